@@ -1,0 +1,114 @@
+"""Noise as a pure function of seed, tensor name and element."""
+
+import hashlib
+
+import torch
+from torch import Tensor
+
+NOISE_VERSION = 1
+"""What a journal records; a new noise gets a new version and leaves this one as it is."""
+
+_STRIDE = 0x9E3779B9
+_MIX_1 = 0x7FEB352D
+_MIX_2 = 0x846CA68B
+_BYTES_0_AND_2 = 0x00FF00FF
+_MEAN_BYTE_SUM = 510
+_CUBIC = 1_150_000
+# 1 / standard deviation of y * (y * y + _CUBIC), summed exactly over the law of four bytes.
+_UNIT = 5.593022820053089e-09
+
+MAX_NOISE = 4.0223
+"""No noise value is larger than this in magnitude."""
+
+MAX_ELEMENTS = 1 << 32
+"""Elements of one tensor that have noise of their own: the counter has 32 bits."""
+
+
+def noise(
+    seed: int, name: str, start: int, count: int, device: torch.device | str = "cpu"
+) -> Tensor:
+    """Return elements `start` to `start + count` of the noise that `seed` gives the tensor `name`.
+
+    A counter-based hash: no generator state, so any slice can be had alone and agrees with the
+    whole. The sum of four hashed bytes is bent towards the normal law by a cubic; all steps but
+    the last multiplication are integers, hence the same on every device.
+
+    Args:
+        seed: any integer; 0 is a seed like any other.
+        name: the parameter's canonical name.
+        start: first element, counted in row-major order.
+        count: number of elements.
+        device: where the result is made.
+
+    Returns:
+        float32 tensor of shape (count,), close to N(0, 1), at most MAX_NOISE in magnitude.
+
+    Raises:
+        ValueError: if the slice lies outside 0 to MAX_ELEMENTS.
+    """
+    bits = random_bits("noise", seed, name, start, count, device)
+    high = bits >> 8
+    high &= _BYTES_0_AND_2
+    bits &= _BYTES_0_AND_2
+    bits += high
+    torch.bitwise_right_shift(bits, 16, out=high)
+    bits += high
+    bits &= 0xFFFF
+    bits -= _MEAN_BYTE_SUM
+    torch.mul(bits, bits, out=high)
+    high += _CUBIC
+    bits *= high
+    values = bits.to(torch.float32)
+    values *= _UNIT
+    return values
+
+
+def random_bits(
+    purpose: str, seed: int, name: str, start: int, count: int, device: torch.device | str = "cpu"
+) -> Tensor:
+    """Return 32 hashed bits an element, int32 of shape (count,), as `noise` slices them.
+
+    Streams of another purpose, seed or name are independent: all three go through SHA-256 into
+    the two keys of the hash. Multiplications wrap; shifts are masked, since int32 shifts
+    keep the sign.
+
+    Raises:
+        ValueError: if the slice lies outside 0 to MAX_ELEMENTS.
+    """
+    if start < 0 or count < 0 or start + count > MAX_ELEMENTS:
+        raise ValueError(f"elements {start} to {start + count}, expected 0 to {MAX_ELEMENTS}")
+    key_1, key_2 = _keys(purpose, seed, name)
+    bits = torch.arange(count, dtype=torch.int32, device=device)
+    bits *= _signed(_STRIDE)
+    bits += _signed(key_1 + start * _STRIDE)
+    shifted = bits >> 16
+    shifted &= 0xFFFF
+    bits ^= shifted
+    bits *= _MIX_1
+    bits ^= _signed(key_2)
+    torch.bitwise_right_shift(bits, 15, out=shifted)
+    shifted &= 0x1FFFF
+    bits ^= shifted
+    bits *= _signed(_MIX_2)
+    torch.bitwise_right_shift(bits, 16, out=shifted)
+    shifted &= 0xFFFF
+    bits ^= shifted
+    return bits
+
+
+def derived_seed(purpose: str, *numbers: int) -> int:
+    """Return a 63-bit seed hashed from `numbers`, such as (run seed, step, member)."""
+    text = ":".join(["esft seed", purpose, *map(str, numbers)])
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
+
+
+def _keys(purpose: str, seed: int, name: str) -> tuple[int, int]:
+    text = f"esft noise {NOISE_VERSION}:{purpose}:{seed}:{name}"
+    digest = hashlib.sha256(text.encode()).digest()
+    return int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:8], "little")
+
+
+def _signed(value: int) -> int:
+    """Return the int32 with the low 32 bits of `value`."""
+    value &= 0xFFFFFFFF
+    return value - (1 << 32) if value >= 1 << 31 else value

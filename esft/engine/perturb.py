@@ -1,0 +1,76 @@
+"""Perturb the weights for one member, and give back their exact bits."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from esft.engine.members import Member
+from esft.engine.noise import noise
+from esft.engine.undo import Undo, same_bits
+from esft.engine.weights import Piece, Weights
+
+
+@contextmanager
+def perturbed(
+    weights: Weights, member: Member, sigma: float, revert: str | None = None
+) -> Iterator[None]:
+    """Hold `weights` at round(w + sigma * sign * noise(seed)) in the block; the bits of w after it.
+
+    The bits come back also when the block raises and when the perturbing is interrupted
+    half-way.
+
+    Args:
+        weights: changed in place, piece by piece within their scratch.
+        member: whose noise is added.
+        sigma: noise scale, > 0.
+        revert: "restore" writes round(theta_0 + D) and needs a Drift; "log" subtracts the noise
+            and writes back the few weights that this misses; None takes restore where
+            theta_0 and D lie on the weights' device, else log.
+
+    Raises:
+        ValueError: if sigma is not positive and finite, or `revert` cannot be done.
+
+    Source: arXiv:2509.24372, section 3.2 (perturb and restore in place, by seed); the exact
+    restoring is ours.
+    """
+    if not (sigma > 0 and math.isfinite(sigma)):
+        raise ValueError(f"sigma is {sigma}, expected a positive number")
+    way = revert_way(weights) if revert is None else revert
+    scale = sigma * member.sign
+    with weights.held("perturbed"):
+        undo = Undo(weights, way, lambda piece: scaled_noise(piece, member.seed, scale))
+        try:  # also around the perturbing: an interruption half-way must leave no trace either
+            for piece in weights.pieces():
+                undo.replace(piece)
+            yield
+        finally:
+            undo.restore()
+
+
+def revert_way(weights: Weights) -> str:
+    """Return how members are undone: "restore" or "log"."""
+    drift = weights.drift
+    return "restore" if drift is not None and drift.on_device else "log"
+
+
+def scaled_noise(piece: Piece, seed: int, scale: float) -> Tensor:
+    """Return scale * noise of a piece, float32 of shape (count,)."""
+    shift = noise(seed, piece.name, piece.start, piece.count, piece.flat.device)
+    shift *= scale
+    return shift
+
+
+def unmoved_share(weights: Weights, member: Member, sigma: float) -> float:
+    """Return the share of weights, 0 to 1, whose bits this member leaves as they are.
+
+    A shift below half a step of the weights' dtype rounds away; nothing is written.
+    """
+    scale = sigma * member.sign
+    unmoved = 0
+    for piece in weights.pieces():
+        moved = scaled_noise(piece, member.seed, scale).add_(piece.flat).to(piece.flat.dtype)
+        unmoved += int(torch.count_nonzero(same_bits(moved, piece.flat)))
+    return unmoved / weights.numel

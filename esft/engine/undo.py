@@ -1,0 +1,117 @@
+"""What gives perturbed weights their exact bits back."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from esft.engine.weights import Piece, Weights
+
+LOG_SHARE = 0.1
+"""A log larger than this share of a piece's bytes is dropped for theta_0 + D, where they are."""
+
+_BLOCK = 1 << 16
+_BITS = {2: torch.int16, 4: torch.int32}
+
+
+@dataclass(frozen=True)
+class _Log:
+    """The weights of a piece that subtracting the noise would miss."""
+
+    positions: Tensor  # (misses,) int16, the low 16 bits of the place in the piece
+    per_block: Tensor  # (blocks of 65,536,) int64, misses in each
+    values: Tensor  # (misses,) in the weights' dtype
+
+    def write_to(self, flat: Tensor) -> None:
+        blocks = torch.arange(self.per_block.numel(), device=flat.device)
+        places = torch.repeat_interleave(blocks * _BLOCK, self.per_block)
+        places += self.positions.to(torch.int64) & (_BLOCK - 1)
+        flat[places] = self.values
+
+
+class Undo:
+    """Perturbs pieces one at a time and knows at every moment how to undo what is done.
+
+    A piece is noted before it is written, with something that does not depend on whether the
+    writing took place: a copy (of this one piece, within the scratch) or theta_0 + D. Only when
+    the piece is written, the copy is exchanged for the log. Restoring keeps to the same
+    order, so it may itself be interrupted and done again.
+
+    Args:
+        weights: what is perturbed.
+        way: "restore" (needs a Drift) or "log".
+        shift: the noise of a piece, scaled: float32 of shape (count,), the same at every call.
+
+    Raises:
+        ValueError: if the way is unknown or needs a Drift that is not there.
+    """
+
+    def __init__(self, weights: Weights, way: str, shift: Callable[[Piece], Tensor]) -> None:
+        if way not in ("restore", "log"):
+            raise ValueError(f"revert is {way!r}, expected 'restore' or 'log'")
+        if way == "restore" and weights.drift is None:
+            raise ValueError("revert is 'restore', which needs the weights to have a Drift")
+        self._drift = weights.drift
+        self._logs = way == "log"
+        self._shift = shift
+        # None stands for theta_0 + D.
+        self._done: list[tuple[Piece, Tensor | _Log | None]] = []
+
+    def replace(self, piece: Piece) -> None:
+        """Write round(w + shift) to `piece`."""
+        shift = self._shift(piece)
+        if not self._logs:
+            self._done.append((piece, None))
+            piece.flat.copy_(shift.add_(piece.flat))
+            return
+        moved = (shift + piece.flat).to(piece.flat.dtype)
+        kept = self._to_keep(piece.flat, _subtracted(moved, shift))
+        self._done.append((piece, piece.flat.clone() if isinstance(kept, _Log) else kept))
+        piece.flat.copy_(moved)
+        self._done[-1] = (piece, kept)
+
+    def restore(self) -> None:
+        """Give every piece written so far the bits it had, also when Ctrl-C comes in between."""
+        try:
+            self._restore_all()
+        except KeyboardInterrupt:
+            self._restore_all()
+            raise
+
+    def _restore_all(self) -> None:
+        while self._done:
+            piece, kept = self._done[-1]
+            if isinstance(kept, _Log):
+                before = _subtracted(piece.flat, self._shift(piece))
+                kept.write_to(before)
+                self._done[-1] = (piece, before)
+                kept = before
+            piece.flat.copy_(self._drift.composed(piece) if kept is None else kept)
+            self._done.pop()
+
+    def _to_keep(self, before: Tensor, back: Tensor) -> Tensor | _Log | None:
+        """Return what must be kept of `before`, given what subtracting would make of it."""
+        missed = torch.nonzero(_differing_bits(before, back)).view(-1)  # (misses,)
+        nbytes = missed.numel() * (2 + before.element_size())
+        if self._drift is not None and nbytes > LOG_SHARE * before.nbytes:
+            return None
+        if nbytes >= before.nbytes:
+            return before.clone()
+        blocks = -(-before.numel() // _BLOCK)
+        per_block = torch.bincount(missed // _BLOCK, minlength=blocks)
+        return _Log((missed % _BLOCK).to(torch.int16), per_block, before[missed])
+
+
+def same_bits(left: Tensor, right: Tensor) -> Tensor:
+    """Return where two tensors of one dtype have the same bits (-0.0 is not 0.0), as bool."""
+    return _differing_bits(left, right) == 0
+
+
+def _differing_bits(left: Tensor, right: Tensor) -> Tensor:
+    bits = _BITS[left.element_size()]
+    return left.view(bits) ^ right.view(bits)
+
+
+def _subtracted(moved: Tensor, shift: Tensor) -> Tensor:
+    return (moved - shift).to(moved.dtype)

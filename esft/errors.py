@@ -1,0 +1,38 @@
+"""The errors a user can fix: what was wrong, what was expected, how to fix it."""
+
+
+class EsftError(Exception):
+    """Something the user can fix; the command line prints it without a traceback.
+
+    Args:
+        message: what was wrong and what was expected, naming file, key and value found.
+        hint: how to fix it, or None where the message already says so.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class RecipeError(EsftError):
+    """A recipe, or an option that replaces one of its values, is wrong."""
+
+    exit_code = 2
+
+
+class ModelError(EsftError):
+    """A model cannot be found, read or tuned."""
+
+
+class TaskError(EsftError):
+    """A task, or the rows it needs, cannot be found or read."""
+
+
+class AnchorError(EsftError):
+    """The base weights or the drift cannot be kept as asked."""
+
+
+class RunError(EsftError):
+    """A run cannot be started, recorded or saved."""
