@@ -11,6 +11,7 @@ from esft.engine.decay import decay_, pull_of
 from esft.engine.kept import KeptDrift
 from esft.engine.members import Member, net_coefficients
 from esft.engine.noise import MAX_NOISE, derived_seed, noise
+from esft.engine.undo import finish
 from esft.engine.weights import Piece, Weights
 from esft.errors import AnchorError
 
@@ -73,7 +74,7 @@ class Drift:
 
     def norm(self) -> float:
         """Return ||D||, the square root of the sum of squares over all tuned weights."""
-        self._refuse_if_torn()
+        self.refuse_if_torn()
         return math.sqrt(self._sum_of_squares)
 
     def step(
@@ -109,7 +110,7 @@ class Drift:
             raise ValueError("a coefficient is not finite: leave its member out")
         pull = pull_of(alpha, decay, norm)
         nets = net_coefficients(members, coefficients)
-        self._refuse_if_torn()
+        self.refuse_if_torn()
         with self._weights.held("a step"):
             self._steps += 1
             if nets or pull:
@@ -125,20 +126,27 @@ class Drift:
             ValueError: if a member is being held.
             AnchorError: if a step was interrupted half-way.
         """
-        self._refuse_if_torn()
+        self.refuse_if_torn()
         with self._weights.held("at_base"):
             try:
                 for name, base in self._base.items():
                     self._weights.flat(name).copy_(base)
                 yield
             finally:
-                for piece in self._weights.pieces():
-                    piece.flat.copy_(self.composed(piece))
+                finish(self._round_weights)
 
     def composed(self, piece: Piece) -> Tensor:
         """Return round(theta_0 + D) of a piece, in the weights' dtype, shape (count,)."""
         drift = self._kept[piece.name].read(piece.start, piece.count, piece.flat.device)
         return self._rounded(piece, drift)
+
+    def refuse_if_torn(self) -> None:
+        """Raise AnchorError if a step was interrupted half-way."""
+        if self._torn:
+            raise AnchorError(
+                "a step was interrupted half-way, so the weights are between two steps",
+                hint="load the model again and go on from the last recorded step",
+            )
 
     def _update(self, nets: list[tuple[int, float]], scale: float, pull: float, norm: str) -> None:
         largest_update = scale * MAX_NOISE * sum(abs(net) for _, net in nets) * (1 + 1e-5)
@@ -157,6 +165,10 @@ class Drift:
             kept.close_step()
         self._sum_of_squares = squares
 
+    def _round_weights(self) -> None:
+        for piece in self._weights.pieces():
+            piece.flat.copy_(self.composed(piece))
+
     def _rounded(self, piece: Piece, drift: Tensor) -> Tensor:
         """Return theta_0 + drift rounded to the weights' dtype; `drift` is overwritten."""
         base = self._base[piece.name][piece.start : piece.start + piece.count]
@@ -164,13 +176,6 @@ class Drift:
         # subtracted +0.0 keeps it, and (-drift) + 0.0 is +0.0 for zeros of either sign.
         drift.neg_().add_(0.0)
         return torch.sub(base.to(piece.flat.device).float(), drift).to(piece.flat.dtype)
-
-    def _refuse_if_torn(self) -> None:
-        if self._torn:
-            raise AnchorError(
-                "a step was interrupted half-way, so the weights are between two steps",
-                hint="load the model again and go on from the last recorded step",
-            )
 
 
 def _copy_of_base(weights: Weights, name: str) -> Tensor:

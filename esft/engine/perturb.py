@@ -32,12 +32,15 @@ def perturbed(
 
     Raises:
         ValueError: if sigma is not positive and finite, or `revert` cannot be done.
+        AnchorError: if a step was interrupted half-way: theta_0 + D is no longer what to restore.
 
     Source: arXiv:2509.24372, section 3.2 (perturb and restore in place, by seed); the exact
     restoring is ours.
     """
     if not (sigma > 0 and math.isfinite(sigma)):
         raise ValueError(f"sigma is {sigma}, expected a positive number")
+    if weights.drift is not None:
+        weights.drift.refuse_if_torn()
     way = revert_way(weights) if revert is None else revert
     scale = sigma * member.sign
     with weights.held("perturbed"):

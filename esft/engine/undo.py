@@ -73,11 +73,7 @@ class Undo:
 
     def restore(self) -> None:
         """Give every piece written so far the bits it had, also when Ctrl-C comes in between."""
-        try:
-            self._restore_all()
-        except KeyboardInterrupt:
-            self._restore_all()
-            raise
+        finish(self._restore_all)
 
     def _restore_all(self) -> None:
         while self._done:
@@ -101,6 +97,15 @@ class Undo:
         blocks = -(-before.numel() // _BLOCK)
         per_block = torch.bincount(missed // _BLOCK, minlength=blocks)
         return _Log((missed % _BLOCK).to(torch.int16), per_block, before[missed])
+
+
+def finish(action: Callable[[], None]) -> None:
+    """Run `action` to its end: where Ctrl-C comes in between, once more from its start."""
+    try:
+        action()
+    except KeyboardInterrupt:
+        action()
+        raise
 
 
 def same_bits(left: Tensor, right: Tensor) -> Tensor:

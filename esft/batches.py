@@ -1,0 +1,86 @@
+"""How many sequences go through a model at once: halved when memory runs out."""
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import torch
+
+from esft.errors import ModelError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+START = 64
+"""Sequences at a time until memory says otherwise."""
+
+
+class Batches:
+    """Runs work in batches and keeps the batch size that fits.
+
+    Half-precision answers can depend on the batch, so a size, once found, is kept for the rest
+    of the run and recorded: from there on results are the same bits.
+
+    Args:
+        size: sequences at a time; None starts at START.
+        on_split: called with the new size after each halving.
+    """
+
+    def __init__(
+        self, size: int | None = None, on_split: Callable[[int], None] | None = None
+    ) -> None:
+        self.size = START if size is None else size
+        self.on_split = on_split
+
+    def run(
+        self, items: Sequence[Item], work: Callable[[Sequence[Item]], list[Result]]
+    ) -> list[Result]:
+        """Return work's results for all items, in order.
+
+        Raises:
+            ModelError: if memory runs out with a single item.
+        """
+        results: list[Result] = []
+        while len(results) < len(items):
+            batch = items[len(results) : len(results) + self.size]
+            done = _within_memory(work, batch)
+            if done is None:
+                self._halve(len(batch))
+            else:
+                results += done
+        return results
+
+    def _halve(self, failed: int) -> None:
+        if failed == 1:
+            raise ModelError(
+                "memory ran out with a batch of 1, expected at least one sequence to fit",
+                hint="take a smaller model, --dtype bfloat16, fewer new tokens "
+                "(--set task.max_new_tokens=...), or --device cpu",
+            )
+        self.size = failed // 2
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        if self.on_split is not None:
+            self.on_split(self.size)
+
+
+def _within_memory(
+    work: Callable[[Sequence[Item]], list[Result]], batch: Sequence[Item]
+) -> list[Result] | None:
+    """Return the results of one batch, or None where memory ran out.
+
+    The exception ends here, and with it the frames that would keep the batch's tensors alive.
+    """
+    try:
+        return work(batch)
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        return None
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Return whether an exception says that memory ran out, on any device."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    text = str(error)
+    return "can't allocate memory" in text or "out of memory" in text

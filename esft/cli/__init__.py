@@ -1,0 +1,38 @@
+"""The command line: parses and prints, nothing else."""
+
+import click
+
+from esft import __version__
+from esft.cli.tune import tune
+from esft.errors import EsftError
+
+
+class _Main(click.Group):
+    """Prints what a user can fix without a traceback, and turns Ctrl-C into exit code 130."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except EsftError as error:
+            click.echo(f"Error: {error}", err=True)
+            if error.hint is not None:
+                click.echo(f"Hint: {error.hint}", err=True)
+            ctx.exit(error.exit_code)
+        except KeyboardInterrupt:
+            click.echo("Stopped.", err=True)
+            ctx.exit(130)
+
+
+@click.group(cls=_Main, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, message="%(prog)s %(version)s")
+def main() -> None:
+    """Fine-tune a language model with evolution strategies, without backpropagation and
+    without losing what it could do before.
+
+    \b
+    Start here:
+      esft tune --model HuggingFaceTB/SmolLM2-135M-Instruct --task conciseness
+    """
+
+
+main.add_command(tune)

@@ -1,0 +1,170 @@
+"""How a run is shown: progress on stderr, the result on stdout."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import click
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn
+
+from esft.cli.stop import StopSignals
+
+if TYPE_CHECKING:
+    from esft.evaluate import Evaluation
+    from esft.plan import Plan
+    from esft.progress import Outcome, StepMetrics
+
+LONG = 24 * 3600
+"""Seconds from which a run is told how it could be shorter."""
+
+
+@contextmanager
+def make_watcher(signals: StopSignals) -> Iterator[PlainWatcher]:
+    """Yield what shows a run: with a live line on a terminal, else plain lines."""
+    console = Console(stderr=True, highlight=False)
+    if not console.is_terminal:
+        yield PlainWatcher(signals)
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=24))
+    with Progress(*columns, console=console, transient=True) as progress:
+        yield LiveWatcher(signals, progress)
+
+
+class PlainWatcher:
+    """Prints lines to stderr."""
+
+    def __init__(self, signals: StopSignals) -> None:
+        self._signals = signals
+
+    def plan(self, plan: Plan) -> None:
+        """Print the first lines; from here on Ctrl-C waits for the step in hand."""
+        self._signals.arm()
+        for label, text in plan.lines:
+            self._print(f"{label:<8}{text}")
+        for warning in plan.warnings:
+            self.notice(warning)
+
+    def phase(self, text: str) -> None:
+        """Print what takes a while."""
+        self._print(f"{text} ...")
+
+    def member(self, step: int, done: int, size: int) -> None:
+        """Nothing: a line a member is too much."""
+
+    def estimate(self, seconds: float, steps: int) -> None:
+        """Print the expected time, and above a day what would halve it."""
+        self._print(f"expected {duration(seconds)} for {steps} steps, from the first member")
+        if seconds > LONG:
+            self._print(f"hint: --steps {max(1, steps // 2)} would halve it")
+
+    def step(self, metrics: StepMetrics, steps: int, seconds_left: float) -> None:
+        """Print a line a step."""
+        self._print(
+            f"step {metrics.step}/{steps}  reward {metrics.reward_mean:.4f} "
+            f"best {metrics.reward_best:.4f}  correct {metrics.correct:.1%}  "
+            f"||D|| {metrics.drift:.4g} of {metrics.forecast:.4g}  "
+            f"{duration(metrics.seconds)} a step, {duration(seconds_left)} left  "
+            f"{gigabytes(metrics.peak_memory)}"
+        )
+
+    def notice(self, text: str) -> None:
+        """Print what is out of the ordinary."""
+        self._print(f"Warning: {text}")
+
+    def _print(self, text: str) -> None:
+        click.echo(text, err=True)
+
+
+class LiveWatcher(PlainWatcher):
+    """Prints the same above a line that moves with every member."""
+
+    def __init__(self, signals: StopSignals, progress: Progress) -> None:
+        super().__init__(signals)
+        self._progress = progress
+        self._line = progress.add_task("", total=None)
+
+    def phase(self, text: str) -> None:
+        """Show what takes a while until it is over."""
+        self._progress.update(self._line, description=escape(text), total=None, completed=0)
+
+    def member(self, step: int, done: int, size: int) -> None:
+        """Move the bar."""
+        text = f"step {step}, member {done}/{size}"
+        self._progress.update(self._line, description=text, total=size, completed=done)
+
+    def notice(self, text: str) -> None:
+        """Print what is out of the ordinary, in colour."""
+        self._progress.console.print(f"[yellow]Warning:[/] {escape(text)}")
+
+    def _print(self, text: str) -> None:
+        self._progress.console.print(escape(text))
+
+
+def outcome_text(outcome: Outcome) -> str:
+    """Return the result of a run, for people."""
+    from esft.evaluate import paired_change
+
+    lines = [f"{outcome.task}, {outcome.base.n} holdout rows, +- standard error"]
+    for label, attribute, what in (
+        ("reward", "reward", "reward"),
+        ("correct", "accuracy", "correct"),
+    ):
+        change, error = paired_change(outcome.base, outcome.tuned, what)
+        before, after = (_figure(each, attribute) for each in (outcome.base, outcome.tuned))
+        lines.append(f"  {label:<8} {before} -> {after}   change {change:+.4f} +- {error:.4f}")
+    state = "stopped after" if outcome.stopped else "done:"
+    return "\n".join(
+        [
+            *lines,
+            f"drift      ||D|| {outcome.drift:.4g}, forecast {outcome.forecast:.4g}",
+            f"run        {state} {outcome.steps} steps, {duration(outcome.seconds)}, peak memory "
+            f"{gigabytes(outcome.peak_memory)}",
+            f"model      {outcome.model_path}",
+        ]
+    )
+
+
+def outcome_record(outcome: Outcome) -> dict[str, object]:
+    """Return the result of a run, for programs."""
+    return {
+        "run": outcome.run_path,
+        "model": outcome.model_path,
+        "task": outcome.task,
+        "steps": outcome.steps,
+        "stopped": outcome.stopped,
+        "base": outcome.base.summary(),
+        "tuned": outcome.tuned.summary(),
+        "drift": outcome.drift,
+        "forecast": outcome.forecast,
+        "seconds": round(outcome.seconds, 3),
+        "peak_memory": outcome.peak_memory,
+    }
+
+
+def duration(seconds: float) -> str:
+    """Return a time in the two largest units that matter."""
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        whole = math.floor(seconds)
+        return f"{whole // 60} min {whole % 60} s"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours} h {minutes} min"
+    return f"{hours // 24} d {hours % 24} h"
+
+
+def gigabytes(nbytes: int) -> str:
+    """Return a size in GB (10**9 bytes)."""
+    return f"{nbytes / 1e9:.2f} GB"
+
+
+def _figure(evaluation: Evaluation, attribute: str) -> str:
+    value, error = getattr(evaluation, attribute), getattr(evaluation, f"{attribute}_se")
+    return f"{value:.4f} +- {error:.4f}"

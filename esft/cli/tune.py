@@ -1,0 +1,51 @@
+"""`esft tune`: fine-tune a model."""
+
+import json
+
+import click
+
+from esft.cli.options import (
+    GroupedCommand,
+    anchor_options,
+    model_options,
+    recipe_of,
+    run_options,
+    search_options,
+    task_options,
+)
+from esft.cli.show import make_watcher, outcome_record, outcome_text
+from esft.cli.stop import StopSignals
+
+
+@click.command(cls=GroupedCommand)
+@click.argument("recipe", required=False)
+@model_options
+@task_options
+@search_options
+@anchor_options
+@run_options
+@click.pass_context
+def tune(ctx: click.Context, recipe: str | None, **options: object) -> None:
+    """Fine-tune a model as RECIPE (a name or a .toml file) says; options replace its values.
+
+    Leaves a run folder with the tuned model. Ctrl-C finishes the step in hand, saves the model
+    and exits with 130; a second Ctrl-C stops at once.
+
+    \b
+    Examples:
+      esft tune --model Qwen2.5-1.5B --task arc --awd 0.01
+      esft tune arc-qwen2.5-1.5b --set search.sigma=0.002
+      esft tune --model ./SmolLM2.gguf --task arc-easy --data-dir data \\
+          --steps 5 --population 8 --run-dir out
+    """
+    settings = recipe_of(ctx, recipe)
+    from esft.tune import run_tuning  # torch comes with it: --help does not wait for it
+
+    with StopSignals() as signals, make_watcher(signals) as watcher:
+        outcome = run_tuning(settings, watcher, signals.asked)
+    if options["json"]:
+        click.echo(json.dumps(outcome_record(outcome)))
+    else:
+        click.echo(outcome_text(outcome))
+    if outcome.stopped:
+        ctx.exit(130)

@@ -1,0 +1,96 @@
+"""Which device and which dtype a model is loaded on."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from esft.errors import ModelError
+
+if TYPE_CHECKING:
+    import torch
+
+DTYPES = ("float32", "float16", "bfloat16")
+
+
+def available_devices() -> list[str]:
+    """Names of the devices of this machine, best first: cuda ones, then mps, then cpu."""
+    import torch
+
+    cuda = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    mps = ["mps"] if torch.backends.mps.is_available() else []
+    return [*cuda, *mps, "cpu"]
+
+
+def choose_device(name: str | None) -> torch.device:
+    """The device called `name` (cuda, cuda:1, mps, cpu); None: the first available one.
+
+    Raises:
+        ModelError: if `name` is no device, or one that this machine does not have.
+    """
+    import torch
+
+    available = available_devices()
+    if name is None:
+        return torch.device(available[0])
+    if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", name):
+        raise ModelError(
+            f"device is {name!r}, expected cuda, cuda:N, mps or cpu",
+            hint=f"this machine has {', '.join(available)}",
+        )
+    if name == "cuda" and "cuda:0" in available:
+        return torch.device("cuda", torch.cuda.current_device())
+    if name not in available:
+        raise ModelError(
+            f"device {name} is not available, expected one of {', '.join(available)}",
+            hint="leave the device out to take the first of these"
+            + ("; a torch built for your GPU finds it" if name != "cpu" else ""),
+        )
+    return torch.device(name)
+
+
+def parse_dtype(name: str) -> torch.dtype:
+    """The torch dtype called `name`.
+
+    Raises:
+        ModelError: if it is none that a model can be tuned in.
+    """
+    import torch
+
+    if name not in DTYPES:
+        raise ModelError(
+            f"dtype is {name!r}, expected {', '.join(DTYPES)}",
+            hint="leave dtype out to take the checkpoint's own",
+        )
+    return getattr(torch, name)
+
+
+def computes_bfloat16(device: torch.device) -> bool:
+    """Whether `device` has instructions for bfloat16, rather than emulating it."""
+    import torch
+
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "mps":
+        return True
+    return _cpu_computes_bfloat16()
+
+
+def choose_gguf_dtype(device: torch.device) -> tuple[torch.dtype, str]:
+    """The dtype that .gguf weights are dequantized to on `device`, and why, in a few words."""
+    import torch
+
+    if computes_bfloat16(device):
+        return torch.bfloat16, f"{device.type} computes in bfloat16"
+    if device.type == "cuda":
+        return torch.float16, "this GPU does not compute in bfloat16"
+    return torch.float32, "this CPU has no bfloat16 instructions"
+
+
+def _cpu_computes_bfloat16() -> bool:
+    import torch
+
+    # Older versions of torch cannot say: then float32, which is right on every CPU.
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"))

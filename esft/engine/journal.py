@@ -1,0 +1,98 @@
+"""The journal: one checksummed line a step, from which the weights can be rebuilt."""
+
+import base64
+import hashlib
+import json
+import math
+import sys
+from array import array
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+JOURNAL_FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class JournalStep:
+    """What a step did, as far as rebuilding and auditing it needs."""
+
+    step: int
+    """Counted from 1."""
+    rewards: tuple[float, ...]
+    """Mean reward of each member, in their order; kept as float32."""
+    coefficients: tuple[float, ...]
+    """What each member's noise was weighed with; NaN for a member that got none; float32."""
+    rows_at: int
+    """Position of the row sampler before the step."""
+    rows_hash: str
+    """Hash of the rows' keys, in order."""
+
+
+class Journal:
+    """A file of JSON lines: a header, then one line a step, each with a checksum.
+
+    A checksum covers its line and, through the checksum before it, all lines above: equal
+    last checksums mean equal journals.
+
+    Args:
+        path: the file; must not exist yet.
+        header: what a replay needs besides the steps.
+        append: writes one line durably or not at all.
+    """
+
+    def __init__(
+        self, path: Path, header: dict[str, object], append: Callable[[Path, str], None]
+    ) -> None:
+        self._path = path
+        self._append = append
+        self._checksum = ""
+        self._write({"format": JOURNAL_FORMAT, **header})
+
+    def append(self, step: JournalStep) -> None:
+        """Record a step; it counts as done once this returns."""
+        self._write(
+            {
+                "step": step.step,
+                "rewards": pack(step.rewards),
+                "coefficients": pack(step.coefficients),
+                "rows": [step.rows_at, step.rows_hash],
+            }
+        )
+
+    def _write(self, record: dict[str, object]) -> None:
+        body = json.dumps(record, separators=(",", ":"))
+        checksum = chained(self._checksum, body)
+        self._append(self._path, f'{body[:-1]},"checksum":"{checksum}"}}')
+        self._checksum = checksum
+
+
+def chained(before: str, body: str) -> str:
+    """Return the checksum of a line, given the one of the line above ("" for the first)."""
+    return hashlib.sha256((before + body).encode()).hexdigest()[:16]
+
+
+def pack(values: tuple[float, ...]) -> str:
+    """Return the values as little-endian float32 in base64."""
+    return base64.b64encode(_little(array("f", values)).tobytes()).decode()
+
+
+def unpack(text: str) -> tuple[float, ...]:
+    """Return the values that `pack` wrote, as float32 holds them."""
+    values = array("f")
+    values.frombytes(base64.b64decode(text, validate=True))
+    return tuple(_little(values))
+
+
+def as_recorded(coefficients: list[float | None]) -> tuple[float, ...]:
+    """Return coefficients as the journal holds them: float32, NaN for none.
+
+    A step uses these, so that a replay from the journal makes the same bits.
+    """
+    return unpack(pack(tuple(math.nan if c is None else c for c in coefficients)))
+
+
+def _little(values: array) -> array:
+    if sys.byteorder == "big":
+        values.byteswap()
+    return values

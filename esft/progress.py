@@ -1,0 +1,70 @@
+"""What a run tells while it runs, and at its end."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from esft.evaluate import Evaluation
+from esft.plan import Plan
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepMetrics:
+    """What a step did: a line of metrics.jsonl."""
+
+    step: int
+    reward_mean: float
+    """Over the members whose reward is finite."""
+    reward_best: float
+    correct: float
+    """Share of rows answered right, over those members."""
+    members: int
+    """N, those that got a coefficient."""
+    drift: float
+    """||D||."""
+    forecast: float
+    """The ||D|| to expect by now, with the real coefficients but no signal."""
+    seconds: float
+    peak_memory: int
+    """Bytes."""
+    batch: int
+    """Sequences at a time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a run came to."""
+
+    run_path: str
+    model_path: str
+    steps: int
+    stopped: bool
+    """True where it was stopped before its last step."""
+    task: str
+    base: Evaluation
+    tuned: Evaluation
+    drift: float
+    forecast: float
+    seconds: float
+    peak_memory: int
+
+
+class Watcher(Protocol):
+    """Is told what a run does, while it does it."""
+
+    def plan(self, plan: Plan) -> None:
+        """The model is loaded; this is what will happen."""
+
+    def phase(self, text: str) -> None:
+        """Something that takes a while begins."""
+
+    def member(self, step: int, done: int, size: int) -> None:
+        """A member was rolled out."""
+
+    def estimate(self, seconds: float, steps: int) -> None:
+        """The first member is done: the run of `steps` will take about so long."""
+
+    def step(self, metrics: StepMetrics, steps: int, seconds_left: float) -> None:
+        """A step is done and recorded."""
+
+    def notice(self, text: str) -> None:
+        """Something out of the ordinary happened, and the run goes on."""

@@ -1,0 +1,201 @@
+"""Which settings a run has: one frozen, checked dataclass a table of a recipe."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from esft.recipe_checks import Checks, Problem, SettingsError, as_toml
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """Which model is tuned, where and in what precision: the [model] table."""
+
+    id: str
+    """Hub id, short name such as Qwen2.5-1.5B, local folder or .gguf file."""
+    dtype: str | None = None
+    """Dtype of the weights, such as "bfloat16"; None takes the checkpoint's own."""
+    device: str | None = None
+    """Device of the weights, such as "cuda:0"; None takes the best there is."""
+    include: tuple[str, ...] | None = None
+    """Globs on canonical parameter names; None tunes every floating-point parameter."""
+    exclude: tuple[str, ...] | None = None
+    """Globs on canonical parameter names that are left as they are; None leaves out none."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with the checkpoint."""
+
+    def __post_init__(self) -> None:
+        checks = Checks("model", self)
+        checks.text(
+            "id",
+            "a hub id, a short name, a folder or a .gguf file",
+            hint='give --model Qwen2.5-1.5B, or set id = "Qwen2.5-1.5B" under [model]',
+        )
+        checks.text("dtype", 'the name of a dtype such as "bfloat16"')
+        checks.text("device", 'a device such as "cuda:0"')
+        checks.globs("include")
+        checks.globs("exclude")
+        if checks.sound("include") and self.include == ():
+            checks.refuse("include", "at least one glob", hint='set include = ["*"] for all')
+        checks.switch("trust_remote_code")
+        checks.finish()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What the model is tuned on, and how answers are rewarded: the [task] table."""
+
+    name: str
+    """Name of a task, such as arc."""
+    train: int = 200
+    """Rows to tune on."""
+    holdout: int = 200
+    """Rows the model is measured on before and after; none of them is tuned on."""
+    rows_per_step: int | None = None
+    """Rows a step looks at, at most `train`; None takes all of them in every step."""
+    scoring: str | None = None
+    """"choice" (log-probability of each option) or "generate"; None is the task's own way."""
+    reward: str | None = None
+    """"correct" (0 or 1) or "prob" (of the right option); None is the task's own reward."""
+    max_new_tokens: int | None = None
+    """Cap on the tokens of an answer; None is the task's own."""
+    data_dir: str | None = None
+    """Folder of <file>.<split>.jsonl; None looks at ESFT_DATA_DIR, then at the hub."""
+    batch: int | None = None
+    """Sequences (prompts or options) at a time, halved where memory runs out; None starts at 64."""
+
+    def __post_init__(self) -> None:
+        checks = Checks("task", self)
+        checks.text(
+            "name", "the name of a task", hint='give --task arc, or set name = "arc" under [task]'
+        )
+        checks.whole("train", least=1, example=200)
+        checks.whole("holdout", least=1, example=200)
+        checks.whole("rows_per_step", least=1, example=50)
+        checks.choice("scoring", ("choice", "generate"))
+        checks.choice("reward", ("correct", "prob"))
+        checks.whole("max_new_tokens", least=1, example=64)
+        checks.text("data_dir", "a folder")
+        checks.whole("batch", least=1, example=16)
+        fewer = self.rows_per_step is not None and checks.sound("rows_per_step", "train")
+        if fewer and self.rows_per_step > self.train:
+            checks.refuse(
+                "rows_per_step",
+                f"at most {self.train}: a step takes its rows from those of train",
+                hint=f"set rows_per_step = {self.train}, or train = {self.rows_per_step}",
+                others=("train",),
+            )
+        if self.reward == "prob" and self.scoring == "generate":
+            checks.refuse(
+                "reward",
+                '"correct": scoring "generate" has no probability of an option',
+                hint='set reward = "correct", or scoring = "choice"',
+                others=("scoring",),
+            )
+        checks.finish()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """How a step explores the weights: the [search] table."""
+
+    seed: int | None = None
+    """First seed, 0 to 2**63 - 1; None draws one and records it. 0 is a seed like any other."""
+    steps: int = 500
+    """Updates of the weights."""
+    population: int = 30
+    """Members per step; even when antithetic."""
+    sigma: float = 1e-3
+    """Noise scale: standard deviation added to every weight."""
+    alpha: float = 5e-4
+    """Learning rate, with the 1/sigma of the gradient estimate folded in."""
+    antithetic: bool = False
+    """Try each noise with both signs."""
+    shaping: str = "zscore"
+    """How rewards become coefficients: "zscore" or "ranks"."""
+
+    def __post_init__(self) -> None:
+        checks = Checks("search", self)
+        checks.whole("seed", least=0, most=2**63 - 1, example=42)
+        checks.whole("steps", least=1, example=500)
+        checks.whole("population", least=2, example=30)
+        checks.number("sigma", example=1e-3)
+        checks.number("alpha", example=5e-4)
+        checks.switch("antithetic")
+        checks.choice("shaping", ("zscore", "ranks"))
+        if checks.sound("population", "antithetic") and self.antithetic and self.population % 2:
+            checks.refuse(
+                "population",
+                "an even number: antithetic pairs the members",
+                hint=f"set population = {self.population + 1}, or antithetic = false",
+                others=("antithetic",),
+            )
+        checks.finish()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Anchor:
+    """What pulls the weights back to the base weights: the [anchor] table."""
+
+    awd: float = 0.0
+    """Anchored weight decay: pull per unit of alpha (lambda in the paper); 0 turns it off."""
+    norm: str = "l1"
+    """Norm of the drift that the decay shrinks: "l1" or "l2"."""
+    store: str = "cpu"
+    """Where the base weights lie: "cpu"."""
+    drift: str = "float16"
+    """Dtype the drift is kept in: "float16" or "float32"."""
+
+    def __post_init__(self) -> None:
+        checks = Checks("anchor", self)
+        checks.number("awd", zero=True, example=0.01)
+        checks.choice("norm", ("l1", "l2"))
+        checks.choice("store", ("cpu",))
+        checks.choice("drift", ("float16", "float32"))
+        checks.finish()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """Where a run is recorded: the [run] table."""
+
+    dir: str | None = None
+    """Folder of the run, which must not exist yet; None makes a new one under runs/."""
+
+    def __post_init__(self) -> None:
+        checks = Checks("run", self)
+        checks.text("dir", "a folder")
+        checks.finish()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Every setting of a run, checked; SettingsError where tables contradict each other."""
+
+    model: Model
+    task: Task
+    search: Search = field(default_factory=Search)
+    anchor: Anchor = field(default_factory=Anchor)
+    run: Run = field(default_factory=Run)
+
+    def __post_init__(self) -> None:
+        problems = pull_problems(self.search.alpha, self.anchor.awd, self.anchor.norm)
+        if problems:
+            raise SettingsError(problems)
+
+
+def pull_problems(alpha: float, awd: float, norm: str) -> tuple[Problem, ...]:
+    """What is wrong with a decay: in norm l2, alpha * awd is the share of the drift that goes."""
+    if norm != "l2" or alpha * awd <= 1:
+        return ()
+    limit = 1 / alpha
+    # Rounded down, since an awd rounded up would be refused again.
+    most = math.floor(limit) if 1 <= limit < 1e9 else limit
+    message = (
+        f"[anchor] awd is {as_toml(awd)}, expected at most {most} with norm l2: "
+        f"alpha * awd is {alpha * awd:g}, and above 1 a step jumps past the base weights"
+    )
+    hint = f'set awd = {most} or lower, or norm = "l1"'
+    keys = ("anchor.awd", "anchor.norm", "search.alpha")
+    return (Problem(keys=keys, message=message, hint=hint),)

@@ -1,0 +1,222 @@
+"""The loop: perturb, roll out, shape, step, record."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+
+from esft.engine.forecast import Forecast, sum_of_squares
+from esft.engine.journal import Journal, JournalStep, as_recorded
+from esft.engine.members import Member, net_coefficients, population
+from esft.engine.perturb import perturbed
+from esft.engine.shaping import EQUAL, shape
+from esft.errors import EsftError, RunError
+from esft.evaluate import Evaluation, evaluate
+from esft.memory import peak_memory
+from esft.models import save_model
+from esft.plan import make_plan
+from esft.progress import Outcome, StepMetrics, Watcher
+from esft.recipe import Recipe
+from esft.recipe_file import dump_recipe
+from esft.rollout import Prepared, RowResult, mean_reward
+from esft.run import RunFolder, choose_run_path, create_run, require_room
+from esft.run_info import journal_header, run_info
+from esft.sampler import RowSampler, rows_hash
+from esft.session import Session, open_session, with_seed
+
+
+def run_tuning(recipe: Recipe, watcher: Watcher, stop: Callable[[], bool]) -> Outcome:
+    """Tune a model as `recipe` says and leave a run folder with the tuned model.
+
+    Args:
+        recipe: the settings; a missing seed is drawn and recorded.
+        watcher: told of progress.
+        stop: asked after each step; True ends the run there, with the model saved.
+
+    Raises:
+        EsftError: for what the user can fix. What was recorded stays, and where a step was
+            done, the model as it is then is saved first.
+    """
+    recipe = with_seed(recipe)
+    path = choose_run_path(recipe.run.dir, recipe.task.name, recipe.model.id)
+    watcher.phase(f"loading {recipe.model.id}")
+    session = open_session(recipe)
+    require_room(path, sum(p.nbytes for p in session.loaded.model.parameters()))
+    started = time.monotonic()
+    watcher.plan(make_plan(session, str(path)))
+    noise_seconds = time.monotonic() - started
+    run = create_run(path, dump_recipe(recipe), run_info(session))
+    return _Tuning(session, run, watcher, noise_seconds).run(stop)
+
+
+class _Tuning:
+    """One run under way."""
+
+    def __init__(
+        self, session: Session, run: RunFolder, watcher: Watcher, noise_seconds: float
+    ) -> None:
+        search, anchor = session.recipe.search, session.recipe.anchor
+        self._session = session
+        self._search, self._anchor = search, anchor
+        self._run = run
+        self._watcher = watcher
+        self._noise_seconds = noise_seconds
+        self._journal: Journal = run.start_journal(journal_header(session))
+        self._sampler = RowSampler(
+            len(session.train.rows), session.recipe.task.rows_per_step, search.seed
+        )
+        self._forecast = Forecast(session.weights.numel, search.alpha, anchor.awd, anchor.norm)
+        self._started = time.monotonic()
+        self._done = 0
+        self._splits: list[list[int]] = [[0, session.rollout.batches.size]]
+        session.rollout.batches.on_split = self._record_split
+
+    def run(self, stop: Callable[[], bool]) -> Outcome:
+        base = self._evaluate(0)
+        try:
+            while self._done < self._search.steps and not (self._done and stop()):
+                self._step(self._done + 1)
+        except EsftError:
+            self._save_what_is_done()
+            raise
+        stopped = self._done < self._search.steps
+        # First the model, then the evaluation: a second Ctrl-C in the latter loses nothing.
+        self._save()
+        tuned = self._evaluate(self._done)
+        self._run.update_info(state="stopped" if stopped else "finished")
+        return Outcome(
+            run_path=str(self._run.path),
+            model_path=str(self._run.model_path),
+            steps=self._done,
+            stopped=stopped,
+            task=self._session.task.name,
+            base=base,
+            tuned=tuned,
+            drift=self._session.drift.norm(),
+            forecast=self._forecast.norm(),
+            seconds=time.monotonic() - self._started,
+            peak_memory=peak_memory(self._session.loaded.device),
+        )
+
+    def _step(self, step: int) -> None:
+        began = time.monotonic()
+        search = self._search
+        members = population(search.seed, step, search.population, search.antithetic)
+        rows = self._session.train.take(self._sampler.take(step))
+        results = [self._roll_out(step, i, member, rows) for i, member in enumerate(members)]
+        rewards = [mean_reward(result) for result in results]
+        self._check_rewards(step, rewards)
+        coefficients = as_recorded(shape(rewards, search.shaping, search.antithetic))
+        # The line first: a step that cannot be recorded is not made.
+        self._journal.append(
+            JournalStep(
+                step=step,
+                rewards=tuple(rewards),
+                coefficients=coefficients,
+                rows_at=self._sampler.position(step),
+                rows_hash=rows_hash(rows.rows),
+            )
+        )
+        size = self._update(members, coefficients)
+        self._done = step
+        self._report(step, rewards, results, size, time.monotonic() - began)
+
+    def _roll_out(self, step: int, place: int, member: Member, rows: Prepared) -> list[RowResult]:
+        began = time.monotonic()
+        with perturbed(self._session.weights, member, self._search.sigma):
+            results = self._session.rollout.score(rows)
+        if step == 1 and place == 0:
+            seconds = time.monotonic() - began + self._noise_seconds
+            total = seconds * self._search.population * self._search.steps
+            self._watcher.estimate(total, self._search.steps)
+        self._watcher.member(step, place + 1, self._search.population)
+        return results
+
+    def _update(self, members: list[Member], coefficients: tuple[float, ...]) -> int:
+        """Make the step; return N, the members that took part."""
+        counted = [
+            (member, c)
+            for member, c in zip(members, coefficients, strict=True)
+            if not math.isnan(c)
+        ]
+        takers, weights = [m for m, _ in counted], [c for _, c in counted]
+        search, anchor = self._search, self._anchor
+        self._session.drift.step(takers, weights, search.alpha, anchor.awd, anchor.norm)
+        self._forecast.step(len(takers), sum_of_squares(net_coefficients(takers, weights)))
+        return len(takers)
+
+    def _check_rewards(self, step: int, rewards: list[float]) -> None:
+        lost = sum(not math.isfinite(reward) for reward in rewards)
+        if 2 * lost > len(rewards):
+            raise RunError(
+                f"step {step}: {lost} of {len(rewards)} members gave no finite reward, expected "
+                "at least half: the model overflows",
+                hint="take --dtype bfloat16 or float32, or a smaller --sigma",
+            )
+        if lost:
+            self._watcher.notice(
+                f"step {step}: {lost} of {len(rewards)} members gave no finite reward and "
+                "are left out"
+            )
+        finite = [reward for reward in rewards if math.isfinite(reward)]
+        if max(finite) - min(finite) <= EQUAL:
+            acts = "only the decay acts" if self._anchor.awd else "the weights stay"
+            self._watcher.notice(
+                f"step {step}: all rewards are {finite[0]:.4g}, so there is no update; {acts}"
+            )
+
+    def _report(
+        self,
+        step: int,
+        rewards: list[float],
+        results: list[list[RowResult]],
+        size: int,
+        seconds: float,
+    ) -> None:
+        finite = [i for i, reward in enumerate(rewards) if math.isfinite(reward)]
+        right = sum(row.correct for i in finite for row in results[i])
+        metrics = StepMetrics(
+            step=step,
+            reward_mean=sum(rewards[i] for i in finite) / len(finite),
+            reward_best=max(rewards[i] for i in finite),
+            correct=right / sum(len(results[i]) for i in finite),
+            members=size,
+            drift=self._session.drift.norm(),
+            forecast=self._forecast.norm(),
+            seconds=seconds,
+            peak_memory=peak_memory(self._session.loaded.device),
+            batch=self._session.rollout.batches.size,
+        )
+        self._run.record_metrics(asdict(metrics))
+        steps = self._search.steps
+        left = (time.monotonic() - self._started) / step * (steps - step)
+        self._watcher.step(metrics, steps, left)
+
+    def _evaluate(self, step: int) -> Evaluation:
+        holdout = self._session.holdout
+        self._watcher.phase(f"scoring {len(holdout.rows)} holdout rows at step {step}")
+        evaluation = evaluate(self._session.rollout, holdout)
+        summary = {"step": step, "task": self._session.task.name, "role": "target"}
+        self._run.record_evaluation(summary | evaluation.summary(), evaluation.rows(holdout))
+        return evaluation
+
+    def _save(self) -> None:
+        self._watcher.phase(f"saving the model to {self._run.model_path}")
+        save_model(self._session.loaded, self._run.model_path)
+
+    def _save_what_is_done(self) -> None:
+        """Save the model of the last step done, so that an error loses nothing."""
+        if not self._done:
+            return
+        try:
+            self._save()
+            self._run.update_info(state="failed")
+        except EsftError as error:
+            self._watcher.notice(f"the model of step {self._done} was not saved: {error}")
+
+    def _record_split(self, size: int) -> None:
+        self._splits.append([self._done, size])
+        self._run.update_info(batches=self._splits)
+        self._watcher.notice(
+            f"memory ran out: from here on {size} sequences at a time (recorded in run.json)"
+        )
