@@ -1,0 +1,54 @@
+"""One column of a raw row, of the type it must have, or what is wrong with it."""
+
+import reprlib
+from collections.abc import Mapping
+from typing import Any
+
+from esft.errors import TaskError
+
+
+def text_column(row: Mapping[str, Any], name: str) -> str:
+    """The text in column `name`; "choices.text" is read from the object in column choices."""
+    value = _value(row, name)
+    if not is_text(value):
+        raise wrong_column(name, value, "a text that is not empty")
+    return value
+
+
+def texts_column(row: Mapping[str, Any], name: str) -> list[str]:
+    """The list of texts in column `name`."""
+    value = _value(row, name)
+    if not isinstance(value, list) or not all(is_text(item) for item in value):
+        raise wrong_column(name, value, "a list of texts that are not empty")
+    return value
+
+
+def wrong_column(name: str, value: object, expected: str) -> TaskError:
+    """The error of a column that holds `value`; whoever knows the file and line adds them."""
+    return TaskError(f"column {name} is {reprlib.repr(value)}, expected {expected}")
+
+
+def is_text(value: object) -> bool:
+    """Whether `value` is a str with something in it that UTF-8 can hold (no lone surrogates)."""
+    if not isinstance(value, str) or not value.strip():
+        return False
+    return value.encode(errors="ignore") == value.encode(errors="surrogatepass")
+
+
+def _value(row: Mapping[str, Any], name: str) -> object:
+    """The value in column `name`, or in the object of the column before the dot."""
+    outer, _, inner = name.partition(".")
+    if outer not in row:
+        raise TaskError(f"column {outer} is missing, the row has: {_names(row)}")
+    if not inner:
+        return row[outer]
+    within = row[outer]
+    if not isinstance(within, Mapping):
+        raise wrong_column(outer, within, f"an object with {inner}")
+    if inner not in within:
+        raise TaskError(f"column {name} is missing, {outer} has: {_names(within)}")
+    return within[inner]
+
+
+def _names(row: Mapping[str, Any]) -> str:
+    return ", ".join(map(str, row)) or "no columns"

@@ -1,0 +1,63 @@
+"""Conciseness: short questions whose answers should be as long as the reference, and no longer."""
+
+import hashlib
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from esft.tasks.columns import text_column
+from esft.tasks.task import Row, Score, Task
+
+NO_REWARD_AT = 100
+"""Characters of difference in length from which the reward is 0."""
+
+
+def read_conciseness(raw: Mapping[str, Any]) -> Row:
+    """A row of prompt and answer.
+
+    Raises:
+        TaskError: a column is missing or wrong; names it, what it holds and what was expected.
+    """
+    prompt = text_column(raw, "prompt")
+    digest = hashlib.sha256(prompt.encode()).hexdigest()
+    return Row(
+        id=f"conciseness-{digest[:12]}",
+        messages=({"role": "user", "content": prompt},),
+        answer=text_column(raw, "answer").strip(),
+    )
+
+
+def grade_conciseness(row: Row, answer: str) -> Score:
+    """Reward the length of the reference: max(0, 1 - |difference in characters| / 100).
+
+    The reward does not look at the words; correct says whether the reference is among them, as
+    whole words, ignoring case. Characters are those of the answer without the space around it.
+
+    Source: the conciseness task of arXiv:2509.24372, whose reward is minus the difference; ours
+    is brought to 0..1 like that of every task.
+    """
+    difference = abs(len(answer.strip()) - len(row.answer))
+    return Score(
+        reward=max(0.0, 1 - difference / NO_REWARD_AT), correct=_occurs(row.answer, answer)
+    )
+
+
+def _occurs(reference: str, answer: str) -> bool:
+    words = r"\s+".join(map(re.escape, reference.split()))
+    # "8" is neither in "18" nor in "3.8" nor in "8.5".
+    whole = rf"(?<!\w)(?<!\d[.,]){words}(?!\w)(?![.,]\d)"
+    return re.search(whole, answer, re.IGNORECASE) is not None
+
+
+CONCISENESS = Task(
+    name="conciseness",
+    summary="short questions of general knowledge, answered as briefly as the reference",
+    source="rows that ship with esft",
+    licence="Apache-2.0",
+    scoring="generate",
+    scorings=("generate",),
+    max_new_tokens=64,
+    file="conciseness",
+    read=read_conciseness,
+    grade=grade_conciseness,
+)

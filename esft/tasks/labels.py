@@ -1,0 +1,115 @@
+"""Which option an answer in free text names."""
+
+import re
+from collections.abc import Iterator, Sequence
+
+_WORD = re.compile(r"[^\W_]+(?:[.,]\d+|['’][^\W_]+)*")  # "3.5" and "A's" name no option
+_WRAPPING = " \t\r\n*_`\"'“”‘’()[]{}<>.,:;!$\\"
+_CUES = frozenset({"answer", "option", "choice", "label", "letter"})
+_AFTER_CUE = frozenset(
+    {"is", "the", "correct", "right", "best", "most", "likely", "probably", "would", "be", "number"}
+)
+_JOINING = frozenset({"or", "and"})
+_DENYING = frozenset({"not", "isn't", "isn’t", "never", "neither", "nor"})
+_VERBS = frozenset({"is", "because", "since", "as"})
+_CLOSING = frozenset({"", ")", ".", ":", "]", "*", "\r", "\n"})
+_NEXT = re.compile(r"[ \t]{1,3}([^\W_]{1,20})")
+
+_CUED, _LEADING, _ELSEWHERE = range(3)
+
+
+def parse_label(answer: str, labels: Sequence[str], texts: Sequence[str]) -> str | None:
+    """The label of the option that `answer` names; None where it names none or more than one.
+
+    The first of these that finds something decides: the whole answer is a label or the text of an
+    option; labels behind a cue ("the answer is B", "option B"); labels that begin a line
+    ("B. because ..."); labels and texts of options anywhere. A label next to another, or joined
+    to it by "or" or "and", is found where the other is: "A or B" names both.
+
+    Args:
+        answer: any text; time is linear in its length.
+        labels: what the options are called, such as "A" to "E" or "1" to "4".
+        texts: the options themselves, in the order of `labels`.
+    """
+    whole = _whole(answer, labels, texts)
+    if whole is not None:
+        return whole
+    places: tuple[set[str], ...] = (set(), set(), set())
+    for place, label in _mentions(answer, labels):
+        places[place].add(label)
+    places[_ELSEWHERE].update(_quoted(answer, labels, texts))
+    for found in places:
+        if found:
+            return found.pop() if len(found) == 1 else None
+    return None
+
+
+def _whole(answer: str, labels: Sequence[str], texts: Sequence[str]) -> str | None:
+    """The one label or option that is the whole answer, but for case, quotes and the like."""
+    bare = _bare(answer)
+    if not bare:
+        return None
+    for names in (labels, texts):
+        same = [label for label, name in zip(labels, names, strict=True) if _bare(name) == bare]
+        if len(same) == 1:
+            return same[0]
+    return None
+
+
+def _bare(text: str) -> str:
+    return " ".join(text.strip(_WRAPPING).casefold().split())
+
+
+def _mentions(answer: str, labels: Sequence[str]) -> Iterator[tuple[int, str]]:
+    """Each label in `answer` with its place: behind a cue, at the head of a line, or elsewhere."""
+    folded = {label.casefold(): label for label in labels}
+    cued = denied = False
+    end = 0
+    last: int | None = None  # place of the label that the next one would be joined to
+    for word in _WORD.finditer(answer):
+        heads = end == 0 or "\n" in answer[end : word.start()]
+        end = word.end()
+        plain = word.group().casefold()
+        label = folded.get(plain)
+        if label is not None and _is_label(answer, word, label, marked=cued or heads):
+            if not denied:
+                own = _CUED if cued else _LEADING if heads else _ELSEWHERE
+                last = own if last is None else min(own, last)
+                yield last, label
+            cued = denied = False
+        elif plain not in _JOINING:
+            last = None
+            cued = plain in _CUES or (cued and plain in _AFTER_CUE)
+            denied = plain in _DENYING or (denied and (plain in _CUES or plain in _AFTER_CUE))
+
+
+def _is_label(answer: str, word: re.Match[str], label: str, *, marked: bool) -> bool:
+    """Whether a word that reads like a label is one, and no word or number of a sentence.
+
+    "a" is one only where a cue or a new line leads to it and a mark or a line end follows; "A"
+    and "3" are none where a word follows them, as in "A plant" and "3 legs".
+    """
+    end = word.end()
+    if word.group() != label and not (marked and answer[end : end + 1] in _CLOSING):
+        return False
+    if not label.isdecimal() and label not in ("A", "I"):
+        return True
+    following = _NEXT.match(answer, end)
+    return following is None or following.group(1).casefold() in _VERBS | _JOINING
+
+
+def _quoted(answer: str, labels: Sequence[str], texts: Sequence[str]) -> set[str]:
+    """Labels of the options whose words `answer` holds, less those within a longer such option."""
+    said = _words(answer)
+    there = [(label, _words(text)) for label, text in zip(labels, texts, strict=True)]
+    there = [(label, words) for label, words in there if words.strip() and words in said]
+    return {
+        label
+        for label, words in there
+        if not any(words in longer and words != longer for _, longer in there)
+    }
+
+
+def _words(text: str) -> str:
+    """The words of a text, each with a space on both sides."""
+    return f" {' '.join(word.group().casefold() for word in _WORD.finditer(text))} "

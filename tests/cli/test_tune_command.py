@@ -1,0 +1,183 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from click.testing import CliRunner
+from runs import a_recipe
+from tiny_models import write_model
+
+from esft.cli import main
+from esft.recipe_file import dump_recipe
+
+TINY = ["--task", "conciseness", "--device", "cpu", "--steps", "2", "--population", "4"]
+ROWS = ["--set", "task.train=5", "--set", "task.holdout=4", "--set", "task.max_new_tokens=4"]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return str(write_model(tmp_path_factory.mktemp("models") / "base"))
+
+
+def esft(*arguments):
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def test_a_model_is_tuned_from_options_alone(base, tmp_path):
+    run = tmp_path / "out"
+
+    done = esft("tune", "--model", base, *TINY, *ROWS, "--seed", 0, "--run-dir", run)
+
+    assert done.exit_code == 0, done.stderr
+    assert "reward" in done.stdout
+    assert f"model      {run}/model" in done.stdout
+    assert "step 2/2" in done.stderr
+    assert "expected" in done.stderr
+    assert "step" not in done.stdout.replace("2 steps", "")
+    assert (run / "model" / "model.safetensors").exists()
+
+
+def test_json_alone_goes_to_stdout(base, tmp_path):
+    run = tmp_path / "out"
+
+    done = esft("tune", "--model", base, *TINY, *ROWS, "--run-dir", run, "--json")
+
+    result = json.loads(done.stdout)
+    assert result["steps"] == 2
+    assert result["run"] == str(run)
+    assert set(result["tuned"]) >= {"n", "accuracy", "se", "reward", "reward_se"}
+
+
+def test_options_replace_the_values_of_a_recipe(tmp_path):
+    (tmp_path / "my.toml").write_text(dump_recipe(a_recipe(tmp_path, steps=50)))
+
+    done = esft(
+        "tune", tmp_path / "my.toml", "--steps", 1, "--awd", 0.5, "--set", "search.sigma=0.03"
+    )
+
+    assert done.exit_code == 0, done.stderr
+    recipe = (tmp_path / "run" / "recipe.toml").read_text()
+    assert "steps = 1\n" in recipe
+    assert "awd = 0.5\n" in recipe
+    assert "sigma = 0.03\n" in recipe
+    assert "population = 4\n" in recipe
+
+
+def test_warnings_say_what_can_do_nothing(base, tmp_path):
+    done = esft(
+        "tune", "--model", base, *TINY, *ROWS, "--sigma", 1e-8, "--awd", 1e-9, "--run-dir",
+        tmp_path / "out",
+    )  # fmt: skip
+
+    assert "Warning: this decay does next to nothing within 2 steps" in done.stderr
+    assert "Warning: sigma 1e-08 is too small to move" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "message", "hint"),
+    [
+        ("--model m", 2, "[task] name is not set", "--task arc"),
+        ("--task arc", 2, "[model] id is not set", "--model"),
+        ("--model m --task arc --sigma 0", 2, "--sigma: [search] sigma is 0", "sigma = 0.001"),
+        ("--model m --task arc --population 1", 2, "2 or more", "population = 30"),
+        ("--model m --task arc --set search.sigam=1", 2, "sigam", "sigma"),
+        ("--model m --task arc --set sigma", 2, "sigma", "search.sigma="),
+        (
+            "--model m --task arc --set search.antithetic=true --population 31",
+            2,
+            "population is 31, expected an even number",
+            "population = 32",
+        ),
+        ("--model m --task arc --awd 5000 --awd-norm l2", 2, "expected at most 2000", "norm"),
+        ("--model m --task ark", 1, "ark", "arc"),
+        ("--model m --task conciseness --device warp", 1, "warp", "cpu"),
+        ("--model SmolLM --task conciseness", 1, "SmolLM", "SmolLM2"),
+        ("nosuch", 2, "nosuch", "arc-qwen2.5-1.5b"),
+    ],
+)
+def test_what_a_user_can_fix_is_said_without_a_traceback(line, code, message, hint):
+    done = esft("tune", *line.split())
+
+    assert done.exit_code == code
+    assert "Error: " in done.stderr
+    assert message in done.stderr
+    assert hint in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_a_run_folder_that_exists_is_refused(base, tmp_path):
+    (tmp_path / "precious").write_text("")
+
+    done = esft("tune", "--model", base, *TINY, *ROWS, "--run-dir", tmp_path)
+
+    assert done.exit_code == 1
+    assert "exists, expected a new name" in done.stderr
+    assert "Hint: name another --run-dir" in done.stderr
+
+
+def start(base, run, *more):
+    # A run of its own process, with members slow enough to be stopped between them.
+    arguments = ["tune", "--model", base, *TINY[:-4], "--steps", "1000", "--population", "4"]
+    return subprocess.Popen(
+        [sys.executable, "-m", "esft", *arguments, *ROWS, "--run-dir", str(run), *more],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+
+
+def wait_for_step(process, number):
+    for line in process.stderr:
+        if line.startswith(f"step {number}/"):
+            return
+    pytest.fail("the run ended before its step")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_finishes_the_step_saves_the_model_and_exits_with_130(base, tmp_path, number):
+    process = start(base, tmp_path / "out")
+    wait_for_step(process, 2)
+
+    process.send_signal(number)
+    stdout, stderr = process.communicate(timeout=120)
+
+    assert process.returncode == 130, stderr
+    assert "Stopping after this step" in stderr
+    assert "stopped after" in stdout
+    steps = (tmp_path / "out" / "journal.jsonl").read_text().splitlines()[1:]
+    assert f"stopped after {len(steps)} steps" in stdout
+    assert (tmp_path / "out" / "model" / "model.safetensors").exists()
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["state"] == "stopped"
+
+
+def test_a_second_ctrl_c_stops_at_once_with_nothing_half_written(base, tmp_path):
+    process = start(base, tmp_path / "out")
+    wait_for_step(process, 1)
+
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.001)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=120)
+
+    assert process.returncode == 130, stderr
+    assert "Traceback" not in stderr
+    lines = (tmp_path / "out" / "journal.jsonl").read_text().splitlines()
+    assert all(json.loads(line)["checksum"] for line in lines)
+    assert not [each for each in (tmp_path / "out").iterdir() if each.name.startswith(".")]
+
+
+def test_a_stop_while_the_model_loads_leaves_no_run(base, tmp_path):
+    process = start(base, tmp_path / "out")
+    assert process.stderr.readline().startswith("loading")
+
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=120)
+
+    assert process.returncode == 130
+    assert "Traceback" not in stderr
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,194 @@
+"""A hub on 127.0.0.1: serves a folder of repositories to huggingface_hub and datasets."""
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Collection
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from urllib.parse import parse_qs, unquote, urlsplit
+
+PROJECT = Path(__file__).parent.parent
+REPO = r"(?P<id>[^/]+/[^/]+)"
+ROUTES = (
+    ("file", rf"/(?P<kind>datasets/)?{REPO}/resolve/(?P<revision>[^/]+)/(?P<path>.+)"),
+    ("tree", rf"/api/(?P<kind>models|datasets)/{REPO}/tree/(?P<revision>[^/]+)/?(?P<path>.*)"),
+    ("paths", rf"/api/(?P<kind>models|datasets)/{REPO}/paths-info/(?P<revision>[^/]+)"),
+    ("info", rf"/api/(?P<kind>models|datasets)/{REPO}(/revision/(?P<revision>[^/]+))?"),
+)
+
+
+class LoopbackHub:
+    """Serves root/models/<org>/<name>/<file> and root/datasets/<org>/<name>/<file>.
+
+    Each repository has one revision, main. Files of a repository in `gated` are answered as to
+    someone who has not accepted its terms. `requests` lists what was asked for.
+
+        with LoopbackHub(root) as hub:
+            run_python("...", endpoint=hub.url, home=tmp_path)
+    """
+
+    def __init__(self, root: Path, *, gated: Collection[str] = ()) -> None:
+        self.root, self.gated, self.requests = root, gated, []
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
+        self._server.hub = self
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+
+    def __enter__(self) -> "LoopbackHub":
+        Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+def commit_of(repo: str) -> str:
+    """The commit that the one revision of `repo` has."""
+    return hashlib.sha1(repo.encode()).hexdigest()
+
+
+def run_python(
+    code: str, *, endpoint: str, home: Path, offline: bool = False
+) -> subprocess.CompletedProcess:
+    """Run `code` in a Python of its own: the libraries read where the hub is when imported.
+
+    Args:
+        endpoint: address of the hub.
+        home: folder of the cache.
+        offline: set HF_HUB_OFFLINE.
+    """
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
+    settings = {
+        "HF_ENDPOINT": endpoint,
+        "HF_HOME": str(home),
+        "HF_HUB_OFFLINE": "1" if offline else "0",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "NO_PROXY": "127.0.0.1",
+        "no_proxy": "127.0.0.1",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join([str(PROJECT), str(PROJECT / "tests")]),
+    }
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env={**clean, **settings},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        self._route()
+
+    do_HEAD = do_POST = do_GET
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def _route(self) -> None:
+        length = int(self.headers.get("Content-Length") or 0)
+        self._body = self.rfile.read(length).decode()
+        address = urlsplit(self.path)
+        self._query = parse_qs(address.query)
+        self.server.hub.requests.append(f"{self.command} {self.path}")
+        for name, pattern in ROUTES:
+            match = re.fullmatch(pattern, address.path)
+            if match:
+                return self._serve(name, match)
+        return self._refuse(404, "NotFound", "no such page")
+
+    def _serve(self, route: str, match: re.Match) -> None:
+        kind = "datasets" if (match["kind"] or "").startswith("datasets") else "models"
+        folder = self.server.hub.root / kind / match["id"]
+        commit = commit_of(match["id"])
+        if not folder.is_dir():  # the hub does not tell strangers what is private or not there
+            return self._refuse(401, "RepoNotFound", "Repository not found")
+        if match["revision"] not in (None, "main", commit):
+            return self._refuse(404, "RevisionNotFound", "Invalid rev id")
+        if route == "info":
+            return self._json(_info(match["id"], kind, folder, commit))
+        if route == "tree":
+            return self._tree(folder, unquote(match["path"]))
+        if route == "paths":
+            return self._json([_entry(folder, folder / p) for p in self._paths(folder)])
+        return self._file(match["id"], commit, folder / unquote(match["path"]))
+
+    def _tree(self, folder: Path, path: str) -> None:
+        start = folder / path
+        if not start.is_dir():
+            return self._refuse(404, "EntryNotFound", f"{path} does not exist")
+        recursive = self._query.get("recursive", ["false"])[0].lower() in ("true", "1")
+        found = start.rglob("*") if recursive else start.iterdir()
+        return self._json([_entry(folder, item) for item in sorted(found)])
+
+    def _paths(self, folder: Path) -> list[str]:
+        if "json" in self.headers.get("Content-Type", ""):
+            asked = json.loads(self._body)["paths"]
+        else:
+            asked = parse_qs(self._body).get("paths", [])
+        return [path for path in asked if (folder / path).exists()]
+
+    def _file(self, repo: str, commit: str, path: Path) -> None:
+        if repo in self.server.hub.gated:
+            return self._refuse(401, "GatedRepo", f"Access to {repo} is restricted")
+        if not path.is_file():
+            return self._refuse(404, "EntryNotFound", "Entry not found", commit)
+        content = path.read_bytes()
+        headers = {"ETag": f'"{_oid(path)}"', "X-Repo-Commit": commit, "Accept-Ranges": "bytes"}
+        part = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        if part is None:
+            return self._answer(200, content, headers)
+        first, last = int(part[1]), int(part[2] or len(content) - 1)
+        headers["Content-Range"] = f"bytes {first}-{last}/{len(content)}"
+        return self._answer(206, content[first : last + 1], headers)
+
+    def _json(self, value: object) -> None:
+        self._answer(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
+
+    def _refuse(self, status: int, code: str, message: str, commit: str | None = None) -> None:
+        headers = {"X-Error-Code": code, "X-Error-Message": message}
+        if commit is not None:
+            headers["X-Repo-Commit"] = commit
+        self._answer(status, json.dumps({"error": message}).encode(), headers)
+
+    def _answer(self, status: int, content: bytes, headers: dict[str, str]) -> None:
+        self.send_response(status)
+        for key, value in {**headers, "Content-Length": str(len(content))}.items():
+            self.send_header(key, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(content)
+
+
+def _info(repo: str, kind: str, folder: Path, commit: str) -> dict:
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    return {
+        "_id": commit[:24],
+        "id": repo,
+        kind.removesuffix("s") + "Id": repo,
+        "sha": commit,
+        "private": False,
+        "gated": False,
+        "disabled": False,
+        "tags": [],
+        "siblings": [{"rfilename": path.relative_to(folder).as_posix()} for path in files],
+    }
+
+
+def _entry(folder: Path, path: Path) -> dict:
+    name = path.relative_to(folder).as_posix()
+    if path.is_dir():
+        return {"type": "directory", "oid": commit_of(name), "size": 0, "path": name}
+    return {"type": "file", "oid": _oid(path), "size": path.stat().st_size, "path": name}
+
+
+def _oid(path: Path) -> str:
+    return hashlib.sha1(path.read_bytes()).hexdigest()

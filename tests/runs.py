@@ -1,0 +1,52 @@
+"""Runs on a tiny model, for tests of the loop and the commands."""
+
+from tiny_models import write_model
+
+from esft.recipe import Anchor, Model, Recipe, Run, Search, Task
+
+
+def a_recipe(folder, *, model=None, anchor=None, task=None, **search):
+    """Return a recipe that tunes a tiny model written to `folder` for a few steps."""
+    model_folder = folder / "base"
+    if not model_folder.exists():
+        write_model(model_folder, model)
+    settings = {"seed": 1, "steps": 3, "population": 4, "sigma": 0.02, "alpha": 0.02} | search
+    rows = {"train": 6, "holdout": 5, "max_new_tokens": 6} | (task or {})
+    return Recipe(
+        model=Model(id=str(model_folder), device="cpu"),
+        task=Task(name="conciseness", **rows),
+        search=Search(**settings),
+        anchor=Anchor(**(anchor or {})),
+        run=Run(dir=str(folder / "run")),
+    )
+
+
+class Notes:
+    """Keeps what a run tells."""
+
+    def __init__(self):
+        self.plans, self.phases, self.notices = [], [], []
+        self.members, self.estimates, self.steps = [], [], []
+
+    def plan(self, plan):
+        self.plans.append(plan)
+
+    def phase(self, text):
+        self.phases.append(text)
+
+    def member(self, step, done, size):
+        self.members.append((step, done, size))
+
+    def estimate(self, seconds, steps):
+        self.estimates.append((seconds, steps))
+
+    def step(self, metrics, steps, seconds_left):
+        self.steps.append(metrics)
+
+    def notice(self, text):
+        self.notices.append(text)
+
+
+def never():
+    """Never stop."""
+    return False

@@ -1,0 +1,46 @@
+"""Rows and tasks for tests of scoring, on the tiny models."""
+
+from esft.tasks.task import Option, Row, Score, Task
+
+
+def choice_row(number, options=("red", "green", "a very long blue"), gold=0):
+    context = f"Question: number {number}?\nAnswer:"
+    return Row(
+        id=f"row-{number}",
+        messages=({"role": "user", "content": context},),
+        answer=options[gold],
+        options=tuple(
+            Option(context=context, continuation=f" {text}", text=text) for text in options
+        ),
+        gold=gold,
+    )
+
+
+def question_row(number, answer="yes"):
+    words = "word " * (number % 5)
+    return Row(
+        id=f"row-{number}",
+        messages=({"role": "user", "content": f"Is {number} a number {words}?"},),
+        answer=answer,
+    )
+
+
+def vowels(row, answer):
+    """Score an answer by its share of vowels: something a random model's answers differ in."""
+    share = sum(letter in "aeiou" for letter in answer) / max(1, len(answer))
+    return Score(reward=share, correct=row.answer in answer)
+
+
+def a_task(scoring="choice", max_new_tokens=8):
+    return Task(
+        name="made-up",
+        summary="a task of the tests",
+        source="the tests",
+        licence="Apache-2.0",
+        scoring=scoring,
+        scorings=("choice", "generate"),
+        max_new_tokens=max_new_tokens,
+        file="made_up",
+        read=lambda raw: question_row(raw["number"]),
+        grade=vowels,
+    )

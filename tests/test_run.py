@@ -1,0 +1,70 @@
+import json
+
+import pytest
+
+from esft.errors import RunError
+from esft.run import choose_run_path, create_run, require_room
+
+
+def test_a_run_gets_the_next_free_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = []
+
+    for _ in range(3):
+        path = choose_run_path(None, "arc-easy", "org/SmolLM2-135M.Q4_1.gguf")
+        names.append(str(path))
+        create_run(path, "", {})
+
+    assert names == [f"runs/arc-easy-smollm2-135m.q4-1-{number}" for number in (1, 2, 3)]
+
+
+def test_a_named_folder_that_holds_something_is_refused(tmp_path):
+    (tmp_path / "out").mkdir()
+    choose_run_path(str(tmp_path / "out"), "arc", "model")
+    (tmp_path / "out" / "precious").write_text("")
+
+    with pytest.raises(RunError, match=r"run folder .*out exists.*never overwritten") as caught:
+        choose_run_path(str(tmp_path / "out"), "arc", "model")
+
+    assert "another --run-dir" in caught.value.hint
+
+
+def test_the_folder_appears_whole_with_recipe_and_info(tmp_path):
+    create_run(tmp_path / "a" / "run", 'x = "1"\n', {"state": "running"})
+
+    assert (tmp_path / "a" / "run" / "recipe.toml").read_text() == 'x = "1"\n'
+    assert json.loads((tmp_path / "a" / "run" / "run.json").read_text()) == {"state": "running"}
+    assert [each.name for each in (tmp_path / "a").iterdir()] == ["run"]
+
+
+def test_a_folder_that_appears_meanwhile_is_not_overwritten(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "precious").write_text("")
+
+    with pytest.raises(RunError, match="cannot be written"):
+        create_run(tmp_path / "run", "", {})
+
+    assert [each.name for each in tmp_path.iterdir()] == ["run"]
+    assert [each.name for each in (tmp_path / "run").iterdir()] == ["precious"]
+
+
+def test_what_a_run_records_is_there_line_by_line(tmp_path):
+    run = create_run(tmp_path / "run", "", {"state": "running", "device": "cpu"})
+
+    run.record_metrics({"step": 1})
+    run.record_metrics({"step": 2})
+    run.record_evaluation({"step": 0, "task": "my Task"}, [{"id": "a"}, {"id": "b"}])
+    run.update_info(state="finished")
+
+    assert (run.path / "metrics.jsonl").read_text() == '{"step": 1}\n{"step": 2}\n'
+    assert json.loads((run.path / "evals.jsonl").read_text()) == {"step": 0, "task": "my Task"}
+    assert (run.path / "evals" / "my-task-0.jsonl").read_text() == '{"id": "a"}\n{"id": "b"}\n'
+    info = json.loads((run.path / "run.json").read_text())
+    assert info == {"state": "finished", "device": "cpu"}
+
+
+def test_a_disk_without_room_for_the_model_is_refused_before_the_run(tmp_path):
+    require_room(tmp_path / "not" / "there", 1)
+
+    with pytest.raises(RunError, match=r"GB free, expected 1000000000\.00 GB for the tuned model"):
+        require_room(tmp_path / "not" / "there", 10**18)
