@@ -30,6 +30,12 @@ class TaskError(EsftError):
     """A task, or the rows it needs, cannot be found or read."""
 
 
+class UnknownTaskError(TaskError):
+    """No task has the name that a recipe or an option gives."""
+
+    exit_code = 2
+
+
 class AnchorError(EsftError):
     """The base weights or the drift cannot be kept as asked."""
 

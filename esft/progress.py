@@ -54,6 +54,9 @@ class Watcher(Protocol):
     def plan(self, plan: Plan) -> None:
         """The model is loaded; this is what will happen."""
 
+    def begin(self) -> None:
+        """The base is scored and the first step begins: from here on there is one in hand."""
+
     def phase(self, text: str) -> None:
         """Something that takes a while begins."""
 

@@ -73,6 +73,7 @@ class _Tuning:
 
     def run(self, stop: Callable[[], bool]) -> Outcome:
         base = self._evaluate(0)
+        self._watcher.begin()
         try:
             while self._done < self._search.steps and not (self._done and stop()):
                 self._step(self._done + 1)

@@ -31,6 +31,9 @@ class Notes:
     def plan(self, plan):
         self.plans.append(plan)
 
+    def begin(self):
+        self.phases.append("begin")
+
     def phase(self, text):
         self.phases.append(text)
 

@@ -42,12 +42,15 @@ class PlainWatcher:
         self._signals = signals
 
     def plan(self, plan: Plan) -> None:
-        """Print the first lines; from here on Ctrl-C waits for the step in hand."""
-        self._signals.arm()
+        """Print the first lines."""
         for label, text in plan.lines:
             self._print(f"{label:<8}{text}")
         for warning in plan.warnings:
             self.notice(warning)
+
+    def begin(self) -> None:
+        """From here on Ctrl-C waits for the step in hand."""
+        self._signals.arm()
 
     def phase(self, text: str) -> None:
         """Print what takes a while."""

@@ -2,7 +2,7 @@
 
 import difflib
 
-from esft.errors import TaskError
+from esft.errors import UnknownTaskError
 from esft.tasks.arc import ARC, ARC_EASY
 from esft.tasks.conciseness import CONCISENESS
 from esft.tasks.task import Task
@@ -19,13 +19,13 @@ def get_task(name: str) -> Task:
     """The task of this name.
 
     Raises:
-        TaskError: no task has this name; the hint has the nearest ones.
+        UnknownTaskError: no task has this name; the hint has the nearest ones.
     """
     if name in _TASKS:
         return _TASKS[name]
     plain = name.strip().lower().replace("_", "-")
     near = difflib.get_close_matches(plain, task_names(), n=3, cutoff=0.5)
-    raise TaskError(
+    raise UnknownTaskError(
         f"task {name!r} is unknown, expected one of: {', '.join(task_names())}",
         hint=f"did you mean {' or '.join(near)}?" if near else None,
     )

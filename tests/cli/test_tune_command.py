@@ -92,7 +92,7 @@ def test_warnings_say_what_can_do_nothing(base, tmp_path):
             "population = 32",
         ),
         ("--model m --task arc --awd 5000 --awd-norm l2", 2, "expected at most 2000", "norm"),
-        ("--model m --task ark", 1, "ark", "arc"),
+        ("--model m --task ark", 2, "ark", "arc"),
         ("--model m --task conciseness --device warp", 1, "warp", "cpu"),
         ("--model SmolLM --task conciseness", 1, "SmolLM", "SmolLM2"),
         ("nosuch", 2, "nosuch", "arc-qwen2.5-1.5b"),

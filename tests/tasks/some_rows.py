@@ -1,0 +1,54 @@
+"""Small tasks, rows and data files for the tests of esft.tasks."""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from esft.tasks.task import HubSource, Row, Score, Task
+
+
+def arc_object(number: int = 1, **changes: Any) -> dict[str, Any]:
+    """A row in the columns of allenai/ai2_arc; rows of different numbers ask different things."""
+    choices = {"text": ["dry palms", "wet palms", "oily palms"], "label": ["A", "B", "C"]}
+    row = {
+        "id": f"r{number}",
+        "question": f"Question {number}?",
+        "choices": choices,
+        "answerKey": "B",
+    }
+    return {**row, **changes}
+
+
+def write_rows(folder: Path, name: str, rows: Iterable[Mapping[str, Any]]) -> Path:
+    """Write <folder>/<name>.jsonl and return its path."""
+    path = folder / f"{name}.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def plain_task(hub: HubSource | None = None) -> Task:
+    """A task of rows {"prompt": ..., "answer": ...} in files plain.<split>.jsonl."""
+    return Task(
+        name="plain",
+        summary="says what it is told",
+        source="a test",
+        licence="none",
+        scoring="generate",
+        scorings=("generate",),
+        max_new_tokens=4,
+        hub=hub,
+        file="plain",
+        read=_read_plain,
+        grade=lambda row, answer: Score(reward=float(answer == row.answer), correct=True),
+    )
+
+
+def prompts(rows: Iterable[Row]) -> list[str]:
+    """What each row asks."""
+    return [row.messages[0]["content"] for row in rows]
+
+
+def _read_plain(raw: Mapping[str, Any]) -> Row:
+    message = {"role": "user", "content": raw["prompt"]}
+    return Row(id=raw["prompt"], messages=(message,), answer=raw.get("answer", "yes"))

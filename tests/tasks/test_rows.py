@@ -1,0 +1,213 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from esft.errors import TaskError
+from esft.tasks import get_task
+from esft.tasks.rows import read_split, split_rows
+
+from .some_rows import arc_object, plain_task, prompts, write_rows
+
+SIZES = [(1, 0), (1, 1), (3, 5), (5, 3), (7, 8)]
+
+
+def write_prompts(folder, **splits):
+    """Write plain.<split>.jsonl with a row for each prompt."""
+    for split, texts in splits.items():
+        write_rows(folder, f"plain.{split}", [{"prompt": text} for text in texts])
+
+
+def split_prompts(folder, train, holdout):
+    split = split_rows(plain_task(), train, holdout, folder)
+    return prompts(split.train), prompts(split.holdout)
+
+
+def test_a_split_is_read_in_the_order_of_its_file(tmp_path):
+    write_prompts(tmp_path, train=["c", "a", "b", "a"])
+
+    assert prompts(read_split(plain_task(), "train", tmp_path)) == ["c", "a", "b", "a"]
+
+
+def test_train_and_holdout_rows_are_the_first_of_train_and_validation(tmp_path):
+    write_prompts(tmp_path, train="abcd", validation="wxyz")
+
+    assert split_prompts(tmp_path, 2, 3) == (["a", "b"], ["w", "x", "y"])
+
+
+def test_without_a_validation_split_the_holdout_rows_follow_the_train_rows(tmp_path):
+    write_prompts(tmp_path, train="abcde")
+
+    assert split_prompts(tmp_path, 2, 3) == (["a", "b"], ["c", "d", "e"])
+
+
+def test_rows_that_occur_twice_count_once(tmp_path):
+    write_prompts(tmp_path, train=["a", "A ", "b", "a", "c"], validation=["v", "v", "w"])
+
+    assert split_prompts(tmp_path, 3, 2) == (["a", "b", "c"], ["v", "w"])
+
+
+def test_rows_of_the_test_split_are_neither_train_nor_holdout_rows(tmp_path):
+    write_prompts(tmp_path, train="abcd", validation="vwxy", test="bw")
+
+    assert split_prompts(tmp_path, 3, 3) == (["a", "c", "d"], ["v", "x", "y"])
+
+
+def test_holdout_rows_are_the_same_whatever_the_number_of_train_rows(tmp_path):
+    write_prompts(tmp_path, train="abcd", validation="dvawx")
+
+    assert split_prompts(tmp_path, 1, 3)[1] == split_prompts(tmp_path, 4, 3)[1] == ["v", "w", "x"]
+
+
+@pytest.mark.parametrize("has_validation", [True, False])
+@pytest.mark.parametrize(("train", "holdout"), SIZES)
+def test_no_row_is_in_two_of_train_holdout_and_test(tmp_path, train, holdout, has_validation):
+    splits = {"train": "abcdefghijklmnopqrst", "test": "bdfhuvwaa"}
+    if has_validation:
+        splits["validation"] = "azbycxdw0123456789"
+    write_prompts(tmp_path, **splits)
+
+    tuned, measured = split_prompts(tmp_path, train, holdout)
+
+    assert len(tuned) == train
+    assert len(measured) == holdout
+    assert len({*tuned, *measured}) == train + holdout
+    assert not {*tuned, *measured} & {*splits["test"]}
+
+
+def test_too_few_train_rows(tmp_path):
+    write_prompts(tmp_path, train="abca", validation="vw", test="b")
+
+    with pytest.raises(
+        TaskError,
+        match=r"plain\.train\.jsonl: 2 train rows, not counting those that occur twice or in "
+        r"another split; expected 3 \(task\.train\)",
+    ) as caught:
+        split_rows(plain_task(), 3, 1, tmp_path)
+
+    assert caught.value.hint.startswith("--set task.train=2, or leave --data-dir out")
+
+
+def test_too_few_holdout_rows_in_the_validation_split(tmp_path):
+    write_prompts(tmp_path, train="abc", validation="vwa")
+
+    with pytest.raises(
+        TaskError,
+        match=r"plain\.validation\.jsonl: 2 holdout rows, .* expected 3 \(task\.holdout\)",
+    ) as caught:
+        split_rows(plain_task(), 2, 3, tmp_path)
+
+    assert caught.value.hint.startswith("--set task.holdout=2, or leave --data-dir out")
+
+
+def test_too_few_rows_left_for_holdout_after_the_train_rows(tmp_path):
+    write_prompts(tmp_path, train="abc")
+
+    with pytest.raises(
+        TaskError, match=r"plain\.train\.jsonl: 1 holdout rows left after the train rows, .* 2 "
+    ) as caught:
+        split_rows(plain_task(), 2, 2, tmp_path)
+
+    assert caught.value.hint.startswith("--set task.holdout=1, or lower --set task.train=, or")
+
+
+def test_no_rows_left_at_all(tmp_path):
+    write_prompts(tmp_path, train="ab", test="ab")
+
+    with pytest.raises(TaskError, match=r"plain\.train\.jsonl: 0 train rows") as caught:
+        split_rows(plain_task(), 1, 0, tmp_path)
+
+    assert caught.value.hint.startswith("add rows, or leave --data-dir out")
+
+
+@pytest.mark.parametrize(("train", "holdout"), [(0, 1), (-1, 1), (1, -1)])
+def test_row_numbers_below_what_a_run_needs_are_a_mistake_of_the_caller(train, holdout):
+    with pytest.raises(ValueError, match="expected >= 1 and >= 0"):
+        split_rows(get_task("conciseness"), train, holdout)
+
+
+def test_a_wrong_row_is_named_with_file_line_column_and_value(tmp_path):
+    write_rows(tmp_path, "arc_easy.train", [arc_object(1), arc_object(2, answerKey="E")])
+
+    with pytest.raises(
+        TaskError,
+        match=r"arc_easy\.train\.jsonl line 2: column answerKey is 'E', expected one of the labels",
+    ) as caught:
+        read_split(get_task("arc-easy"), "train", tmp_path)
+
+    assert caught.value.hint.startswith(
+        "task arc-easy needs the columns of allenai/ai2_arc, ARC-Easy"
+    )
+
+
+def test_a_missing_file_of_a_hub_task_points_at_the_hub(tmp_path):
+    with pytest.raises(TaskError, match=r"has no arc_easy\.train\.jsonl") as caught:
+        split_rows(get_task("arc-easy"), 1, 1, tmp_path)
+
+    leave_out = "leave --data-dir and ESFT_DATA_DIR out to use allenai/ai2_arc, ARC-Easy from"
+    assert leave_out in caught.value.hint
+
+
+def test_a_missing_file_of_a_shipped_task_points_at_the_shipped_rows(tmp_path):
+    with pytest.raises(TaskError, match=r"has no conciseness\.train\.jsonl") as caught:
+        split_rows(get_task("conciseness"), 1, 1, tmp_path)
+
+    assert "leave --data-dir out to use the rows that ship with esft" in caught.value.hint
+
+
+def test_a_data_folder_replaces_the_shipped_rows(tmp_path):
+    write_rows(tmp_path, "conciseness.train", [{"prompt": "Say yes.", "answer": "yes"}])
+
+    rows = read_split(get_task("conciseness"), "train", tmp_path)
+
+    assert prompts(rows) == ["Say yes."]
+
+
+def test_a_data_folder_may_be_under_home(tmp_path, monkeypatch):
+    write_prompts(tmp_path, train="ab")
+    monkeypatch.setenv("HOME", str(tmp_path.parent))
+
+    assert len(read_split(plain_task(), "train", Path("~") / tmp_path.name)) == 2
+
+
+def test_the_shipped_rows_are_enough_for_the_defaults():
+    split = split_rows(get_task("conciseness"), 200, 200)
+
+    keys = {row.key for row in split.train + split.holdout}
+    test_keys = {row.key for row in read_split(get_task("conciseness"), "test")}
+    assert len(keys) == 400
+    assert not keys & test_keys
+
+
+@pytest.fixture
+def data_dir():
+    folder = os.environ.get("ESFT_DATA_DIR")
+    if not folder:
+        pytest.skip("ESFT_DATA_DIR is not set: no folder with rows of public benchmarks")
+    return Path(folder)
+
+
+@pytest.mark.parametrize("name", ["arc", "arc-easy"])
+def test_every_row_of_the_published_files_is_read(data_dir, name):
+    task = get_task(name)
+    for split in ("train", "validation", "test"):
+        lines = (data_dir / f"{task.file}.{split}.jsonl").read_bytes().count(b"\n")
+
+        rows = read_split(task, split, data_dir)
+
+        assert len(rows) == lines
+        assert {len(row.options) for row in rows} <= {3, 4, 5}
+        assert all(row.options[row.gold].label == row.answer for row in rows)
+        assert {row.answer for row in rows} >= {"A", "1"}
+
+
+@pytest.mark.parametrize("name", ["arc", "arc-easy"])
+@pytest.mark.parametrize(("train", "holdout"), [(10, 20), (200, 200), (1000, 290)])
+def test_published_rows_never_overlap(data_dir, name, train, holdout):
+    task = get_task(name)
+
+    split = split_rows(task, train, holdout, data_dir)
+
+    keys = {row.key for row in split.train + split.holdout}
+    assert len(keys) == train + holdout
+    assert not keys & {row.key for row in read_split(task, "test", data_dir)}

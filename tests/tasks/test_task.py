@@ -1,0 +1,63 @@
+from esft.tasks.task import HubSource, Option, Row
+
+
+def row_of(*contents, options=()):
+    messages = tuple({"role": "user", "content": content} for content in contents)
+    return Row(id="r", messages=messages, answer="yes", options=options)
+
+
+def options_of(context, *texts):
+    return tuple(Option(context=context, continuation=f" {text}", text=text) for text in texts)
+
+
+def test_the_key_is_a_sha256_of_what_is_asked():
+    assert len(row_of("Is ice cold?").key) == 64
+    assert row_of("Is ice cold?").key == row_of("Is ice cold?").key
+    assert row_of("Is ice cold?").key != row_of("Is fire cold?").key
+
+
+def test_the_key_is_the_same_on_every_machine():
+    # sha256 of "is ice cold?", as printed by sha256sum.
+    assert row_of("Is ice cold?").key == (
+        "11235a5b571bd5b8408d15a40c08ed81d9c49742a74956a416c1ab02c141a9d7"
+    )
+
+
+def test_the_key_of_many_contexts_is_the_same_on_every_machine():
+    # sha256 of "a" to "e" with a zero byte between them, as printed by sha256sum.
+    options = [option for context in "ecadb" for option in options_of(context, "yes")]
+
+    assert row_of("m", options=tuple(options)).key == (
+        "6cf635c05ee76ff433ba00d3819c2154a81aa910c78ef711fc7a3c14fa5cc38d"
+    )
+
+
+def test_the_key_knows_neither_case_nor_spacing():
+    assert row_of("Is  ICE cold?\n").key == row_of("is ice cold?").key
+
+
+def test_the_key_of_a_row_with_options_knows_neither_their_order_nor_their_wording():
+    row = row_of("m", options=options_of("Q", "sun", "air"))
+    reordered = row_of("n", options=options_of("Q", "air", "sun"))
+    reworded = row_of("o", options=options_of("Q", "the sun", "air"))
+    another = row_of("m", options=options_of("R", "sun", "air"))
+
+    assert row.key == reordered.key == reworded.key
+    assert row.key != another.key
+
+
+def test_options_with_contexts_of_their_own_are_part_of_the_key():
+    first = options_of("The cat sat", "down") + options_of("The dog sat", "down")
+    second = options_of("The cat sat", "down") + options_of("The cow sat", "down")
+
+    assert row_of("m", options=first).key == row_of("m", options=first[::-1]).key
+    assert row_of("m", options=first).key != row_of("m", options=second).key
+
+
+def test_the_prompt_has_all_messages_as_plain_text():
+    assert row_of("Be brief.", "Is ice cold?").prompt == "Be brief.\n\nIs ice cold?\nAnswer:"
+
+
+def test_a_hub_source_reads_as_its_id_and_config():
+    assert str(HubSource(id="allenai/ai2_arc", config="ARC-Easy")) == "allenai/ai2_arc, ARC-Easy"
+    assert str(HubSource(id="openai/gsm8k")) == "openai/gsm8k"
