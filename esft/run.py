@@ -1,6 +1,7 @@
 """The run folder: what a run leaves behind, never half there."""
 
 import json
+import math
 import os
 import re
 import shutil
@@ -32,7 +33,7 @@ class RunFolder:
 
     def record_metrics(self, metrics: dict[str, object]) -> None:
         """Append to metrics.jsonl what a plot of this step needs."""
-        append_line(self.path / "metrics.jsonl", json.dumps(metrics))
+        append_line(self.path / "metrics.jsonl", json.dumps(finite(metrics)))
 
     def record_evaluation(self, summary: dict[str, object], rows: list[dict[str, object]]) -> None:
         """Append to evals.jsonl, after writing the rows behind it to evals/."""
@@ -40,13 +41,21 @@ class RunFolder:
         with writing(folder):
             folder.mkdir(exist_ok=True)
         name = f"{_slug(str(summary['task']))}-{summary['step']}.jsonl"
-        write_whole(folder / name, "".join(json.dumps(row) + "\n" for row in rows))
-        append_line(self.path / "evals.jsonl", json.dumps(summary))
+        write_whole(folder / name, "".join(json.dumps(finite(row)) + "\n" for row in rows))
+        append_line(self.path / "evals.jsonl", json.dumps(finite(summary)))
 
     def update_info(self, **changes: object) -> None:
         """Replace values of run.json."""
         self._info.update(changes)
         write_whole(self.path / "run.json", json.dumps(self._info, indent=2) + "\n")
+
+
+def finite(record: dict[str, object]) -> dict[str, object]:
+    """Return a flat record with None for NaN and infinities, which JSON lacks."""
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in record.items()
+    }
 
 
 def choose_run_path(named: str | None, task: str, model: str) -> Path:

@@ -197,6 +197,12 @@ class _Tuning:
         holdout = self._session.holdout
         self._watcher.phase(f"scoring {len(holdout.rows)} holdout rows at step {step}")
         evaluation = evaluate(self._session.rollout, holdout)
+        if step == 0 and math.isnan(evaluation.reward):
+            raise RunError(
+                f"the base model gives NaN on holdout rows in {self._session.loaded.dtype}, "
+                "expected finite logits: its activations overflow",
+                hint="take --dtype bfloat16 or float32",
+            )
         summary = {"step": step, "task": self._session.task.name, "role": "target"}
         self._run.record_evaluation(summary | evaluation.summary(), evaluation.rows(holdout))
         return evaluation

@@ -93,8 +93,10 @@ def test_a_file_that_is_no_gguf_is_refused(tmp_path):
 def test_a_gguf_file_of_an_architecture_that_transformers_lacks_is_refused(tmp_path):
     file = write_gguf(tmp_path / "t.gguf", architecture="plamo9")
 
-    with pytest.raises(ModelError, match="plamo9 is not supported"):
+    with pytest.raises(ModelError, match="architecture plamo9 is not supported") as caught:
         load_model(str(file))
+
+    assert caught.value.hint == "take the model's safetensors"
 
 
 def test_a_gguf_file_is_parsed_once(tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from logging import StreamHandler
 
 import gguf
 import pytest
@@ -85,8 +86,14 @@ def test_a_sharded_checkpoint_loads(tmp_path):
     assert same_weights(load_model(str(folder)).model, model)
 
 
-def test_nothing_is_printed_and_the_settings_of_the_library_are_as_before(folder, capfd, tmp_path):
+def test_nothing_is_printed_and_the_settings_of_the_library_are_as_before(
+    folder, capfd, tmp_path, monkeypatch
+):
     file = write_gguf(tmp_path / "t.gguf", kind=gguf.GGMLQuantizationType.Q8_0)
+    said = []
+    handler = StreamHandler()
+    monkeypatch.setattr(handler, "emit", said.append)
+    logging.add_handler(handler)
     logging.set_verbosity_info()
     logging.enable_progress_bar()
     capfd.readouterr()
@@ -94,11 +101,12 @@ def test_nothing_is_printed_and_the_settings_of_the_library_are_as_before(folder
         save_model(load_model(str(folder)), tmp_path / "saved")
         load_model(str(file))
 
-        assert capfd.readouterr() == ("", "")
+        assert (said, capfd.readouterr()) == ([], ("", ""))
         assert logging.get_verbosity() == logging.INFO
         assert logging.is_progress_bar_enabled()
     finally:
         logging.set_verbosity_warning()
+        logging.remove_handler(handler)
 
 
 def test_a_missing_chat_template_is_said(tmp_path):

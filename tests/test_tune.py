@@ -236,6 +236,19 @@ def test_mostly_overflowing_members_end_the_run_with_the_last_good_model(tmp_pat
     tuned_weights(tmp_path / "run")
 
 
+def test_a_base_model_that_overflows_is_refused_before_the_first_step(tmp_path):
+    model = tiny_llama(dtype=torch.float16)
+    # Finite weights, whose products pass the largest float16.
+    model.model.embed_tokens.weight.mul_(30000)
+    model.model.layers[0].mlp.down_proj.weight.fill_(60000)
+
+    with pytest.raises(RunError, match=r"base model gives NaN .* in torch.float16") as caught:
+        run_tuning(a_recipe(tmp_path, model=model), Notes(), never)
+
+    assert caught.value.hint == "take --dtype bfloat16 or float32"
+    assert not (tmp_path / "run" / "model").exists()
+
+
 def test_stopping_finishes_the_step_in_hand_and_saves_the_model(tmp_path):
     notes = Notes()
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import shutil
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -44,17 +46,22 @@ class PlainWatcher:
     def plan(self, plan: Plan) -> None:
         """Print the first lines."""
         for label, text in plan.lines:
-            self._print(f"{label:<8}{text}")
+            self._print(wrapped(f"{label:<8}", text))
         for warning in plan.warnings:
             self.notice(warning)
 
     def begin(self) -> None:
-        """From here on Ctrl-C waits for the step in hand."""
+        """Print the heads of the step lines; from here on Ctrl-C waits for the step in hand."""
         self._signals.arm()
+        self._print(
+            _columns(
+                "step", "reward", "best", "correct", "||D||", "forecast", "a step", "left", "memory"
+            )
+        )
 
     def phase(self, text: str) -> None:
         """Print what takes a while."""
-        self._print(f"{text} ...")
+        self._print(wrapped("", f"{text} ..."))
 
     def member(self, step: int, done: int, size: int) -> None:
         """Nothing: a line a member is too much."""
@@ -68,16 +75,22 @@ class PlainWatcher:
     def step(self, metrics: StepMetrics, steps: int, seconds_left: float) -> None:
         """Print a line a step."""
         self._print(
-            f"step {metrics.step}/{steps}  reward {metrics.reward_mean:.4f} "
-            f"best {metrics.reward_best:.4f}  correct {metrics.correct:.1%}  "
-            f"||D|| {metrics.drift:.4g} of {metrics.forecast:.4g}  "
-            f"{duration(metrics.seconds)} a step, {duration(seconds_left)} left  "
-            f"{gigabytes(metrics.peak_memory)}"
+            _columns(
+                f"{metrics.step}/{steps}",
+                f"{metrics.reward_mean:.3f}",
+                f"{metrics.reward_best:.3f}",
+                f"{metrics.correct:.1%}",
+                f"{metrics.drift:.4g}",
+                f"{metrics.forecast:.4g}",
+                duration(metrics.seconds),
+                duration(seconds_left),
+                gigabytes(metrics.peak_memory),
+            )
         )
 
     def notice(self, text: str) -> None:
         """Print what is out of the ordinary."""
-        self._print(f"Warning: {text}")
+        self._print(wrapped("Warning: ", text))
 
     def _print(self, text: str) -> None:
         click.echo(text, err=True)
@@ -102,10 +115,23 @@ class LiveWatcher(PlainWatcher):
 
     def notice(self, text: str) -> None:
         """Print what is out of the ordinary, in colour."""
-        self._progress.console.print(f"[yellow]Warning:[/] {escape(text)}")
+        self._progress.console.print(wrapped("Warning: ", text), style="yellow", markup=False)
 
     def _print(self, text: str) -> None:
-        self._progress.console.print(escape(text))
+        self._progress.console.print(text, markup=False, soft_wrap=True)
+
+
+def wrapped(label: str, text: str) -> str:
+    """Return label and text folded to the terminal's width, at most 100, under the text."""
+    width = min(100, shutil.get_terminal_size().columns)
+    return textwrap.fill(
+        text,
+        width,
+        initial_indent=label,
+        subsequent_indent=" " * len(label),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def outcome_text(outcome: Outcome) -> str:
@@ -134,14 +160,16 @@ def outcome_text(outcome: Outcome) -> str:
 
 def outcome_record(outcome: Outcome) -> dict[str, object]:
     """Return the result of a run, for programs."""
+    from esft.run import finite
+
     return {
         "run": outcome.run_path,
         "model": outcome.model_path,
         "task": outcome.task,
         "steps": outcome.steps,
         "stopped": outcome.stopped,
-        "base": outcome.base.summary(),
-        "tuned": outcome.tuned.summary(),
+        "base": finite(outcome.base.summary()),
+        "tuned": finite(outcome.tuned.summary()),
         "drift": outcome.drift,
         "forecast": outcome.forecast,
         "seconds": round(outcome.seconds, 3),
@@ -166,6 +194,13 @@ def duration(seconds: float) -> str:
 def gigabytes(nbytes: int) -> str:
     """Return a size in GB (10**9 bytes)."""
     return f"{nbytes / 1e9:.2f} GB"
+
+
+_WIDTHS = (8, 7, 7, 9, 8, 9, 11, 11, 9)
+
+
+def _columns(*cells: str) -> str:
+    return "".join(f"{cell:>{width}}" for cell, width in zip(cells, _WIDTHS, strict=True))
 
 
 def _figure(evaluation: Evaluation, attribute: str) -> str:

@@ -34,9 +34,9 @@ def test_a_model_is_tuned_from_options_alone(base, tmp_path):
     assert done.exit_code == 0, done.stderr
     assert "reward" in done.stdout
     assert f"model      {run}/model" in done.stdout
-    assert "step 2/2" in done.stderr
+    assert any(line.split()[:1] == ["2/2"] for line in done.stderr.splitlines())
     assert "expected" in done.stderr
-    assert "step" not in done.stdout.replace("2 steps", "")
+    assert "2/2" not in done.stdout
     assert (run / "model" / "model.safetensors").exists()
 
 
@@ -72,8 +72,9 @@ def test_warnings_say_what_can_do_nothing(base, tmp_path):
         tmp_path / "out",
     )  # fmt: skip
 
-    assert "Warning: this decay does next to nothing within 2 steps" in done.stderr
-    assert "Warning: sigma 1e-08 is too small to move" in done.stderr
+    said = " ".join(done.stderr.split())
+    assert "Warning: this decay does next to nothing within 2 steps" in said
+    assert "Warning: sigma 1e-08 is too small to move" in said
 
 
 @pytest.mark.parametrize(
@@ -133,7 +134,7 @@ def start(base, run, *more):
 
 def wait_for_step(process, number):
     for line in process.stderr:
-        if line.startswith(f"step {number}/"):
+        if line.split()[:1] == [f"{number}/1000"]:
             return
     pytest.fail("the run ended before its step")
 
