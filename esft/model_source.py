@@ -47,9 +47,9 @@ def find_model(name: str) -> Path | str:
     Raises:
         ModelError: if `name` is none of these, with the nearest names.
     """
-    path = Path(name).expanduser()
-    if name and path.exists():
-        return _check_local(path)
+    path = os.path.expanduser(name)
+    if os.path.exists(path):
+        return _check_local(Path(path))
     if _looks_like_path(name):
         raise ModelError(
             f"model {name}: no such file or folder",

@@ -80,9 +80,9 @@ def decay_effect(numel: int, search: Search, anchor: Anchor) -> tuple[str, str |
 
 
 def _half_life(pull: float) -> str:
-    if pull == 1:
-        return "under a step: all drift goes at once"
-    return f"{math.log(2) / -math.log1p(-pull):.3g} steps"
+    """Return the whole steps after which half of a drift is gone."""
+    steps = 1 if pull >= 0.5 else math.ceil(math.log(2) / -math.log1p(-pull))
+    return f"{steps:,} step{'s' if steps > 1 else ''}"
 
 
 def _dtype(session: Session) -> str:

@@ -54,7 +54,8 @@ def test_a_gguf_file_in_the_home_folder_is_found(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "name", ["./my-model", "../x/y", "/no/such", "a/b/c", "~/m", "tiny.gguf", "a/tiny.GGUF"]
+    "name",
+    ["./my-model", "../x/y", "/no/such", "a/b/c", "~/m", "~nobody/m", "tiny.gguf", "a/tiny.GGUF"],
 )
 def test_a_path_that_is_not_there_is_said_to_be_missing(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -73,9 +74,10 @@ def test_an_unknown_bare_name_is_refused_with_the_nearest_names_and_the_forms_th
         assert form in caught.value.hint
 
 
-def test_a_name_like_no_other_is_refused_too():
-    with pytest.raises(ModelError, match=r"'zzzzzz' is not known$"):
-        find_model("zzzzzz")
+@pytest.mark.parametrize("name", ["zzzzzz", "", "z" * 5000])
+def test_a_name_like_no_other_is_refused_too(name):
+    with pytest.raises(ModelError, match=f"'{name}' is not known$"):
+        find_model(name)
 
 
 def test_a_safetensors_file_is_refused_with_its_folder_as_hint(tmp_path):

@@ -1,0 +1,116 @@
+import io
+
+import pytest
+from rich.console import Console
+from rich.progress import Progress
+
+from esft.cli.show import LiveWatcher, PlainWatcher, duration, gigabytes, wrapped
+from esft.cli.stop import StopSignals
+from esft.plan import Plan
+from esft.progress import StepMetrics
+
+METRICS = StepMetrics(
+    step=12,
+    reward_mean=0.25,
+    reward_best=0.5,
+    correct=0.125,
+    members=30,
+    drift=12.34,
+    forecast=12.56,
+    seconds=61.0,
+    peak_memory=1_500_000_000,
+    batch=64,
+)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.04, "0.0 s"),
+        (9.96, "10.0 s"),
+        (59.4, "59 s"),
+        (59.7, "1 min 0 s"),
+        (61, "1 min 1 s"),
+        (3599.7, "1 h 0 min"),
+        (3600 * 2.5, "2 h 30 min"),
+        (3600 * 47.999, "2 d 0 h"),
+        (3600 * 60, "2 d 12 h"),
+    ],
+)
+def test_a_duration_is_told_in_the_units_that_matter(seconds, text):
+    assert duration(seconds) == text
+
+
+def test_a_size_is_told_in_gigabytes():
+    assert gigabytes(1_234_000_000) == "1.23 GB"
+
+
+def told(tell, capsys):
+    tell(PlainWatcher(StopSignals()))
+    return capsys.readouterr().err
+
+
+def test_above_a_day_the_estimate_says_what_would_halve_it(capsys):
+    short = told(lambda watcher: watcher.estimate(3600, 500), capsys)
+    long = told(lambda watcher: watcher.estimate(100 * 3600, 500), capsys)
+
+    assert short == "expected 1 h 0 min for 500 steps, from the first member\n"
+    assert "expected 4 d 4 h for 500 steps" in long
+    assert "--steps 250 would halve it" in long
+
+
+def test_step_lines_stand_under_their_heads_within_80_columns(capsys):
+    def tell(watcher):
+        watcher.begin()
+        watcher.step(METRICS, 500, 3600 * 30)
+
+    head, line = told(tell, capsys).splitlines()
+
+    assert head.split() == [
+        "step", "reward", "best", "correct", "||D||", "forecast", "a", "step", "left", "memory"
+    ]  # fmt: skip
+    assert line.split() == [
+        "12/500", "0.250", "0.500", "12.5%", "12.34", "12.56", "1", "min", "1", "s",
+        "30", "h", "0", "min", "1.50", "GB",
+    ]  # fmt: skip
+    assert len(head) == len(line) <= 80
+
+
+def test_long_lines_are_folded_under_their_text(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+
+    lines = wrapped("label   ", "word " * 30).splitlines()
+
+    assert lines[0].startswith("label   word")
+    assert all(line.startswith("        word") for line in lines[1:])
+    assert max(len(line) for line in lines) <= 40
+
+
+def test_on_a_terminal_the_same_lines_stand_above_a_bar_that_moves():
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=80, color_system=None)
+    with Progress(console=console, auto_refresh=False) as progress:
+        watcher = LiveWatcher(StopSignals(), progress)
+
+        watcher.plan(Plan(lines=(("model", "[tiny] model"),), warnings=("[mind] this",)))
+        watcher.begin()
+        watcher.member(12, 3, 30)
+        progress.refresh()
+        watcher.step(METRICS, 500, 60)
+
+    text = screen.getvalue()
+    for expected in ("model   [tiny] model", "Warning: [mind] this", "12/500", "member 3/30"):
+        assert expected in text
+
+
+def test_signals_wait_for_a_step_only_once_there_is_one():
+    signals = StopSignals()
+
+    with pytest.raises(KeyboardInterrupt):
+        signals._on_signal(2, None)
+    PlainWatcher(signals).begin()
+    signals._on_signal(2, None)
+
+    assert signals.asked()
+    with pytest.raises(KeyboardInterrupt):
+        signals._on_signal(2, None)
