@@ -5,12 +5,13 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 
+from esft.batches import out_of_memory
 from esft.engine.forecast import Forecast, sum_of_squares
 from esft.engine.journal import Journal, JournalStep, as_recorded
 from esft.engine.members import Member, net_coefficients, population
 from esft.engine.perturb import perturbed
 from esft.engine.shaping import EQUAL, shape
-from esft.errors import EsftError, RunError
+from esft.errors import EsftError, ModelError, RunError
 from esft.evaluate import Evaluation, evaluate
 from esft.memory import peak_memory
 from esft.models import save_model
@@ -67,6 +68,7 @@ class _Tuning:
         )
         self._forecast = Forecast(session.weights.numel, search.alpha, anchor.awd, anchor.norm)
         self._started = time.monotonic()
+        self._first_step_began = self._started
         self._done = 0
         self._splits: list[list[int]] = [[0, session.rollout.batches.size]]
         session.rollout.batches.on_split = self._record_split
@@ -74,12 +76,21 @@ class _Tuning:
     def run(self, stop: Callable[[], bool]) -> Outcome:
         base = self._evaluate(0)
         self._watcher.begin()
+        self._first_step_began = time.monotonic()
         try:
             while self._done < self._search.steps and not (self._done and stop()):
                 self._step(self._done + 1)
         except EsftError:
             self._save_what_is_done()
             raise
+        except (MemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+            self._save_what_is_done()
+            raise ModelError(
+                f"memory ran out in step {self._done + 1}, outside the scoring: {error}",
+                hint="take a smaller model or --dtype bfloat16, or free memory on the device",
+            ) from error
         stopped = self._done < self._search.steps
         # First the model, then the evaluation: a second Ctrl-C in the latter loses nothing.
         self._save()
@@ -190,7 +201,7 @@ class _Tuning:
         )
         self._run.record_metrics(asdict(metrics))
         steps = self._search.steps
-        left = (time.monotonic() - self._started) / step * (steps - step)
+        left = (time.monotonic() - self._first_step_began) / step * (steps - step)
         self._watcher.step(metrics, steps, left)
 
     def _evaluate(self, step: int) -> Evaluation:
@@ -216,6 +227,7 @@ class _Tuning:
         if not self._done:
             return
         try:
+            self._session.drift.refuse_if_torn()
             self._save()
             self._run.update_info(state="failed")
         except EsftError as error:

@@ -14,7 +14,7 @@ from esft.engine.identity import identity
 from esft.engine.journal import unpack
 from esft.engine.members import population
 from esft.engine.noise import derived_seed
-from esft.errors import RunError
+from esft.errors import ModelError, RunError
 from esft.models import load_model
 from esft.recipe import Run
 from esft.recipe_file import load_recipe
@@ -296,6 +296,26 @@ def test_a_step_that_cannot_be_recorded_is_not_made(tmp_path, monkeypatch):
     drift.step(population(1, 1, 4), list(unpack(steps[0]["coefficients"])), 0.02, 0.0, "l1")
     assert len(steps) == 1
     assert same(dict(base.named_parameters()), tuned_weights(tmp_path / "run"))
+
+
+def test_memory_that_runs_out_in_a_step_is_said_and_no_torn_model_is_saved(tmp_path, monkeypatch):
+    update = Drift._update
+
+    def cramped(self, *rest):
+        update(self, *rest)
+        if self._steps == 2:
+            raise torch.OutOfMemoryError("no room")
+
+    monkeypatch.setattr(Drift, "_update", cramped)
+    given_rewards(monkeypatch, [0.1, 0.2, 0.3, 0.4] * 2)
+    notes = Notes()
+
+    with pytest.raises(ModelError, match="memory ran out in step 2, outside the scoring"):
+        run_tuning(a_recipe(tmp_path), notes, never)
+
+    assert not (tmp_path / "run" / "model").exists()
+    assert "model of step 1 was not saved: a step was interrupted half-way" in notes.notices[-1]
+    assert len(jsonl(tmp_path / "run" / "journal.jsonl")) == 3
 
 
 def test_a_batch_too_large_is_split_recorded_and_changes_no_answer(tmp_path, monkeypatch):

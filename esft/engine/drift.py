@@ -160,7 +160,7 @@ class Drift:
                     drift += _update_of(piece, nets, scale)
                 decay_(drift, pull, norm)
                 drift = kept.write(piece.start, drift, rounding)
-                squares += float(torch.linalg.vector_norm(drift, dtype=torch.float64)) ** 2
+                squares += _norm(drift) ** 2
                 piece.flat.copy_(self._rounded(piece, drift))
             kept.close_step()
         self._sum_of_squares = squares
@@ -190,6 +190,12 @@ def _copy_of_base(weights: Weights, name: str) -> Tensor:
             )
         base[piece.start : piece.start + piece.count].copy_(piece.flat)
     return base
+
+
+def _norm(drift: Tensor) -> float:
+    # mps has no float64; pieces are short enough for float32.
+    dtype = torch.float32 if drift.device.type == "mps" else torch.float64
+    return float(torch.linalg.vector_norm(drift, dtype=dtype))
 
 
 def _update_of(piece: Piece, nets: list[tuple[int, float]], scale: float) -> Tensor:
