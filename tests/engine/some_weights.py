@@ -1,0 +1,73 @@
+"""Small modules whose weights hold every kind of number, and what compares them bit for bit."""
+
+import torch
+from torch import Tensor, nn
+
+from esft.engine import Drift, Weights
+from esft.engine.members import population
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+DRIFT_DTYPES = ("float32", "float16")
+SMALL_SCRATCH = 48 * 200
+"""Makes pieces of 200 elements: the largest tensor of `some_model` has two."""
+
+
+class Tensors(nn.Module):
+    """A module that is nothing but its parameters."""
+
+    def __init__(self, **tensors: Tensor) -> None:
+        super().__init__()
+        for name, tensor in tensors.items():
+            self.register_parameter(name, nn.Parameter(tensor, requires_grad=False))
+
+
+def some_model(dtype: torch.dtype, seed: int = 0) -> Tensors:
+    """Five tensors of 552 weights: two matrices, norm weights, awkward numbers, a scalar."""
+    draw = torch.Generator().manual_seed(seed)
+    return Tensors(
+        embed=(0.02 * torch.randn(61, 5, generator=draw)).to(dtype),
+        proj=(0.2 * torch.randn(12, 16, generator=draw)).to(dtype),
+        norm=torch.ones(30, dtype=dtype),
+        odd=awkward_numbers(dtype),
+        scale=torch.tensor(0.5, dtype=dtype),
+    )
+
+
+def awkward_numbers(dtype: torch.dtype) -> Tensor:
+    """Zeros of both signs, subnormals, the smallest normals, the largest numbers; 24 elements."""
+    limits = torch.finfo(dtype)
+    smallest = limits.smallest_normal * limits.eps  # the smallest subnormal
+    positive = [0.0, smallest, 3 * smallest, limits.tiny, 1.0, limits.max]
+    numbers = torch.tensor(positive, dtype=torch.float64)
+    return torch.cat([numbers, -numbers, numbers, -numbers]).to(dtype)
+
+
+def some_weights(
+    dtype: torch.dtype, drift: str | None = None, steps: int = 3, scratch: int = SMALL_SCRATCH
+) -> Weights:
+    """Weights of `some_model`; with a Drift kept in `drift` and moved by some steps, if given."""
+    weights = Weights(some_model(dtype), scratch=scratch)
+    if drift is not None:
+        walk(Drift(weights, dtype=drift), steps)
+    return weights
+
+
+def walk(drift: Drift, steps: int, run_seed: int = 0, alpha: float = 0.01, **decay) -> None:
+    """Make `steps` steps of four members with made-up coefficients."""
+    for step in range(1, steps + 1):
+        drift.step(population(run_seed, step, 4), [1.5, -0.5, -1.25, 0.25], alpha, **decay)
+
+
+def bits_of(weights: Weights) -> dict[str, bytes]:
+    """The bits of every tuned tensor: unlike values, they tell -0.0 from 0.0."""
+    return {name: tensor_bits(weights.flat(name)) for name in weights.names}
+
+
+def tensor_bits(tensor: Tensor) -> bytes:
+    return tensor.detach().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+
+
+def drift_of(drift: Drift, name: str) -> Tensor:
+    """D of one tensor as it is kept, in float32, shape (numel,)."""
+    kept = drift._kept[name]
+    return kept.read(0, kept._values.numel())

@@ -1,0 +1,270 @@
+"""The drift is the state: steps by the formulas, weights rounded from it, nothing half-done."""
+
+import pytest
+import torch
+from some_weights import (
+    DRIFT_DTYPES,
+    DTYPES,
+    Tensors,
+    bits_of,
+    drift_of,
+    some_model,
+    some_weights,
+    walk,
+)
+from transcript import Transcript
+
+from esft.engine import Drift, Member, Weights, noise, perturbed
+from esft.engine.members import population
+from esft.engine.shaping import shape
+from esft.errors import AnchorError
+
+kinds = pytest.mark.parametrize("kept", DRIFT_DTYPES)
+dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=str)
+
+
+def all_of(drift, weights):
+    return torch.cat([drift_of(drift, name) for name in weights.names])
+
+
+@pytest.mark.parametrize("antithetic", [False, True])
+@pytest.mark.parametrize("shaping", ["zscore", "ranks"])
+@pytest.mark.parametrize(
+    "decay", [{}, {"decay": 10.0, "norm": "l2"}, {"decay": 0.01, "norm": "l1"}], ids=str
+)
+def test_twenty_steps_follow_a_float64_transcript(decay, shaping, antithetic):
+    weights = some_weights(torch.float32, "float32", steps=0)
+    transcript = Transcript(weights)
+    given = torch.Generator().manual_seed(0)
+
+    for step in range(1, 21):
+        members = population(0, step, 12, antithetic)
+        coefficients = shape(torch.rand(12, generator=given).tolist(), shaping, antithetic)
+        weights.drift.step(members, coefficients, 5e-4, **decay)
+        transcript.step(members, coefficients, 5e-4, **decay)
+
+    difference = all_of(weights.drift, weights).double() - transcript.vector()
+    assert float(difference.norm()) <= 1e-6 * transcript.norm()
+    assert weights.drift.norm() == pytest.approx(transcript.norm(), rel=1e-6)
+
+
+@kinds
+@dtypes
+def test_after_every_step_the_weights_are_base_plus_drift_rounded_once(dtype, kept):
+    base = some_model(dtype)
+    weights = some_weights(dtype, kept, steps=0)
+
+    for step in range(1, 6):
+        weights.drift.step(population(0, step, 3), [1.0, 0.5, -1.5], 0.01, 0.1, "l1")
+
+        for name, parameter in base.named_parameters():
+            expected = parameter.view(-1).float() + drift_of(weights.drift, name)
+            assert weights.flat(name).equal(expected.to(dtype)), (step, name)
+
+
+@kinds
+@pytest.mark.parametrize("steps", [1, 2, 7])
+def test_n_steps_make_n_updates(steps, kept):
+    weights = Weights(Tensors(w=torch.zeros(1000)))
+    drift = Drift(weights, dtype=kept)
+
+    for _ in range(steps):
+        drift.step([Member(5)], [1.0], alpha=0.01)
+
+    expected = steps * 0.01 * noise(5, "w", 0, 1000)
+    # float16 rounds by up to 2**-10 in each step, to both sides.
+    within = 1e-6 if kept == "float32" else 2**-10
+    assert float((weights.flat("w") - expected).norm() / expected.norm()) <= within
+
+
+@kinds
+def test_updates_too_small_to_move_a_weight_land_together(kept):
+    weights = Weights(Tensors(w=torch.ones(1000, dtype=torch.bfloat16)))
+    drift = Drift(weights, dtype=kept)
+    unmoved = []
+
+    for _ in range(100):
+        drift.step([Member(5)], [1.0], alpha=1e-4)
+        unmoved.append(bool((weights.flat("w") == 1).all()))
+
+    expected = 1 + 100 * 1e-4 * noise(5, "w", 0, 1000)
+    assert unmoved[0]
+    assert (weights.flat("w") - expected).abs().max() <= 2**-7
+
+
+def test_n_of_the_update_is_the_number_of_members_given():
+    one, other = (some_weights(torch.float32, "float32", steps=0).drift for _ in range(2))
+
+    one.step([Member(1), Member(2)], [1.0, 0.0], alpha=0.02)
+    other.step([Member(1)], [1.0], alpha=0.01)
+
+    assert one.norm() == pytest.approx(other.norm(), rel=1e-6) != 0
+
+
+@kinds
+@dtypes
+def test_the_same_seed_twice_gives_the_same_bits_and_seed_42_others(dtype, kept):
+    first, again, other = (some_weights(dtype, kept, steps=0) for _ in range(3))
+
+    for weights, seed in ((first, 0), (again, 0), (other, 42)):
+        walk(weights.drift, steps=4, run_seed=seed, decay=1.0)
+
+    assert bits_of(first) == bits_of(again) != bits_of(other)
+    assert all_of(first.drift, first).equal(all_of(again.drift, again))
+    assert first.drift.norm() == again.drift.norm()
+
+
+def test_the_rounding_of_float16_draws_from_the_seed_of_the_drift_and_from_the_step():
+    def walked(seed):
+        weights = Weights(some_model(torch.float32))
+        walk(drift := Drift(weights, dtype="float16", seed=seed), steps=2)
+        return all_of(drift, weights)
+
+    assert walked(0).equal(walked(0))
+    assert not walked(0).equal(walked(42))
+
+
+def test_an_idle_step_counts_as_a_step_of_the_rounding():
+    idle, straight = (some_weights(torch.float32, "float16", steps=1) for _ in range(2))
+
+    idle.drift.step([], [], 0.01)
+    for weights in (idle, straight):
+        weights.drift.step([Member(1)], [1.0], 0.01)
+
+    assert not all_of(idle.drift, idle).equal(all_of(straight.drift, straight))
+
+
+@pytest.mark.parametrize("alphas", [(1e-9, 1e-3, 1e3), (1e3, 1e-3, 1e-9)], ids=["up", "down"])
+def test_float16_follows_float32_over_twelve_orders_of_magnitude(alphas):
+    half, single = (some_weights(torch.float32, kept, steps=0) for kept in reversed(DRIFT_DTYPES))
+
+    for step, alpha in enumerate(alphas, start=1):
+        for weights in (half, single):
+            weights.drift.step(population(0, step, 4), [1.0, 2.0, -2.0, 3.0], alpha, 1e-4 / alpha)
+
+    expected = all_of(single.drift, single)
+    assert expected.isfinite().all()
+    error = (all_of(half.drift, half) - expected).norm() / expected.norm()
+    assert float(error) <= 2**-10
+
+
+@kinds
+@dtypes
+def test_at_base_holds_the_base_and_gives_every_bit_back(dtype, kept):
+    base = bits_of(some_weights(dtype))
+    weights = some_weights(dtype, kept, steps=3)
+    before, norm = bits_of(weights), weights.drift.norm()
+
+    with weights.drift.at_base():
+        assert bits_of(weights) == base != before
+
+    assert bits_of(weights) == before
+    assert weights.drift.norm() == norm
+
+
+def test_at_base_gives_every_bit_back_when_the_block_raises():
+    weights = some_weights(torch.bfloat16, "float16", steps=3)
+    before = bits_of(weights)
+
+    with pytest.raises(RuntimeError, match="evaluation failed"), weights.drift.at_base():
+        raise RuntimeError("evaluation failed")
+
+    assert bits_of(weights) == before
+    walk(weights.drift, steps=1)  # nothing is held any more
+
+
+def test_a_step_or_a_member_at_base_is_refused():
+    weights = some_weights(torch.float32, "float32")
+
+    with weights.drift.at_base():
+        with pytest.raises(ValueError, match="a step while the weights are held by at_base"):
+            walk(weights.drift, steps=1)
+        with (
+            pytest.raises(ValueError, match="perturbed while the weights are held by at_base"),
+            perturbed(weights, Member(1), 1e-3),
+        ):
+            pytest.fail("the block was entered")
+
+
+@kinds
+@pytest.mark.parametrize("failure", [MemoryError("stop"), KeyboardInterrupt("stop")], ids=repr)
+def test_after_a_step_torn_half_way_everything_is_refused(failure, kept, monkeypatch):
+    weights = some_weights(torch.bfloat16, kept)
+    drift = weights.drift
+
+    def fails_at_the_third_tensor(seed, name, *rest):
+        if name == "norm":
+            raise failure
+        return noise(seed, name, *rest)
+
+    monkeypatch.setattr("esft.engine.drift.noise", fails_at_the_third_tensor)
+    with pytest.raises(type(failure), match="stop"):
+        walk(drift, steps=1)
+    monkeypatch.undo()
+
+    for use in (
+        lambda: walk(drift, steps=1),
+        drift.norm,
+        drift.at_base().__enter__,
+        perturbed(weights, Member(1), 1e-3).__enter__,
+        perturbed(weights, Member(1), 1e-3, "log").__enter__,
+    ):
+        with pytest.raises(AnchorError, match="a step was interrupted half-way") as caught:
+            use()
+        assert "load the model again" in caught.value.hint
+
+
+@pytest.mark.parametrize("alpha", [0.0, -1e-3, float("nan"), float("inf")])
+def test_an_alpha_that_is_not_positive_is_refused_and_nothing_moves(alpha):
+    weights = some_weights(torch.float32, "float32")
+    before = bits_of(weights)
+
+    with pytest.raises(ValueError, match=r"alpha is .*, expected a positive number"):
+        walk(weights.drift, steps=1, alpha=alpha)
+
+    assert bits_of(weights) == before
+    walk(weights.drift, steps=1)  # nothing is torn
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_coefficient_that_is_no_number_is_refused_and_nothing_moves(bad):
+    weights = some_weights(torch.float32, "float32")
+    before = bits_of(weights)
+
+    with pytest.raises(ValueError, match="a coefficient is not finite"):
+        weights.drift.step([Member(1), Member(2)], [1.0, bad], 0.01)
+
+    assert bits_of(weights) == before
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_a_base_that_is_not_finite_is_refused(bad):
+    values = torch.zeros(500)
+    values[400] = bad
+    weights = Weights(Tensors(fine=torch.zeros(5), broken=values), scratch=48 * 100)
+
+    with pytest.raises(AnchorError, match="broken of the base model is NaN or infinite"):
+        Drift(weights)
+
+    with perturbed(weights, Member(1), 1e-3):  # no half-made drift is left
+        pass
+
+
+def test_a_second_drift_an_unknown_store_and_an_unknown_dtype_are_refused():
+    weights = some_weights(torch.float32)
+
+    with pytest.raises(ValueError, match="store is 'cloud', expected one of cpu"):
+        Drift(weights, store="cloud")
+    with pytest.raises(ValueError, match="dtype is 'int4', expected one of float32, float16"):
+        Drift(weights, dtype="int4")
+    Drift(weights)
+    with pytest.raises(ValueError, match="the weights have a drift already"):
+        Drift(weights)
+
+
+def test_its_bytes_are_those_of_the_base_and_of_d():
+    single, half = (some_weights(torch.bfloat16, kept) for kept in DRIFT_DTYPES)
+
+    assert single.drift.nbytes == (2 + 4) * single.numel
+    assert half.drift.nbytes == (2 + 2) * half.numel
+    assert single.drift.on_device

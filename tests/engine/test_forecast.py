@@ -1,0 +1,114 @@
+"""The forecast of ||D||: closed for L2, simulated for L1."""
+
+import math
+
+import pytest
+import torch
+
+from esft.engine.forecast import Forecast, forecast_norm, sum_of_squares
+from esft.engine.members import net_coefficients, population
+from esft.engine.shaping import shape
+
+ALPHA, SIZE, STEPS = 5e-4, 30, 500  # the published settings
+
+
+def closed(numel, squares, pull):
+    """Design section 3: d (alpha/N)^2 sum_t S_t (1 - k)^(2 (T - t + 1))."""
+    steps = len(squares)
+    total = sum(s * (1 - pull) ** (2 * (steps - t)) for t, s in enumerate(squares))
+    return math.sqrt(numel) * ALPHA / SIZE * math.sqrt(total)
+
+
+@pytest.mark.parametrize("decay", [0.0, 1.0, 10.0, 1000.0])
+def test_l2_follows_the_closed_formula(decay):
+    squares = [SIZE * (1 + 0.5 * math.sin(t)) for t in range(STEPS)]
+    forecast = Forecast(12345, ALPHA, decay, "l2")
+
+    for s in squares:
+        forecast.step(SIZE, s)
+
+    assert forecast.norm() == pytest.approx(closed(12345, squares, ALPHA * decay), rel=1e-9)
+
+
+@pytest.mark.parametrize("decay", [0.0, 10.0])
+def test_before_a_run_every_step_counts_with_n_squares(decay):
+    expected = closed(12345, [SIZE] * STEPS, ALPHA * decay)
+
+    assert forecast_norm(12345, STEPS, SIZE, ALPHA, decay, "l2") == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("decay", [0.001, 0.01, 0.1])
+def test_l1_follows_the_recursion_of_a_random_walk(decay):
+    draw = torch.Generator().manual_seed(0)
+    walk = torch.zeros(1 << 17, dtype=torch.float64)
+    for _ in range(200):
+        walk += ALPHA / SIZE**0.5 * torch.randn(walk.shape, generator=draw).double()
+        walk = walk.sign() * (walk.abs() - ALPHA * decay).clamp(min=0)
+
+    # Two simulations of 65,536 and 131,072 elements: 0.3 and 0.2 % a standard error.
+    expected = math.sqrt(12345) * float(walk.square().mean().sqrt())
+    assert forecast_norm(12345, 200, SIZE, ALPHA, decay, "l1") == pytest.approx(expected, rel=0.01)
+
+
+def test_no_decay_is_the_same_in_both_norms():
+    assert forecast_norm(100, 50, SIZE, ALPHA, 0.0, "l1") == forecast_norm(100, 50, SIZE, ALPHA)
+
+
+def test_a_longer_run_drifts_further_and_a_decay_holds_it_back():
+    free = [forecast_norm(100, steps, SIZE, ALPHA) for steps in (0, 1, 4, 16)]
+
+    assert free == pytest.approx([0, free[1], 2 * free[1], 4 * free[1]])
+    assert forecast_norm(100, 16, SIZE, ALPHA, 100, "l2") < free[3]
+    assert forecast_norm(100, 16, SIZE, ALPHA, 0.1, "l1") < free[3]
+
+
+@pytest.mark.parametrize("norm", ["l1", "l2"])
+def test_a_step_without_an_update_only_decays(norm):
+    forecast = Forecast(100, ALPHA, 0.05, norm)
+    forecast.step(SIZE, SIZE)
+    before = forecast.norm()
+
+    forecast.step(0, 0.0)
+
+    assert 0 < forecast.norm() < before
+
+
+def test_the_forecast_is_the_same_every_time():
+    one, other = (forecast_norm(100, 20, SIZE, ALPHA, 0.01, "l1") for _ in range(2))
+
+    assert one == other
+
+
+def test_s_is_n_for_z_scores_and_about_n_twelfths_for_ranks():
+    members = population(0, 1, SIZE)
+    rewards = [math.sin(i) for i in range(SIZE)]
+
+    zscore, ranks = (
+        sum_of_squares(net_coefficients(members, shape(rewards, shaping)))
+        for shaping in ("zscore", "ranks")
+    )
+
+    assert zscore == pytest.approx(SIZE, rel=1e-6)
+    assert ranks == pytest.approx(SIZE / 12, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("rewards", "squares"),
+    [((1.0, 0.0), 2 * SIZE), ((0.5, 0.5), 0)],
+    ids=["opposite within pairs", "equal within pairs"],
+)
+def test_s_of_pairs_lies_between_0_and_2_n(rewards, squares):
+    members = population(0, 1, SIZE, antithetic=True)
+    across = [
+        reward + (i // 2 % 2 if rewards[0] == rewards[1] else 0)
+        for i, reward in enumerate(rewards * (SIZE // 2))
+    ]
+
+    s = sum_of_squares(net_coefficients(members, shape(across)))
+
+    assert s == pytest.approx(squares, rel=1e-6, abs=1e-9)
+
+
+def test_a_decay_out_of_range_is_refused():
+    with pytest.raises(ValueError, match="expected 0 to 1: lower decay"):
+        Forecast(100, 0.5, 2.1, "l2")

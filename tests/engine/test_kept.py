@@ -1,0 +1,102 @@
+"""How D is kept: float32 as it is, float16 scaled and rounded without leaning to one side."""
+
+import pytest
+import torch
+
+from esft.engine.kept import KeptDrift
+
+N = 100_000
+
+
+def one_pass(kept, values, seed=0, largest_update=None):
+    """Keep `values` in one pass and return them as they are said to be kept."""
+    kept.open_step(float(values.abs().max()) if largest_update is None else largest_update)
+    said = kept.write(0, values.clone(), seed)
+    kept.close_step()
+    return said
+
+
+def kept_in(kind, values, seed=0):
+    kept = KeptDrift("w", values.numel(), kind)
+    said = one_pass(kept, values, seed)
+    return kept, said
+
+
+@pytest.mark.parametrize("kind", ["float32", "float16"])
+def test_it_starts_at_zero_and_reads_what_write_said(kind):
+    values = torch.randn(N, generator=torch.Generator().manual_seed(0)) * 1e-3
+    kept = KeptDrift("w", N, kind)
+    assert kept.read(0, N).count_nonzero() == 0
+
+    said = one_pass(kept, values)
+
+    assert kept.read(0, N).equal(said)
+    assert kept.read(100, 50).equal(said[100:150])
+
+
+def test_float32_keeps_every_bit_in_four_bytes_and_float16_takes_two():
+    values = torch.randn(N, generator=torch.Generator().manual_seed(0))
+
+    kept, said = kept_in("float32", values)
+
+    assert said.equal(values)
+    assert kept.nbytes == 4 * N
+    assert KeptDrift("w", N, "float16").nbytes == 2 * N
+
+
+@pytest.mark.parametrize("size", [1e-12, 1e-7, 1.0, 1e6, 1e12])
+def test_float16_keeps_eleven_bits_of_drifts_of_every_size(size):
+    draw = torch.Generator().manual_seed(0)
+    values = size * (0.001 + torch.rand(N, generator=draw))
+
+    _, said = kept_in("float16", values)
+
+    assert ((said - values).abs() <= values.abs() * 2**-10).all()
+
+
+@pytest.mark.parametrize("part", [0.0, 0.01, 0.3, 0.5, 0.99])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_float16_rounds_up_as_often_as_the_part_that_is_lost(part, sign):
+    step = 2**-10  # of float16 between 1 and 2
+    values = torch.full((N,), sign * (1 + part * step))
+
+    _, said = kept_in("float16", values, seed=3)
+
+    up = float((said.abs() > 1).double().mean())
+    assert abs(up - part) <= 5 * (part * (1 - part) / N) ** 0.5 + 2**-13  # 13 bits of chance
+    assert set(said.tolist()) <= {sign * 1.0, sign * (1 + step)}
+
+
+def test_float16_rounds_by_the_seed():
+    values = torch.full((N,), 1 + 2**-11)
+
+    zero, again, other = (kept_in("float16", values, seed)[1] for seed in (0, 0, 42))
+
+    assert zero.equal(again)
+    assert abs(float((zero == other).double().mean()) - 0.5) <= 2.5 / N**0.5
+
+
+@pytest.mark.parametrize("kind", ["float32", "float16"])
+def test_zeros_stay_zeros(kind):
+    _, said = kept_in(kind, torch.zeros(N))
+
+    assert said.count_nonzero() == 0
+
+
+def test_a_pass_in_pieces_reads_the_last_pass_while_it_writes_the_next():
+    kept, said = kept_in("float16", torch.full((100,), 1e-3))
+
+    # The second pass has another scale, and the second piece is read after the first is written.
+    kept.open_step(largest_update=1.0)
+    kept.write(0, kept.read(0, 50) + 1, seed=1)
+    second = kept.read(50, 50)
+    kept.write(50, second + 1, seed=1)
+    kept.close_step()
+
+    assert second.equal(said[50:])
+    assert kept.read(0, 100) == pytest.approx(1.001, rel=2**-10)
+
+
+def test_an_unknown_kind_is_refused():
+    with pytest.raises(ValueError, match="dtype is 'int4', expected one of float32, float16"):
+        KeptDrift("w", 1, "int4")

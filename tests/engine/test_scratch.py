@@ -1,0 +1,110 @@
+"""No step of the engine holds more than the scratch, whatever the largest tensor."""
+
+import weakref
+
+import pytest
+import torch
+from some_weights import DRIFT_DTYPES, DTYPES, Tensors, bits_of, drift_of, some_model, walk
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from esft.engine import Drift, Member, Weights, perturbed
+from esft.engine.perturb import unmoved_share
+
+SCRATCH = 48 * 1000
+NUMEL = 50_001
+
+
+class Allocated(TorchDispatchMode):
+    """Follows what operations allocate: the bytes alive, and the most there ever were."""
+
+    def __init__(self):
+        super().__init__()
+        self.alive = self.peak = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        given = {place_of(tensor) for tensor in tensors_in((args, kwargs))}
+        result = function(*args, **(kwargs or {}))
+        for tensor in tensors_in(result):
+            if place_of(tensor) not in given:  # neither in place nor a view
+                self.alive += tensor.nbytes
+                weakref.finalize(tensor, self.free, tensor.nbytes)
+        self.peak = max(self.peak, self.alive)
+        return result
+
+    def free(self, nbytes):
+        self.alive -= nbytes
+
+
+def tensors_in(tree):
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
+
+
+def place_of(tensor):
+    return tensor.untyped_storage().data_ptr()
+
+
+def large_weights(dtype, drift=None, scratch=SCRATCH):
+    draw = torch.Generator().manual_seed(0)
+    weights = Weights(Tensors(w=torch.randn(NUMEL, generator=draw).to(dtype)), scratch=scratch)
+    if drift is not None:
+        walk(Drift(weights, dtype=drift), steps=1)
+    return weights
+
+
+def test_what_is_allocated_is_seen():
+    with Allocated() as seen:
+        kept = torch.zeros(1000) + torch.ones(1000)
+        kept.view(10, 100).add_(1)
+
+    assert seen.peak == 3 * kept.nbytes
+    assert seen.alive == kept.nbytes
+
+
+@pytest.mark.parametrize("drift", [None, *DRIFT_DTYPES])
+@pytest.mark.parametrize("sigma", [1e-3, 0.5, 1e4])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_member_needs_the_scratch_and_its_log(dtype, sigma, drift):
+    weights = large_weights(dtype, drift)
+    # Without a Drift there is nothing else to restore from: at worst a copy is kept.
+    log = (0.1 if drift else 1) * weights.nbytes
+
+    with Allocated() as seen, perturbed(weights, Member(1), sigma, "log"):
+        held = seen.alive
+
+    assert held <= log
+    assert seen.peak <= log + SCRATCH
+    assert seen.alive == 0
+
+
+@pytest.mark.parametrize("drift", DRIFT_DTYPES)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_restoring_a_step_and_the_base_need_the_scratch_alone(dtype, drift):
+    weights = large_weights(dtype, drift)
+
+    with Allocated() as seen:
+        with perturbed(weights, Member(1), 1e-3, "restore"):
+            assert seen.alive == 0
+        walk(weights.drift, steps=1, decay=0.1, norm="l1")
+        with weights.drift.at_base():
+            pass
+        unmoved_share(weights, Member(1), 1e-3)
+
+    assert seen.peak <= SCRATCH
+
+
+@pytest.mark.parametrize("drift", DRIFT_DTYPES)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_the_size_of_the_scratch_changes_no_bit(dtype, drift):
+    runs = [Weights(some_model(dtype), scratch=scratch) for scratch in (48 * 7, 48 * 200, 64 << 20)]
+
+    for weights in runs:
+        walk(Drift(weights, dtype=drift), steps=3, decay=1.0, norm="l1")
+
+    for weights in runs[1:]:
+        assert bits_of(weights) == bits_of(runs[0])
+        assert weights.drift.norm() == pytest.approx(runs[0].drift.norm(), rel=1e-12)
+        for name in weights.names:
+            assert drift_of(weights.drift, name).equal(drift_of(runs[0].drift, name))
+        with perturbed(weights, Member(1), 1e-2), perturbed(runs[0], Member(1), 1e-2):
+            assert bits_of(weights) == bits_of(runs[0])

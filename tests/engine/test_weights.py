@@ -1,0 +1,163 @@
+"""The weights: every tuned parameter once, in pieces that fit the scratch."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from some_weights import Tensors, some_model, tensor_bits
+from torch import nn
+
+from esft.engine import Member, Weights, perturbed
+
+
+def tied_model():
+    model = nn.ModuleDict({"embed": nn.Embedding(11, 6), "head": nn.Linear(6, 11, bias=False)})
+    model["head"].weight = model["embed"].weight
+    return model.requires_grad_(False)
+
+
+def model_tied_by_memory():
+    model = tied_model()
+    model["head"].weight = nn.Parameter(model["embed"].weight.data, requires_grad=False)
+    return model
+
+
+@pytest.mark.parametrize("build", [tied_model, model_tied_by_memory])
+def test_tied_weights_are_tuned_once(build):
+    model = build()
+    before = model["embed"].weight.clone()
+    weights = Weights(model)
+
+    with perturbed(weights, Member(1), 0.5):
+        moved = model["head"].weight - before
+
+    assert weights.names == ["embed.weight"]
+    assert weights.numel == 66
+    assert moved.std() == pytest.approx(0.5, rel=0.5)  # the noise once: 5 standard errors
+
+
+def test_names_shapes_and_bytes_are_those_of_the_model():
+    model = some_model(torch.bfloat16)
+
+    weights = Weights(model)
+
+    assert weights.names == ["embed", "proj", "norm", "odd", "scale"]
+    assert weights.shapes == {n: tuple(p.shape) for n, p in model.named_parameters()}
+    assert weights.numel == sum(parameter.numel() for parameter in model.parameters())
+    assert weights.nbytes == 2 * weights.numel
+
+
+@pytest.mark.parametrize(
+    ("include", "exclude", "names"),
+    [
+        (None, None, ["embed", "proj", "norm", "odd", "scale"]),
+        (["*o*"], None, ["proj", "norm", "odd"]),
+        (["proj", "scale"], None, ["proj", "scale"]),
+        (None, ("norm", "s*"), ["embed", "proj", "odd"]),
+        (["*o*"], ["n?rm"], ["proj", "odd"]),
+    ],
+)
+def test_globs_choose_and_exclude_wins(include, exclude, names):
+    model = some_model(torch.float32)
+    before = {name: tensor_bits(parameter) for name, parameter in model.named_parameters()}
+
+    weights = Weights(model, include, exclude)
+    with perturbed(weights, Member(1), 1e-2):
+        moved = [n for n, p in model.named_parameters() if tensor_bits(p) != before[n]]
+
+    assert weights.names == moved == names
+
+
+@pytest.mark.parametrize("globs", [{"include": ["Proj"]}, {"exclude": ["norm", "bias*"]}])
+def test_a_glob_that_matches_nothing_is_refused_with_a_name_to_go_by(globs):
+    with pytest.raises(ValueError, match=r"'(Proj|bias\*)' matches no parameter.*'embed'"):
+        Weights(some_model(torch.float32), **globs)
+
+
+def test_leaving_nothing_to_tune_is_refused():
+    with pytest.raises(ValueError, match="no floating-point parameter is left"):
+        Weights(some_model(torch.float32), exclude=["*"])
+    with pytest.raises(ValueError, match="no floating-point parameter is left"):
+        Weights(Tensors(codes=torch.arange(5)))
+
+
+def test_integer_parameters_are_left_alone():
+    model = Tensors(codes=torch.arange(5), w=torch.ones(5))
+    weights = Weights(model)
+
+    with perturbed(weights, Member(1), 0.5):
+        codes = model.codes.tolist()
+
+    assert weights.names == ["w"]
+    assert codes == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float8_e4m3fn], ids=str)
+def test_a_dtype_that_cannot_be_tuned_is_refused_unless_excluded(dtype):
+    model = Tensors(w=torch.ones(5), scales=torch.ones(5).to(dtype))
+
+    with pytest.raises(ValueError, match=r"scales is torch\.float.*expected float32"):
+        Weights(model)
+
+    assert Weights(model, exclude=["scales"]).names == ["w"]
+
+
+def test_a_parameter_that_is_not_contiguous_counts_in_row_major_order():
+    values = torch.randn(7, 5, generator=torch.Generator().manual_seed(0))
+    plain, transposed = Tensors(w=values.clone()), Tensors(w=values.t().contiguous().t())
+    assert not transposed.w.is_contiguous()
+
+    for model in (plain, transposed):
+        with perturbed(Weights(model, scratch=48 * 3), Member(1), 0.1):
+            model.inside = model.w.clone()
+
+    assert transposed.inside.equal(plain.inside)
+    assert transposed.w.equal(values)
+
+
+def test_empty_and_scalar_parameters_are_no_trouble():
+    model = Tensors(empty=torch.ones(0, 4), none=torch.ones(0), scalar=torch.tensor(2.0))
+    weights = Weights(model)
+
+    with perturbed(weights, Member(1), 0.5):
+        assert model.scalar != 2
+
+    assert weights.numel == 1
+    assert model.scalar == 2
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.lists(st.integers(0, 700), min_size=1, max_size=4), st.integers(1, 48 * 300))
+def test_the_pieces_cover_every_weight_once(sizes, scratch):
+    model = Tensors(**{f"w{i}": torch.zeros(n) for i, n in enumerate(sizes)})
+    weights = Weights(model, scratch=scratch)
+
+    for piece in weights.pieces():
+        piece.flat.add_(torch.arange(piece.start, piece.start + piece.count) + 1)
+        assert piece.count <= max(1, scratch // 48)
+
+    for i, n in enumerate(sizes):
+        assert weights.flat(f"w{i}").tolist() == list(range(1, n + 1))
+
+
+def test_the_pieces_come_in_the_same_order_every_time():
+    weights = Weights(some_model(torch.float32), scratch=48 * 50)
+
+    first, second = ([(p.name, p.start, p.count) for p in weights.pieces()] for _ in range(2))
+
+    assert first == second
+    assert [name for name, start, _ in first if start == 0] == weights.names
+
+
+def test_weights_are_held_by_one_at_a_time_and_free_again_after_an_error():
+    weights = Weights(some_model(torch.float32))
+
+    with (
+        pytest.raises(ValueError, match="other while the weights are held by one: leave it first"),
+        weights.held("one"),
+        weights.held("other"),
+    ):
+        pytest.fail("the block was entered")
+
+    with weights.held("other"):
+        pass
