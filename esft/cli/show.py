@@ -50,13 +50,8 @@ class PlainWatcher:
             self.notice(warning)
 
     def begin(self) -> None:
-        """Print the heads of the step lines; from here on Ctrl-C waits for the step in hand."""
+        """From here on Ctrl-C waits for the step in hand."""
         self._signals.arm()
-        self._print(
-            _columns(
-                "step", "reward", "best", "correct", "||D||", "forecast", "a step", "left", "memory"
-            )
-        )
 
     def phase(self, text: str) -> None:
         """Print what takes a while."""
@@ -72,7 +67,9 @@ class PlainWatcher:
             self._print(f"hint: --steps {max(1, steps // 2)} would halve it")
 
     def step(self, metrics: StepMetrics, steps: int, seconds_left: float) -> None:
-        """Print a line a step."""
+        """Print a line a step, under heads before the first."""
+        if metrics.step == 1:
+            self._print(_columns(*_HEADS))
         self._print(
             _columns(
                 f"{metrics.step}/{steps}",
@@ -194,6 +191,7 @@ def gigabytes(nbytes: int) -> str:
     return f"{nbytes / 1e9:.2f} GB"
 
 
+_HEADS = ("step", "reward", "best", "correct", "||D||", "forecast", "a step", "left", "memory")
 _WIDTHS = (8, 7, 7, 9, 8, 9, 11, 11, 9)
 
 

@@ -1,5 +1,8 @@
 """A base model is known by the bytes of its parameters."""
 
+import hashlib
+import struct
+
 import pytest
 import torch
 from some_weights import Tensors
@@ -12,9 +15,10 @@ def model(values=(1.0, 0.0, 3.0, 4.0), name="w", dtype=torch.float32, shape=(2, 
     return Tensors(**{name: torch.tensor(values, dtype=dtype).view(shape)})
 
 
-def test_equal_models_have_the_same_identity():
-    assert identity(model()) == identity(model())
-    assert len(identity(model())) == 64
+def test_it_is_the_hash_of_name_dtype_shape_and_bytes_in_row_major_order():
+    written_out = b"w|torch.float32|(2, 2)|" + struct.pack("<4f", 1.0, 0.0, 3.0, 4.0)
+
+    assert identity(model()) == hashlib.sha256(written_out).hexdigest()
 
 
 @pytest.mark.parametrize(

@@ -55,10 +55,12 @@ def large_weights(dtype, drift=None, scratch=SCRATCH):
 def test_what_is_allocated_is_seen():
     with Allocated() as seen:
         kept = torch.zeros(1000) + torch.ones(1000)
+    with Allocated() as nothing_new:
         kept.view(10, 100).add_(1)
 
     assert seen.peak == 3 * kept.nbytes
     assert seen.alive == kept.nbytes
+    assert nothing_new.peak == 0
 
 
 @pytest.mark.parametrize("drift", [None, *DRIFT_DTYPES])

@@ -122,6 +122,7 @@ def test_empty_and_scalar_parameters_are_no_trouble():
     with perturbed(weights, Member(1), 0.5):
         assert model.scalar != 2
 
+    assert weights.names == ["empty", "none", "scalar"]
     assert weights.numel == 1
     assert model.scalar == 2
 
