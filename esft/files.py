@@ -8,6 +8,9 @@ from pathlib import Path
 
 from esft.errors import RunError
 
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Errors that more room would cure."""
+
 
 def append_line(path: Path, line: str) -> None:
     """Append one line and have it on disk before returning; on failure the file is as before.
@@ -48,7 +51,7 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        full = error.errno in FULL_DISK
         hint = "make room on the disk" if full else "check that the folder exists and is yours"
         raise RunError(f"{path} cannot be written: {error.strerror or error}", hint=hint) from error
 

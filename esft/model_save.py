@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import errno
 import os
 import shutil
 import uuid
@@ -13,14 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from esft.errors import RunError
+from esft.files import FULL_DISK
 from esft.quiet import quiet
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from esft.models import LoadedModel
-
-FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def save_model(loaded: LoadedModel, folder: Path) -> None:

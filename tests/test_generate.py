@@ -2,6 +2,7 @@ import pytest
 import torch
 from scoring import question_row
 from tiny_models import tiny_llama, tiny_tokenizer
+from tokenizers.processors import TemplateProcessing
 
 from esft.batches import Batches
 from esft.generate import encode_prompt, greedy_answers
@@ -72,6 +73,16 @@ def test_a_template_is_used_where_there_is_one_without_a_second_bos():
     )
 
 
+def test_a_tokenizer_that_adds_a_bos_adds_none_to_a_templates_own():
+    tokenizer = tiny_tokenizer()
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", tokenizer.bos_token_id)]
+    )
+    assert tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id
+
+    assert tokenizer.bos_token_id not in encode_prompt(tokenizer, question_row(3))
+
+
 def test_without_a_template_the_prompt_goes_in_plain():
     tokenizer = tiny_tokenizer(chat_template=False)
 
@@ -85,6 +96,18 @@ def test_a_row_whose_logits_are_nan_is_marked():
     answers = greedy_answers(model, tokenizer, prompts_of(tokenizer, [1, 7]), 4, Batches())
 
     assert [answer.finite for answer in answers] == [True, False]
+
+
+def test_a_nan_that_comes_with_a_later_token_is_marked_too():
+    model, tokenizer = tiny_llama(tied=False), tiny_tokenizer()
+    prompts = prompts_of(tokenizer, [1])
+    (first,) = greedy_alone(model, prompts[0], 1, stop=None)
+    assert first not in prompts[0]
+    model.model.embed_tokens.weight.data[first] = float("nan")
+
+    (answer,) = greedy_answers(model, tokenizer, prompts, 4, Batches())
+
+    assert not answer.finite
 
 
 def test_no_pad_token_is_needed():

@@ -90,13 +90,13 @@ def test_an_overflowing_model_gives_nan_and_nothing_correct(scoring, rows):
     assert all(math.isnan(result.reward) and not result.correct for result in results)
 
 
-def test_taking_rows_keeps_their_tokens():
-    rollout = a_rollout()
-    prepared = rollout.prepare(CHOICES)
+@pytest.mark.parametrize(("scoring", "rows"), [("choice", CHOICES), ("generate", QUESTIONS)])
+def test_taking_rows_keeps_their_tokens(scoring, rows):
+    rollout = a_rollout(scoring=scoring)
 
-    taken = prepared.take([7, 2])
+    taken = rollout.prepare(rows).take([7, 2])
 
-    assert taken == rollout.prepare((CHOICES[7], CHOICES[2]))
+    assert taken == rollout.prepare((rows[7], rows[2]))
 
 
 @pytest.mark.parametrize(("scoring", "rows"), [("choice", CHOICES), ("generate", QUESTIONS)])

@@ -23,12 +23,14 @@ def shape(
             -0.5 to 0.5, ties sharing their rank.
 
     Raises:
-        ValueError: if the shaping is unknown.
+        ValueError: if the shaping is unknown, or antithetic rewards are odd in number.
 
     Source: arXiv:2509.24372, section 3.2 (z-score); centred ranks: arXiv:1703.03864, section 2.
     """
     if shaping not in SHAPINGS:
         raise ValueError(f"shaping is {shaping!r}, expected one of {', '.join(SHAPINGS)}")
+    if antithetic and len(rewards) % 2:
+        raise ValueError(f"{len(rewards)} antithetic rewards, expected an even number")
     counted = [i for i in range(len(rewards)) if _counts(rewards, i, antithetic)]
     values = [rewards[i] for i in counted]
     coefficients: list[float | None] = [None] * len(rewards)

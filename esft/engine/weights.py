@@ -139,6 +139,8 @@ def _chosen(
     include: list[str] | tuple[str, ...] | None,
     exclude: list[str] | tuple[str, ...] | None,
 ) -> list[tuple[str, nn.Parameter]]:
+    if isinstance(include, str) or isinstance(exclude, str):
+        raise ValueError("include or exclude is a string, expected a list of globs")
     for glob in [*(include or ()), *(exclude or ())]:
         if not any(fnmatchcase(name, glob) for name in parameters):
             raise ValueError(

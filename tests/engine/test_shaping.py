@@ -102,3 +102,8 @@ def test_with_fewer_than_two_rewards_there_is_nothing_to_compare(rewards, shapin
 def test_an_unknown_shaping_is_refused():
     with pytest.raises(ValueError, match="shaping is 'softmax', expected one of zscore, ranks"):
         shape([1.0, 2.0], "softmax")
+
+
+def test_an_odd_number_of_antithetic_rewards_is_refused():
+    with pytest.raises(ValueError, match="3 antithetic rewards, expected an even number"):
+        shape([0.1, 0.2, 0.3], antithetic=True)

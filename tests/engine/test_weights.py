@@ -162,3 +162,9 @@ def test_weights_are_held_by_one_at_a_time_and_free_again_after_an_error():
 
     with weights.held("other"):
         pass
+
+
+@pytest.mark.parametrize("globs", [{"include": "embed"}, {"exclude": "embed"}])
+def test_a_string_is_no_list_of_globs(globs):
+    with pytest.raises(ValueError, match="expected a list of globs"):
+        Weights(some_model(torch.float32), **globs)
