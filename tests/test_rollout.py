@@ -116,6 +116,21 @@ def test_a_scoring_the_task_does_not_have_is_refused(scoring, reward, message):
         Rollout(tiny_llama(), tiny_tokenizer(), a_task(), scoring=scoring, reward=reward)
 
 
+@pytest.mark.parametrize(("scoring", "rows"), [("choice", CHOICES), ("generate", QUESTIONS)])
+def test_the_output_layer_sees_contiguous_input_only_while_scoring(scoring, rows):
+    model, seen = tiny_llama(), []
+    rollout = a_rollout(model, scoring=scoring)
+    layer = model.get_output_embeddings()
+    forward = layer.forward
+    layer.forward = lambda hidden: seen.append(hidden.is_contiguous()) or forward(hidden)
+
+    rollout.score(rollout.prepare(rows))
+
+    assert seen
+    assert all(seen)
+    assert not layer._forward_pre_hooks
+
+
 def test_rewards_are_averaged_in_row_order():
     rewards = [1e16, 1.0, -1e16, 1.0]
     results = [RowResult(reward=reward, correct=False, answer="") for reward in rewards]

@@ -1,4 +1,5 @@
 import json
+import math
 
 import pytest
 
@@ -61,6 +62,15 @@ def test_what_a_run_records_is_there_line_by_line(tmp_path):
     assert (run.path / "evals" / "my-task-0.jsonl").read_text() == '{"id": "a"}\n{"id": "b"}\n'
     info = json.loads((run.path / "run.json").read_text())
     assert info == {"state": "finished", "device": "cpu"}
+
+
+def test_nan_is_recorded_as_null(tmp_path):
+    run = create_run(tmp_path / "run", "", {})
+
+    run.record_evaluation({"step": 0, "task": "t", "reward": math.nan}, [{"reward": math.inf}])
+
+    assert (run.path / "evals.jsonl").read_text() == '{"step": 0, "task": "t", "reward": null}\n'
+    assert (run.path / "evals" / "t-0.jsonl").read_text() == '{"reward": null}\n'
 
 
 def test_a_disk_without_room_for_the_model_is_refused_before_the_run(tmp_path):
