@@ -33,7 +33,7 @@ def save_model(loaded: LoadedModel, folder: Path) -> None:
     """
     folder = Path(folder).absolute()
     _check_free(folder)
-    with _clear_errors(folder), _whole_folder(folder) as partial, quiet():
+    with _clear_errors(folder), _whole_folder(folder) as partial, quiet(no_bars=True):
         _save_model(loaded.model, partial)
         _save_tokenizer(loaded.tokenizer, partial, drop_pad=loaded.borrowed_pad)
 
