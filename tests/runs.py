@@ -1,5 +1,7 @@
 """Runs on a tiny model, for tests of the loop and the commands."""
 
+import json
+
 from tiny_models import write_model
 
 from esft.recipe import Anchor, Model, Recipe, Run, Search, Task
@@ -19,6 +21,26 @@ def a_recipe(folder, *, model=None, anchor=None, task=None, **search):
         anchor=Anchor(**(anchor or {})),
         run=Run(dir=str(folder / "run")),
     )
+
+
+def write_arc(folder, rows=4):
+    """Make a data folder with a few rows of arc and arc-easy, labelled 1 to 3."""
+    folder.mkdir()
+    for file in ("arc_challenge", "arc_easy"):
+        for split in ("train", "validation"):
+            lines = [
+                json.dumps(
+                    {
+                        "id": f"{split}-{number}",
+                        "question": f"What is {split} {number}?",
+                        "choices": {"text": ["one", "two", "three"], "label": ["1", "2", "3"]},
+                        "answerKey": "2",
+                    }
+                )
+                for number in range(rows)
+            ]
+            (folder / f"{file}.{split}.jsonl").write_text("\n".join(lines) + "\n")
+    return folder
 
 
 class Notes:

@@ -1,30 +1,10 @@
-import json
-
 import pytest
-from runs import a_recipe
+from runs import a_recipe, write_arc
 from tiny_models import write_model
 
 from esft.errors import RecipeError, TaskError
 from esft.recipe import Model, Recipe, Task
 from esft.session import open_session
-
-
-def write_arc(folder, rows=4):
-    folder.mkdir()
-    for split in ("train", "validation"):
-        lines = [
-            json.dumps(
-                {
-                    "id": f"{split}-{number}",
-                    "question": f"What is {split} {number}?",
-                    "choices": {"text": ["one", "two", "three"], "label": ["1", "2", "3"]},
-                    "answerKey": "2",
-                }
-            )
-            for number in range(rows)
-        ]
-        (folder / f"arc_easy.{split}.jsonl").write_text("\n".join(lines) + "\n")
-    return folder
 
 
 def arc_recipe(folder, **task):

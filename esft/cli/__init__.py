@@ -31,7 +31,8 @@ def main() -> None:
 
     \b
     Start here:
-      esft tune --model HuggingFaceTB/SmolLM2-135M-Instruct --task conciseness
+      esft tune --model SmolLM2-135M-Instruct --task conciseness --steps 24 \\
+          --population 12 --sigma 0.006 --alpha 0.004 --set task.rows_per_step=20
     """
 
 

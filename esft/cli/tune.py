@@ -17,7 +17,7 @@ from esft.cli.show import make_watcher, outcome_record, outcome_text
 from esft.cli.stop import StopSignals
 
 
-@click.command(cls=GroupedCommand)
+@click.command(cls=GroupedCommand, short_help="Fine-tune a model on a task.")
 @click.argument("recipe", required=False)
 @model_options
 @task_options
