@@ -168,7 +168,7 @@ def test_an_unknown_recipe_names_the_nearest_and_those_there_are():
     with pytest.raises(RecipeError, match=r'no recipe is called "arc-qwen2.5"') as caught:
         load_recipe("arc-qwen2.5", {})
 
-    assert str(caught.value).endswith("one of: arc-qwen2.5-1.5b")
+    assert str(caught.value).endswith("one of: arc-qwen2.5-1.5b, conciseness-smollm2-135m")
     assert caught.value.hint == 'did you mean the recipe "arc-qwen2.5-1.5b"?'
 
 

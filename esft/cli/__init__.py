@@ -31,8 +31,7 @@ def main() -> None:
 
     \b
     Start here:
-      esft tune --model SmolLM2-135M-Instruct --task conciseness --steps 24 \\
-          --population 12 --sigma 0.006 --alpha 0.004 --set task.rows_per_step=20
+      esft tune conciseness-smollm2-135m
     """
 
 

@@ -192,7 +192,7 @@ def gigabytes(nbytes: int) -> str:
 
 
 _HEADS = ("step", "reward", "best", "correct", "||D||", "forecast", "a step", "left", "memory")
-_WIDTHS = (8, 7, 7, 9, 8, 9, 11, 11, 9)
+_WIDTHS = (8, 7, 7, 8, 8, 9, 11, 12, 8)
 
 
 def _columns(*cells: str) -> str:
