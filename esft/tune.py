@@ -23,7 +23,7 @@ from esft.rollout import Prepared, RowResult, mean_reward
 from esft.run import RunFolder, choose_run_path, create_run, require_room
 from esft.run_info import journal_header, run_info
 from esft.sampler import RowSampler, rows_hash
-from esft.session import Session, open_session, with_seed
+from esft.session import Session, open_session
 
 
 def run_tuning(recipe: Recipe, watcher: Watcher, stop: Callable[[], bool]) -> Outcome:
@@ -38,7 +38,6 @@ def run_tuning(recipe: Recipe, watcher: Watcher, stop: Callable[[], bool]) -> Ou
         EsftError: for what the user can fix. What was recorded stays, and where a step was
             done, the model as it is then is saved first.
     """
-    recipe = with_seed(recipe)
     path = choose_run_path(recipe.run.dir, recipe.task.name, recipe.model.id)
     watcher.phase(f"loading {recipe.model.id}")
     session = open_session(recipe)
@@ -46,7 +45,7 @@ def run_tuning(recipe: Recipe, watcher: Watcher, stop: Callable[[], bool]) -> Ou
     started = time.monotonic()
     watcher.plan(make_plan(session, str(path)))
     noise_seconds = time.monotonic() - started
-    run = create_run(path, dump_recipe(recipe), run_info(session))
+    run = create_run(path, dump_recipe(session.recipe), run_info(session))
     return _Tuning(session, run, watcher, noise_seconds).run(stop)
 
 

@@ -9,7 +9,7 @@ from tiny_models import tiny_llama, tiny_qwen2
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from esft import tune
-from esft.engine import Drift, Member, Weights
+from esft.engine import Drift, Weights
 from esft.engine.identity import identity
 from esft.engine.journal import unpack
 from esft.engine.members import population
@@ -397,7 +397,3 @@ def test_a_run_folder_that_exists_is_refused_before_anything_is_loaded(tmp_path)
         run_tuning(recipe, notes, never)
 
     assert notes.phases == []
-
-
-def test_members_are_those_of_the_engine():
-    assert population(1, 1, 4, antithetic=True)[1] == Member(population(1, 1, 4, True)[0].seed, -1)
