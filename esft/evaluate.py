@@ -23,6 +23,11 @@ class Evaluation:
     results: tuple[RowResult, ...]
     """Row by row."""
 
+    @property
+    def grader_failures(self) -> int:
+        """Rows to whose answer the grader gave no score."""
+        return sum(result.failure is not None for result in self.results)
+
     def summary(self) -> dict[str, object]:
         """Return the figures as evals.jsonl has them."""
         figures: dict[str, object] = {
@@ -32,6 +37,8 @@ class Evaluation:
             "reward": self.reward,
             "reward_se": self.reward_se,
         }
+        if self.grader_failures:
+            figures["grader_failures"] = self.grader_failures
         if self.acc is not None:
             figures |= {"acc": self.acc, "acc_norm": self.accuracy}
         return figures
@@ -52,7 +59,7 @@ class Evaluation:
 
 def evaluate(rollout: Rollout, prepared: Prepared) -> Evaluation:
     """Score `prepared` rows on the model as it is."""
-    results = rollout.score(prepared)
+    results = rollout.measure(prepared)
     accuracy, accuracy_se = mean_and_error([float(result.correct) for result in results])
     reward, reward_se = mean_and_error([result.reward for result in results])
     acc = None

@@ -2,14 +2,24 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 
 from esft.batches import Batches
 from esft.tasks.task import Row
+
+LEAVE = 1 / 8
+"""Share of a batch that is done before the rest goes on without it: leaving copies the cache."""
 
 
 @dataclass(frozen=True)
@@ -25,14 +35,16 @@ class Answer:
 def encode_prompt(tokenizer, row: Row) -> tuple[int, ...]:
     """Return the tokens of a row's prompt: chat template where there is one, else plain text.
 
-    A chat template writes its own special tokens, so no second BOS is added.
+    A chat template writes its own special tokens, so no second BOS is added. The row's opening
+    stands at the end.
     """
     if tokenizer.chat_template is None:
-        return tuple(tokenizer(row.prompt)["input_ids"])
+        opening = f" {row.opening}" if row.opening else ""
+        return tuple(tokenizer(row.prompt + opening)["input_ids"])
     text = tokenizer.apply_chat_template(
         list(row.messages), tokenize=False, add_generation_prompt=True
     )
-    return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+    return tuple(tokenizer(text + row.opening, add_special_tokens=False)["input_ids"])
 
 
 def greedy_answers(
@@ -41,13 +53,15 @@ def greedy_answers(
     """Return the greedy answer to each prompt.
 
     No sampling, no repetition penalty; stops at the checkpoint's own stop tokens or after
-    `max_new_tokens`. Prompts go in order of length, padded on the left.
+    `max_new_tokens`. Prompts go in order of length, padded on the left; rows that are done leave
+    their batch.
     """
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]), reverse=True)
     config = _greedy(model, tokenizer, max_new_tokens)
     with _generation_config(model, config):
         found = batches.run(
-            [prompts[i] for i in order], lambda batch: _generate(model, tokenizer, batch)
+            [prompts[i] for i in order],
+            lambda batch: _Decoding(model, tokenizer, config, batch).run(),
         )
     answers: list[Answer | None] = [None] * len(prompts)
     for i, answer in zip(order, found, strict=True):
@@ -55,21 +69,100 @@ def greedy_answers(
     return answers
 
 
-@torch.inference_mode()
-def _generate(model, tokenizer, batch: list[tuple[int, ...]]) -> list[Answer]:
-    width = max(len(prompt) for prompt in batch)
-    pad = model.generation_config.pad_token_id
-    padded = [(pad,) * (width - len(prompt)) + prompt for prompt in batch]
-    mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in batch]
-    watch = _NaNWatch()
-    tokens = model.generate(
-        input_ids=torch.tensor(padded, device=model.device),
-        attention_mask=torch.tensor(mask, device=model.device),
-        logits_processor=LogitsProcessorList([watch]),
-    )[:, width:].tolist()  # (batch, new tokens)
-    overflowed = watch.seen.tolist()
-    texts = tokenizer.batch_decode(tokens, skip_special_tokens=True)
-    return [Answer(text, not nan) for text, nan in zip(texts, overflowed, strict=True)]
+class _Decoding:
+    """One batch of prompts on its way to answers."""
+
+    def __init__(
+        self, model, tokenizer, config: GenerationConfig, batch: list[tuple[int, ...]]
+    ) -> None:
+        self._model, self._tokenizer, self._config = model, tokenizer, config
+        self._stops = stop_tokens(model, tokenizer)
+        self._width = max(len(prompt) for prompt in batch)
+        pad = config.pad_token_id
+        padded = [(pad,) * (self._width - len(prompt)) + prompt for prompt in batch]
+        mask = [[0] * (self._width - len(prompt)) + [1] * len(prompt) for prompt in batch]
+        self._tokens = torch.tensor(padded, device=model.device)  # (live, width)
+        self._mask = torch.tensor(mask, device=model.device)  # (live, width)
+        self._places = list(range(len(batch)))
+        """Where each live row stands in the batch."""
+        self._cache = None
+        self._answers: list[Answer | None] = [None] * len(batch)
+
+    @torch.inference_mode()
+    def run(self) -> list[Answer]:
+        """Return the answers, in the order of the batch."""
+        finite = [True] * len(self._places)
+        while self._places:
+            left = self._config.max_new_tokens - (self._tokens.shape[1] - self._width)
+            done, overflowed = self._go_on(left)
+            for row, place in enumerate(self._places):
+                finite[place] &= not overflowed[row]
+                if done[row]:
+                    self._answers[place] = Answer(self._text(row), finite[place])
+            self._keep([row for row, over in enumerate(done) if not over])
+        return self._answers
+
+    def _go_on(self, left: int) -> tuple[list[bool], list[bool]]:
+        """Decode up to `left` tokens more; return which rows are done and which had a NaN."""
+        watch, leave = _NaNWatch(), _EnoughDone(self._stops, self._tokens.shape[1])
+        config = copy(self._config)
+        config.max_new_tokens = left
+        config.return_dict_in_generate = True
+        before = self._tokens.shape[1]
+        output = self._model.generate(
+            input_ids=self._tokens,
+            attention_mask=self._mask,
+            generation_config=config,
+            past_key_values=self._cache,
+            logits_processor=LogitsProcessorList([watch]),
+            stopping_criteria=StoppingCriteriaList([leave]),
+        )
+        self._tokens, self._cache = output.sequences, output.past_key_values
+        made = self._tokens.shape[1] - before
+        self._mask = torch.nn.functional.pad(self._mask, (0, made), value=1)
+        done = leave.ended(self._tokens) if made < left else [True] * len(self._places)
+        return done, watch.seen.tolist()
+
+    def _keep(self, live: list[int]) -> None:
+        """Go on with the rows at `live` alone."""
+        self._places = [self._places[row] for row in live]
+        if not live:
+            return
+        rows = torch.tensor(live, device=self._tokens.device)
+        self._tokens, self._mask = self._tokens[rows], self._mask[rows]
+        if hasattr(self._cache, "batch_select_indices"):
+            self._cache.batch_select_indices(rows)
+        else:  # a cache that cannot let rows go is built anew from their tokens
+            self._cache = None
+
+    def _text(self, row: int) -> str:
+        tokens = self._tokens[row, self._width :]
+        return self._tokenizer.decode(tokens, skip_special_tokens=True)
+
+
+class _EnoughDone(StoppingCriteria):
+    """Stops a batch once LEAVE of its rows have met a stop token.
+
+    Args:
+        stops: the stop tokens.
+        width: tokens before the first new one.
+    """
+
+    def __init__(self, stops: list[int], width: int) -> None:
+        self._stops = stops
+        self._width = width
+
+    def ended(self, tokens: Tensor) -> list[bool]:
+        """Return which rows of (rows, tokens) have met a stop token."""
+        return self._ended(tokens).tolist()
+
+    def _ended(self, tokens: Tensor) -> Tensor:
+        stops = torch.tensor(self._stops, dtype=tokens.dtype, device=tokens.device)
+        return torch.isin(tokens[:, self._width :], stops).any(dim=1)
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **_: object) -> Tensor:
+        ended = self._ended(input_ids)
+        return (ended.sum() >= LEAVE * len(input_ids)).expand(len(input_ids))
 
 
 class _NaNWatch(LogitsProcessor):
@@ -83,16 +176,23 @@ class _NaNWatch(LogitsProcessor):
         return scores
 
 
-def _greedy(model, tokenizer, max_new_tokens: int) -> GenerationConfig:
+def stop_tokens(model, tokenizer) -> list[int]:
+    """Return the tokens that end an answer: the checkpoint's own, else the tokenizer's."""
     stops = model.generation_config.eos_token_id
     if stops is None:
         stops = tokenizer.eos_token_id
+    if stops is None:
+        return []
+    return list(stops) if isinstance(stops, (list, tuple)) else [stops]
+
+
+def _greedy(model, tokenizer, max_new_tokens: int) -> GenerationConfig:
     pad = tokenizer.pad_token_id
     return GenerationConfig(
         do_sample=False,
         num_beams=1,
         max_new_tokens=max_new_tokens,
-        eos_token_id=stops,
+        eos_token_id=stop_tokens(model, tokenizer) or None,
         pad_token_id=0 if pad is None else pad,
     )
 

@@ -103,6 +103,8 @@ def _task_line(session: Session) -> str:
     how = rollout.scoring
     if how == "generate":
         how += f" up to {rollout.max_new_tokens} tokens"
+    if settings.reward is not None:
+        how += f", reward {settings.reward}"
     return (
         f"{session.task.name} by {how}: {settings.train} train rows, {per_step} a step; "
         f"{settings.holdout} holdout rows"

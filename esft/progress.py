@@ -15,8 +15,10 @@ class StepMetrics:
     reward_mean: float
     """Over the members whose reward is finite."""
     reward_best: float
-    correct: float
-    """Share of rows answered right, over those members."""
+    correct: float | None
+    """Share of rows answered right, over those members; None where no answers were made."""
+    grader_failures: int
+    """Answers to which the grader gave no score."""
     members: int
     """N, those that got a coefficient."""
     drift: float
@@ -42,6 +44,8 @@ class Outcome:
     task: str
     base: Evaluation
     tuned: Evaluation
+    grader_failures: int
+    """Answers to which the grader gave no score, over the whole run."""
     drift: float
     forecast: float
     seconds: float

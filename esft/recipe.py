@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 
 from esft.recipe_checks import Checks, Problem, SettingsError, as_toml
 
+GRADERS = ("exact", "contains", "number", "choice", "math")
+"""How answers to a user's own rows can be graded."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
@@ -47,17 +50,22 @@ class Task:
     """What the model is tuned on, and how answers are rewarded: the [task] table."""
 
     name: str
-    """Name of a task, such as arc."""
-    train: int = 200
-    """Rows to tune on."""
-    holdout: int = 200
-    """Rows the model is measured on before and after; none of them is tuned on."""
+    """Name of a task, such as arc, or a .jsonl or .py file with a task of one's own."""
+    grader: str | None = None
+    """How answers to a .jsonl file are graded: "exact", "contains", "number", "choice" or
+    "math"; None where the task knows itself."""
+    train: int | None = None
+    """Rows to tune on; None takes 200, or what there is."""
+    holdout: int | None = None
+    """Rows the model is measured on before and after, none of them tuned on; None takes 200, or
+    what there is."""
     rows_per_step: int | None = None
     """Rows a step looks at, at most `train`; None takes all of them in every step."""
     scoring: str | None = None
     """"choice" (log-probability of each option) or "generate"; None is the task's own way."""
     reward: str | None = None
-    """"correct" (0 or 1) or "prob" (of the right option); None is the task's own reward."""
+    """"correct" (0 or 1), "prob" (of the right option) or "logprob" (of the reference answer, a
+    token); None is the task's own reward."""
     max_new_tokens: int | None = None
     """Cap on the tokens of an answer; None is the task's own."""
     data_dir: str | None = None
@@ -74,12 +82,13 @@ class Task:
         checks.whole("holdout", least=1, example=200)
         checks.whole("rows_per_step", least=1, example=50)
         checks.choice("scoring", ("choice", "generate"))
-        checks.choice("reward", ("correct", "prob"))
+        checks.choice("reward", ("correct", "prob", "logprob"))
+        checks.choice("grader", GRADERS)
         checks.whole("max_new_tokens", least=1, example=64)
         checks.text("data_dir", "a folder")
         checks.whole("batch", least=1, example=16)
-        fewer = self.rows_per_step is not None and checks.sound("rows_per_step", "train")
-        if fewer and self.rows_per_step > self.train:
+        limited = self.rows_per_step is not None and self.train is not None
+        if limited and checks.sound("rows_per_step", "train") and self.rows_per_step > self.train:
             checks.refuse(
                 "rows_per_step",
                 f"at most {self.train}: a step takes its rows from those of train",
@@ -89,8 +98,8 @@ class Task:
         if self.reward == "prob" and self.scoring == "generate":
             checks.refuse(
                 "reward",
-                '"correct": scoring "generate" has no probability of an option',
-                hint='set reward = "correct", or scoring = "choice"',
+                '"correct" or "logprob": scoring "generate" has no probability of an option',
+                hint='set reward = "logprob", or scoring = "choice"',
                 others=("scoring",),
             )
         checks.finish()

@@ -3,12 +3,14 @@
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from esft.batches import Batches
-from esft.choice import EncodedOption, encode_option, option_logprobs
+from esft.choice import encode_option
 from esft.errors import TaskError
 from esft.generate import encode_prompt, greedy_answers
+from esft.logprobs import Continuation, logprobs
+from esft.reference import encode_reference
 from esft.tasks.task import Row, Score, Task
 
 
@@ -18,11 +20,14 @@ class RowResult:
 
     reward: float
     """NaN where the model overflowed."""
-    correct: bool
+    correct: bool | None
+    """None where it was not looked at: reward "logprob" needs no answer."""
     answer: str
-    """The text generated, or the option chosen."""
+    """The text generated, or the option chosen; empty where there was none."""
     correct_unnormalized: bool | None = None
     """For choice: right without dividing by the length of the options (acc)."""
+    failure: str | None = None
+    """Why the grader gave no score, which counts as 0; None where it gave one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +36,8 @@ class Prepared:
 
     rows: tuple[Row, ...]
     prompts: tuple[tuple[int, ...], ...] = ()
-    options: tuple[tuple[EncodedOption, ...], ...] = ()
+    options: tuple[tuple[Continuation, ...], ...] = ()
+    references: tuple[Continuation, ...] = ()
 
     def take(self, places: list[int]) -> "Prepared":
         """Return the rows at `places`, in that order."""
@@ -39,6 +45,7 @@ class Prepared:
             rows=tuple(self.rows[i] for i in places),
             prompts=tuple(self.prompts[i] for i in places) if self.prompts else (),
             options=tuple(self.options[i] for i in places) if self.options else (),
+            references=tuple(self.references[i] for i in places) if self.references else (),
         )
 
 
@@ -50,8 +57,10 @@ class Rollout:
         tokenizer: its tokenizer.
         task: what is scored.
         scoring: "choice" or "generate"; None takes the task's own way.
-        reward: "correct" (1 or 0) or "prob" (choice only: the probability of the right option
-            among the options); None takes correct for choice, the task's grader for generate.
+        reward: "correct" (1 or 0), "prob" (choice only: the probability of the right option
+            among the options) or "logprob" (mean log-probability of the reference answer's
+            tokens, at most 0; for choice the right option's); None takes correct for choice, the
+            task's grader for generate.
         max_new_tokens: cap on an answer; None takes the task's.
         batches: how many sequences at a time.
 
@@ -82,54 +91,99 @@ class Rollout:
         """Tokenize rows.
 
         Raises:
-            TaskError: if a row does not fit the model's context.
+            TaskError: if a row does not fit the model's context, or has no reference answer where
+                the reward looks at it.
         """
+        references: tuple[Continuation, ...] = ()
         if self.scoring == "choice":
             options = tuple(
                 tuple(encode_option(self._tokenizer, option) for option in row.options)
                 for row in rows
             )
             needs = [max(len(option.tokens) + 1 for option in row) for row in options]
-            prepared = Prepared(rows=rows, options=options)
+            if self._reward == "logprob":
+                references = tuple(
+                    encoded[row.gold] for row, encoded in zip(rows, options, strict=True)
+                )
+            prepared = Prepared(rows=rows, options=options, references=references)
         else:
             prompts = tuple(encode_prompt(self._tokenizer, row) for row in rows)
             needs = [len(prompt) + self.max_new_tokens for prompt in prompts]
-            prepared = Prepared(rows=rows, prompts=prompts)
+            if self._reward == "logprob":
+                references = tuple(
+                    encode_reference(self._model, self._tokenizer, row) for row in rows
+                )
+                needs = [
+                    max(need, len(each.tokens) + 1)
+                    for need, each in zip(needs, references, strict=True)
+                ]
+            prepared = Prepared(rows=rows, prompts=prompts, references=references)
         self._refuse_too_long(rows, needs)
         return prepared
 
     def score(self, prepared: Prepared) -> list[RowResult]:
-        """Return what the model as it is now makes of each row, in row order."""
-        with _contiguous_output(self._model):
-            return self._choose(prepared) if self.scoring == "choice" else self._answer(prepared)
+        """Return the rewards that the model as it is now gets, in row order.
+
+        With reward "logprob" no answer is made or chosen, so nothing is said of its being right.
+        """
+        if self._reward == "logprob":
+            return [
+                RowResult(reward=reward, correct=None, answer="")
+                for reward in self._reference_logprobs(prepared)
+            ]
+        return self._answered(prepared)
+
+    def measure(self, prepared: Prepared) -> list[RowResult]:
+        """Return the rewards and whether the answers are right, in row order."""
+        results = self._answered(prepared)
+        if self._reward != "logprob":
+            return results
+        rewards = self._reference_logprobs(prepared)
+        return [
+            replace(result, reward=reward) for result, reward in zip(results, rewards, strict=True)
+        ]
+
+    def _answered(self, prepared: Prepared) -> list[RowResult]:
+        return self._choose(prepared) if self.scoring == "choice" else self._answer(prepared)
+
+    def _reference_logprobs(self, prepared: Prepared) -> list[float]:
+        sums = logprobs(self._model, list(prepared.references), self.batches)
+        return [
+            total / len(each.targets) for total, each in zip(sums, prepared.references, strict=True)
+        ]
 
     def _choose(self, prepared: Prepared) -> list[RowResult]:
         flat = [option for options in prepared.options for option in options]
-        logprobs = iter(option_logprobs(self._model, flat, self.batches))
+        found = iter(logprobs(self._model, flat, self.batches))
         return [
-            _choice_result(row, [next(logprobs) for _ in row.options], self._reward)
+            _choice_result(row, [next(found) for _ in row.options], self._reward)
             for row in prepared.rows
         ]
 
     def _answer(self, prepared: Prepared) -> list[RowResult]:
-        answers = greedy_answers(
-            self._model,
-            self._tokenizer,
-            list(prepared.prompts),
-            self.max_new_tokens,
-            self.batches,
-        )
-        results = []
-        for row, answer in zip(prepared.rows, answers, strict=True):
-            score = self._task.grade(row, answer.text)
-            results.append(
-                RowResult(
-                    reward=self._reward_of(score) if answer.finite else math.nan,
-                    correct=score.correct and answer.finite,
-                    answer=answer.text,
-                )
+        with _contiguous_output(self._model):
+            answers = greedy_answers(
+                self._model,
+                self._tokenizer,
+                list(prepared.prompts),
+                self.max_new_tokens,
+                self.batches,
             )
-        return results
+        return [
+            self._graded(row, row.opening + answer.text, answer.finite)
+            for row, answer in zip(prepared.rows, answers, strict=True)
+        ]
+
+    def _graded(self, row: Row, answer: str, finite: bool) -> RowResult:
+        if not finite:
+            return RowResult(reward=math.nan, correct=False, answer=answer)
+        score = self._task.grade(row, answer)
+        return RowResult(
+            reward=self._reward_of(score),
+            correct=score.correct,
+            answer=answer,
+            failure=score.failure,
+        )
 
     def _reward_of(self, score: Score) -> float:
         return float(score.correct) if self._reward == "correct" else score.reward
@@ -161,7 +215,8 @@ def chosen_scoring(task: Task, scoring: str | None, reward: str | None) -> str:
         raise TaskError(
             f"reward is 'prob', which needs options to choose from: {task.name} is scored by "
             f"{scoring}",
-            hint="set task.reward to correct, or task.scoring to choice where the task has it",
+            hint="set task.reward to logprob or correct, or task.scoring to choice where the task "
+            "has it",
         )
     return scoring
 
@@ -196,7 +251,7 @@ def _choice_result(row: Row, logprobs: list[float], reward: str | None) -> RowRe
     # Ties go to the first option, as in the harness.
     plain = max(range(len(logprobs)), key=lambda i: logprobs[i])
     per_length = [
-        logprob / len(option.text) for logprob, option in zip(logprobs, row.options, strict=True)
+        logprob / option.divisor for logprob, option in zip(logprobs, row.options, strict=True)
     ]
     chosen = max(range(len(per_length)), key=lambda i: per_length[i])
     correct = chosen == row.gold

@@ -2,7 +2,6 @@
 
 import os
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from esft.batches import Batches
 from esft.engine import Drift, Weights
@@ -11,8 +10,9 @@ from esft.engine.noise import derived_seed
 from esft.errors import RecipeError
 from esft.models import LoadedModel, load_model
 from esft.recipe import Recipe
+from esft.recipe import Task as TaskSettings
 from esft.rollout import Prepared, Rollout, chosen_scoring
-from esft.tasks import get_task
+from esft.tasks import data_folder, get_task
 from esft.tasks.rows import Split, split_rows
 from esft.tasks.task import Task
 
@@ -40,8 +40,8 @@ def open_session(recipe: Recipe) -> Session:
     Raises:
         EsftError: if model, task, rows or settings do not go together.
     """
-    recipe = with_seed(recipe)
-    task, split = _task_and_rows(recipe)
+    task, split = _task_and_rows(recipe.task)
+    recipe = with_counts(with_seed(recipe), split)
     loaded = load_model(
         recipe.model.id,
         dtype=recipe.model.dtype,
@@ -85,19 +85,27 @@ def with_seed(recipe: Recipe) -> Recipe:
     return replace(recipe, search=replace(recipe.search, seed=seed))
 
 
-def _task_and_rows(recipe: Recipe) -> tuple[Task, Split]:
-    task = get_task(recipe.task.name)
-    chosen_scoring(task, recipe.task.scoring, recipe.task.reward)
-    rows = split_rows(task, recipe.task.train, recipe.task.holdout, _data_dir(recipe, task))
-    return task, rows
+def with_counts(recipe: Recipe, split: Split) -> Recipe:
+    """Return the recipe with the numbers of rows that there are.
+
+    Raises:
+        RecipeError: if a step asks for more rows than there are to tune on.
+    """
+    train, asked = len(split.train), recipe.task.rows_per_step
+    if asked is not None and asked > train:
+        raise RecipeError(
+            f"[task] rows_per_step is {asked}, expected at most {train}: there are no more rows "
+            "to tune on",
+            hint=f"set rows_per_step = {train}, or add rows",
+        )
+    return replace(recipe, task=replace(recipe.task, train=train, holdout=len(split.holdout)))
 
 
-def _data_dir(recipe: Recipe, task: Task) -> Path | None:
-    """Return the folder named, or ESFT_DATA_DIR for a task that does not ship its rows."""
-    folder = recipe.task.data_dir
-    if folder is None and task.hub is not None:
-        folder = os.environ.get("ESFT_DATA_DIR")
-    return None if not folder else Path(folder)
+def _task_and_rows(settings: TaskSettings) -> tuple[Task, Split]:
+    task = get_task(settings.name, settings.grader)
+    chosen_scoring(task, settings.scoring, settings.reward)
+    folder = data_folder(settings.data_dir, task)
+    return task, split_rows(task, settings.train, settings.holdout, folder)
 
 
 def _weights(recipe: Recipe, loaded: LoadedModel) -> Weights:

@@ -1,9 +1,11 @@
 """The loop: perturb, roll out, shape, step, record."""
 
 import math
+import reprlib
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 
 from esft.batches import out_of_memory
 from esft.engine.forecast import Forecast, sum_of_squares
@@ -38,7 +40,7 @@ def run_tuning(recipe: Recipe, watcher: Watcher, stop: Callable[[], bool]) -> Ou
         EsftError: for what the user can fix. What was recorded stays, and where a step was
             done, the model as it is then is saved first.
     """
-    path = choose_run_path(recipe.run.dir, recipe.task.name, recipe.model.id)
+    path = choose_run_path(recipe.run.dir, Path(recipe.task.name).stem, recipe.model.id)
     watcher.phase(f"loading {recipe.model.id}")
     session = open_session(recipe)
     require_room(path, sum(p.nbytes for p in session.loaded.model.parameters()))
@@ -69,6 +71,7 @@ class _Tuning:
         self._started = time.monotonic()
         self._first_step_began = self._started
         self._done = 0
+        self._failures = 0
         self._splits: list[list[int]] = [[0, session.rollout.batches.size]]
         session.rollout.batches.on_split = self._record_split
 
@@ -103,6 +106,7 @@ class _Tuning:
             task=self._session.task.name,
             base=base,
             tuned=tuned,
+            grader_failures=self._failures,
             drift=self._session.drift.norm(),
             forecast=self._forecast.norm(),
             seconds=time.monotonic() - self._started,
@@ -136,12 +140,25 @@ class _Tuning:
         began = time.monotonic()
         with perturbed(self._session.weights, member, self._search.sigma):
             results = self._session.rollout.score(rows)
+        self._count_failures(f"step {step}", rows, results)
         if step == 1 and place == 0:
             seconds = time.monotonic() - began + self._noise_seconds
             total = seconds * self._search.population * self._search.steps
             self._watcher.estimate(total, self._search.steps)
         self._watcher.member(step, place + 1, self._search.population)
         return results
+
+    def _count_failures(self, where: str, rows: Prepared, results: list[RowResult]) -> None:
+        """Count the answers without a score, and show the first of the run."""
+        failed = [i for i, result in enumerate(results) if result.failure is not None]
+        if failed and not self._failures:
+            row, result = rows.rows[failed[0]], results[failed[0]]
+            self._watcher.notice(
+                f"{where}: the grader gave no score for row {row.id}: {result.failure}; the "
+                f"answer was {reprlib.repr(result.answer)}. It counts as 0, as will others, which "
+                "are counted and not shown"
+            )
+        self._failures += len(failed)
 
     def _update(self, members: list[Member], coefficients: tuple[float, ...]) -> int:
         """Make the step; return N, the members that took part."""
@@ -185,12 +202,14 @@ class _Tuning:
         seconds: float,
     ) -> None:
         finite = [i for i, reward in enumerate(rewards) if math.isfinite(reward)]
-        right = sum(row.correct for i in finite for row in results[i])
+        judged = [row.correct for i in finite for row in results[i] if row.correct is not None]
+        failed = sum(row.failure is not None for each in results for row in each)
         metrics = StepMetrics(
             step=step,
             reward_mean=sum(rewards[i] for i in finite) / len(finite),
             reward_best=max(rewards[i] for i in finite),
-            correct=right / sum(len(results[i]) for i in finite),
+            correct=sum(judged) / len(judged) if judged else None,
+            grader_failures=failed,
             members=size,
             drift=self._session.drift.norm(),
             forecast=self._forecast.norm(),
@@ -207,6 +226,7 @@ class _Tuning:
         holdout = self._session.holdout
         self._watcher.phase(f"scoring {len(holdout.rows)} holdout rows at step {step}")
         evaluation = evaluate(self._session.rollout, holdout)
+        self._count_failures(f"holdout rows at step {step}", holdout, list(evaluation.results))
         if step == 0 and math.isnan(evaluation.reward):
             raise RunError(
                 f"the base model gives NaN on holdout rows in {self._session.loaded.dtype}, "

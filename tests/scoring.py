@@ -9,6 +9,7 @@ def choice_row(number, options=("red", "green", "a very long blue"), gold=0):
         id=f"row-{number}",
         messages=({"role": "user", "content": context},),
         answer=options[gold],
+        reference=options[gold],
         options=tuple(
             Option(context=context, continuation=f" {text}", text=text) for text in options
         ),
@@ -22,6 +23,7 @@ def question_row(number, answer="yes"):
         id=f"row-{number}",
         messages=({"role": "user", "content": f"Is {number} a number {words}?"},),
         answer=answer,
+        reference=answer,
     )
 
 
@@ -37,6 +39,8 @@ def a_task(scoring="choice", max_new_tokens=8):
         summary="a task of the tests",
         source="the tests",
         licence="Apache-2.0",
+        size="as many as a test makes",
+        grading="the share of vowels",
         scoring=scoring,
         scorings=("choice", "generate"),
         max_new_tokens=max_new_tokens,

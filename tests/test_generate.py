@@ -1,8 +1,11 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from scoring import question_row
 from tiny_models import tiny_llama, tiny_tokenizer
 from tokenizers.processors import TemplateProcessing
+from transformers import Cache
 
 from esft.batches import Batches
 from esft.generate import encode_prompt, greedy_answers
@@ -117,3 +120,58 @@ def test_no_pad_token_is_needed():
     without = greedy_answers(model, tokenizer, prompts, 8, Batches())
 
     assert without == greedy_answers(model, tiny_tokenizer(), prompts, 8, Batches())
+
+
+def test_a_rows_opening_ends_its_prompt():
+    row = replace(question_row(3), opening="<think>")
+
+    with_template = tiny_tokenizer().decode(encode_prompt(tiny_tokenizer(), row))
+    plain = tiny_tokenizer(chat_template=False)
+
+    assert with_template.endswith("<|im_start|>assistant\n<think>")
+    assert plain.decode(encode_prompt(plain, row)) == f"{row.prompt} <think>"
+
+
+def batches_seen(model):
+    """The number of rows of each forward, in order."""
+    seen = []
+    model.register_forward_pre_hook(
+        lambda _, args, kwargs: seen.append(len(kwargs["input_ids"])), with_kwargs=True
+    )
+    return seen
+
+
+def test_rows_that_are_done_leave_the_batch_and_change_no_answer():
+    model, tokenizer = tiny_llama(), tiny_tokenizer()
+    prompts = prompts_of(tokenizer, range(16))
+    alone = [greedy_alone(model, prompt, 24, stop=None) for prompt in prompts]
+    # Every token of the first rows' answers ends an answer: they stop at once, others later.
+    model.generation_config.eos_token_id = sorted({token for each in alone[:4] for token in each})
+    stops = set(model.generation_config.eos_token_id)
+    seen = batches_seen(model)
+
+    answers = greedy_answers(model, tokenizer, prompts, 24, Batches())
+
+    lengths = [
+        next((i + 1 for i, token in enumerate(each) if token in stops), 24) for each in alone
+    ]
+    assert seen[0] == 16
+    assert seen == sorted(seen, reverse=True)
+    assert seen[-1] < 16
+    # A forward for each token of each row, plus rows that wait until enough are done.
+    assert sum(lengths) <= sum(seen) < 16 * max(lengths)
+    assert [answer.text for answer in answers] == tokenizer.batch_decode(
+        [each[:length] for each, length in zip(alone, lengths, strict=True)],
+        skip_special_tokens=True,
+    )
+
+
+def test_a_cache_that_cannot_let_rows_go_is_built_anew(monkeypatch):
+    model, tokenizer = tiny_llama(), tiny_tokenizer()
+    prompts = prompts_of(tokenizer, range(16))
+    model.generation_config.eos_token_id = list(range(60, 200))
+    expected = greedy_answers(model, tokenizer, prompts, 12, Batches())
+    monkeypatch.delattr(Cache, "batch_select_indices")
+
+    assert greedy_answers(model, tokenizer, prompts, 12, Batches()) == expected
+    assert len({len(answer.text) for answer in expected}) > 1

@@ -26,7 +26,7 @@ def test_a_recipe_of_a_model_and_a_task_has_the_published_settings_and_no_decay(
         seed=None, steps=500, population=30, sigma=1e-3, alpha=5e-4, antithetic=False
     )
     assert recipe.anchor == Anchor(awd=0.0, norm="l1", store="cpu", drift="float16")
-    assert (recipe.task.train, recipe.task.holdout, recipe.task.rows_per_step) == (200, 200, None)
+    assert (recipe.task.train, recipe.task.holdout, recipe.task.rows_per_step) == (None, None, None)
 
 
 @pytest.mark.parametrize("table", [Model(id="tiny"), Task(name="arc"), Search(), Anchor(), Run()])
@@ -116,7 +116,11 @@ def test_a_whole_number_is_fine_for_a_scale_and_kept_as_a_float():
     ("make", "choices"),
     [
         (lambda value: Task(name="arc", scoring=value), ("choice", "generate")),
-        (lambda value: Task(name="arc", reward=value), ("correct", "prob")),
+        (lambda value: Task(name="arc", reward=value), ("correct", "prob", "logprob")),
+        (
+            lambda value: Task(name="arc", grader=value),
+            ("exact", "contains", "number", "choice", "math"),
+        ),
         (lambda value: Search(shaping=value), ("zscore", "ranks")),
         (lambda value: Anchor(norm=value), ("l1", "l2")),
         (lambda value: Anchor(store=value), ("cpu",)),
@@ -240,7 +244,7 @@ def test_a_probability_as_reward_needs_options():
     with pytest.raises(RecipeError, match='reward is "prob", expected "correct"') as caught:
         Task(name="arc", reward="prob", scoring="generate")
 
-    assert caught.value.hint == 'set reward = "correct", or scoring = "choice"'
+    assert caught.value.hint == 'set reward = "logprob", or scoring = "choice"'
     for scoring in ("choice", None):
         assert Task(name="arc", reward="prob", scoring=scoring).reward == "prob"
 

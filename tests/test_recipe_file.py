@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from esft import recipe_file
 from esft.errors import RecipeError
-from esft.recipe import Anchor, Model, Recipe, Run, Search, Task
+from esft.recipe import GRADERS, Anchor, Model, Recipe, Run, Search, Task
 from esft.recipe_checks import SettingsError
 from esft.recipe_file import dump_recipe, find_recipe, load_recipe, parse_change, shipped_recipes
 
@@ -43,9 +43,11 @@ def maybe(values):
 def recipes(draw):
     counts = st.integers(1, 10**6)
     globs = st.lists(texts(), min_size=1, max_size=3).map(tuple)
-    train = draw(counts)
+    train = draw(maybe(counts))
     scoring = draw(st.sampled_from([None, "choice", "generate"]))
-    rewards = [None, "correct"] if scoring == "generate" else [None, "correct", "prob"]
+    rewards = [None, "correct", "logprob"]
+    if scoring != "generate":
+        rewards.append("prob")
     alpha = draw(st.floats(0, exclude_min=True, allow_infinity=False))
     norm = draw(st.sampled_from(["l1", "l2"]))
     most = min(0.5 / alpha, sys.float_info.max) if norm == "l2" else sys.float_info.max
@@ -62,9 +64,10 @@ def recipes(draw):
         ),
         task=Task(
             name=draw(texts()),
+            grader=draw(st.sampled_from([None, *GRADERS])),
             train=train,
-            holdout=draw(counts),
-            rows_per_step=draw(maybe(st.integers(1, train))),
+            holdout=draw(maybe(counts)),
+            rows_per_step=draw(maybe(st.integers(1, train or 10**6))),
             scoring=scoring,
             reward=draw(st.sampled_from(rewards)),
             max_new_tokens=draw(maybe(counts)),
@@ -168,7 +171,8 @@ def test_an_unknown_recipe_names_the_nearest_and_those_there_are():
     with pytest.raises(RecipeError, match=r'no recipe is called "arc-qwen2.5"') as caught:
         load_recipe("arc-qwen2.5", {})
 
-    assert str(caught.value).endswith("one of: arc-qwen2.5-1.5b, conciseness-smollm2-135m")
+    listed = "arc-qwen2.5-1.5b, conciseness-smollm2-135m, countdown-qwen2.5-3b, gsm8k-qwen2.5-3b"
+    assert str(caught.value).endswith(f"one of: {listed}, proofwriter-qwen2.5-3b")
     assert caught.value.hint == 'did you mean the recipe "arc-qwen2.5-1.5b"?'
 
 
@@ -400,7 +404,7 @@ def test_an_unknown_key_in_a_change_is_said_with_the_change(key, message):
 
 def test_everything_wrong_with_a_recipe_is_said_at_once_a_line_each(write):
     file = write(
-        "[serch]\nx = 1\n[model]\ndtype = 4\n[task]\nname = 5\nrows_per_step = 300\n"
+        "[serch]\nx = 1\n[model]\ndtype = 4\n[task]\nname = 5\ntrain = 9\nrows_per_step = 300\n"
         '[search]\nsigm = 3\nsteps = 5.0\n[anchor]\nawd = 3000\nnorm = "l2"\n'
     )
 

@@ -1,5 +1,6 @@
 import inspect
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,7 +9,9 @@ from tiny_models import tiny_llama, tiny_tokenizer
 
 from esft.batches import Batches
 from esft.errors import TaskError
+from esft.logprobs import logprobs
 from esft.rollout import Rollout, RowResult, mean_reward
+from esft.tasks.task import Score
 
 
 def a_rollout(model=None, **settings):
@@ -129,6 +132,86 @@ def test_the_output_layer_sees_contiguous_input_only_while_scoring(scoring, rows
     assert seen
     assert all(seen)
     assert not layer._forward_pre_hooks
+
+
+@pytest.mark.parametrize(("scoring", "rows"), [("choice", CHOICES), ("generate", QUESTIONS)])
+def test_the_reward_logprob_is_the_mean_over_the_references_tokens(scoring, rows):
+    rollout = a_rollout(scoring=scoring, reward="logprob")
+    prepared = rollout.prepare(rows)
+
+    rewards = [result.reward for result in rollout.score(prepared)]
+
+    sums = logprobs(tiny_llama(), list(prepared.references), Batches())
+    counts = [len(each.targets) for each in prepared.references]
+    assert rewards == pytest.approx([a / b for a, b in zip(sums, counts, strict=True)], abs=1e-5)
+    assert all(reward < 0 for reward in rewards)
+
+
+def test_the_reference_of_a_row_with_options_is_the_right_one():
+    prepared = a_rollout(reward="logprob").prepare(CHOICES)
+
+    assert [each[row.gold] for row, each in zip(CHOICES, prepared.options, strict=True)] == list(
+        prepared.references
+    )
+
+
+@pytest.mark.parametrize(("scoring", "rows"), [("choice", CHOICES), ("generate", QUESTIONS)])
+def test_only_measuring_says_what_is_right_where_the_reward_is_logprob(scoring, rows):
+    rollout, plain = a_rollout(scoring=scoring, reward="logprob"), a_rollout(scoring=scoring)
+    prepared = rollout.prepare(rows)
+
+    scored, measured = rollout.score(prepared), rollout.measure(prepared)
+
+    assert {result.correct for result in scored} == {None}
+    assert [result.reward for result in measured] == [result.reward for result in scored]
+    expected = plain.measure(plain.prepare(rows))
+    assert [(each.correct, each.answer) for each in measured] == [
+        (each.correct, each.answer) for each in expected
+    ]
+
+
+@pytest.mark.parametrize("reward", [None, "correct"])
+def test_measuring_is_scoring_where_the_reward_is_of_the_answer(reward):
+    rollout = a_rollout(scoring="generate", reward=reward)
+    prepared = rollout.prepare(QUESTIONS)
+
+    assert rollout.measure(prepared) == rollout.score(prepared)
+
+
+def test_an_answer_is_graded_with_its_opening():
+    graded = []
+    task = replace(
+        a_task("generate"),
+        grade=lambda row, answer: graded.append(answer) or Score(reward=0.0, correct=False),
+    )
+    rollout = Rollout(tiny_llama(), tiny_tokenizer(), task)
+    rows = tuple(replace(row, opening="<think>") for row in QUESTIONS)
+
+    results = rollout.score(rollout.prepare(rows))
+
+    assert len(graded) == 12
+    assert all(answer.startswith("<think>") for answer in graded)
+    assert [result.answer for result in results] == graded
+
+
+def test_what_a_grader_says_of_its_failure_comes_with_the_result():
+    failed = Score(reward=0.0, correct=False, failure="took longer than 1 s")
+    task = replace(a_task("generate"), grade=lambda row, answer: failed)
+    rollout = Rollout(tiny_llama(), tiny_tokenizer(), task)
+
+    results = rollout.score(rollout.prepare(QUESTIONS))
+
+    assert {(each.reward, each.failure) for each in results} == {(0.0, "took longer than 1 s")}
+
+
+def test_a_reference_longer_than_the_context_is_refused():
+    rollout = a_rollout(
+        tiny_llama(max_position_embeddings=80), scoring="generate", reward="logprob"
+    )
+    row = replace(QUESTIONS[0], reference="word " * 40)
+
+    with pytest.raises(TaskError, match=r"row row-0 of made-up needs 2\d\d tokens"):
+        rollout.prepare((row,))
 
 
 def test_rewards_are_averaged_in_row_order():

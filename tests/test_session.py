@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 from runs import a_recipe, write_arc
 from tiny_models import write_model
@@ -39,6 +41,29 @@ def test_rows_that_ship_with_esft_are_replaced_only_by_a_named_folder(tmp_path, 
     assert len(open_session(a_recipe(tmp_path)).train.rows) == 6
     with pytest.raises(TaskError, match=r"data has no conciseness\.train\.jsonl"):
         open_session(a_recipe(tmp_path, task={"data_dir": str(tmp_path / "data")}))
+
+
+def test_the_recipe_of_a_session_says_how_many_rows_there_are(tmp_path):
+    data = write_arc(tmp_path / "data", rows=7)
+    recipe = arc_recipe(tmp_path, data_dir=str(data))
+
+    asked = open_session(recipe).recipe.task
+    found = open_session(
+        replace(recipe, task=Task(name="arc-easy", data_dir=str(data)))
+    ).recipe.task
+
+    assert (asked.train, asked.holdout) == (3, 4)
+    assert (found.train, found.holdout) == (7, 7)
+
+
+def test_more_rows_a_step_than_there_are_is_refused_with_their_number(tmp_path):
+    data = write_arc(tmp_path / "data", rows=7)
+    task = Task(name="arc-easy", data_dir=str(data), rows_per_step=8)
+
+    with pytest.raises(RecipeError, match="rows_per_step is 8, expected at most 7") as caught:
+        open_session(replace(arc_recipe(tmp_path), task=task))
+
+    assert caught.value.hint.startswith("set rows_per_step = 7")
 
 
 def test_a_glob_that_matches_nothing_is_an_error_of_the_recipe(tmp_path):

@@ -3,6 +3,7 @@
 import click
 
 from esft import __version__
+from esft.cli.tasks import tasks
 from esft.cli.tune import tune
 from esft.errors import EsftError
 
@@ -32,7 +33,9 @@ def main() -> None:
     \b
     Start here:
       esft tune conciseness-smollm2-135m
+      esft tasks
     """
 
 
 main.add_command(tune)
+main.add_command(tasks)

@@ -88,15 +88,27 @@ def model_options(command: Callable) -> Callable:
 
 
 def task_options(command: Callable) -> Callable:
-    """--task, --data-dir."""
+    """--task, --grader, --data-dir."""
     heading = "Task"
     return _group(
-        _option(heading, "--task", "task.name", "What to tune on, such as arc."),
+        _option(
+            heading,
+            "--task",
+            "task.name",
+            "What to tune on: a name that `esft tasks` lists, or your own .jsonl or .py file.",
+        ),
+        _option(
+            heading,
+            "--grader",
+            "task.grader",
+            "How answers to a .jsonl file are graded: exact, contains, number, choice or math.",
+        ),
         _option(
             heading,
             "--data-dir",
             "task.data_dir",
-            "Folder of <task>.<split>.jsonl files  [default: $ESFT_DATA_DIR, else the hub]",
+            "Folder of <task>.<split>.jsonl files  [default: $ESFT_DATA_DIR, else the task's own "
+            "rows or the hub]",
         ),
     )(command)
 

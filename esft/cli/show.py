@@ -75,7 +75,7 @@ class PlainWatcher:
                 f"{metrics.step}/{steps}",
                 f"{metrics.reward_mean:.3f}",
                 f"{metrics.reward_best:.3f}",
-                f"{metrics.correct:.1%}",
+                "-" if metrics.correct is None else f"{metrics.correct:.1%}",
                 f"{metrics.drift:.4g}",
                 f"{metrics.forecast:.4g}",
                 duration(metrics.seconds),
@@ -142,6 +142,10 @@ def outcome_text(outcome: Outcome) -> str:
         change, error = paired_change(outcome.base, outcome.tuned, what)
         before, after = (_figure(each, attribute) for each in (outcome.base, outcome.tuned))
         lines.append(f"  {label:<8} {before} -> {after}   change {change:+.4f} +- {error:.4f}")
+    if outcome.grader_failures:
+        lines.append(
+            f"grader     no score for {outcome.grader_failures:,} answers, which counted as 0"
+        )
     state = "stopped after" if outcome.stopped else "done:"
     return "\n".join(
         [
@@ -166,6 +170,7 @@ def outcome_record(outcome: Outcome) -> dict[str, object]:
         "stopped": outcome.stopped,
         "base": finite(outcome.base.summary()),
         "tuned": finite(outcome.tuned.summary()),
+        "grader_failures": outcome.grader_failures,
         "drift": outcome.drift,
         "forecast": outcome.forecast,
         "seconds": round(outcome.seconds, 3),

@@ -1,12 +1,11 @@
 """ARC: science questions of US school tests, with three to five options."""
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 from esft.tasks.columns import text_column, texts_column, wrong_column
-from esft.tasks.labels import parse_label
-from esft.tasks.task import HubSource, Option, Row, Score, Task
+from esft.tasks.multiple_choice import choice_row, choice_task, text_options
+from esft.tasks.task import HubSource, Row, Task
 
 
 def read_arc(raw: Mapping[str, Any]) -> Row:
@@ -25,50 +24,39 @@ def read_arc(raw: Mapping[str, Any]) -> Row:
         raise wrong_column("choices.label", labels, f"{len(texts)} labels, all different")
     if answer not in labels:
         raise wrong_column("answerKey", answer, f"one of the labels {', '.join(labels)}")
-    return Row(
+    return choice_row(
         id=text_column(raw, "id"),
-        messages=({"role": "user", "content": _message(question, texts, labels)},),
-        answer=answer,
-        options=tuple(map(partial(_option, question), texts, labels)),
+        asked=question,
+        # The prompt form of lm-evaluation-harness, so that accuracies can be compared with it.
+        options=text_options(f"Question: {question}\nAnswer:", texts, labels),
         gold=labels.index(answer),
     )
 
 
-def grade_arc(row: Row, answer: str) -> Score:
-    """1 where `answer` names the right option and no other, by its label or its text."""
-    labels = [option.label or "" for option in row.options]
-    named = parse_label(answer, labels, [option.text for option in row.options])
-    return Score(reward=float(named == row.answer), correct=named == row.answer)
-
-
-def _option(question: str, text: str, label: str) -> Option:
-    # The prompt form of lm-evaluation-harness, so that accuracies can be compared with it.
-    return Option(
-        context=f"Question: {question}\nAnswer:", continuation=f" {text}", text=text, label=label
-    )
-
-
-def _message(question: str, texts: list[str], labels: list[str]) -> str:
-    listed = "\n".join(f"{label}. {text}" for label, text in zip(labels, texts, strict=True))
-    kind = "number" if labels[0].isdecimal() else "letter"
-    return f"{question}\n\n{listed}\n\nReply with the {kind} of the right answer alone."
-
-
-def _arc(name: str, config: str, file: str, summary: str) -> Task:
-    return Task(
+def _arc(name: str, config: str, file: str, summary: str, size: str) -> Task:
+    return choice_task(
         name=name,
         summary=summary,
         source=f"allenai/ai2_arc, {config}",
         licence="CC BY-SA 4.0",
-        scoring="choice",
-        scorings=("choice", "generate"),
-        max_new_tokens=16,
+        size=size,
         hub=HubSource(id="allenai/ai2_arc", config=config),
         file=file,
         read=read_arc,
-        grade=grade_arc,
     )
 
 
-ARC = _arc("arc", "ARC-Challenge", "arc_challenge", "school science questions, the hard ones")
-ARC_EASY = _arc("arc-easy", "ARC-Easy", "arc_easy", "school science questions, the easy ones")
+ARC = _arc(
+    "arc",
+    "ARC-Challenge",
+    "arc_challenge",
+    "school science questions, the hard ones",
+    "1,119 train, 299 validation, 1,172 test",
+)
+ARC_EASY = _arc(
+    "arc-easy",
+    "ARC-Easy",
+    "arc_easy",
+    "school science questions, the easy ones",
+    "2,251 train, 570 validation, 2,376 test",
+)

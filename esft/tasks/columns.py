@@ -23,6 +23,14 @@ def texts_column(row: Mapping[str, Any], name: str) -> list[str]:
     return value
 
 
+def index_column(row: Mapping[str, Any], name: str, count: int) -> int:
+    """The index in column `name`, one of `count`, counted from 0."""
+    index = _value(row, name)
+    if type(index) is not int or not 0 <= index < count:  # True is an int too
+        raise wrong_column(name, index, f"a whole number from 0 to {count - 1}")
+    return index
+
+
 def wrong_column(name: str, value: object, expected: str) -> TaskError:
     """The error of a column that holds `value`; whoever knows the file and line adds them."""
     return TaskError(f"column {name} is {reprlib.repr(value)}, expected {expected}")

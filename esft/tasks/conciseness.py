@@ -1,11 +1,11 @@
 """Conciseness: short questions whose answers should be as long as the reference, and no longer."""
 
 import hashlib
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from esft.tasks.columns import text_column
+from esft.tasks.occurs import occurs
 from esft.tasks.task import Row, Score, Task
 
 NO_REWARD_AT = 100
@@ -19,11 +19,13 @@ def read_conciseness(raw: Mapping[str, Any]) -> Row:
         TaskError: a column is missing or wrong; names it, what it holds and what was expected.
     """
     prompt = text_column(raw, "prompt")
+    answer = text_column(raw, "answer").strip()
     digest = hashlib.sha256(prompt.encode()).hexdigest()
     return Row(
         id=f"conciseness-{digest[:12]}",
         messages=({"role": "user", "content": prompt},),
-        answer=text_column(raw, "answer").strip(),
+        answer=answer,
+        reference=answer,
     )
 
 
@@ -37,16 +39,7 @@ def grade_conciseness(row: Row, answer: str) -> Score:
     is brought to 0..1 like that of every task.
     """
     difference = abs(len(answer.strip()) - len(row.answer))
-    return Score(
-        reward=max(0.0, 1 - difference / NO_REWARD_AT), correct=_occurs(row.answer, answer)
-    )
-
-
-def _occurs(reference: str, answer: str) -> bool:
-    words = r"\s+".join(map(re.escape, reference.split()))
-    # "8" is neither in "18" nor in "3.8" nor in "8.5".
-    whole = rf"(?<!\w)(?<!\d[.,]){words}(?!\w)(?![.,]\d)"
-    return re.search(whole, answer, re.IGNORECASE) is not None
+    return Score(reward=max(0.0, 1 - difference / NO_REWARD_AT), correct=occurs(row.answer, answer))
 
 
 CONCISENESS = Task(
@@ -54,6 +47,9 @@ CONCISENESS = Task(
     summary="short questions of general knowledge, answered as briefly as the reference",
     source="rows that ship with esft",
     licence="Apache-2.0",
+    size="220 train, 220 validation, 200 test",
+    grading="1 - difference in characters to the reference / 100, at least 0; correct where the "
+    "reference occurs in the answer, as whole words",
     scoring="generate",
     scorings=("generate",),
     max_new_tokens=64,

@@ -11,6 +11,8 @@ from esft.tasks.task import HubSource
 class HubRows:
     """The splits of one hub dataset, downloaded when first asked for, or read from the cache."""
 
+    fix = "name a folder with other rows as --data-dir"
+
     def __init__(self, source: HubSource, file: str) -> None:
         self.source = source
         self.file = file

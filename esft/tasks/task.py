@@ -1,9 +1,9 @@
 """What a task is: rows to ask, ways to score them, a grader for the answers."""
 
 import hashlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
 
 Scoring = Literal["choice", "generate"]
 
@@ -16,9 +16,16 @@ class Option:
     continuation: str
     """Begins with the space that separates it from the context."""
     text: str
-    """The option alone; acc_norm divides by its length in characters."""
+    """The option alone."""
     label: str | None = None
     """What a message calls the option, such as "B" or "2"; None where no message names it."""
+    length: int | None = None
+    """What acc_norm divides the log-probability by; None takes the characters of `text`."""
+
+    @property
+    def divisor(self) -> int:
+        """What acc_norm divides the log-probability by."""
+        return len(self.text) if self.length is None else self.length
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +35,18 @@ class Row:
     id: str
     messages: tuple[dict[str, str], ...]
     """The chat to answer: dicts of role and content."""
-    answer: str
-    """The right answer to the messages."""
+    answer: str | None = None
+    """The right answer; None where the grader needs none."""
+    accepted: tuple[str, ...] = ()
+    """Further answers that are right."""
+    reference: str | None = None
+    """A right answer written out as the messages ask for it, beginning with `opening`; what
+    reward "logprob" looks at. None where there is none."""
+    opening: str = ""
+    """What every answer begins with: the model goes on from here, and its answer is graded with
+    these characters before it."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """What else the grader needs, such as the numbers of a puzzle."""
     options: tuple[Option, ...] = ()
     """Empty where there is nothing to choose from."""
     gold: int | None = None
@@ -37,7 +54,7 @@ class Row:
 
     @property
     def prompt(self) -> str:
-        """The messages as plain text, for a tokenizer without a chat template."""
+        """The messages as plain text, for a tokenizer without a chat template; no opening."""
         return "\n\n".join(message["content"] for message in self.messages) + "\nAnswer:"
 
     @property
@@ -47,8 +64,10 @@ class Row:
         Case, spacing and the order of options do not count, nor do the options themselves where
         they share one context: ARC has questions twice, with options reordered or one reworded.
         """
-        contexts = {option.context for option in self.options}
-        asked = contexts or {message["content"] for message in self.messages}
+        asked = {option.context for option in self.options}
+        if len(asked) > 1:  # options within a sentence, which differs from its twin behind them
+            asked |= {option.continuation for option in self.options}
+        asked = asked or {message["content"] for message in self.messages}
         plain = sorted(" ".join(text.casefold().split()) for text in asked)
         return hashlib.sha256("\0".join(plain).encode()).hexdigest()
 
@@ -58,8 +77,26 @@ class Score:
     """What one answer is worth."""
 
     reward: float
-    """0 to 1."""
+    """0 to 1, or to the task's `max_reward`."""
     correct: bool
+    failure: str | None = None
+    """Why the grader gave no score, in a line; the reward is 0 then. None where it gave one."""
+
+
+class RowSource(Protocol):
+    """Where the rows of a task come from, split by split."""
+
+    fix: str
+    """What to do about rows that are missing or wrong, the end of each hint."""
+
+    def where(self, split: str) -> str:
+        """File, dataset or program and split, for messages."""
+
+    def has(self, split: str) -> bool:
+        """Whether there is such a split."""
+
+    def rows(self, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Place (for messages) and object of each row; TaskError where there are none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +120,10 @@ class Task:
     source: str
     """Where the rows come from, in words."""
     licence: str
+    size: str
+    """How many rows there are, in words, such as "7,473 train, 1,319 test"."""
+    grading: str
+    """How a generated answer is graded, in a sentence; for choice alone, what counts as right."""
     scoring: Scoring
     """How it is scored where nothing else is said."""
     scorings: tuple[Scoring, ...]
@@ -94,6 +135,15 @@ class Task:
     read: Callable[[Mapping[str, Any]], Row]
     """Makes a Row of one object of the source; TaskError names the column that is wrong."""
     grade: Callable[[Row, str], Score]
-    """Scores the text of an answer; pure, and never raises."""
+    """Scores the text of an answer; never raises."""
+    max_reward: float = 1.0
+    """The largest reward of an answer."""
     hub: HubSource | None = None
-    """None where the rows ship with esft."""
+    """Where the rows are on the hub; None where they are not."""
+    make_source: Callable[[], RowSource] | None = None
+    """Rows that are generated, or a user's own; None takes the hub, or the rows that esft ships."""
+    splits: Mapping[str, str] = field(
+        default_factory=lambda: {"train": "train", "validation": "validation", "test": "test"}
+    )
+    """Our split to what the source calls it. One without right answers, or that there is not,
+    is left out."""

@@ -15,6 +15,7 @@ METRICS = StepMetrics(
     reward_mean=0.25,
     reward_best=0.5,
     correct=0.125,
+    grader_failures=0,
     members=30,
     drift=12.34,
     forecast=12.56,

@@ -4,7 +4,8 @@ from hypothesis import strategies as st
 
 from esft.errors import TaskError
 from esft.tasks import get_task
-from esft.tasks.arc import grade_arc, read_arc
+from esft.tasks.arc import read_arc
+from esft.tasks.multiple_choice import grade_choice
 
 from .some_rows import arc_object
 
@@ -93,7 +94,7 @@ def test_a_wrong_row_is_refused_with_column_value_and_what_was_expected(raw, mes
     [("B", True), ("wet palms", True), ("The answer is (B).", True), ("A", False), ("", False)],
 )
 def test_an_answer_is_worth_1_where_it_names_the_right_option(answer, correct):
-    score = grade_arc(read_arc(arc_object(1)), answer)
+    score = grade_choice(read_arc(arc_object(1)), answer)
 
     assert score.correct is correct
     assert score.reward == (1.0 if correct else 0.0)
@@ -101,7 +102,7 @@ def test_an_answer_is_worth_1_where_it_names_the_right_option(answer, correct):
 
 @given(answer=st.text())
 def test_any_answer_gets_a_score(answer):
-    score = grade_arc(read_arc(arc_object(1)), answer)
+    score = grade_choice(read_arc(arc_object(1)), answer)
 
     assert score.reward == float(score.correct)
 

@@ -1,7 +1,7 @@
 import pytest
 
 from esft.errors import TaskError
-from esft.tasks.columns import is_text, text_column, texts_column
+from esft.tasks.columns import index_column, is_text, text_column, texts_column
 
 ROW = {"question": "Why?", "number": 3, "choices": {"text": ["a", "b"], "label": "AB"}}
 
@@ -57,3 +57,19 @@ def test_what_is_text(value):
 def test_a_row_without_columns_is_said_to_have_none():
     with pytest.raises(TaskError, match="the row has: no columns"):
         text_column({}, "question")
+
+
+@pytest.mark.parametrize("index", [0, 3])
+def test_an_index_within_the_options(index):
+    assert index_column({"answer": index}, "answer", 4) == index
+
+
+@pytest.mark.parametrize("wrong", [4, -1, True, False, 1.0, "1", None, [1], 10**99])
+def test_an_index_that_is_no_option_is_refused(wrong):
+    with pytest.raises(TaskError, match=r"answer is .*, expected a whole number from 0 to 3"):
+        index_column({"answer": wrong}, "answer", 4)
+
+
+def test_a_missing_index_is_refused_with_the_columns_there_are():
+    with pytest.raises(TaskError, match="column answer is missing, the row has: question, label"):
+        index_column({"question": "Why?", "label": 1}, "answer", 4)

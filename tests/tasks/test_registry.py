@@ -6,9 +6,27 @@ import pytest
 from esft.errors import TaskError
 from esft.tasks import get_task, task_names
 
+NAMES = [
+    "arc",
+    "arc-easy",
+    "conciseness",
+    "countdown",
+    "countdown-3to4",
+    "gsm8k",
+    "hellaswag",
+    "math-500",
+    "mmlu",
+    "mmlu-pro",
+    "nq-open",
+    "piqa",
+    "proofwriter",
+    "trivia-qa",
+    "winogrande",
+]
+
 
 def test_all_tasks_are_named_in_order():
-    assert task_names() == ["arc", "arc-easy", "conciseness"]
+    assert task_names() == NAMES
 
 
 @pytest.mark.parametrize("name", task_names())
@@ -22,6 +40,9 @@ def test_a_task_is_found_by_its_name_and_is_whole(name):
     assert task.summary
     assert task.licence
     assert task.source
+    assert task.size
+    assert task.grading
+    assert task.max_reward >= 1
 
 
 @pytest.mark.parametrize(
@@ -29,7 +50,7 @@ def test_a_task_is_found_by_its_name_and_is_whole(name):
     [("ark", "arc"), ("arc_easy", "arc-easy"), ("ARC", "arc"), ("concise", "conciseness")],
 )
 def test_an_unknown_task_is_refused_with_the_nearest_names(wrong, near):
-    names = "expected one of: arc, arc-easy, conciseness"
+    names = f"expected one of: {', '.join(NAMES)}"
 
     with pytest.raises(TaskError, match=f"task '{wrong}' is unknown, {names}") as caught:
         get_task(wrong)
@@ -37,15 +58,22 @@ def test_an_unknown_task_is_refused_with_the_nearest_names(wrong, near):
     assert caught.value.hint.startswith(f"did you mean {near}")
 
 
-def test_an_unknown_task_with_no_near_name_has_no_hint():
+def test_an_unknown_task_with_no_near_name_points_at_the_list_and_at_own_files():
     with pytest.raises(TaskError, match="task 'xyzzy' is unknown") as caught:
         get_task("xyzzy")
 
-    assert caught.value.hint is None
+    assert caught.value.hint == "see esft tasks; a .jsonl or .py file is a task of your own"
+
+
+def test_a_task_with_a_grader_of_its_own_takes_no_other():
+    with pytest.raises(TaskError, match="task gsm8k has a grader of its own") as caught:
+        get_task("gsm8k", "number")
+
+    assert caught.value.hint == "leave --grader out"
 
 
 def test_importing_tasks_loads_no_heavy_library():
-    heavy = "{'torch', 'transformers', 'datasets', 'huggingface_hub'}"
+    heavy = "{'torch', 'transformers', 'datasets', 'huggingface_hub', 'sympy', 'math_verify'}"
     code = f"import sys, esft.tasks, esft.tasks.rows; print(sorted({heavy} & set(sys.modules)))"
 
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -1,10 +1,11 @@
-import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from esft.errors import TaskError
 from esft.tasks import get_task
+from esft.tasks.generated import GeneratedRows
 from esft.tasks.rows import read_split, split_rows
 
 from .some_rows import arc_object, plain_task, prompts, write_rows
@@ -135,9 +136,8 @@ def test_a_wrong_row_is_named_with_file_line_column_and_value(tmp_path):
     ) as caught:
         read_split(get_task("arc-easy"), "train", tmp_path)
 
-    assert caught.value.hint.startswith(
-        "task arc-easy needs the columns of allenai/ai2_arc, ARC-Easy"
-    )
+    assert caught.value.hint.startswith("correct the row, or leave --data-dir and ESFT_DATA_DIR")
+    assert caught.value.hint.endswith("reads rows of the form of allenai/ai2_arc, ARC-Easy")
 
 
 def test_a_missing_file_of_a_hub_task_points_at_the_hub(tmp_path):
@@ -179,14 +179,6 @@ def test_the_shipped_rows_are_enough_for_the_defaults():
     assert not keys & test_keys
 
 
-@pytest.fixture
-def data_dir():
-    folder = os.environ.get("ESFT_DATA_DIR")
-    if not folder:
-        pytest.skip("ESFT_DATA_DIR is not set: no folder with rows of public benchmarks")
-    return Path(folder)
-
-
 @pytest.mark.parametrize("name", ["arc", "arc-easy"])
 def test_every_row_of_the_published_files_is_read(data_dir, name):
     task = get_task(name)
@@ -211,3 +203,63 @@ def test_published_rows_never_overlap(data_dir, name, train, holdout):
     keys = {row.key for row in split.train + split.holdout}
     assert len(keys) == train + holdout
     assert not keys & {row.key for row in read_split(task, "test", data_dir)}
+
+
+def numbered(folder, **splits):
+    """Write so many different rows to each split, and return the folder."""
+    counted = splits.items()
+    write_prompts(folder, **{split: [f"{split} {i}" for i in range(n)] for split, n in counted})
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("splits", "train", "holdout"),
+    [
+        ({"train": 500, "validation": 300}, 200, 200),
+        ({"train": 50, "validation": 30}, 50, 30),
+        ({"train": 500}, 200, 200),
+        ({"train": 300}, 150, 150),
+        ({"train": 31}, 16, 15),
+        ({"train": 2}, 1, 1),
+    ],
+)
+def test_where_no_number_is_asked_for_there_are_200_rows_or_what_there_is(
+    tmp_path, splits, train, holdout
+):
+    split = split_rows(plain_task(), None, None, numbered(tmp_path, **splits))
+
+    assert (len(split.train), len(split.holdout)) == (train, holdout)
+    assert {row.key for row in split.train}.isdisjoint(row.key for row in split.holdout)
+
+
+@pytest.mark.parametrize(("asked", "train", "holdout"), [((None, 25), 6, 25), ((20, None), 20, 11)])
+def test_one_number_asked_for_leaves_the_rest_to_the_other(tmp_path, asked, train, holdout):
+    split = split_rows(plain_task(), *asked, numbered(tmp_path, train=31))
+
+    assert (len(split.train), len(split.holdout)) == (train, holdout)
+
+
+def test_one_row_is_not_enough_to_tune_on_and_to_measure(tmp_path):
+    with pytest.raises(TaskError, match="0 holdout rows left after the train rows"):
+        split_rows(plain_task(), None, None, numbered(tmp_path, train=1))
+
+
+def test_splits_are_read_under_the_names_of_their_source(tmp_path):
+    task = replace(plain_task(), splits={"train": "dev", "test": "hidden"})
+    numbered(tmp_path, dev=3, train=4, hidden=2)
+
+    assert len(read_split(task, "train", tmp_path)) == 3
+    assert len(read_split(task, "test", tmp_path)) == 2
+    with pytest.raises(TaskError, match="plain has no validation rows with answers, it has: train"):
+        read_split(task, "validation", tmp_path)
+
+
+def test_a_task_may_bring_its_own_rows_which_a_folder_replaces(tmp_path):
+    made = GeneratedRows(
+        name="numbers", make=lambda split: [{"prompt": split}], splits=("train",), fix="wait"
+    )
+    task = replace(plain_task(), make_source=lambda: made)
+    numbered(tmp_path, train=2)
+
+    assert prompts(read_split(task, "train")) == ["train"]
+    assert prompts(read_split(task, "train", tmp_path)) == ["train 0", "train 1"]

@@ -1,0 +1,144 @@
+"""`esft tasks`: what a model can be tuned on."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from typing import TYPE_CHECKING
+
+import click
+
+from esft.cli.show import wrapped
+
+if TYPE_CHECKING:
+    from esft.tasks.preview import Preview
+    from esft.tasks.task import Row, Task
+
+
+@click.command(short_help="List the tasks, or show two rows of one.")
+@click.argument("name", required=False)
+@click.option("--grader", help="How answers to a .jsonl file are graded.")
+@click.option(
+    "--data-dir",
+    help="Folder of <task>.<split>.jsonl files  [default: $ESFT_DATA_DIR, else the task's own rows "
+    "or the hub]",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
+def tasks(name: str | None, grader: str | None, data_dir: str | None, as_json: bool) -> None:
+    """List all tasks; with NAME, show two rows of it as a model sees them, the reference answer
+    and how answers are graded. NAME may be your own .jsonl or .py file. No model is loaded.
+
+    \b
+    Examples:
+      esft tasks
+      esft tasks countdown
+      esft tasks my.jsonl --grader number
+    """
+    if name is None:
+        _list(as_json)
+        return
+    from esft.tasks import data_folder, get_task
+    from esft.tasks.preview import preview
+
+    task = get_task(name, grader)
+    shown = preview(task, data_folder(data_dir, task))
+    click.echo(json.dumps(_preview_record(task, shown)) if as_json else _preview_text(task, shown))
+
+
+def _list(as_json: bool) -> None:
+    from esft.tasks import get_task, task_names
+
+    every = [get_task(each) for each in task_names()]
+    if as_json:
+        click.echo(json.dumps([_task_record(task) for task in every]))
+        return
+    for task in every:
+        click.echo(wrapped(f"{task.name:<14}", task.summary))
+        about = f"{_scorings(task)}; {task.size}; {task.source}; {task.licence}"
+        click.echo(wrapped(" " * 14, about))
+
+
+def _scorings(task: Task) -> str:
+    others = [each for each in task.scorings if each != task.scoring]
+    return f"{task.scoring} ({', '.join(others)})" if others else task.scoring
+
+
+def _task_record(task: Task) -> dict[str, object]:
+    return {
+        "name": task.name,
+        "summary": task.summary,
+        "source": task.source,
+        "licence": task.licence,
+        "rows": task.size,
+        "scoring": task.scoring,
+        "scorings": task.scorings,
+        "max_new_tokens": task.max_new_tokens,
+        "grading": task.grading,
+    }
+
+
+def _preview_record(task: Task, shown: Preview) -> dict[str, object]:
+    rows = [
+        {
+            "id": row.id,
+            "messages": row.messages,
+            "opening": row.opening,
+            "answer": row.answer,
+            "accepted": row.accepted,
+            "reference": row.reference,
+            "options": [
+                {"context": option.context, "continuation": option.continuation}
+                for option in row.options
+            ],
+            "gold": row.gold,
+        }
+        for row in shown.rows
+    ]
+    place = {"where": shown.where, "split": shown.split, "total": shown.total}
+    return _task_record(task) | place | {"first": rows}
+
+
+def _preview_text(task: Task, shown: Preview) -> str:
+    how = f"{_scorings(task)}; generated answers have up to {task.max_new_tokens} tokens"
+    lines = [
+        wrapped("", f"{task.name}: {task.summary}"),
+        wrapped("  source  ", f"{task.source}; {task.licence}"),
+        wrapped("  scored  ", how),
+        wrapped("  graded  ", task.grading),
+        wrapped("  rows    ", f"{shown.total:,} in {shown.where}"),
+    ]
+    for number, row in enumerate(shown.rows, start=1):
+        lines += ["", f"Row {number}, {row.id}", *_row_lines(task, row)]
+    return "\n".join(lines)
+
+
+def _row_lines(task: Task, row: Row) -> list[str]:
+    lines: list[str] = []
+    if "choice" in task.scorings and row.options:
+        lines += _option_lines(row)
+    if "generate" in task.scorings:
+        for message in row.messages:
+            lines += _block(f"by generate, {message['role']}", message["content"])
+        if row.opening:
+            lines += _block("every answer begins with", row.opening)
+    reference = row.reference if row.reference is not None else "(none)"
+    lines += _block("reference answer", reference)
+    if row.accepted:
+        lines += _block("also right", ", ".join(row.accepted))
+    return lines
+
+
+def _option_lines(row: Row) -> list[str]:
+    contexts = dict.fromkeys(option.context for option in row.options)
+    shared = len(contexts) == 1
+    lines = _block("by choice, context", next(iter(contexts))) if shared else []
+    options = [
+        f"{'*' if place == row.gold else ' '} "
+        f"{'' if shared else option.context + ' |'}{option.continuation}"
+        for place, option in enumerate(row.options)
+    ]
+    return [*lines, *_block("by choice, options and the right one with *", "\n".join(options))]
+
+
+def _block(head: str, text: str) -> list[str]:
+    return [f"  {head}:", textwrap.indent(text, "    ")]

@@ -1,0 +1,69 @@
+"""What the multiple-choice tasks share: their rows, the message that asks, the grader."""
+
+import hashlib
+from collections.abc import Sequence
+from functools import partial
+
+from esft.tasks.labels import parse_label
+from esft.tasks.task import Option, Row, Score, Task
+
+LETTERS = "ABCDEFGHIJ"
+"""Labels of options that have none of their own."""
+
+
+def choice_row(*, id: str, asked: str, options: Sequence[Option], gold: int) -> Row:
+    """A row whose message asks for the label of one of its options.
+
+    Args:
+        id: the row's own, or one of `made_id`.
+        asked: what the message asks, before it lists the options.
+        options: with a label each; two or more.
+        gold: index of the right one.
+    """
+    label = options[gold].label
+    return Row(
+        id=id,
+        messages=({"role": "user", "content": _message(asked, options)},),
+        answer=label,
+        reference=label,
+        options=tuple(options),
+        gold=gold,
+    )
+
+
+def made_id(task: str, *asked: str) -> str:
+    """The id of a row that comes without one: the task's name and a hash of what is asked."""
+    digest = hashlib.sha256("\0".join(asked).encode()).hexdigest()
+    return f"{task}-{digest[:12]}"
+
+
+def text_options(context: str, texts: Sequence[str], labels: Sequence[str]) -> list[Option]:
+    """Options whose whole text continues the one context; labels beyond the texts are unused."""
+    return [
+        Option(context=context, continuation=f" {text}", text=text, label=label)
+        for text, label in zip(texts, labels, strict=False)
+    ]
+
+
+def grade_choice(row: Row, answer: str) -> Score:
+    """1 where `answer` names the right option and no other, by its label or its text."""
+    labels = [option.label or "" for option in row.options]
+    named = parse_label(answer, labels, [option.text for option in row.options])
+    return Score(reward=float(named == row.answer), correct=named == row.answer)
+
+
+choice_task = partial(
+    Task,
+    grading="1 where the answer names the right option and no other, by its label or its text",
+    scoring="choice",
+    scorings=("choice", "generate"),
+    max_new_tokens=16,
+    grade=grade_choice,
+)
+"""Makes a task of the fields that are its own."""
+
+
+def _message(asked: str, options: Sequence[Option]) -> str:
+    listed = "\n".join(f"{option.label}. {option.text.strip()}" for option in options)
+    kind = "number" if (options[0].label or "").isdecimal() else "letter"
+    return f"{asked.strip()}\n\n{listed}\n\nReply with the {kind} of the right answer alone."

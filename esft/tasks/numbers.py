@@ -1,0 +1,54 @@
+"""Which number a text is, or ends with."""
+
+import re
+from collections import deque
+from fractions import Fraction
+
+LONGEST = 50
+"""Characters of a number, without sign and separators, up to which it is read."""
+LARGEST_POWER = 50
+"""The e of 1e50 up to which it is read, below 0 as well as above."""
+
+# Possessive and atomic, so that no run of digits is tried twice: time stays linear.
+_WHOLE = r"(?>[1-9][0-9]{0,2}(?:,[0-9]{3}(?![0-9]))++|[0-9]++)"
+_BODY = (
+    rf"(?P<body>{_WHOLE}(?:/{_WHOLE}(?!\.?[0-9])|(?:\.[0-9]++)?(?:[eE][-+−]?[0-9]++)?)"
+    rf"|(?<![\w.])\.[0-9]++)"
+)
+_WHOLE_TEXT = re.compile(rf"(?P<before>[-+−]?(?:[$€] ?)?|[$€][-+−]){_BODY}(?: ?%)?\.?")
+# A minus behind a word, a number or a bracket takes away: "2-1" is 2 and then 1.
+_IN_TEXT = re.compile(rf"(?P<before>(?<![\w).%\]+−-])[-+−](?:[$€] ?)?)?{_BODY}")
+
+
+def parse_number(text: str) -> Fraction | None:
+    """The number that `text` is; None where it is anything else, or more than a number.
+
+    Read are a sign, separators of thousands ("1,080"), decimals ("3.50", ".5"), fractions of whole
+    numbers ("3/4"), powers ("1e9", up to LARGEST_POWER), all of them with "$" or "€" before, and
+    "%" or a full stop behind, none of which changes the value. No units, and none of more than
+    LONGEST characters.
+    """
+    match = _WHOLE_TEXT.fullmatch(text.strip())
+    return None if match is None else _value(match)
+
+
+def last_number(text: str) -> Fraction | None:
+    """The last number in `text`, as `parse_number` reads it; None where there is none.
+
+    None too where the last one is too long to be read or has a 0 below its line. Digits count
+    wherever they are, also in "x2" and "5kg". Time is linear in the length of `text`.
+    """
+    last = deque(_IN_TEXT.finditer(text), maxlen=1)
+    return _value(last[0]) if last else None
+
+
+def _value(match: re.Match[str]) -> Fraction | None:
+    written = match["body"].replace(",", "").replace("−", "-")
+    power = written.lower().partition("e")[2]
+    below = written.partition("/")[2]
+    if len(written) > LONGEST or (power and abs(int(power)) > LARGEST_POWER):
+        return None
+    if below and not int(below):
+        return None
+    value = Fraction(written)
+    return -value if set(match["before"] or "") & {"-", "−"} else value

@@ -1,0 +1,320 @@
+import pytest
+
+from esft.errors import TaskError
+from esft.tasks.own import own_task
+from esft.tasks.rows import read_split, split_rows
+
+from .some_rows import write_rows
+
+
+def task_of(folder, rows, grader="exact"):
+    return own_task(write_rows(folder, "my", rows), grader)
+
+
+def read_row(folder, grader="exact", **columns):
+    return read_split(task_of(folder, [columns], grader), "train")[0]
+
+
+def choosing(**changes):
+    row = {"prompt": "Sky?", "choices": ["green", "blue", "red"], "answer": "blue"}
+    return {**row, **changes}
+
+
+def test_a_row_asks_its_prompt_as_it_is(tmp_path):
+    row = read_row(tmp_path, prompt="What is 2 + 3?\n", answer="5")
+
+    assert row.messages == ({"role": "user", "content": "What is 2 + 3?\n"},)
+    assert (row.answer, row.accepted, row.reference) == ("5", (), "5")
+    assert (row.options, row.gold) == ((), None)
+    assert row.id.startswith("my-")
+    assert len(row.id) == len("my-") + 12
+
+
+def test_messages_are_the_chat(tmp_path):
+    chat = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Hello"},
+        {"role": "assistant", "content": "Hi", "name": "left out"},
+        {"role": "user", "content": "2 + 3?"},
+    ]
+
+    row = read_row(tmp_path, messages=chat, prompt=None, answer=5, id=7)
+
+    assert row.messages == tuple(
+        {"role": each["role"], "content": each["content"]} for each in chat
+    )
+    assert row.id == "7"
+
+
+@pytest.mark.parametrize(
+    ("answer", "texts"),
+    [
+        ("five", ["five"]),
+        (5, ["5"]),
+        (-0.5, ["-0.5"]),
+        (1e-05, ["0.00001"]),
+        (1e22, ["10000000000000000000000"]),
+        (3.0, ["3.0"]),
+        (["five", 5, 5.5], ["five", "5", "5.5"]),
+    ],
+)
+def test_answers_are_texts_numbers_or_lists_of_them(tmp_path, answer, texts):
+    row = read_row(tmp_path, prompt="Q?", answer=answer)
+
+    assert [row.answer, *row.accepted] == texts
+    assert row.reference == texts[0]
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"answer": "5"}, "column prompt is missing, the row has: answer"),
+        ({"prompt": "", "answer": "5"}, "column prompt is '', expected a text"),
+        ({"prompt": 3, "answer": "5"}, "column prompt is 3, expected a text"),
+        ({"prompt": "Q?"}, "column answer is missing, the row has: prompt"),
+        ({"prompt": "Q?", "answer": None}, "column answer is None, expected a text, a number, or"),
+        ({"prompt": "Q?", "answer": True}, "column answer is True, expected a text, a number, or"),
+        ({"prompt": "Q?", "answer": " "}, "column answer is ' ', expected a text, a number, or"),
+        ({"prompt": "Q?", "answer": []}, r"column answer is \[\], expected a text, a number, or"),
+        ({"prompt": "Q?", "answer": ["5", None]}, r"answer is \['5', None\], expected a text"),
+        ({"prompt": "Q?", "answer": {"a": 1}}, "column answer is .*, expected a text, a number"),
+        ({"prompt": "Q?", "answer": float("nan")}, "column answer is nan, expected a text"),
+        ({"prompt": "Q?", "answer": "5", "id": 0.5}, "column id is 0.5, expected a text or a"),
+        ({"prompt": "Q?", "answer": "5", "id": ""}, "column id is '', expected a text or a"),
+        ({"messages": [], "answer": "5"}, r"column messages is \[\], expected a last message"),
+        ({"messages": "Q?", "answer": "5"}, "column messages is 'Q.', expected a list of objects"),
+        ({"messages": ["Q?"], "answer": "5"}, "column messages is .*, expected a list of objects"),
+        (
+            {"messages": [{"role": "tool", "content": "x"}], "answer": "5"},
+            r"column messages is .*, expected .* a role \(system, user, assistant\)",
+        ),
+        (
+            {"messages": [{"role": "user", "content": ""}], "answer": "5"},
+            "column messages is .*, expected .* a content that is not empty",
+        ),
+        (
+            {"messages": [{"role": "system", "content": "x"}], "answer": "5"},
+            "column messages is .*, expected a last message of the user",
+        ),
+        (
+            {"messages": [{"role": "user", "content": "x"}], "prompt": "Q?", "answer": "5"},
+            "column messages is .*, expected nothing in a row that has a prompt too",
+        ),
+    ],
+)
+def test_a_wrong_row_is_refused_with_file_line_and_column(tmp_path, columns, message):
+    task = task_of(tmp_path, [{"prompt": "One?", "answer": "1"}, columns])
+
+    with pytest.raises(TaskError, match=rf"my\.jsonl line 2: .*{message}") as caught:
+        read_split(task, "train")
+
+    assert caught.value.hint.endswith("correct the row, or correct the file")
+
+
+@pytest.mark.parametrize("answer", ["five", ["5", "five"], "5 or 6"])
+def test_grader_number_wants_numbers_as_answers(tmp_path, answer):
+    with pytest.raises(TaskError, match=r"line 1: column answer is .*, expected a number, for"):
+        read_row(tmp_path, grader="number", prompt="Q?", answer=answer)
+
+
+@pytest.mark.parametrize(
+    ("grader", "answer", "text"),
+    [("exact", "Five", "five"), ("contains", "five", "It is five."), ("number", 5, "2 + 3 = 5.0")],
+)
+def test_answers_are_graded_by_the_named_grader(tmp_path, grader, answer, text):
+    task = task_of(tmp_path, [{"prompt": "Q?", "answer": answer}], grader)
+    row = read_split(task, "train")[0]
+
+    assert task.grade(row, text).correct
+    assert not task.grade(row, "6").correct
+    assert (task.scoring, task.scorings) == ("generate", ("generate",))
+
+
+@pytest.mark.parametrize("answer", ["blue", "B", 1])
+def test_the_right_choice_is_a_text_a_letter_or_an_index(tmp_path, answer):
+    row = read_row(tmp_path, None, **choosing(answer=answer))
+
+    assert row.gold == 1
+    assert (row.answer, row.reference) == ("B", "B")
+    assert row.messages[0]["content"] == (
+        "Sky?\n\nA. green\nB. blue\nC. red\n\nReply with the letter of the right answer alone."
+    )
+    assert {option.context for option in row.options} == {"Question: Sky?\nAnswer:"}
+    assert [option.continuation for option in row.options] == [" green", " blue", " red"]
+
+
+def test_a_choice_with_messages_lists_the_options_in_the_last_one(tmp_path):
+    chat = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Sky?"}]
+
+    row = read_row(tmp_path, "choice", messages=chat, choices=["green", "blue"], answer="A")
+
+    assert row.messages[0] == {"role": "system", "content": "Be brief."}
+    assert row.messages[1]["content"].startswith("Sky?\n\nA. green\nB. blue\n")
+    assert row.options[0].context == "Question: Be brief.\n\nSky?\nAnswer:"
+
+
+def test_a_text_of_a_choice_goes_before_a_letter(tmp_path):
+    row = read_row(tmp_path, None, **choosing(choices=["B", "A"], answer="A"))
+
+    assert row.gold == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"choices": ["blue"]}, r"column choices is \['blue'\], expected 2 to 26 choices"),
+        ({"choices": []}, r"column choices is \[\], expected 2 to 26 choices"),
+        ({"choices": ["blue", "blue"]}, "column choices is .*, expected 2 to 26 choices, all diff"),
+        ({"choices": [f"c{n}" for n in range(27)]}, "column choices is .*, expected 2 to 26"),
+        ({"choices": ["blue", 3]}, r"column choices is \['blue', 3\], expected a list of texts"),
+        ({"choices": "blue"}, "column choices is 'blue', expected a list of texts"),
+        ({"answer": "D"}, "column answer is 'D', expected one of the choices, a letter A to C"),
+        ({"answer": "pink"}, "column answer is 'pink', expected one of the choices"),
+        ({"answer": ""}, "column answer is '', expected one of the choices"),
+        ({"answer": 3}, "column answer is 3, expected one of the choices"),
+        ({"answer": -1}, "column answer is -1, expected one of the choices"),
+        ({"answer": True}, "column answer is True, expected one of the choices"),
+        ({"answer": ["blue"]}, r"column answer is \['blue'\], expected one of the choices"),
+        ({"answer": None}, "column answer is None, expected one of the choices"),
+        (
+            {"choices": ["1", "2", "3"], "answer": 2},
+            "column answer is 2, expected a text or a letter: 2 is the index of '3', and a choice",
+        ),
+    ],
+)
+def test_wrong_choices_are_refused(tmp_path, changes, message):
+    with pytest.raises(TaskError, match=rf"my\.jsonl line 1: {message}"):
+        read_row(tmp_path, None, **choosing(**changes))
+
+
+def test_rows_with_choices_are_scored_by_choice_or_generated(tmp_path):
+    task = task_of(tmp_path, [choosing()], None)
+    row = read_split(task, "train")[0]
+
+    assert (task.scoring, task.scorings) == ("choice", ("choice", "generate"))
+    assert task.grade(row, "The answer is B.").correct
+    assert not task.grade(row, "A or B").correct
+
+
+def test_choices_in_some_rows_only_are_refused_by_line(tmp_path):
+    rows = [choosing(), choosing(), {"prompt": "Q?", "answer": "5"}]
+
+    with pytest.raises(
+        TaskError, match=r"my\.jsonl line 3 has no choices, but \S+my\.jsonl line 1 has"
+    ):
+        task_of(tmp_path, rows)
+
+
+@pytest.mark.parametrize(
+    ("row", "grader", "message"),
+    [
+        (choosing(), "number", "rows with choices, which grader number is not for"),
+        ({"prompt": "Q?", "answer": "5"}, "choice", "rows with no choices, which grader choice is"),
+        ({"prompt": "Q?", "answer": "5"}, None, "needs a grader, expected one of: exact"),
+        ({"prompt": "Q?", "answer": "5"}, "f1", "has grader 'f1', expected one of: exact"),
+    ],
+)
+def test_a_grader_that_is_not_for_the_rows_is_refused(tmp_path, row, grader, message):
+    with pytest.raises(TaskError, match=rf"my\.jsonl (has )?{message}") as caught:
+        task_of(tmp_path, [row], grader)
+
+    assert caught.value.hint
+
+
+def test_without_a_split_all_rows_are_train_rows(tmp_path):
+    rows = [{"prompt": f"Q{n}?", "answer": n, "split": None} for n in range(6)]
+    task = task_of(tmp_path, rows)
+
+    split = split_rows(task, 4, 2)
+
+    assert [row.answer for row in split.train] == ["0", "1", "2", "3"]
+    assert [row.answer for row in split.holdout] == ["4", "5"]
+    assert task.size == "6 train"
+
+
+def test_a_split_column_makes_the_splits(tmp_path):
+    names = ["train", "test", "validation", "train"]
+    rows = [{"prompt": f"Q{n}?", "answer": n, "split": name} for n, name in enumerate(names)]
+    task = task_of(tmp_path, rows)
+
+    found = {split: [row.answer for row in read_split(task, split)] for split in set(names)}
+
+    assert found == {"train": ["0", "3"], "validation": ["2"], "test": ["1"]}
+    assert task.size == "2 train, 1 validation, 1 test"
+
+
+def test_a_split_without_rows_is_refused(tmp_path):
+    task = task_of(tmp_path, [{"prompt": "Q?", "answer": 1}])
+
+    with pytest.raises(TaskError, match=r"my\.jsonl has no test rows, it has: train") as caught:
+        read_split(task, "test")
+
+    assert caught.value.hint == 'write "split": "test" into some rows, or correct the file'
+
+
+@pytest.mark.parametrize(
+    ("splits", "message"),
+    [
+        (["train", "dev"], "line 2: column split is 'dev', expected one of train, validation, te"),
+        (["train", 3], "line 2: column split is 3, expected one of train"),
+        (["train", ["train"]], r"line 2: column split is \['train'\], expected one of train"),
+        (["train", None], r"line 2 has no split, but \S+my\.jsonl line 1 has one"),
+        ([None, "train"], r"line 1 has no split, but \S+my\.jsonl line 2 has one"),
+    ],
+)
+def test_a_wrong_split_is_refused_by_line(tmp_path, splits, message):
+    rows = [{"prompt": "Q?", "answer": 1, "split": split} for split in splits]
+
+    with pytest.raises(TaskError, match=rf"my\.jsonl {message}"):
+        task_of(tmp_path, rows)
+
+
+def test_a_data_folder_replaces_the_rows_of_the_file(tmp_path):
+    task = task_of(tmp_path, [{"prompt": "Q?", "answer": 1}])
+    write_rows(tmp_path, "my.train", [{"prompt": "Other?", "answer": 2}])
+
+    assert [row.answer for row in read_split(task, "train", tmp_path)] == ["2"]
+
+
+def test_a_data_folder_with_choices_is_not_for_a_task_without(tmp_path):
+    task = task_of(tmp_path, [{"prompt": "Q?", "answer": 1}])
+    write_rows(tmp_path, "my.train", [{"prompt": "Other?", "answer": 2}, choosing()])
+
+    with pytest.raises(TaskError, match=r"my\.train\.jsonl line 2: column choices is .* with grad"):
+        read_split(task, "train", tmp_path)
+
+
+def test_the_task_is_named_for_the_file(tmp_path):
+    path = write_rows(tmp_path, "my sums", [{"prompt": "Q?", "answer": 1}])
+
+    task = own_task(path, "number")
+
+    assert (task.name, task.file, task.source) == ("my sums", "my sums", str(path))
+    assert (task.licence, task.max_new_tokens, task.max_reward) == ("your own", 256, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("my.jsonl", None, r"my\.jsonl cannot be read: No such file or directory"),
+        ("my.jsonl", b"", r"my\.jsonl is empty, expected one JSON object a line"),
+        ("my.jsonl", b"prompt,answer\n", r"my\.jsonl line 1 is no JSON: Expecting value"),
+        ("my.jsonl", b"[1]\n", r"my\.jsonl line 1 is a JSON list, expected one JSON object"),
+        ("my.json", b"{}", r"my\.json is no task, expected a \.jsonl or a \.py file"),
+        ("my", b"{}", r"my is no task, expected a \.jsonl or a \.py file"),
+    ],
+)
+def test_a_file_that_is_no_task_is_refused(tmp_path, name, data, message):
+    path = tmp_path / name
+    if data is not None:
+        path.write_bytes(data)
+
+    with pytest.raises(TaskError, match=message):
+        own_task(path, "exact")
+
+
+def test_a_folder_is_refused(tmp_path):
+    (tmp_path / "my.jsonl").mkdir()
+
+    with pytest.raises(TaskError, match=r"my\.jsonl cannot be read: Is a directory"):
+        own_task(tmp_path / "my.jsonl", "exact")

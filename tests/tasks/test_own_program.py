@@ -1,0 +1,134 @@
+import math
+import sys
+import textwrap
+
+import pytest
+
+from esft.errors import TaskError
+from esft.tasks.own import own_task
+from esft.tasks.rows import read_split, split_rows
+
+from .some_rows import write_rows
+
+REWARD = """
+def reward(row, answer):
+    return len(answer) * row.get("worth", 1)
+"""
+ROWS = """
+def rows():
+    print("rows")
+    for number in range(6):
+        yield {"prompt": f"Q{number}?", "answer": number, "worth": number / 2}
+"""
+
+
+def task_of(folder, source):
+    path = folder / "my.py"
+    path.write_text(textwrap.dedent(source), encoding="utf-8")
+    return own_task(path, None)
+
+
+def test_rows_come_from_the_program_and_go_back_to_it(tmp_path, capfd):
+    task = task_of(tmp_path, ROWS + REWARD)
+
+    split = split_rows(task, 3, 2)
+    scores = [task.grade(row, "four") for row in split.train]
+
+    assert [row.messages[0]["content"] for row in split.train] == ["Q0?", "Q1?", "Q2?"]
+    assert [row.reference for row in split.holdout] == ["3", "4"]
+    assert [score.reward for score in scores] == [0.0, 2.0, 4.0]
+    assert [score.correct for score in scores] == [False, True, True]
+    assert capfd.readouterr().out == ""
+
+
+def test_rows_are_asked_for_once(tmp_path):
+    source = "import random\ndef rows(): return [{'prompt': str(random.random())}]\n"
+    task = task_of(tmp_path, source + REWARD)
+
+    assert read_split(task, "train") == read_split(task, "train")
+
+
+def test_without_rows_they_are_those_of_the_file_beside_it(tmp_path):
+    task = task_of(tmp_path, REWARD)
+    write_rows(tmp_path, "my", [{"prompt": "Q?", "worth": 0.25, "choices": 3, "split": "test"}])
+
+    row = read_split(task, "test")[0]
+
+    assert (row.answer, row.reference, row.options) == (None, None, ())
+    assert task.grade(row, "four").reward == 1.0
+
+
+def test_a_data_folder_has_rows_for_a_program_too(tmp_path):
+    task = task_of(tmp_path, REWARD)
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    write_rows(folder, "my.train", [{"prompt": "Q?", "answer": {"any": "thing"}}])
+
+    row = read_split(task, "train", folder)[0]
+
+    assert row.answer is None
+    assert task.grade(row, "four").reward == 4.0
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("", r"my\.py has no function rows\(\), and there is no my\.jsonl beside it"),
+        ("def rows(): return []", r"rows\(\) of \S+my\.py gives no rows, expected at least one"),
+        ("def rows(): return [{'prompt': 3}]", r"my\.py, row 1: column prompt is 3, expected a te"),
+        ("def rows(): return [{'a': 3}]", r"my\.py, row 1: column prompt is missing, the row has"),
+        ("def rows(): return [3]", r"rows\(\) of \S+my\.py: row 1 is 3, expected a dict"),
+        ("def rows(): return [{'split': 'dev'}]", r"my\.py, row 1: column split is 'dev', expec"),
+        ("def rows(): 1 / 0", r"rows\(\) of \S+my\.py: (.|\n)*ZeroDivisionError: division by zero"),
+        ("import nothing_of_this_name", r"my\.py cannot be used as a task:(.|\n)*No module named"),
+    ],
+)
+def test_a_program_without_rows_that_can_be_used_is_refused(tmp_path, source, message):
+    task = task_of(tmp_path, f"{source}\n{REWARD}")
+
+    with pytest.raises(TaskError, match=message) as caught:
+        read_split(task, "train")
+
+    assert caught.value.hint
+
+
+def test_a_failure_scores_0_and_the_next_answer_is_graded(tmp_path):
+    task = task_of(tmp_path, ROWS + "def reward(row, answer): return 2 / len(answer)\n")
+    row = read_split(task, "train")[0]
+
+    lost, fine = task.grade(row, ""), task.grade(row, "four")
+
+    assert (lost.reward, lost.failure) == (0.0, "raised ZeroDivisionError: division by zero")
+    assert (fine.reward, fine.failure) == (0.5, None)
+
+
+def test_the_program_is_never_imported_here(tmp_path):
+    source = "import sys\nsys.esft_was_here = True\n" + ROWS + REWARD
+    before = list(sys.path)
+
+    task = task_of(tmp_path, source)
+    task.grade(read_split(task, "train")[0], "four")
+
+    assert not hasattr(sys, "esft_was_here")
+    assert sys.path == before
+
+
+def test_the_task_is_named_for_the_file(tmp_path):
+    task = task_of(tmp_path, REWARD)
+
+    assert (task.name, task.file, task.source) == ("my", "my", str(tmp_path / "my.py"))
+    assert task.grading == "reward() of my.py, in at most 1 s an answer; correct from 1 on"
+    assert (task.scoring, task.scorings) == ("generate", ("generate",))
+    assert (task.licence, task.max_new_tokens, task.max_reward) == ("your own", 256, math.inf)
+
+
+def test_a_program_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(TaskError, match=r"my\.py is no file, expected a program with reward"):
+        own_task(tmp_path / "my.py", None)
+
+
+def test_a_grader_beside_a_program_is_refused(tmp_path):
+    with pytest.raises(TaskError, match=r"my\.py has grader 'math', expected none") as caught:
+        own_task(tmp_path / "my.py", "math")
+
+    assert caught.value.hint == "leave --grader out"
