@@ -152,12 +152,16 @@ class Rollout:
             total / len(each.targets) for total, each in zip(sums, prepared.references, strict=True)
         ]
 
-    def _choose(self, prepared: Prepared) -> list[RowResult]:
+    def option_logprobs(self, prepared: Prepared) -> list[list[float]]:
+        """Return log p(continuation | context) of each option of each row."""
         flat = [option for options in prepared.options for option in options]
         found = iter(logprobs(self._model, flat, self.batches))
+        return [[next(found) for _ in row.options] for row in prepared.rows]
+
+    def _choose(self, prepared: Prepared) -> list[RowResult]:
         return [
-            _choice_result(row, [next(found) for _ in row.options], self._reward)
-            for row in prepared.rows
+            _choice_result(row, found, self._reward)
+            for row, found in zip(prepared.rows, self.option_logprobs(prepared), strict=True)
         ]
 
     def _answer(self, prepared: Prepared) -> list[RowResult]:

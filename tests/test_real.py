@@ -2,12 +2,15 @@
 
 import json
 import os
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from click.testing import CliRunner
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from esft import generate
 from esft.cli import main
 from esft.engine import Drift, Member, Weights, perturbed
 from esft.engine.identity import identity
@@ -15,7 +18,7 @@ from esft.engine.perturb import unmoved_share
 from esft.models import load_model
 from esft.rollout import Rollout
 from esft.tasks import get_task
-from esft.tasks.rows import split_rows
+from esft.tasks.rows import read_split, split_rows
 
 MODEL = os.environ.get("ESFT_TEST_MODEL")
 pytestmark = [
@@ -98,3 +101,50 @@ def test_a_tuned_real_model_loads_and_answers_as_it_did(tmp_path):
     answers = [result.answer for result in rollout.score(rollout.prepare(rows))]
     recorded = (run / "evals" / "conciseness-1.jsonl").read_text().splitlines()
     assert answers == [json.loads(line)["answer"] for line in recorded]
+
+
+FILES = Path(__file__).parent / "tasks" / "files"
+
+
+def test_in_float32_rows_that_leave_their_batch_change_no_answer_of_the_real_model(monkeypatch):
+    loaded = load_model(MODEL, dtype="float32", device="cpu")
+    rows = split_rows(get_task("conciseness"), 8, 16).holdout
+    rollout = Rollout(loaded.model, loaded.tokenizer, get_task("conciseness"), max_new_tokens=32)
+    prepared, seen = rollout.prepare(rows), []
+    loaded.model.register_forward_pre_hook(
+        lambda _, args, kwargs: seen.append(len(kwargs["input_ids"])), with_kwargs=True
+    )
+
+    leaving = rollout.score(prepared)
+    monkeypatch.setattr(generate, "LEAVE", 1.0)
+    staying = rollout.score(prepared)
+
+    assert leaving == staying
+    assert min(seen) < 16
+    assert sum(seen) < 2 * 16 * 32
+
+
+def test_the_real_model_finds_the_right_solution_likelier_than_that_of_another_question(loaded):
+    task = get_task("gsm8k")
+    rows = read_split(task, "train", FILES)
+    rollout = Rollout(loaded.model, loaded.tokenizer, task, reward="logprob")
+    others = [replace(row, reference=rows[i - 1].reference) for i, row in enumerate(rows)]
+
+    right, wrong = (
+        [result.reward for result in rollout.score(rollout.prepare(tuple(each)))]
+        for each in (rows, others)
+    )
+
+    assert all(a > b for a, b in zip(right, wrong, strict=True))
+    assert all(-3 < reward < 0 for reward in right)
+
+
+def test_answers_of_the_real_model_to_countdown_are_graded_with_their_opening(loaded):
+    task = get_task("countdown")
+    rollout = Rollout(loaded.model, loaded.tokenizer, task, max_new_tokens=24)
+    rows = tuple(read_split(task, "test")[:4])
+
+    results = rollout.score(rollout.prepare(rows))
+
+    assert all(result.answer.startswith("<think>") for result in results)
+    assert all(0 <= result.reward <= 1.1 for result in results)

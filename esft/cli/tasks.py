@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from esft.tasks.preview import Preview
     from esft.tasks.task import Row, Task
 
+CHOICE = "1 where the right option has the highest log-probability a character (acc_norm)"
+
 
 @click.command(short_help="List the tasks, or show two rows of one.")
 @click.argument("name", required=False)
@@ -53,9 +55,9 @@ def _list(as_json: bool) -> None:
         click.echo(json.dumps([_task_record(task) for task in every]))
         return
     for task in every:
-        click.echo(wrapped(f"{task.name:<14}", task.summary))
+        click.echo(wrapped(f"{task.name:<16}", task.summary))
         about = f"{_scorings(task)}; {task.size}; {task.source}; {task.licence}"
-        click.echo(wrapped(" " * 14, about))
+        click.echo(wrapped(" " * 16, about))
 
 
 def _scorings(task: Task) -> str:
@@ -99,14 +101,17 @@ def _preview_record(task: Task, shown: Preview) -> dict[str, object]:
 
 
 def _preview_text(task: Task, shown: Preview) -> str:
-    how = f"{_scorings(task)}; generated answers have up to {task.max_new_tokens} tokens"
     lines = [
         wrapped("", f"{task.name}: {task.summary}"),
-        wrapped("  source  ", f"{task.source}; {task.licence}"),
-        wrapped("  scored  ", how),
-        wrapped("  graded  ", task.grading),
-        wrapped("  rows    ", f"{shown.total:,} in {shown.where}"),
+        wrapped("  source    ", f"{task.source}; {task.licence}"),
+        wrapped("  rows      ", f"{shown.total:,} in {shown.where}"),
+        wrapped("  scored by ", _scorings(task)),
     ]
+    if "choice" in task.scorings:
+        lines.append(wrapped("  choice    ", CHOICE))
+    if "generate" in task.scorings:
+        graded = f"greedy answers of up to {task.max_new_tokens:,} tokens: {task.grading}"
+        lines.append(wrapped("  generate  ", graded))
     for number, row in enumerate(shown.rows, start=1):
         lines += ["", f"Row {number}, {row.id}", *_row_lines(task, row)]
     return "\n".join(lines)

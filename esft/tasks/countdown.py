@@ -225,7 +225,7 @@ COUNTDOWN_3TO4 = _countdown(
     summary="reach a target with + - * / and 3 or 4 given numbers; puzzles from the hub",
     source="Jiayi-Pan/Countdown-Tasks-3to4",
     licence="see the dataset's card",
-    size="train alone",
+    size="train only",
     file="countdown_tasks_3to4",
     hub=HubSource(id="Jiayi-Pan/Countdown-Tasks-3to4"),
 )

@@ -36,7 +36,6 @@ MATH_500 = Task(
     max_new_tokens=512,
     hub=HubSource(id="HuggingFaceH4/MATH-500"),
     file="math_500",
-    splits={"test": "test"},
     read=read_math_500,
     grade=math_grader(),
 )

@@ -36,7 +36,7 @@ def preview(task: Task, data_dir: Path | None = None, count: int = 2) -> Preview
             return Preview(
                 where=source.where(name), split=split, total=len(rows), rows=tuple(rows[:count])
             )
+    first = next(iter(task.splits.values()))
     raise TaskError(
-        f"{source.where(task.splits['train'])} is not there, nor another split of {task.name}",
-        hint=source.fix,
+        f"{source.where(first)} is not there, nor another split of {task.name}", hint=source.fix
     )

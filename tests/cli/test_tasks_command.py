@@ -1,0 +1,158 @@
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from esft.cli import main
+from esft.tasks import get_task, task_names
+from esft.tasks.preview import preview
+
+
+def esft(*arguments, width=80):
+    return CliRunner().invoke(main, list(map(str, arguments)), env={"COLUMNS": str(width)})
+
+
+def test_all_tasks_are_listed_with_scoring_rows_source_and_licence_in_80_columns():
+    done = esft("tasks")
+
+    assert done.exit_code == 0
+    assert all(len(line) <= 80 for line in done.stdout.splitlines())
+    whole = " ".join(done.stdout.split())
+    for name in task_names():
+        task = get_task(name)
+        about = f"{task.size}; {task.source}; {task.licence}"
+        assert f"{name} {task.summary} {task.scoring}" in whole
+        assert about in whole
+
+
+def test_the_list_as_json():
+    listed = json.loads(esft("tasks", "--json").stdout)
+
+    assert [task["name"] for task in listed] == task_names()
+    assert all(task["grading"] and task["rows"] and task["max_new_tokens"] for task in listed)
+
+
+def test_a_task_shows_two_rows_as_a_model_sees_them_the_reference_and_the_grading():
+    done = esft("tasks", "countdown")
+
+    assert done.exit_code == 0, done.stderr
+    assert done.stdout.count("\nRow ") == 2
+    rows = preview(get_task("countdown")).rows
+    flat = " ".join(done.stdout.split())
+    for row in rows:
+        assert " ".join(row.messages[0]["content"].split()) in flat
+        assert " ".join(row.reference.split()) in flat
+    assert " ".join(get_task("countdown").grading.split()) in flat
+    assert "every answer begins with: <think>" in flat
+    assert "4,000 in generated countdown puzzles, train" in flat
+
+
+@pytest.mark.parametrize("name", ["arc", "hellaswag", "winogrande", "mmlu"])
+def test_the_options_of_a_choice_task_are_shown_with_their_context(name, tmp_path):
+    task, columns = get_task(name), COLUMNS[name]
+    (tmp_path / f"{task.file}.validation.jsonl").write_text(json.dumps(columns) + "\n")
+
+    done = esft("tasks", name, "--data-dir", tmp_path)
+
+    assert done.exit_code == 0, done.stderr
+    option = task.read(columns).options[task.read(columns).gold]
+    flat = " ".join(done.stdout.split())
+    assert " ".join(option.context.split()) in flat
+    assert f"* {' '.join(option.continuation.split())}" in flat or (
+        f"* {option.context} |{option.continuation}" in flat
+    )
+    assert "by generate, user:" in flat
+
+
+def test_ones_own_file_is_shown_too(tmp_path):
+    file = tmp_path / "my.jsonl"
+    file.write_text('{"prompt": "1 + 1?", "answer": [2, "two"]}\n' * 2)
+
+    done = esft("tasks", file, "--grader", "exact")
+
+    assert done.exit_code == 0, done.stderr
+    assert "also right:\n    two" in done.stdout
+    assert "2 in" in done.stdout
+
+
+def test_a_preview_as_json(tmp_path):
+    done = esft("tasks", "countdown", "--json")
+
+    shown = json.loads(done.stdout)
+    assert shown["name"] == "countdown"
+    assert [row["opening"] for row in shown["first"]] == ["<think>", "<think>"]
+    assert shown["total"] == 4000
+
+
+def test_a_task_without_train_rows_is_shown_by_those_it_has(tmp_path):
+    (tmp_path / "piqa.validation.jsonl").write_text(json.dumps(COLUMNS["piqa"]) + "\n")
+
+    assert preview(get_task("piqa"), tmp_path).split == "validation"
+
+
+def test_an_unknown_task_and_a_folder_without_rows_say_how_to_go_on(tmp_path):
+    unknown = esft("tasks", "gsm9k")
+    empty = esft("tasks", "gsm8k", "--data-dir", tmp_path)
+
+    assert unknown.exit_code == 2
+    assert "did you mean gsm8k" in unknown.stderr
+    assert empty.exit_code == 1
+    assert "leave --data-dir and ESFT_DATA_DIR out" in empty.stderr
+
+
+def test_a_wrong_row_is_found_wherever_it_is(tmp_path):
+    (tmp_path / "my.jsonl").write_text('{"prompt": "a", "answer": "b"}\n' * 5 + '{"prompt": "a"}\n')
+
+    done = esft("tasks", tmp_path / "my.jsonl", "--grader", "exact")
+
+    assert done.exit_code == 1
+    assert "my.jsonl line 6" in done.stderr
+
+
+def test_a_grader_that_is_none_is_refused(tmp_path):
+    (tmp_path / "my.jsonl").write_text('{"prompt": "a", "answer": "b"}\n')
+
+    done = esft("tasks", tmp_path / "my.jsonl", "--grader", "nearly")
+
+    assert done.exit_code != 0
+    assert "nearly" in done.stderr
+    assert "contains" in done.stderr
+
+
+def test_a_row_without_a_reference_says_so(tmp_path):
+    row = {"nums": [2, 3], "target": 5}
+    (tmp_path / "countdown_tasks_3to4.train.jsonl").write_text(json.dumps(row) + "\n")
+
+    done = esft("tasks", "countdown-3to4", "--data-dir", tmp_path)
+
+    assert "reference answer:\n    (none)" in done.stdout
+
+
+COLUMNS = {
+    "arc": {
+        "id": "q1",
+        "question": "What melts?",
+        "choices": {"text": ["ice", "smoke"], "label": ["A", "B"]},
+        "answerKey": "A",
+    },
+    "hellaswag": {
+        "activity_label": "Cooking",
+        "ctx_a": "A man cuts an onion.",
+        "ctx_b": "he",
+        "endings": ["cries.", "flies.", "melts.", "rains."],
+        "label": "0",
+    },
+    "winogrande": {
+        "sentence": "The cup did not fit the bag because the _ was too big.",
+        "option1": "cup",
+        "option2": "bag",
+        "answer": "1",
+    },
+    "mmlu": {
+        "question": "What is 2 + 2?",
+        "subject": "elementary_mathematics",
+        "choices": ["3", "4", "5", "6"],
+        "answer": 1,
+    },
+    "piqa": {"goal": "Dry a cup", "sol1": "Use a towel.", "sol2": "Use a hose.", "label": 0},
+}

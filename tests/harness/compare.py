@@ -1,0 +1,152 @@
+"""Compares option scores with lm-evaluation-harness, row by row, and writes scores.json.
+
+Not a test: run it where lm_eval is installed beside esft (pip install lm_eval==0.4.13).
+
+    ESFT_DATA_DIR=... ESFT_TEST_MODEL=... python tests/harness/compare.py --rows 100
+    ESFT_DATA_DIR=... ESFT_TEST_MODEL=... python tests/harness/compare.py --rows 8 --write
+"""
+
+import argparse
+import json
+import os
+import tempfile
+from collections import defaultdict
+from importlib.metadata import version
+from pathlib import Path
+
+import lm_eval
+from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
+
+from esft.models import load_model
+from esft.rollout import Rollout
+from esft.tasks import get_task
+
+FIXTURE = Path(__file__).with_name("scores.json")
+THEIRS = Path(lm_eval.__file__).parent / "tasks"
+FILES = {
+    "arc": ("arc_challenge.test", "arc/arc_challenge.yaml"),
+    "arc-easy": ("arc_easy.test", "arc/arc_easy.yaml"),
+    "hellaswag": ("hellaswag.validation", "hellaswag/hellaswag.yaml"),
+    "mmlu": ("mmlu.test", "mmlu/default/mmlu_{subject}.yaml"),
+    "piqa": ("piqa.validation", "piqa/piqa.yaml"),
+    "winogrande": ("winogrande.validation", "winogrande/default.yaml"),
+}
+CONFIG = """\
+include: {include}
+task: {name}
+tag: null
+dataset_path: json
+dataset_name: null
+dataset_kwargs:
+  data_files:
+    test: {rows}
+    dev: {rows}
+training_split: null
+validation_split: null
+test_split: test
+fewshot_split: null
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=int, default=100, help="rows of each task")
+    parser.add_argument("--write", action="store_true", help=f"write {FIXTURE.name}")
+    arguments = parser.parse_args()
+    data = Path(os.environ["ESFT_DATA_DIR"])
+    rows = {
+        task: [json.loads(line) for line in first_lines(data / f"{file}.jsonl", arguments.rows)]
+        for task, (file, _) in FILES.items()
+    }
+    loaded = load_model(os.environ["ESFT_TEST_MODEL"], dtype="float32", device="cpu")
+    theirs = their_rows(loaded, rows)
+    for task in FILES:
+        print(line_of(task, our_rows(loaded, task, rows[task]), theirs[task]), flush=True)
+    if arguments.write:
+        scores = {task: [row["logprobs"] for row in found] for task, found in theirs.items()}
+        head = {"lm_eval": version("lm_eval"), "dtype": "float32", "files": {}}
+        head["files"] = {task: file for task, (file, _) in FILES.items()}
+        FIXTURE.write_text(json.dumps(head | {"logprobs": scores}, indent=1) + "\n")
+
+
+def first_lines(path: Path, count: int) -> list[str]:
+    with path.open(encoding="utf-8") as lines:
+        return [line for line, _ in zip(lines, range(count), strict=False)]
+
+
+def their_rows(loaded, rows: dict[str, list[dict]]) -> dict[str, list[dict]]:
+    """What lm-evaluation-harness makes of the rows, in their order."""
+    with tempfile.TemporaryDirectory() as folder:
+        names = write_tasks(Path(folder), rows)
+        result = lm_eval.simple_evaluate(
+            model=HFLM(pretrained=loaded.model, tokenizer=loaded.tokenizer, batch_size=16),
+            tasks=list(names),
+            num_fewshot=0,
+            task_manager=TaskManager(include_path=folder, include_defaults=False),
+            log_samples=True,
+            bootstrap_iters=0,
+        )
+    found = defaultdict(dict)
+    for name, (task, places) in names.items():
+        samples = sorted(result["samples"][name], key=lambda sample: sample["doc_id"])
+        for place, sample in zip(places, samples, strict=True):
+            found[task][place] = {
+                "logprobs": [float(answer[0][0]) for answer in sample["resps"]],
+                "acc": sample["acc"],
+                "acc_norm": sample.get("acc_norm"),
+            }
+    return {task: [by_place[i] for i in sorted(by_place)] for task, by_place in found.items()}
+
+
+def write_tasks(folder: Path, rows: dict[str, list[dict]]) -> dict[str, tuple[str, list[int]]]:
+    """Write their task files with our rows; their name to our task and the places of its rows."""
+    names = {}
+    for task, every in rows.items():
+        groups = defaultdict(list)
+        for place, row in enumerate(every):
+            groups[row["subject"] if task == "mmlu" else ""].append(place)
+        for subject, places in groups.items():
+            name = f"local_{task.replace('-', '_')}_{subject}"
+            lines = folder / f"{name}.jsonl"
+            lines.write_text("".join(json.dumps(every[place]) + "\n" for place in places))
+            include = THEIRS / FILES[task][1].format(subject=subject)
+            config = CONFIG.format(include=include, name=name, rows=lines)
+            (folder / f"{name}.yaml").write_text(config)
+            names[name] = (task, places)
+    return names
+
+
+def our_rows(loaded, task: str, rows: list[dict]) -> list[dict]:
+    rollout = Rollout(loaded.model, loaded.tokenizer, get_task(task))
+    prepared = rollout.prepare(tuple(map(get_task(task).read, rows)))
+    return [
+        {"logprobs": logprobs, "acc": result.correct_unnormalized, "acc_norm": result.correct}
+        for logprobs, result in zip(
+            rollout.option_logprobs(prepared), rollout.measure(prepared), strict=True
+        )
+    ]
+
+
+def line_of(task: str, ours: list[dict], theirs: list[dict]) -> str:
+    worst = max(
+        abs(mine - other)
+        for left, right in zip(ours, theirs, strict=True)
+        for mine, other in zip(left["logprobs"], right["logprobs"], strict=True)
+    )
+    text = f"{task:<10} {len(ours)} rows, worst difference of a log-probability {worst:.1e}"
+    for metric in ("acc", "acc_norm"):
+        pairs = [
+            (bool(left[metric]), bool(right[metric]))
+            for left, right in zip(ours, theirs, strict=True)
+            if right[metric] is not None
+        ]
+        if pairs:
+            mine, other = (sum(each) / len(pairs) for each in zip(*pairs, strict=True))
+            differ = sum(left != right for left, right in pairs)
+            text += f"; {metric} {mine:.3f} and {other:.3f}, {differ} rows differ"
+    return text
+
+
+if __name__ == "__main__":
+    main()
