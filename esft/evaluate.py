@@ -3,7 +3,8 @@
 import math
 from dataclasses import dataclass
 
-from esft.rollout import Prepared, Rollout, RowResult
+from esft.prepared import Prepared
+from esft.rollout import Rollout, RowResult
 
 
 @dataclass(frozen=True, kw_only=True)

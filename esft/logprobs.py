@@ -9,8 +9,8 @@ from torch import Tensor
 
 from esft.batches import Batches
 
-POSITIONS = 2048
-"""Positions whose logits are held at once: with 152,000 tokens in bfloat16 that is 620 MB."""
+LOGITS = 2**27
+"""Logits held at once: 537 MB in float32, beside them as many log-probabilities."""
 
 
 @dataclass(frozen=True)
@@ -23,32 +23,49 @@ class Continuation:
     """The continuation's tokens; the last len(targets) positions of `tokens` predict them."""
 
 
+@dataclass(frozen=True)
+class Forced:
+    """What a model makes of a continuation that is given to it token by token."""
+
+    logprob: float
+    """log p(continuation | context), summed over its tokens; NaN where the model overflows."""
+    argmax: tuple[int, ...]
+    """The likeliest token in the place of each: where they are the continuation's own, greedy
+    decoding gives the continuation."""
+
+
 def logprobs(model, continuations: list[Continuation], batches: Batches) -> list[float]:
-    """Return log p(continuation | context) of each, summed over its tokens in float32.
+    """Return log p(continuation | context) of each, as `forced` does."""
+    return [each.logprob for each in forced(model, continuations, batches)]
+
+
+def forced(model, continuations: list[Continuation], batches: Batches) -> list[Forced]:
+    """Return the log-probability and the argmax of each, worked out in float32.
 
     They go through the model in order of length, padded on the right: under causal attention no
-    token sees the padding, so no mask is needed. NaN where the model overflows.
+    token sees the padding, so no mask is needed.
     """
     order = sorted(
         range(len(continuations)), key=lambda i: len(continuations[i].tokens), reverse=True
     )
-    found = batches.run([continuations[i] for i in order], lambda batch: _sums(model, batch))
-    sums = [0.0] * len(continuations)
-    for i, value in zip(order, found, strict=True):
-        sums[i] = value
-    return sums
+    found = batches.run([continuations[i] for i in order], lambda batch: _batch(model, batch))
+    results: list[Forced | None] = [None] * len(continuations)
+    for i, result in zip(order, found, strict=True):
+        results[i] = result
+    return results
 
 
-def _sums(model, batch: list[Continuation]) -> list[float]:
-    return [value for group in _groups(batch) for value in _score(model, group)]
+def _batch(model, batch: list[Continuation]) -> list[Forced]:
+    most = LOGITS // model.get_output_embeddings().weight.shape[0]
+    return [result for group in _groups(batch, most) for result in _score(model, group)]
 
 
-def _groups(batch: list[Continuation]) -> Iterator[list[Continuation]]:
-    """Cut a batch where its logits would pass POSITIONS."""
+def _groups(batch: list[Continuation], most: int) -> Iterator[list[Continuation]]:
+    """Cut a batch where it would have more than `most` targets."""
     group: list[Continuation] = []
     positions = 0
     for each in batch:
-        if group and positions + len(each.targets) > POSITIONS:
+        if group and positions + len(each.targets) > most:
             yield group
             group, positions = [], 0
         group.append(each)
@@ -57,7 +74,7 @@ def _groups(batch: list[Continuation]) -> Iterator[list[Continuation]]:
 
 
 @torch.inference_mode()
-def _score(model, group: list[Continuation]) -> list[float]:
+def _score(model, group: list[Continuation]) -> list[Forced]:
     width = max(len(each.tokens) for each in group)
     padded = [each.tokens + (0,) * (width - len(each.tokens)) for each in group]
     tokens = torch.tensor(padded, device=model.device)  # (group, width)
@@ -69,15 +86,13 @@ def _score(model, group: list[Continuation]) -> list[float]:
     rows, positions = torch.tensor(places, device=model.device).unbind(1)  # (targets,) each
     with _logits_at(model, rows, positions):
         logits = model(input_ids=tokens, use_cache=False).logits[0]  # (targets, vocabulary)
-    parts = logits.split([len(each.targets) for each in group])
-    sums = [_logprob(part, each.targets) for part, each in zip(parts, group, strict=True)]
-    return torch.stack(sums).tolist()
-
-
-def _logprob(logits: Tensor, targets: tuple[int, ...]) -> Tensor:
-    wanted = torch.tensor(targets, device=logits.device)
     logprobs = torch.log_softmax(logits.float(), dim=-1)
-    return logprobs.gather(-1, wanted.unsqueeze(-1)).sum()
+    wanted = torch.tensor([token for each in group for token in each.targets], device=model.device)
+    found = logprobs.gather(-1, wanted.unsqueeze(-1)).squeeze(-1)  # (targets,)
+    lengths = [len(each.targets) for each in group]
+    sums = torch.stack([part.sum() for part in found.split(lengths)]).tolist()
+    argmax = logprobs.argmax(dim=-1).split(lengths)
+    return [Forced(total, tuple(part.tolist())) for total, part in zip(sums, argmax, strict=True)]
 
 
 @contextmanager

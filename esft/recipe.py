@@ -62,7 +62,8 @@ class Task:
     rows_per_step: int | None = None
     """Rows a step looks at, at most `train`; None takes all of them in every step."""
     scoring: str | None = None
-    """"choice" (log-probability of each option) or "generate"; None is the task's own way."""
+    """"choice" (log-probability of each option), "generate" (a greedy answer) or "exact" (whether
+    the greedy answer would be the reference); None is the task's own way."""
     reward: str | None = None
     """"correct" (0 or 1), "prob" (of the right option) or "logprob" (of the reference answer, a
     token); None is the task's own reward."""
@@ -81,7 +82,7 @@ class Task:
         checks.whole("train", least=1, example=200)
         checks.whole("holdout", least=1, example=200)
         checks.whole("rows_per_step", least=1, example=50)
-        checks.choice("scoring", ("choice", "generate"))
+        checks.choice("scoring", ("choice", "generate", "exact"))
         checks.choice("reward", ("correct", "prob", "logprob"))
         checks.choice("grader", GRADERS)
         checks.whole("max_new_tokens", least=1, example=64)
@@ -95,10 +96,10 @@ class Task:
                 hint=f"set rows_per_step = {self.train}, or train = {self.rows_per_step}",
                 others=("train",),
             )
-        if self.reward == "prob" and self.scoring == "generate":
+        if self.reward == "prob" and self.scoring in ("generate", "exact"):
             checks.refuse(
                 "reward",
-                '"correct" or "logprob": scoring "generate" has no probability of an option',
+                f'"correct" or "logprob": scoring "{self.scoring}" has no probability of an option',
                 hint='set reward = "logprob", or scoring = "choice"',
                 others=("scoring",),
             )

@@ -6,11 +6,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from esft.batches import Batches
-from esft.choice import encode_option
 from esft.errors import TaskError
-from esft.generate import encode_prompt, greedy_answers
-from esft.logprobs import Continuation, logprobs
-from esft.reference import encode_reference
+from esft.generate import greedy_answers
+from esft.logprobs import Continuation, Forced, forced, logprobs
+from esft.prepared import Prepared, tokenized
 from esft.tasks.task import Row, Score, Task
 
 
@@ -23,30 +22,12 @@ class RowResult:
     correct: bool | None
     """None where it was not looked at: reward "logprob" needs no answer."""
     answer: str
-    """The text generated, or the option chosen; empty where there was none."""
+    """The text generated, or the option chosen; by scoring "exact" the likeliest token in each
+    place of the reference. Empty where nothing was looked at."""
     correct_unnormalized: bool | None = None
     """For choice: right without dividing by the length of the options (acc)."""
     failure: str | None = None
     """Why the grader gave no score, which counts as 0; None where it gave one."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Prepared:
-    """Rows with their tokens, made once and used by every member."""
-
-    rows: tuple[Row, ...]
-    prompts: tuple[tuple[int, ...], ...] = ()
-    options: tuple[tuple[Continuation, ...], ...] = ()
-    references: tuple[Continuation, ...] = ()
-
-    def take(self, places: list[int]) -> "Prepared":
-        """Return the rows at `places`, in that order."""
-        return Prepared(
-            rows=tuple(self.rows[i] for i in places),
-            prompts=tuple(self.prompts[i] for i in places) if self.prompts else (),
-            options=tuple(self.options[i] for i in places) if self.options else (),
-            references=tuple(self.references[i] for i in places) if self.references else (),
-        )
 
 
 class Rollout:
@@ -92,51 +73,35 @@ class Rollout:
 
         Raises:
             TaskError: if a row does not fit the model's context, or has no reference answer where
-                the reward looks at it.
+                something looks at it.
         """
-        references: tuple[Continuation, ...] = ()
-        if self.scoring == "choice":
-            options = tuple(
-                tuple(encode_option(self._tokenizer, option) for option in row.options)
-                for row in rows
-            )
-            needs = [max(len(option.tokens) + 1 for option in row) for row in options]
-            if self._reward == "logprob":
-                references = tuple(
-                    encoded[row.gold] for row, encoded in zip(rows, options, strict=True)
-                )
-            prepared = Prepared(rows=rows, options=options, references=references)
-        else:
-            prompts = tuple(encode_prompt(self._tokenizer, row) for row in rows)
-            needs = [len(prompt) + self.max_new_tokens for prompt in prompts]
-            if self._reward == "logprob":
-                references = tuple(
-                    encode_reference(self._model, self._tokenizer, row) for row in rows
-                )
-                needs = [
-                    max(need, len(each.tokens) + 1)
-                    for need, each in zip(needs, references, strict=True)
-                ]
-            prepared = Prepared(rows=rows, prompts=prompts, references=references)
-        self._refuse_too_long(rows, needs)
+        prepared = tokenized(
+            self._model,
+            self._tokenizer,
+            rows,
+            self.scoring,
+            with_references=self._reward == "logprob" or self.scoring == "exact",
+        )
+        self._refuse_too_long(prepared)
         return prepared
 
     def score(self, prepared: Prepared) -> list[RowResult]:
         """Return the rewards that the model as it is now gets, in row order.
 
-        With reward "logprob" no answer is made or chosen, so nothing is said of its being right.
+        With reward "logprob" no answer is made or chosen, so that nothing is said of its being
+        right, but by scoring "exact".
         """
-        if self._reward == "logprob":
-            return [
-                RowResult(reward=reward, correct=None, answer="")
-                for reward in self._reference_logprobs(prepared)
-            ]
-        return self._answered(prepared)
+        if self._reward != "logprob" or self.scoring == "exact":
+            return self._answered(prepared)
+        return [
+            RowResult(reward=reward, correct=None, answer="")
+            for reward in self._reference_logprobs(prepared)
+        ]
 
     def measure(self, prepared: Prepared) -> list[RowResult]:
         """Return the rewards and whether the answers are right, in row order."""
         results = self._answered(prepared)
-        if self._reward != "logprob":
+        if self._reward != "logprob" or self.scoring == "exact":
             return results
         rewards = self._reference_logprobs(prepared)
         return [
@@ -144,13 +109,32 @@ class Rollout:
         ]
 
     def _answered(self, prepared: Prepared) -> list[RowResult]:
-        return self._choose(prepared) if self.scoring == "choice" else self._answer(prepared)
+        ways = {"choice": self._choose, "generate": self._answer, "exact": self._compare}
+        return ways[self.scoring](prepared)
 
     def _reference_logprobs(self, prepared: Prepared) -> list[float]:
         sums = logprobs(self._model, list(prepared.references), self.batches)
         return [
             total / len(each.targets) for total, each in zip(sums, prepared.references, strict=True)
         ]
+
+    def _compare(self, prepared: Prepared) -> list[RowResult]:
+        found = forced(self._model, list(prepared.references), self.batches)
+        return [
+            self._exact_result(reference, each)
+            for reference, each in zip(prepared.references, found, strict=True)
+        ]
+
+    def _exact_result(self, reference: Continuation, found: Forced) -> RowResult:
+        correct = found.argmax == reference.targets
+        reward = found.logprob / len(reference.targets)
+        if not math.isnan(reward) and self._reward != "logprob":
+            reward = float(correct)
+        return RowResult(
+            reward=reward,
+            correct=correct and not math.isnan(reward),
+            answer=self._tokenizer.decode(found.argmax, skip_special_tokens=True),
+        )
 
     def option_logprobs(self, prepared: Prepared) -> list[list[float]]:
         """Return log p(continuation | context) of each option of each row."""
@@ -192,9 +176,9 @@ class Rollout:
     def _reward_of(self, score: Score) -> float:
         return float(score.correct) if self._reward == "correct" else score.reward
 
-    def _refuse_too_long(self, rows: tuple[Row, ...], needs: list[int]) -> None:
+    def _refuse_too_long(self, prepared: Prepared) -> None:
         limit = getattr(self._model.config, "max_position_embeddings", None)
-        for row, need in zip(rows, needs, strict=True):
+        for row, need in zip(prepared.rows, prepared.needs(self.max_new_tokens), strict=True):
             if limit is not None and need > limit:
                 raise TaskError(
                     f"row {row.id} of {self._task.name} needs {need:,} tokens with its answer, "

@@ -9,9 +9,10 @@ from esft.engine.identity import identity
 from esft.engine.noise import derived_seed
 from esft.errors import RecipeError
 from esft.models import LoadedModel, load_model
+from esft.prepared import Prepared
 from esft.recipe import Recipe
 from esft.recipe import Task as TaskSettings
-from esft.rollout import Prepared, Rollout, chosen_scoring
+from esft.rollout import Rollout, chosen_scoring
 from esft.tasks import data_folder, get_task
 from esft.tasks.rows import Split, split_rows
 from esft.tasks.task import Task

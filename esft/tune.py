@@ -18,10 +18,11 @@ from esft.evaluate import Evaluation, evaluate
 from esft.memory import peak_memory
 from esft.models import save_model
 from esft.plan import make_plan
+from esft.prepared import Prepared
 from esft.progress import Outcome, StepMetrics, Watcher
 from esft.recipe import Recipe
 from esft.recipe_file import dump_recipe
-from esft.rollout import Prepared, RowResult, mean_reward
+from esft.rollout import RowResult, mean_reward
 from esft.run import RunFolder, choose_run_path, create_run, require_room
 from esft.run_info import journal_header, run_info
 from esft.sampler import RowSampler, rows_hash

@@ -42,7 +42,7 @@ def a_task(scoring="choice", max_new_tokens=8):
         size="as many as a test makes",
         grading="the share of vowels",
         scoring=scoring,
-        scorings=("choice", "generate"),
+        scorings=("choice", "generate", "exact"),
         max_new_tokens=max_new_tokens,
         file="made_up",
         read=lambda raw: question_row(raw["number"]),

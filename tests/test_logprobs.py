@@ -8,7 +8,7 @@ from tiny_models import tiny_llama, tiny_qwen2, tiny_tokenizer
 from esft import logprobs as module
 from esft.batches import Batches
 from esft.choice import encode_option
-from esft.logprobs import logprobs
+from esft.logprobs import forced, logprobs
 from esft.tasks.task import Option
 
 
@@ -58,13 +58,13 @@ def test_a_model_that_overflows_gives_nan():
 
 
 @pytest.mark.parametrize("positions", [1, 7, 20])
-def test_logits_are_held_for_so_many_positions_at_once(monkeypatch, positions):
+def test_no_more_logits_are_held_at_once_than_the_limit_says(monkeypatch, positions):
     model = tiny_llama()
     options = options_of(tiny_tokenizer(), [choice_row(number) for number in (1, 22, 333)])
     expected = logprobs(model, options, Batches())
     held = []
     model.get_output_embeddings().register_forward_hook(lambda *args: held.append(args[-1].shape))
-    monkeypatch.setattr(module, "POSITIONS", positions)
+    monkeypatch.setattr(module, "LOGITS", positions * model.config.vocab_size)
 
     found = logprobs(model, options, Batches())
 
@@ -73,3 +73,15 @@ def test_logits_are_held_for_so_many_positions_at_once(monkeypatch, positions):
     assert sum(shape[1] for shape in held) == sum(len(option.targets) for option in options)
     assert all(shape[0] == 1 and shape[1] <= max(positions, longest) for shape in held)
     assert len(held) > 1
+
+
+def test_the_argmax_is_that_of_each_continuation_alone():
+    model, tokenizer = tiny_llama(), tiny_tokenizer()
+    options = options_of(tokenizer, [choice_row(number) for number in (1, 22, 333)])
+
+    found = forced(model, options, Batches())
+
+    for option, result in zip(options, found, strict=True):
+        with torch.no_grad():
+            said = model(torch.tensor([option.tokens])).logits[0].argmax(-1).tolist()
+        assert result.argmax == tuple(said[-len(option.targets) :])

@@ -115,7 +115,7 @@ def test_a_whole_number_is_fine_for_a_scale_and_kept_as_a_float():
 @pytest.mark.parametrize(
     ("make", "choices"),
     [
-        (lambda value: Task(name="arc", scoring=value), ("choice", "generate")),
+        (lambda value: Task(name="arc", scoring=value), ("choice", "generate", "exact")),
         (lambda value: Task(name="arc", reward=value), ("correct", "prob", "logprob")),
         (
             lambda value: Task(name="arc", grader=value),

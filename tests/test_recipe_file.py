@@ -44,9 +44,9 @@ def recipes(draw):
     counts = st.integers(1, 10**6)
     globs = st.lists(texts(), min_size=1, max_size=3).map(tuple)
     train = draw(maybe(counts))
-    scoring = draw(st.sampled_from([None, "choice", "generate"]))
+    scoring = draw(st.sampled_from([None, "choice", "generate", "exact"]))
     rewards = [None, "correct", "logprob"]
-    if scoring != "generate":
+    if scoring in (None, "choice"):
         rewards.append("prob")
     alpha = draw(st.floats(0, exclude_min=True, allow_infinity=False))
     norm = draw(st.sampled_from(["l1", "l2"]))

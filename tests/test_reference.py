@@ -1,26 +1,15 @@
-import string
 from dataclasses import replace
 
 import pytest
 import torch
 from scoring import question_row
-from tiny_models import tiny_llama, tiny_tokenizer
+from tiny_models import letters_model, tiny_llama, tiny_tokenizer
 
 from esft.batches import Batches
 from esft.errors import TaskError
 from esft.generate import encode_prompt, greedy_answers
 from esft.logprobs import logprobs
 from esft.reference import encode_reference
-
-
-def letters_model(tokenizer):
-    """A model that answers in letters: what it says can be written down and read again."""
-    model = tiny_llama(tied=False)
-    letters = [tokenizer(letter)["input_ids"][0] for letter in string.ascii_letters]
-    other = torch.ones(model.config.vocab_size, dtype=torch.bool)
-    other[letters] = False
-    model.lm_head.weight.data[other] = 0.0  # a logit of 0, and some letter's is above it
-    return model
 
 
 def argmax_of(model, tokens):

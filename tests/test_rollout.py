@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from scoring import a_task, choice_row, question_row
-from tiny_models import tiny_llama, tiny_tokenizer
+from tiny_models import letters_model, tiny_llama, tiny_tokenizer
 
 from esft.batches import Batches
 from esft.errors import TaskError
@@ -82,7 +82,9 @@ def test_the_reward_correct_replaces_the_grader_of_a_generated_answer():
     assert {r.reward for r in plain.score(plain.prepare(QUESTIONS))} <= {0.0, 1.0}
 
 
-@pytest.mark.parametrize(("scoring", "rows"), [("choice", CHOICES), ("generate", QUESTIONS)])
+@pytest.mark.parametrize(
+    ("scoring", "rows"), [("choice", CHOICES), ("generate", QUESTIONS), ("exact", QUESTIONS)]
+)
 def test_an_overflowing_model_gives_nan_and_nothing_correct(scoring, rows):
     model = tiny_llama()
     model.model.norm.weight.fill_(float("nan"))
@@ -112,7 +114,10 @@ def test_a_row_longer_than_the_context_is_refused_by_name(scoring, rows):
 
 @pytest.mark.parametrize(
     ("scoring", "reward", "message"),
-    [("rank", None, "'rank', expected choice or generate"), ("generate", "prob", "needs options")],
+    [
+        ("rank", None, "'rank', expected choice or generate or exact"),
+        ("generate", "prob", "needs options"),
+    ],
 )
 def test_a_scoring_the_task_does_not_have_is_refused(scoring, reward, message):
     with pytest.raises(TaskError, match=message):
@@ -176,6 +181,40 @@ def test_measuring_is_scoring_where_the_reward_is_of_the_answer(reward):
     prepared = rollout.prepare(QUESTIONS)
 
     assert rollout.measure(prepared) == rollout.score(prepared)
+
+
+def answered_in_letters(model, tokenizer, rows):
+    """The rows with the model's own greedy answers as references, every other one misspelt."""
+    generated = Rollout(model, tokenizer, a_task("generate"), max_new_tokens=3)
+    answers = [each.answer for each in generated.score(generated.prepare(rows))]
+    spelt = [text if i % 2 else f"{text[:-1]}!" for i, text in enumerate(answers)]
+    return tuple(replace(row, reference=text) for row, text in zip(rows, spelt, strict=True))
+
+
+@pytest.mark.parametrize("reward", [None, "correct", "logprob"])
+def test_scoring_exact_says_what_a_greedy_answer_would_be(reward):
+    tokenizer = tiny_tokenizer()
+    model = letters_model(tokenizer)
+    model.generation_config.eos_token_id = [0]  # no token of a turn's end is asked for
+    rows = answered_in_letters(model, tokenizer, QUESTIONS)
+    rollout = Rollout(model, tokenizer, a_task(), scoring="exact", reward=reward)
+    prepared = rollout.prepare(rows)
+
+    results = rollout.score(prepared)
+
+    assert [result.correct for result in results] == [bool(i % 2) for i in range(12)]
+    assert all(
+        result.answer == row.reference
+        for result, row in zip(results, rows, strict=True)
+        if result.correct
+    )
+    assert rollout.measure(prepared) == results
+    if reward == "logprob":
+        dense = Rollout(model, tokenizer, a_task("generate"), reward="logprob")
+        expected = [each.reward for each in dense.score(dense.prepare(rows))]
+        assert [result.reward for result in results] == pytest.approx(expected, abs=1e-5)
+    else:
+        assert [result.reward for result in results] == [float(i % 2) for i in range(12)]
 
 
 def test_an_answer_is_graded_with_its_opening():

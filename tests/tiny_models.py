@@ -1,6 +1,7 @@
 """Tiny language models with a byte-level tokenizer, built in memory or written to a folder."""
 
 import json
+import string
 from collections.abc import Callable
 from pathlib import Path
 
@@ -69,6 +70,16 @@ def tiny_llama(*, tied: bool = True, dtype: torch.dtype = torch.float32, seed: i
 def tiny_qwen2(*, tied: bool = True, dtype: torch.dtype = torch.float32, seed: int = 0, **changes):
     """A Qwen2 of the same size as `tiny_llama`; its attention has biases."""
     return _tiny(Qwen2ForCausalLM, Qwen2Config, tied, dtype, seed, changes)
+
+
+def letters_model(tokenizer):
+    """A model that answers in letters: what it says can be written down and read again."""
+    model = tiny_llama(tied=False)
+    letters = [tokenizer(letter)["input_ids"][0] for letter in string.ascii_letters]
+    other = torch.ones(model.config.vocab_size, dtype=torch.bool)
+    other[letters] = False
+    model.lm_head.weight.data[other] = 0.0  # a logit of 0, and some letter's is above it
+    return model
 
 
 def write_model(

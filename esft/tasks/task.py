@@ -5,7 +5,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-Scoring = Literal["choice", "generate"]
+Scoring = Literal["choice", "generate", "exact"]
+"""How a row is scored: by the log-probabilities of its options, by grading a greedy answer, or by
+whether the greedy answer is the reference to the token, which takes one forward and no answer."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,15 @@ def places(tmp_path_factory):
     return write_model(folder / "base"), write_arc(folder / "data")
 
 
+def write_own_tasks(folder):
+    """Write README's own tasks: the program as it stands there, its row as often as needed."""
+    (row,) = re.findall(r"^    (\{.*\})$", README, re.MULTILINE)
+    lines = [row.replace("Ada", f"Ada {number}") for number in range(8)]
+    (folder / "my.jsonl").write_text("\n".join(lines))
+    (program,) = re.findall(r"^    def rows\(\):\n(?:    .*\n|\n)+", README, re.MULTILINE)
+    (folder / "my.py").write_text(textwrap.dedent(program.partition("    esft ")[0]))
+
+
 def test_there_are_examples():
     assert len(examples(README)) >= 4
     assert len(examples(HELP)) >= 4
@@ -45,6 +55,8 @@ def test_there_are_examples():
 def test_an_example_runs(example, places, tmp_path, monkeypatch):
     base, data = places
     monkeypatch.setenv("ESFT_DATA_DIR", str(data))
+    monkeypatch.chdir(tmp_path)
+    write_own_tasks(tmp_path)
     arguments = shlex.split(f"{example} {SMALL}")
     arguments += ["--model", str(base), "--run-dir", str(tmp_path / "out")]
     if "--data-dir" in arguments:
