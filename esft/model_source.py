@@ -35,18 +35,23 @@ KNOWN_NAMES = tuple(
 
 FORMS = (
     "a short name (Qwen2.5-1.5B), a hub id (Qwen/Qwen2.5-1.5B-Instruct), "
-    "a folder (./my-model) or a .gguf file"
+    "a folder (./my-model), a .gguf file, or embedded, the tiny model that comes with esft"
 )
+EMBEDDED = Path(__file__).with_name("embedded")
+"""The folder of the model that comes with esft."""
 
 
 def find_model(name: str) -> Path | str:
     """Where the model called `name` is: a path that exists, or the id of a hub repository.
 
-    An existing folder or .gguf file wins over a repository of the same name.
+    "embedded" is the model that comes with esft; a folder of that name is ./embedded. Any other
+    existing folder or .gguf file wins over a repository of the same name.
 
     Raises:
         ModelError: if `name` is none of these, with the nearest names.
     """
+    if name == "embedded":
+        return EMBEDDED
     path = os.path.expanduser(name)
     if os.path.exists(path):
         return _check_local(Path(path))

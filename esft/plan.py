@@ -38,6 +38,7 @@ def make_plan(session: Session, run_path: str) -> Plan:
         ("model", _model_line(session)),
         *(("", note) for note in session.loaded.notes),
         ("task", _task_line(session)),
+        *(("prior", line) for line in _prior_lines(session)),
         ("search", _search_line(search)),
         ("decay", decay),
         (
@@ -109,6 +110,16 @@ def _task_line(session: Session) -> str:
         f"{session.task.name} by {how}: {settings.train} train rows, {per_step} a step; "
         f"{settings.holdout} holdout rows"
     )
+
+
+def _prior_lines(session: Session) -> list[str]:
+    """Return what is said of the prior tasks: nothing where there are none."""
+    prior = session.recipe.prior
+    if not session.priors:
+        return []
+    names = ", ".join(each.name for each in session.priors)
+    when = "before and after" if prior.every is None else f"every {prior.every} steps"
+    return [f"{names}: {prior.rows} rows each, {when}"]
 
 
 def _search_line(search: Search) -> str:

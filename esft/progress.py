@@ -33,6 +33,15 @@ class StepMetrics:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TaskScores:
+    """A task on the base model and on the model as it is."""
+
+    name: str
+    base: Evaluation
+    now: Evaluation
+
+
+@dataclass(frozen=True, kw_only=True)
 class Outcome:
     """What a run came to."""
 
@@ -44,6 +53,8 @@ class Outcome:
     task: str
     base: Evaluation
     tuned: Evaluation
+    priors: tuple[TaskScores, ...]
+    """The prior tasks, in the recipe's order."""
     grader_failures: int
     """Answers to which the grader gave no score, over the whole run."""
     drift: float
@@ -72,6 +83,9 @@ class Watcher(Protocol):
 
     def step(self, metrics: StepMetrics, steps: int, seconds_left: float) -> None:
         """A step is done and recorded."""
+
+    def evaluation(self, step: int, scores: tuple[TaskScores, ...]) -> None:
+        """The target, first, and the prior tasks were measured after `step`."""
 
     def notice(self, text: str) -> None:
         """Something out of the ordinary happened, and the run goes on."""

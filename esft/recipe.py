@@ -167,6 +167,26 @@ class Anchor:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Prior:
+    """What the model should not lose, and when that is measured: the [prior] table."""
+
+    tasks: tuple[str, ...] = ()
+    """Names of prior tasks, or .jsonl or .py files; none of them is tuned on."""
+    every: int | None = None
+    """Steps from one evaluation of prior and target tasks to the next; None evaluates before the
+    first step and after the last alone."""
+    rows: int = 200
+    """Rows of each prior task: the first of its test split, else of its validation split."""
+
+    def __post_init__(self) -> None:
+        checks = Checks("prior", self)
+        checks.names("tasks", example="gsm8k")
+        checks.whole("every", least=1, example=25)
+        checks.whole("rows", least=1, example=200)
+        checks.finish()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Run:
     """Where a run is recorded: the [run] table."""
 
@@ -187,6 +207,7 @@ class Recipe:
     task: Task
     search: Search = field(default_factory=Search)
     anchor: Anchor = field(default_factory=Anchor)
+    prior: Prior = field(default_factory=Prior)
     run: Run = field(default_factory=Run)
 
     def __post_init__(self) -> None:

@@ -89,6 +89,16 @@ class Checks:
             hint = f'for example {key} = ["*.mlp.*"]'
             self.refuse(key, "a list of globs on parameter names", hint=hint)
 
+    def names(self, key: str, *, example: str) -> None:
+        value = self._value(key)
+        texts = isinstance(value, list | tuple) and all(_is_text(name) for name in value)
+        if not texts:
+            self.refuse(key, "a list of names", hint=f'for example {key} = ["{example}"]')
+        elif len(set(value)) < len(value):
+            self.refuse(key, "names that are all different", hint="name each once")
+        else:
+            self._keep(key, tuple(value))
+
     def whole(self, key: str, *, least: int, most: int | None = None, example: int) -> None:
         value = self._value(key)
         whole = isinstance(value, int) and not isinstance(value, bool)

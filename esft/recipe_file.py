@@ -7,10 +7,17 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 from esft.errors import RecipeError
-from esft.recipe import Anchor, Model, Recipe, Run, Search, Task, pull_problems
+from esft.recipe import Anchor, Model, Prior, Recipe, Run, Search, Task, pull_problems
 from esft.recipe_checks import Problem, SettingsError, as_toml, nearest, shown
 
-_TABLES = {"model": Model, "task": Task, "search": Search, "anchor": Anchor, "run": Run}
+_TABLES = {
+    "model": Model,
+    "task": Task,
+    "search": Search,
+    "anchor": Anchor,
+    "prior": Prior,
+    "run": Run,
+}
 _KEYS = {table: [each.name for each in fields(kind)] for table, kind in _TABLES.items()}
 _NOT_SET = {
     "model.dtype": "the checkpoint's own",
@@ -27,6 +34,7 @@ _NOT_SET = {
     "task.data_dir": "ESFT_DATA_DIR where it is set, else where the task has its rows",
     "task.batch": "64, halved where memory runs out",
     "search.seed": "one is drawn and recorded",
+    "prior.every": "before the first step and after the last alone",
     "run.dir": "a new folder under runs/",
 }
 

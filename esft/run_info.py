@@ -40,6 +40,13 @@ def run_info(session: Session) -> dict[str, object]:
         "rows": {
             "train": {"n": len(session.train.rows), "hash": rows_hash(session.train.rows)},
             "holdout": {"n": len(session.holdout.rows), "hash": rows_hash(session.holdout.rows)},
+            "prior": {
+                prior.name: {
+                    "n": len(prior.prepared.rows),
+                    "hash": rows_hash(prior.prepared.rows),
+                }
+                for prior in session.priors
+            },
         },
         "batches": [[0, session.rollout.batches.size]],
     }

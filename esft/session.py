@@ -10,6 +10,7 @@ from esft.engine.noise import derived_seed
 from esft.errors import RecipeError
 from esft.models import LoadedModel, load_model
 from esft.prepared import Prepared
+from esft.prior import PriorTask, prior_rows, ready
 from esft.recipe import Recipe
 from esft.recipe import Task as TaskSettings
 from esft.rollout import Rollout, chosen_scoring
@@ -33,6 +34,7 @@ class Session:
     rollout: Rollout
     train: Prepared
     holdout: Prepared
+    priors: tuple[PriorTask, ...]
 
 
 def open_session(recipe: Recipe) -> Session:
@@ -43,6 +45,7 @@ def open_session(recipe: Recipe) -> Session:
     """
     task, split = _task_and_rows(recipe.task)
     recipe = with_counts(with_seed(recipe), split)
+    priors = prior_rows(recipe, task)
     loaded = load_model(
         recipe.model.id,
         dtype=recipe.model.dtype,
@@ -75,6 +78,7 @@ def open_session(recipe: Recipe) -> Session:
         rollout=rollout,
         train=train,
         holdout=holdout,
+        priors=ready(priors, loaded, rollout.batches),
     )
 
 

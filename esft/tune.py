@@ -19,7 +19,7 @@ from esft.memory import peak_memory
 from esft.models import save_model
 from esft.plan import make_plan
 from esft.prepared import Prepared
-from esft.progress import Outcome, StepMetrics, Watcher
+from esft.progress import Outcome, StepMetrics, TaskScores, Watcher
 from esft.recipe import Recipe
 from esft.recipe_file import dump_recipe
 from esft.rollout import RowResult, mean_reward
@@ -77,12 +77,13 @@ class _Tuning:
         session.rollout.batches.on_split = self._record_split
 
     def run(self, stop: Callable[[], bool]) -> Outcome:
-        base = self._evaluate(0)
+        self._base = self._evaluate(0)
         self._watcher.begin()
         self._first_step_began = time.monotonic()
         try:
             while self._done < self._search.steps and not (self._done and stop()):
                 self._step(self._done + 1)
+                self._evaluate_between()
         except EsftError:
             self._save_what_is_done()
             raise
@@ -105,8 +106,9 @@ class _Tuning:
             steps=self._done,
             stopped=stopped,
             task=self._session.task.name,
-            base=base,
-            tuned=tuned,
+            base=self._base[0],
+            tuned=tuned[0],
+            priors=self._scores(tuned)[1:],
             grader_failures=self._failures,
             drift=self._session.drift.norm(),
             forecast=self._forecast.norm(),
@@ -223,20 +225,47 @@ class _Tuning:
         left = (time.monotonic() - self._first_step_began) / step * (steps - step)
         self._watcher.step(metrics, steps, left)
 
-    def _evaluate(self, step: int) -> Evaluation:
-        holdout = self._session.holdout
-        self._watcher.phase(f"scoring {len(holdout.rows)} holdout rows at step {step}")
-        evaluation = evaluate(self._session.rollout, holdout)
-        self._count_failures(f"holdout rows at step {step}", holdout, list(evaluation.results))
-        if step == 0 and math.isnan(evaluation.reward):
+    def _evaluate_between(self) -> None:
+        """Evaluate every so many steps; the last one is evaluated once the model is saved."""
+        every = self._session.recipe.prior.every
+        if every is None or self._done % every or self._done == self._search.steps:
+            return
+        self._watcher.evaluation(self._done, self._scores(self._evaluate(self._done)))
+
+    def _scores(self, evaluations: list[Evaluation]) -> tuple[TaskScores, ...]:
+        """Return evaluations of the target and the prior tasks beside those of the base."""
+        names = [self._session.task.name, *(prior.name for prior in self._session.priors)]
+        return tuple(
+            TaskScores(name=name, base=base, now=now)
+            for name, base, now in zip(names, self._base, evaluations, strict=True)
+        )
+
+    def _evaluate(self, step: int) -> list[Evaluation]:
+        """Measure the target and the prior tasks on the model as it is, and record them."""
+        session = self._session
+        self._watcher.phase(f"scoring {len(session.holdout.rows)} holdout rows at step {step}")
+        target = evaluate(session.rollout, session.holdout)
+        if step == 0 and math.isnan(target.reward):
             raise RunError(
-                f"the base model gives NaN on holdout rows in {self._session.loaded.dtype}, "
+                f"the base model gives NaN on holdout rows in {session.loaded.dtype}, "
                 "expected finite logits: its activations overflow",
                 hint="take --dtype bfloat16 or float32",
             )
-        summary = {"step": step, "task": self._session.task.name, "role": "target"}
-        self._run.record_evaluation(summary | evaluation.summary(), evaluation.rows(holdout))
-        return evaluation
+        self._record(step, session.task.name, "target", target, session.holdout)
+        evaluations = [target]
+        for prior in session.priors:
+            rows = prior.prepared
+            self._watcher.phase(f"scoring {len(rows.rows)} rows of {prior.name} at step {step}")
+            evaluations.append(evaluate(prior.rollout, rows))
+            self._record(step, prior.name, "prior", evaluations[-1], rows)
+        return evaluations
+
+    def _record(
+        self, step: int, task: str, role: str, evaluation: Evaluation, rows: Prepared
+    ) -> None:
+        self._count_failures(f"{task} at step {step}", rows, list(evaluation.results))
+        summary = {"step": step, "task": task, "role": role}
+        self._run.record_evaluation(summary | evaluation.summary(), evaluation.rows(rows))
 
     def _save(self) -> None:
         self._watcher.phase(f"saving the model to {self._run.model_path}")

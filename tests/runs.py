@@ -48,7 +48,7 @@ class Notes:
 
     def __init__(self):
         self.plans, self.phases, self.notices = [], [], []
-        self.members, self.estimates, self.steps = [], [], []
+        self.members, self.estimates, self.steps, self.evaluations = [], [], [], []
 
     def plan(self, plan):
         self.plans.append(plan)
@@ -67,6 +67,9 @@ class Notes:
 
     def step(self, metrics, steps, seconds_left):
         self.steps.append(metrics)
+
+    def evaluation(self, step, scores):
+        self.evaluations.append((step, scores))
 
     def notice(self, text):
         self.notices.append(text)

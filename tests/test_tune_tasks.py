@@ -72,7 +72,7 @@ def test_answers_without_a_score_count_as_0_are_counted_and_shown_once(tmp_path)
     told = [notice for notice in notes.notices if "grader gave no score" in notice]
     assert len(told) == 1
     assert "raised ZeroDivisionError" in told[0]
-    assert "holdout rows at step 0" in told[0]
+    assert told[0].startswith("my at step 0: ")
     # Half of all answers: 8 holdout rows twice, and those of two steps of four members.
     metrics = jsonl(tmp_path / "run" / "metrics.jsonl")
     assert outcome.grader_failures == 8 + sum(line["grader_failures"] for line in metrics)

@@ -1,5 +1,6 @@
 """The options of the commands, a decorator a group, shown under the group's heading."""
 
+import shlex
 from collections.abc import Callable
 from functools import reduce
 
@@ -7,6 +8,9 @@ import click
 
 from esft.recipe import Recipe
 from esft.recipe_file import load_recipe, parse_change
+
+TYPED = "esft.typed"
+"""Where a context keeps what was typed behind the command."""
 
 
 class GroupedOption(click.Option):
@@ -19,7 +23,11 @@ class GroupedOption(click.Option):
 
 
 class GroupedCommand(click.Command):
-    """Shows its options under the headings of their groups."""
+    """Shows its options under the headings of their groups, and keeps what was typed."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta[TYPED] = list(args)
+        return super().parse_args(ctx, args)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         groups: dict[str, list[tuple[str, str]]] = {}
@@ -30,6 +38,18 @@ class GroupedCommand(click.Command):
         for heading, records in groups.items():
             with formatter.section(heading):
                 formatter.write_dl(records)
+
+
+def typed_with(ctx: click.Context, without: tuple[str, ...], *added: str) -> str:
+    """Return the command as it was typed, without the values of some options, and with others."""
+    words = iter(ctx.meta[TYPED])
+    kept = []
+    for word in words:
+        if word in without:
+            next(words, None)
+        elif not word.startswith(tuple(f"{option}=" for option in without)):
+            kept.append(word)
+    return shlex.join([*ctx.command_path.split(), *kept, *added])
 
 
 def recipe_of(ctx: click.Context, name: str | None) -> Recipe:
@@ -70,7 +90,8 @@ def model_options(command: Callable) -> Callable:
             heading,
             "--model",
             "model.id",
-            "Hub id, short name (Qwen2.5-1.5B), folder or .gguf file.",
+            "Hub id, short name (Qwen2.5-1.5B), folder, .gguf file, or embedded, a tiny model that "
+            "comes with esft.",
         ),
         _option(
             heading,

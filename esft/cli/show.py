@@ -18,7 +18,7 @@ from esft.cli.stop import StopSignals
 if TYPE_CHECKING:
     from esft.evaluate import Evaluation
     from esft.plan import Plan
-    from esft.progress import Outcome, StepMetrics
+    from esft.progress import Outcome, StepMetrics, TaskScores
 
 LONG = 24 * 3600
 """Seconds from which a run is told how it could be shorter."""
@@ -84,6 +84,12 @@ class PlainWatcher:
             )
         )
 
+    def evaluation(self, step: int, scores: tuple[TaskScores, ...]) -> None:
+        """Print a line a task: the share right now, and its change."""
+        for number, each in enumerate(scores):
+            label = f"  {'target' if number == 0 else 'prior ':<6} {each.name:<22}"
+            self._print(f"{label} {change_text(each)}")
+
     def notice(self, text: str) -> None:
         """Print what is out of the ordinary."""
         self._print(wrapped("Warning: ", text))
@@ -130,6 +136,20 @@ def wrapped(label: str, text: str) -> str:
     )
 
 
+def change_text(scores: TaskScores) -> str:
+    """Return the share right before and now, with the change row by row, and their errors."""
+    from esft.evaluate import paired_change
+
+    change, error = paired_change(scores.base, scores.now, "correct")
+    return (
+        f"{scores.base.accuracy:.3f} -> {_short(scores.now)}   change {change:+.3f} +- {error:.3f}"
+    )
+
+
+def _short(evaluation: Evaluation) -> str:
+    return f"{evaluation.accuracy:.3f} +- {evaluation.accuracy_se:.3f}"
+
+
 def outcome_text(outcome: Outcome) -> str:
     """Return the result of a run, for people."""
     from esft.evaluate import paired_change
@@ -142,6 +162,10 @@ def outcome_text(outcome: Outcome) -> str:
         change, error = paired_change(outcome.base, outcome.tuned, what)
         before, after = (_figure(each, attribute) for each in (outcome.base, outcome.tuned))
         lines.append(f"  {label:<8} {before} -> {after}   change {change:+.4f} +- {error:.4f}")
+    if outcome.priors:
+        lines.append(f"prior tasks, {outcome.priors[0].base.n} rows each, share right")
+        width = max(len(each.name) for each in outcome.priors)
+        lines += [f"  {each.name:<{width}}  {change_text(each)}" for each in outcome.priors]
     if outcome.grader_failures:
         lines.append(
             f"grader     no score for {outcome.grader_failures:,} answers, which counted as 0"
@@ -170,6 +194,13 @@ def outcome_record(outcome: Outcome) -> dict[str, object]:
         "stopped": outcome.stopped,
         "base": finite(outcome.base.summary()),
         "tuned": finite(outcome.tuned.summary()),
+        "priors": {
+            each.name: {
+                "base": finite(each.base.summary()),
+                "tuned": finite(each.now.summary()),
+            }
+            for each in outcome.priors
+        },
         "grader_failures": outcome.grader_failures,
         "drift": outcome.drift,
         "forecast": outcome.forecast,

@@ -12,6 +12,7 @@ from esft.cli.options import (
     run_options,
     search_options,
     task_options,
+    typed_with,
 )
 from esft.cli.show import make_watcher, outcome_record, outcome_text
 from esft.cli.stop import StopSignals
@@ -48,5 +49,8 @@ def tune(ctx: click.Context, recipe: str | None, **options: object) -> None:
         click.echo(json.dumps(outcome_record(outcome)))
     else:
         click.echo(outcome_text(outcome))
+        if settings.anchor.awd and outcome.priors:
+            same = typed_with(ctx, ("--awd", "--run-dir"), "--awd", "0")
+            click.echo(f"The same without AWD: {same}")
     if outcome.stopped:
         ctx.exit(130)
