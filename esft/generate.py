@@ -14,12 +14,16 @@ from transformers import (
     StoppingCriteria,
     StoppingCriteriaList,
 )
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from esft.batches import Batches
 from esft.tasks.task import Row
 
 LEAVE = 1 / 8
 """Share of a batch that is done before the rest goes on without it: leaving copies the cache."""
+
+
+_PLAIN = (DynamicLayer, DynamicSlidingWindowLayer)
 
 
 @dataclass(frozen=True)
@@ -130,14 +134,21 @@ class _Decoding:
             return
         rows = torch.tensor(live, device=self._tokens.device)
         self._tokens, self._mask = self._tokens[rows], self._mask[rows]
-        if hasattr(self._cache, "batch_select_indices"):
+        if _can_let_go(self._cache):
             self._cache.batch_select_indices(rows)
-        else:  # a cache that cannot let rows go is built anew from their tokens
+        else:  # built anew from the tokens of the rows that stay
             self._cache = None
 
     def _text(self, row: int) -> str:
         tokens = self._tokens[row, self._width :]
         return self._tokenizer.decode(tokens, skip_special_tokens=True)
+
+
+def _can_let_go(cache) -> bool:
+    """Return whether a cache holds keys and values alone, which can be taken row by row; layers
+    with a state of another kind would keep it for rows that are gone."""
+    layers = getattr(cache, "layers", None)
+    return bool(layers) and all(type(layer) in _PLAIN for layer in layers)
 
 
 class _EnoughDone(StoppingCriteria):
