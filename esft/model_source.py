@@ -5,6 +5,7 @@ import re
 from difflib import get_close_matches
 from pathlib import Path
 
+from esft.embedded import EMBEDDED
 from esft.errors import ModelError
 
 OWNERS = (
@@ -37,8 +38,6 @@ FORMS = (
     "a short name (Qwen2.5-1.5B), a hub id (Qwen/Qwen2.5-1.5B-Instruct), "
     "a folder (./my-model), a .gguf file, or embedded, the tiny model that comes with esft"
 )
-EMBEDDED = Path(__file__).with_name("embedded")
-"""The folder of the model that comes with esft."""
 
 
 def find_model(name: str) -> Path | str:

@@ -228,7 +228,7 @@ def gigabytes(nbytes: int) -> str:
 
 
 _HEADS = ("step", "reward", "best", "correct", "||D||", "forecast", "a step", "left", "memory")
-_WIDTHS = (8, 7, 7, 8, 8, 9, 11, 12, 8)
+_WIDTHS = (8, 7, 7, 8, 8, 9, 12, 12, 8)
 
 
 def _columns(*cells: str) -> str:

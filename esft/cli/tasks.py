@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from esft.tasks.preview import Preview
     from esft.tasks.task import Row, Task
 
+EXACT = "1 where the greedy answer would be the reference to the token, found in one forward"
 CHOICE = "1 where the right option has the highest log-probability a character (acc_norm)"
 
 
@@ -55,9 +56,9 @@ def _list(as_json: bool) -> None:
         click.echo(json.dumps([_task_record(task) for task in every]))
         return
     for task in every:
-        click.echo(wrapped(f"{task.name:<16}", task.summary))
+        click.echo(wrapped(f"{task.name:<20}", task.summary))
         about = f"{_scorings(task)}; {task.size}; {task.source}; {task.licence}"
-        click.echo(wrapped(" " * 16, about))
+        click.echo(wrapped(" " * 20, about))
 
 
 def _scorings(task: Task) -> str:
@@ -109,6 +110,8 @@ def _preview_text(task: Task, shown: Preview) -> str:
     ]
     if "choice" in task.scorings:
         lines.append(wrapped("  choice    ", CHOICE))
+    if "exact" in task.scorings:
+        lines.append(wrapped("  exact     ", EXACT))
     if "generate" in task.scorings:
         graded = f"greedy answers of up to {task.max_new_tokens:,} tokens: {task.grading}"
         lines.append(wrapped("  generate  ", graded))
@@ -122,8 +125,9 @@ def _row_lines(task: Task, row: Row) -> list[str]:
     if "choice" in task.scorings and row.options:
         lines += _option_lines(row)
     if "generate" in task.scorings:
+        head = "by generate, " if row.options else ""
         for message in row.messages:
-            lines += _block(f"by generate, {message['role']}", message["content"])
+            lines += _block(f"{head}{message['role']}", message["content"])
         if row.opening:
             lines += _block("every answer begins with", row.opening)
     reference = row.reference if row.reference is not None else "(none)"

@@ -17,6 +17,7 @@ from esft.tasks.nq_open import NQ_OPEN
 from esft.tasks.own import own_task
 from esft.tasks.piqa import PIQA
 from esft.tasks.proofwriter import PROOFWRITER
+from esft.tasks.synthetic import SYNTHETIC
 from esft.tasks.task import Task
 from esft.tasks.trivia_qa import TRIVIA_QA
 from esft.tasks.winogrande import WINOGRANDE
@@ -39,6 +40,7 @@ _TASKS = {
         PROOFWRITER,
         TRIVIA_QA,
         WINOGRANDE,
+        *SYNTHETIC,
     )
 }
 

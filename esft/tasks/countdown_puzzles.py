@@ -3,8 +3,9 @@
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from random import Random
 from typing import Any
+
+from esft.tasks.draws import Draws
 
 SIZES = {"train": 4000, "validation": 1000, "test": 1000}
 """Puzzles of each split."""
@@ -31,7 +32,7 @@ def puzzles(split: str) -> Iterator[dict[str, Any]]:
     Args:
         split: "train", "validation" or "test".
     """
-    draws = _Draws(_SEED + list(SIZES).index(split))
+    draws = Draws(_SEED + list(SIZES).index(split))
     seen: set[tuple[int, ...]] = set()
     while len(seen) < SIZES[split]:
         numbers = [1 + draws.below(LARGEST_NUMBER) for _ in range(3 + draws.below(2))]
@@ -52,16 +53,6 @@ def split_of(numbers: Sequence[int]) -> str:
     return _SHARES[int.from_bytes(digest[:8], "big") % len(_SHARES)]
 
 
-class _Draws:
-    """Draws by Random.random alone, the one method whose sequence Python promises to keep."""
-
-    def __init__(self, seed: int) -> None:
-        self._random = Random(seed)
-
-    def below(self, count: int) -> int:
-        return int(self._random.random() * count)
-
-
 @dataclass(frozen=True)
 class _Result:
     value: int
@@ -70,7 +61,7 @@ class _Result:
     """How strongly the last sign of `text` binds: 1 for + and -, 2 for * and /, 3 for none."""
 
 
-def _random_result(numbers: Sequence[int], draws: _Draws) -> _Result:
+def _random_result(numbers: Sequence[int], draws: Draws) -> _Result:
     """Join two random results at a time, by a random sign of those that fit, until one is left."""
     results = [_Result(number, str(number)) for number in numbers]
     while len(results) > 1:

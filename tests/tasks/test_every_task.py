@@ -1,5 +1,6 @@
 """What holds for every task: rows of its columns are read, and no answer is too much for it."""
 
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -28,8 +29,10 @@ HOSTILE = (
 TEXTS = st.text(max_size=400) | st.text("0123456789+-*/().,#<>{}\\ answerthinkABCD\n", max_size=200)
 
 
-def small_rows(task):
+@cache
+def small_rows(name):
     """The rows of the task's small files, or of those that it makes or ships."""
+    task = get_task(name)
     folder = FILES if any(FILES.glob(f"{task.file}.*.jsonl")) else None
     source = row_source(task, folder)
     splits = [split for split, name in task.splits.items() if source.has(name)]
@@ -40,7 +43,7 @@ def small_rows(task):
 def test_rows_are_read_whole(name):
     task = get_task(name)
 
-    rows = small_rows(task)
+    rows = small_rows(name)
 
     assert len(rows) >= 3
     for row in rows:
@@ -53,7 +56,7 @@ def test_rows_are_read_whole(name):
 @pytest.mark.parametrize("name", task_names())
 def test_a_reference_gets_the_most_there_is(name):
     task = get_task(name)
-    rows = [row for row in small_rows(task)[:20] if row.reference is not None]
+    rows = [row for row in small_rows(name)[:20] if row.reference is not None]
 
     for row in rows:
         score = task.grade(row, row.reference)
@@ -66,7 +69,7 @@ def test_a_reference_gets_the_most_there_is(name):
 def test_a_hostile_answer_gets_a_reward_within_bounds(name, answer):
     task = get_task(name)
 
-    score = task.grade(small_rows(task)[0], answer)
+    score = task.grade(small_rows(name)[0], answer)
 
     assert 0 <= score.reward <= task.max_reward
     assert not score.correct
@@ -79,7 +82,7 @@ def test_a_hostile_answer_gets_a_reward_within_bounds(name, answer):
 def test_any_answer_gets_a_reward_within_bounds(name, answer, place):
     task = get_task(name)
 
-    score = task.grade(small_rows(task)[place], answer)
+    score = task.grade(small_rows(name)[place], answer)
 
     assert 0 <= score.reward <= task.max_reward
     assert score.failure is None

@@ -7,20 +7,28 @@ from esft.errors import TaskError
 from esft.tasks import get_task, task_names
 
 NAMES = [
+    "add-two-digits",
     "arc",
     "arc-easy",
     "conciseness",
+    "copy-letters",
+    "count-letter",
     "countdown",
     "countdown-3to4",
     "gsm8k",
     "hellaswag",
+    "largest-digit",
     "math-500",
     "mmlu",
     "mmlu-pro",
     "nq-open",
     "piqa",
     "proofwriter",
+    "reverse-letters",
+    "sort-digits",
+    "subtract-two-digits",
     "trivia-qa",
+    "upper-letters",
     "winogrande",
 ]
 
@@ -35,7 +43,7 @@ def test_a_task_is_found_by_its_name_and_is_whole(name):
 
     assert task.name == name
     assert task.scoring in task.scorings
-    assert set(task.scorings) <= {"choice", "generate"}
+    assert set(task.scorings) <= {"choice", "generate", "exact"}
     assert task.max_new_tokens > 0
     assert task.summary
     assert task.licence
