@@ -243,7 +243,9 @@ class _Tuning:
     def _evaluate(self, step: int) -> list[Evaluation]:
         """Measure the target and the prior tasks on the model as it is, and record them."""
         session = self._session
-        self._watcher.phase(f"scoring {len(session.holdout.rows)} holdout rows at step {step}")
+        priors = f" and {len(session.priors)} prior tasks" if session.priors else ""
+        rows = len(session.holdout.rows)
+        self._watcher.phase(f"scoring {rows} holdout rows{priors} at step {step}")
         target = evaluate(session.rollout, session.holdout)
         if step == 0 and math.isnan(target.reward):
             raise RunError(
@@ -255,7 +257,6 @@ class _Tuning:
         evaluations = [target]
         for prior in session.priors:
             rows = prior.prepared
-            self._watcher.phase(f"scoring {len(rows.rows)} rows of {prior.name} at step {step}")
             evaluations.append(evaluate(prior.rollout, rows))
             self._record(step, prior.name, "prior", evaluations[-1], rows)
         return evaluations

@@ -172,7 +172,7 @@ def test_an_unknown_recipe_names_the_nearest_and_those_there_are():
         load_recipe("arc-qwen2.5", {})
 
     listed = "arc-qwen2.5-1.5b, conciseness-smollm2-135m, countdown-qwen2.5-3b, gsm8k-qwen2.5-3b"
-    assert str(caught.value).endswith(f"one of: {listed}, proofwriter-qwen2.5-3b")
+    assert str(caught.value).endswith(f"one of: {listed}, proofwriter-qwen2.5-3b, quickstart")
     assert caught.value.hint == 'did you mean the recipe "arc-qwen2.5-1.5b"?'
 
 

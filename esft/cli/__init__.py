@@ -32,7 +32,7 @@ def main() -> None:
 
     \b
     Start here:
-      esft tune conciseness-smollm2-135m
+      esft tune quickstart
       esft tasks
     """
 

@@ -34,6 +34,7 @@ def tune(ctx: click.Context, recipe: str | None, **options: object) -> None:
 
     \b
     Examples:
+      esft tune quickstart
       esft tune --model Qwen2.5-1.5B --task arc --awd 0.01
       esft tune arc-qwen2.5-1.5b --set search.sigma=0.002
       esft tune --model SmolLM2-135M-Instruct --task my.jsonl --grader number

@@ -1,0 +1,67 @@
+"""The quickstart as a newcomer runs it, with and without AWD."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from esft.cli import main
+
+
+def esft(*arguments):
+    return CliRunner().invoke(main, list(map(str, arguments)))
+
+
+@pytest.fixture(scope="module")
+def with_awd(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("quickstart")
+    return folder / "run", esft("tune", "quickstart", "--run-dir", folder / "run")
+
+
+@pytest.fixture(scope="module")
+def without_awd(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("quickstart")
+    return folder / "run", esft("tune", "quickstart", "--awd", 0, "--run-dir", folder / "run")
+
+
+def accuracies(run, step):
+    """Task to accuracy at a step, the target first."""
+    lines = [json.loads(line) for line in (run / "evals.jsonl").read_text().splitlines()]
+    return {line["task"]: line["accuracy"] for line in lines if line["step"] == step}
+
+
+def prior_mean(run, step):
+    _, *priors = accuracies(run, step).values()
+    assert len(priors) == 6
+    return sum(priors) / 6
+
+
+def test_the_target_is_learned_and_the_prior_tasks_stay(with_awd):
+    run, done = with_awd
+
+    assert done.exit_code == 0, done.stderr
+    before, after = accuracies(run, 0), accuracies(run, 20)
+    assert after["subtract-two-digits"] - before["subtract-two-digits"] >= 0.08
+    assert prior_mean(run, 20) >= prior_mean(run, 0) - 0.10
+
+
+def test_without_awd_the_prior_tasks_drift_away(without_awd):
+    run, done = without_awd
+
+    assert done.exit_code == 0, done.stderr
+    assert prior_mean(run, 0) >= 0.95
+    assert prior_mean(run, 20) <= prior_mean(run, 0) - 0.30
+
+
+def test_prior_tasks_are_shown_one_by_one_while_tuning_and_at_the_end(with_awd):
+    run, done = with_awd
+
+    for name in list(accuracies(run, 0))[1:]:
+        assert done.stderr.count(f"  prior  {name} ") == 3  # steps 5, 10 and 15
+        assert f"  {name} " in done.stdout
+    assert "+-" in done.stdout
+
+
+def test_the_end_names_the_command_that_shows_the_same_without_awd(with_awd, without_awd):
+    assert "The same without AWD: main tune quickstart --awd 0" in with_awd[1].stdout
+    assert "without AWD" not in without_awd[1].stdout
