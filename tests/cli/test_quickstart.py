@@ -65,3 +65,13 @@ def test_prior_tasks_are_shown_one_by_one_while_tuning_and_at_the_end(with_awd):
 def test_the_end_names_the_command_that_shows_the_same_without_awd(with_awd, without_awd):
     assert "The same without AWD: main tune quickstart --awd 0" in with_awd[1].stdout
     assert "without AWD" not in without_awd[1].stdout
+
+
+def test_the_command_without_awd_keeps_what_else_was_typed(tmp_path):
+    short = ["--steps", 1, "--population", 2, "--set", "prior.rows=8", "--set", "task.holdout=8"]
+
+    done = esft("tune", "quickstart", "--awd=2", *short, "--run-dir", tmp_path / "run")
+
+    assert done.exit_code == 0, done.stderr
+    typed = "quickstart --steps 1 --population 2 --set prior.rows=8 --set task.holdout=8 --awd 0"
+    assert f"The same without AWD: main tune {typed}" in done.stdout
