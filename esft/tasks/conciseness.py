@@ -1,10 +1,10 @@
 """Conciseness: short questions whose answers should be as long as the reference, and no longer."""
 
-import hashlib
 from collections.abc import Mapping
 from typing import Any
 
 from esft.tasks.columns import text_column
+from esft.tasks.ids import made_id
 from esft.tasks.occurs import occurs
 from esft.tasks.task import Row, Score, Task
 
@@ -20,9 +20,8 @@ def read_conciseness(raw: Mapping[str, Any]) -> Row:
     """
     prompt = text_column(raw, "prompt")
     answer = text_column(raw, "answer").strip()
-    digest = hashlib.sha256(prompt.encode()).hexdigest()
     return Row(
-        id=f"conciseness-{digest[:12]}",
+        id=made_id("conciseness", prompt),
         messages=({"role": "user", "content": prompt},),
         answer=answer,
         reference=answer,

@@ -1,6 +1,5 @@
 """Countdown: reach a target with + - * /, using every given number exactly once."""
 
-import hashlib
 import re
 from collections.abc import Mapping
 from fractions import Fraction
@@ -11,6 +10,7 @@ from esft.tasks.arithmetic import Step, evaluate, steps
 from esft.tasks.columns import is_text, wrong_column
 from esft.tasks.countdown_puzzles import SIZES, puzzles
 from esft.tasks.generated import GeneratedRows
+from esft.tasks.ids import made_id
 from esft.tasks.task import HubSource, Row, RowSource, Score, Task
 
 OPENING = "<think>"
@@ -158,7 +158,7 @@ def _closing(expression: str) -> int:
 
 def _id(raw: Mapping[str, Any], message: str) -> str:
     if "id" not in raw:
-        return f"countdown-{hashlib.sha256(message.encode()).hexdigest()[:12]}"
+        return made_id("countdown", message)
     value = raw["id"]
     if type(value) is not int and not is_text(value):
         raise wrong_column("id", value, "a whole number or a text that is not empty")

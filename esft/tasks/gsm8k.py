@@ -1,11 +1,11 @@
 """GSM8K: grade school word problems, each with a worked solution that ends in a number."""
 
-import hashlib
 import re
 from collections.abc import Mapping
 from typing import Any
 
 from esft.tasks.columns import text_column, wrong_column
+from esft.tasks.ids import made_id
 from esft.tasks.numbers import last_number, parse_number
 from esft.tasks.task import HubSource, Row, Score, Task
 
@@ -29,9 +29,8 @@ def read_gsm8k(raw: Mapping[str, Any]) -> Row:
     if line is None or parse_number(line[1]) is None:
         raise wrong_column("answer", solution, "a solution whose last line is #### and a number")
     number = line[1].replace(",", "").strip()
-    digest = hashlib.sha256(question.encode()).hexdigest()
     return Row(
-        id=f"gsm8k-{digest[:12]}",
+        id=made_id("gsm8k", question),
         messages=({"role": "user", "content": _message(question)},),
         answer=number,
         reference=f"{_CALCULATION.sub('', worked)}\n#### {number}".lstrip(),

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from esft.tasks.columns import index_column, text_column, texts_column, wrong_column
-from esft.tasks.multiple_choice import LETTERS, choice_row, choice_task, made_id, text_options
+from esft.tasks.ids import made_id
+from esft.tasks.multiple_choice import LETTERS, choice_row, choice_task, text_options
 from esft.tasks.task import HubSource, Row
 
 _ENDINGS = 4

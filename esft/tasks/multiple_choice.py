@@ -1,6 +1,5 @@
 """What the multiple-choice tasks share: their rows, the message that asks, the grader."""
 
-import hashlib
 from collections.abc import Sequence
 from functools import partial
 
@@ -29,12 +28,6 @@ def choice_row(*, id: str, asked: str, options: Sequence[Option], gold: int) -> 
         options=tuple(options),
         gold=gold,
     )
-
-
-def made_id(task: str, *asked: str) -> str:
-    """The id of a row that comes without one: the task's name and a hash of what is asked."""
-    digest = hashlib.sha256("\0".join(asked).encode()).hexdigest()
-    return f"{task}-{digest[:12]}"
 
 
 def text_options(context: str, texts: Sequence[str], labels: Sequence[str]) -> list[Option]:

@@ -1,10 +1,10 @@
 """NQ-Open: questions typed into a search engine, answered in a few words without any document."""
 
-import hashlib
 from collections.abc import Mapping
 from typing import Any
 
 from esft.tasks.columns import text_column, texts_column, wrong_column
+from esft.tasks.ids import made_id
 from esft.tasks.short_answers import grade_short
 from esft.tasks.task import HubSource, Row, Task
 
@@ -20,10 +20,9 @@ def read_nq_open(raw: Mapping[str, Any]) -> Row:
     if not answers:
         raise wrong_column("answer", answers, "one answer or more")
     first, *others = dict.fromkeys(text.strip() for text in answers)
-    digest = hashlib.sha256(question.encode()).hexdigest()
     asked = f"{question}\n\nReply with the answer alone, in a few words."
     return Row(
-        id=f"nq-open-{digest[:12]}",
+        id=made_id("nq-open", question),
         messages=({"role": "user", "content": asked},),
         answer=first,
         accepted=tuple(others),

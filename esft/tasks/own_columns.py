@@ -7,7 +7,7 @@ from typing import Any
 
 from esft.errors import TaskError
 from esft.tasks.columns import is_text, text_column, wrong_column
-from esft.tasks.multiple_choice import made_id
+from esft.tasks.ids import made_id
 
 ROLES = ("system", "user", "assistant")
 SPLITS = ("train", "validation", "test")

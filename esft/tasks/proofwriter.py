@@ -1,11 +1,11 @@
 """ProofWriter: what follows from facts and rules, and what cannot be known from them."""
 
-import hashlib
 import re
 from collections.abc import Mapping
 from typing import Any
 
 from esft.tasks.columns import text_column, wrong_column
+from esft.tasks.ids import made_id
 from esft.tasks.task import HubSource, Row, Score, Task
 
 FORMAT_REWARD = 0.1
@@ -28,9 +28,8 @@ def read_proofwriter(raw: Mapping[str, Any]) -> Row:
     answer = text_column(raw, "answer")
     if answer not in ANSWERS:
         raise wrong_column("answer", answer, f"one of {', '.join(ANSWERS)}")
-    digest = hashlib.sha256(f"{theory}\0{statement}".encode()).hexdigest()
     return Row(
-        id=text_column(raw, "id") if "id" in raw else f"proofwriter-{digest[:12]}",
+        id=text_column(raw, "id") if "id" in raw else made_id("proofwriter", theory, statement),
         messages=({"role": "user", "content": _message(theory, statement)},),
         answer=answer,
         reference=f"Answer: {answer}",

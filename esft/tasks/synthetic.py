@@ -1,12 +1,12 @@
 """Synthetic tasks: copy, reverse, sort, add and the like, in a few characters each."""
 
-import hashlib
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 from esft.tasks.columns import text_column
 from esft.tasks.generated import GeneratedRows
+from esft.tasks.ids import made_id
 from esft.tasks.synthetic_rows import KINDS, SPLITS, puzzles
 from esft.tasks.task import Row, Score, Task
 
@@ -19,9 +19,8 @@ def read_synthetic(name: str, raw: Mapping[str, Any]) -> Row:
     """
     prompt = text_column(raw, "prompt")
     answer = text_column(raw, "answer").strip()
-    digest = hashlib.sha256(prompt.encode()).hexdigest()
     return Row(
-        id=f"{name}-{digest[:12]}",
+        id=made_id(name, prompt),
         messages=({"role": "user", "content": prompt},),
         answer=answer,
         reference=answer,

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from esft.tasks.columns import text_column, wrong_column
-from esft.tasks.multiple_choice import choice_row, choice_task, made_id
+from esft.tasks.ids import made_id
+from esft.tasks.multiple_choice import choice_row, choice_task
 from esft.tasks.task import HubSource, Option, Row
 
 _LABELS = ("1", "2")
