@@ -42,3 +42,11 @@ class AnchorError(EsftError):
 
 class RunError(EsftError):
     """A run cannot be started, recorded or saved."""
+
+
+class JournalError(EsftError):
+    """A journal cannot be read, or is not as it was written."""
+
+
+class SnapshotError(EsftError):
+    """A snapshot of the drift is damaged, or belongs to another run."""

@@ -52,7 +52,9 @@ class Evaluation:
                 "key": row.key,
                 "reward": result.reward,
                 "correct": result.correct,
+                "correct_unnormalized": result.correct_unnormalized,
                 "answer": result.answer,
+                "failure": result.failure,
             }
             for row, result in zip(prepared.rows, self.results, strict=True)
         ]

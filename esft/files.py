@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from esft.errors import RunError
 
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -41,19 +43,40 @@ def write_whole(path: Path, text: str) -> None:
                 _write_all(file, text.encode())
                 os.fsync(file.fileno())
             os.replace(part, path)
+            sync(path.parent)
         finally:
             part.unlink(missing_ok=True)
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn an OSError of the block into a RunError that says what can be done."""
+    """Turn an error of the system in the block into a RunError that says what can be done."""
     try:
         yield
-    except OSError as error:
-        full = error.errno in FULL_DISK
+    except (OSError, SafetensorError) as error:
+        full = is_full(error)
         hint = "make room on the disk" if full else "check that the folder exists and is yours"
-        raise RunError(f"{path} cannot be written: {error.strerror or error}", hint=hint) from error
+        what = getattr(error, "strerror", None) or error
+        raise RunError(f"{path} cannot be written: {what}", hint=hint) from error
+
+
+def is_full(error: Exception) -> bool:
+    """Return whether more room would cure an error of writing."""
+    # safetensors writes the number of the system's error into its text only.
+    return getattr(error, "errno", None) in FULL_DISK or any(
+        f"(os error {number})" in str(error) for number in FULL_DISK
+    )
+
+
+def sync(path: Path) -> None:
+    """Bring a file, or the names in a folder, to the disk."""
+    if os.name == "nt" and path.is_dir():  # no folder can be opened there
+        return
+    descriptor = os.open(path, os.O_RDWR if path.is_file() else os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _write_all(file, data: bytes) -> None:

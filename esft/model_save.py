@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import copy
-import os
-import shutil
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from esft.errors import RunError
-from esft.files import FULL_DISK
+from esft.files import is_full
 from esft.quiet import quiet
+from esft.whole_folder import whole_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -21,68 +19,27 @@ if TYPE_CHECKING:
     from esft.models import LoadedModel
 
 
-def save_model(loaded: LoadedModel, folder: Path) -> None:
+def save_model(loaded: LoadedModel, folder: Path, *, replace: bool = False) -> None:
     """Write weights, config, generation config, tokenizer and chat template to `folder`.
 
     `AutoModelForCausalLM.from_pretrained(folder)` gives a model with the same bits. The folder
-    appears by rename once everything is on the disk; until then nothing of that name is there.
+    appears by rename once everything is on the disk; until then nothing of that name is there,
+    or, where it is to be replaced, the one before.
 
     Raises:
-        RunError: if `folder` exists and is not empty, or cannot be written (disk full, ...);
-            nothing half-written is left.
+        RunError: if `folder` exists, is not empty and must not be replaced, or cannot be written
+            (disk full, ...); nothing half-written is left.
     """
     folder = Path(folder).absolute()
-    _check_free(folder)
-    with _clear_errors(folder), _whole_folder(folder) as partial, quiet(no_bars=True):
-        _save_model(loaded.model, partial)
-        _save_tokenizer(loaded.tokenizer, partial, drop_pad=loaded.borrowed_pad)
+    with clear_errors(folder), whole_folder(folder, replace=replace) as partial:
+        write_model(loaded, partial)
 
 
-def _check_free(folder: Path) -> None:
-    if folder.is_dir() and not any(folder.iterdir()):
-        return
-    if folder.exists():
-        raise RunError(
-            f"{folder} exists, expected a new or an empty folder for the model",
-            hint="name another folder, or move that one away",
-        )
-
-
-@contextmanager
-def _whole_folder(folder: Path) -> Iterator[Path]:
-    """Lend a new folder beside `folder`, then put it in its place; remove it on any error."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}.partial"
-    partial.mkdir()
-    try:
-        yield partial
-        _settle(partial)
-        if folder.exists():
-            folder.rmdir()  # empty: not every system renames over it
-        partial.rename(folder)
-        _sync(folder.parent)
-    except BaseException:  # also Ctrl-C
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-
-
-def _settle(folder: Path) -> None:
-    """Bring every byte of `folder` to the disk, readable by whoever may read the folder."""
-    for path in folder.rglob("*"):
-        if path.is_file():
-            path.chmod(folder.stat().st_mode & 0o666)  # safetensors writes for the owner alone
-            _sync(path)
-    _sync(folder)
-
-
-def _sync(path: Path) -> None:
-    if os.name == "nt" and path.is_dir():  # no folder can be opened there
-        return
-    descriptor = os.open(path, os.O_RDWR if path.is_file() else os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def write_model(loaded: LoadedModel, folder: Path) -> None:
+    """Write the files of `save_model` to a folder that is there and empty."""
+    with quiet(no_bars=True):
+        _save_model(loaded.model, folder)
+        _save_tokenizer(loaded.tokenizer, folder, drop_pad=loaded.borrowed_pad)
 
 
 def _save_model(model: PreTrainedModel, folder: Path) -> None:
@@ -109,7 +66,8 @@ def _save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, *, drop_pa
 
 
 @contextmanager
-def _clear_errors(folder: Path) -> Iterator[None]:
+def clear_errors(folder: Path) -> Iterator[None]:
+    """Turn an error of writing a model into a RunError that says what can be done."""
     from safetensors import SafetensorError
 
     try:
@@ -119,13 +77,9 @@ def _clear_errors(folder: Path) -> Iterator[None]:
 
 
 def _unwritable(folder: Path, error: Exception) -> RunError:
-    # safetensors writes the number of the system's error into its text only.
-    full = getattr(error, "errno", None) in FULL_DISK or any(
-        f"(os error {number})" in str(error) for number in FULL_DISK
-    )
     return RunError(
         f"the model could not be written to {folder}: {getattr(error, 'strerror', None) or error}",
         hint="free some space, or name a folder on another disk; nothing was left half-written"
-        if full
+        if is_full(error)
         else "name a folder that can be written; nothing was left half-written",
     )

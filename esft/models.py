@@ -40,6 +40,8 @@ class LoadedModel:
     device: torch.device
     dtype: torch.dtype
     """Of the parameters."""
+    folder: Path | None = None
+    """Where its safetensors files lie on this disk; None for a .gguf file."""
     notes: tuple[str, ...] = ()
     """What to tell the user: choices made for them, things that are not there."""
     borrowed_pad: bool = False
@@ -84,6 +86,7 @@ def load_model(
         source=raw.source,
         device=raw.model.device,
         dtype=raw.model.dtype,
+        folder=raw.folder,
         notes=notes,
         borrowed_pad=pad is not None,
     )
@@ -97,6 +100,7 @@ class _Raw:
     info: dict
     tokenizer: PreTrainedTokenizerBase
     source: str
+    folder: Path | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -142,7 +146,9 @@ def _load_checkpoint(
         )
         tokenizer = load_tokenizer(str(found), str(found), **where)
     source = str(folder.absolute()) if revision is None else f"{found}@{revision}"
-    return _Raw(model=model, info=info, tokenizer=tokenizer, source=source)
+    return _Raw(
+        model=model, info=info, tokenizer=tokenizer, source=source, folder=folder.absolute()
+    )
 
 
 def _device_map(device: torch.device) -> dict | None:

@@ -45,6 +45,7 @@ def make_plan(session: Session, run_path: str) -> Plan:
             "sigma",
             f"leaves {unmoved:.1%} of the weights as they are (rounding to {_dtype(session)})",
         ),
+        *(("anchor", line) for line in _anchor_lines(session)),
         ("revert", _revert_line(session)),
         ("run", run_path),
     )
@@ -130,8 +131,20 @@ def _search_line(search: Search) -> str:
     )
 
 
+def _anchor_lines(session: Session) -> list[str]:
+    """Return where the base weights and the drift lie, where that is not the usual way."""
+    anchor, mapped = session.recipe.anchor, session.base.mapped
+    lines = [] if mapped is None else [mapped.note]
+    if anchor.store == "device" and session.loaded.device.type != "cpu":
+        lines.append(f"base weights on {session.loaded.device}")
+    return lines
+
+
 def _revert_line(session: Session) -> str:
-    kept = f"drift kept in {session.recipe.anchor.drift}, {session.drift.nbytes / 1e6:,.0f} MB"
+    anchor, nbytes = session.recipe.anchor, session.drift.nbytes
+    kept = f"drift kept in {anchor.drift}, {nbytes / 1e6:,.0f} MB"
+    if anchor.store != "disk":
+        kept += " with the base weights"
     if revert_way(session.weights) == "restore":
-        return f"exact, by restoring base + drift ({kept} with the base weights)"
-    return f"exact, by subtracting the noise and a log ({kept} with the base weights, on the host)"
+        return f"exact, by restoring base + drift ({kept})"
+    return f"exact, by subtracting the noise and a log ({kept}, on the host)"

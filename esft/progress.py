@@ -48,11 +48,15 @@ class Outcome:
     run_path: str
     model_path: str
     steps: int
+    planned: int
+    """The steps of the recipe; a run may end before, where it is stopped or past its peak."""
     stopped: bool
-    """True where it was stopped before its last step."""
+    """True where it was stopped and can be resumed."""
     task: str
     base: Evaluation
     tuned: Evaluation
+    best_step: int | None
+    """The step with the best holdout reward; 0 is the base model, None where none is finite."""
     priors: tuple[TaskScores, ...]
     """The prior tasks, in the recipe's order."""
     grader_failures: int
@@ -74,6 +78,12 @@ class Watcher(Protocol):
 
     def phase(self, text: str) -> None:
         """Something that takes a while begins."""
+
+    def rebuild(self, since: int, to: int, seconds: float) -> None:
+        """The steps after `since` are made again from the journal, which takes about so long."""
+
+    def replayed(self, step: int, to: int) -> None:
+        """A step was made again."""
 
     def member(self, step: int, done: int, size: int) -> None:
         """A member was rolled out."""

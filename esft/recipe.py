@@ -153,16 +153,21 @@ class Anchor:
     norm: str = "l1"
     """Norm of the drift that the decay shrinks: "l1" or "l2"."""
     store: str = "cpu"
-    """Where the base weights lie: "cpu"."""
+    """Where the base weights lie: "disk" (mapped from the checkpoint, no memory of their own),
+    "cpu" (a copy in memory) or "device" (a copy on the weights' device)."""
     drift: str = "float16"
-    """Dtype the drift is kept in: "float16" or "float32"."""
+    """How the drift is kept: "float32", "float16" or "int8"."""
+    drift_store: str | None = None
+    """Where the drift lies: "cpu" or "device"; None takes the device where the store is "device",
+    else the CPU."""
 
     def __post_init__(self) -> None:
         checks = Checks("anchor", self)
         checks.number("awd", zero=True, example=0.01)
         checks.choice("norm", ("l1", "l2"))
-        checks.choice("store", ("cpu",))
-        checks.choice("drift", ("float16", "float32"))
+        checks.choice("store", ("disk", "cpu", "device"))
+        checks.choice("drift", ("float32", "float16", "int8"))
+        checks.choice("drift_store", ("cpu", "device"))
         checks.finish()
 
 
@@ -192,10 +197,17 @@ class Run:
 
     dir: str | None = None
     """Folder of the run, which must not exist yet; None makes a new one under runs/."""
+    snapshot_every: int = 25
+    """Steps from one snapshot of the drift to the next; resume and replay start from them."""
+    stop_after_peak: int | None = None
+    """Evaluations (every prior.every steps) without a new best holdout reward after which the run
+    ends; None never ends it early."""
 
     def __post_init__(self) -> None:
         checks = Checks("run", self)
         checks.text("dir", "a folder")
+        checks.whole("snapshot_every", least=1, example=25)
+        checks.whole("stop_after_peak", least=1, example=3)
         checks.finish()
 
 
@@ -212,6 +224,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         problems = pull_problems(self.search.alpha, self.anchor.awd, self.anchor.norm)
+        problems += peak_problems(self.run.stop_after_peak, self.prior.every)
         if problems:
             raise SettingsError(problems)
 
@@ -230,3 +243,17 @@ def pull_problems(alpha: float, awd: float, norm: str) -> tuple[Problem, ...]:
     hint = f'set awd = {most} or lower, or norm = "l1"'
     keys = ("anchor.awd", "anchor.norm", "search.alpha")
     return (Problem(keys=keys, message=message, hint=hint),)
+
+
+def peak_problems(stop_after_peak: int | None, every: int | None) -> tuple[Problem, ...]:
+    """What is wrong with ending at a peak: without evaluations in between there is none to see."""
+    if stop_after_peak is None or every is not None:
+        return ()
+    return (
+        Problem(
+            keys=("run.stop_after_peak", "prior.every"),
+            message=f"[run] stop_after_peak is {stop_after_peak}, expected evaluations to count: "
+            "[prior] every is not set",
+            hint="set prior.every = 25 (the holdout rows are measured with or without prior tasks)",
+        ),
+    )

@@ -2,12 +2,22 @@
 
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 
 from esft.errors import RecipeError
-from esft.recipe import Anchor, Model, Prior, Recipe, Run, Search, Task, pull_problems
+from esft.recipe import (
+    Anchor,
+    Model,
+    Prior,
+    Recipe,
+    Run,
+    Search,
+    Task,
+    peak_problems,
+    pull_problems,
+)
 from esft.recipe_checks import Problem, SettingsError, as_toml, nearest, shown
 
 _TABLES = {
@@ -35,7 +45,9 @@ _NOT_SET = {
     "task.batch": "64, halved where memory runs out",
     "search.seed": "one is drawn and recorded",
     "prior.every": "before the first step and after the last alone",
+    "anchor.drift_store": "where the base weights lie, the CPU where they are on disk",
     "run.dir": "a new folder under runs/",
+    "run.stop_after_peak": "the run goes on to its last step",
 }
 
 
@@ -114,6 +126,16 @@ def dump_recipe(recipe: Recipe) -> str:
     return "\n".join(blocks)
 
 
+def settings_of(recipe: Recipe) -> dict[str, object]:
+    """Every setting of a recipe as "table.key" to its value, lists for tuples."""
+    return {
+        f"{table}.{key}": list(value) if isinstance(value, tuple) else value
+        for table, keys in _KEYS.items()
+        for key in keys
+        for value in [getattr(getattr(recipe, table), key)]
+    }
+
+
 class _Draft:
     """The values of a recipe before they are checked: what they are, who gave them."""
 
@@ -144,7 +166,8 @@ class _Draft:
     def finish(self) -> Recipe:
         """The checked recipe, or SettingsError with every problem and where it comes from."""
         parts = {table: self._build(table) for table in _TABLES}
-        self._check_pull()
+        self._check_together(("search.alpha", "anchor.awd", "anchor.norm"), pull_problems)
+        self._check_together(("run.stop_after_peak", "prior.every"), peak_problems)
         if self.problems:
             raise SettingsError(self._placed(problem) for problem in self.problems)
         return Recipe(**parts)
@@ -162,13 +185,15 @@ class _Draft:
             self.problems += error.problems
             return None
 
-    def _check_pull(self) -> None:
-        keys = ("search.alpha", "anchor.awd", "anchor.norm")
+    def _check_together(
+        self, keys: tuple[str, ...], check: Callable[..., tuple[Problem, ...]]
+    ) -> None:
+        """Add what is wrong with settings of several tables, where each is right by itself."""
         wrong = {key for problem in self.problems for key in problem.keys}
         if wrong.isdisjoint(keys):
             split = [key.split(".") for key in keys]
             values = [self.values[table].get(key, _default(table, key)) for table, key in split]
-            self.problems += pull_problems(*values)
+            self.problems += check(*values)
 
     def _refuse_table(self, table: str, key: str) -> None:
         listed = ", ".join(_TABLES)

@@ -8,47 +8,54 @@ import torch
 
 from esft import __version__
 from esft.engine.noise import NOISE_VERSION
+from esft.places import own_files, places
+from esft.recipe_file import settings_of
 from esft.sampler import rows_hash
 from esft.session import Session
-
-RUN_FORMAT = 1
 
 
 def run_info(session: Session) -> dict[str, object]:
     """Return the content of run.json: what could change a result and is no setting."""
     loaded = session.loaded
     return {
-        "format": RUN_FORMAT,
         "state": "running",
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": {
-            "esft": __version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": version("transformers"),
-        },
+        "versions": versions(),
         "model": {
             "id": loaded.id,
             "source": loaded.source,
-            "base": session.base,
+            "base": session.base.identity,
             "dtype": str(loaded.dtype).removeprefix("torch."),
             "tuned_parameters": session.weights.numel,
         },
         "device": _device(loaded.device),
         "threads": torch.get_num_threads(),
         "noise_version": NOISE_VERSION,
-        "rows": {
-            "train": {"n": len(session.train.rows), "hash": rows_hash(session.train.rows)},
-            "holdout": {"n": len(session.holdout.rows), "hash": rows_hash(session.holdout.rows)},
-            "prior": {
-                prior.name: {
-                    "n": len(prior.prepared.rows),
-                    "hash": rows_hash(prior.prepared.rows),
-                }
-                for prior in session.priors
-            },
-        },
+        "rows": rows_info(session),
+        "files": own_files(session.recipe),
+        "places": places(session.recipe, session.task),
+        "settings": settings_of(session.recipe),
         "batches": [[0, session.rollout.batches.size]],
+    }
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what could change a result."""
+    return {
+        "esft": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": version("transformers"),
+    }
+
+
+def rows_info(session: Session) -> dict[str, dict[str, object]]:
+    """Return how many rows there are of each kind, and their hash."""
+    found = {"train": session.train, "holdout": session.holdout}
+    found |= {f"prior task {prior.name}": prior.prepared for prior in session.priors}
+    return {
+        name: {"n": len(prepared.rows), "hash": rows_hash(prepared.rows)}
+        for name, prepared in found.items()
     }
 
 
@@ -58,7 +65,7 @@ def journal_header(session: Session) -> dict[str, object]:
     return {
         "noise_version": NOISE_VERSION,
         "model": session.loaded.id,
-        "base": session.base,
+        "base": session.base.identity,
         "dtype": str(session.loaded.dtype).removeprefix("torch."),
         "include": recipe.model.include,
         "exclude": recipe.model.exclude,

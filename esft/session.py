@@ -3,10 +3,9 @@
 import os
 from dataclasses import dataclass, replace
 
+from esft.base import Base, open_base
 from esft.batches import Batches
 from esft.engine import Drift, Weights
-from esft.engine.identity import identity
-from esft.engine.noise import derived_seed
 from esft.errors import RecipeError
 from esft.models import LoadedModel, load_model
 from esft.prepared import Prepared
@@ -25,20 +24,36 @@ class Session:
 
     recipe: Recipe
     """With a seed."""
-    loaded: LoadedModel
-    base: str
-    """Identity of the base model."""
-    weights: Weights
-    drift: Drift
+    base: Base
+    """The model, with its drift."""
     task: Task
     rollout: Rollout
     train: Prepared
     holdout: Prepared
     priors: tuple[PriorTask, ...]
 
+    @property
+    def loaded(self) -> LoadedModel:
+        """The model and its tokenizer."""
+        return self.base.loaded
 
-def open_session(recipe: Recipe) -> Session:
+    @property
+    def weights(self) -> Weights:
+        """The parameters that are tuned."""
+        return self.base.weights
+
+    @property
+    def drift(self) -> Drift:
+        """How far they are from the base weights."""
+        return self.base.drift
+
+
+def open_session(recipe: Recipe, batch: int | None = None) -> Session:
     """Load and check what a recipe names; what is quick to refuse is refused first.
+
+    Args:
+        recipe: the settings.
+        batch: sequences at a time that were found to fit; None starts as the recipe says.
 
     Raises:
         EsftError: if model, task, rows or settings do not go together.
@@ -59,21 +74,15 @@ def open_session(recipe: Recipe) -> Session:
         scoring=recipe.task.scoring,
         reward=recipe.task.reward,
         max_new_tokens=recipe.task.max_new_tokens,
-        batches=Batches(recipe.task.batch),
+        batches=Batches(recipe.task.batch if batch is None else batch),
     )
     train, holdout = rollout.prepare(split.train), rollout.prepare(split.holdout)
-    weights = _weights(recipe, loaded)
+    base = open_base(
+        loaded, recipe.anchor, recipe.search.seed, recipe.model.include, recipe.model.exclude
+    )
     return Session(
         recipe=recipe,
-        loaded=loaded,
-        base=identity(loaded.model),
-        weights=weights,
-        drift=Drift(
-            weights,
-            store=recipe.anchor.store,
-            dtype=recipe.anchor.drift,
-            seed=derived_seed("drift", recipe.search.seed),
-        ),
+        base=base,
         task=task,
         rollout=rollout,
         train=train,
@@ -111,13 +120,3 @@ def _task_and_rows(settings: TaskSettings) -> tuple[Task, Split]:
     chosen_scoring(task, settings.scoring, settings.reward)
     folder = data_folder(settings.data_dir, task)
     return task, split_rows(task, settings.train, settings.holdout, folder)
-
-
-def _weights(recipe: Recipe, loaded: LoadedModel) -> Weights:
-    try:
-        return Weights(loaded.model, recipe.model.include, recipe.model.exclude)
-    except ValueError as error:
-        raise RecipeError(
-            f"[model] include, exclude: {error}",
-            hint="globs such as 'model.layers.*.mlp.*' match parameter names",
-        ) from error

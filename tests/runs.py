@@ -48,6 +48,7 @@ class Notes:
 
     def __init__(self):
         self.plans, self.phases, self.notices = [], [], []
+        self.rebuilds, self.replays = [], []
         self.members, self.estimates, self.steps, self.evaluations = [], [], [], []
 
     def plan(self, plan):
@@ -58,6 +59,12 @@ class Notes:
 
     def phase(self, text):
         self.phases.append(text)
+
+    def rebuild(self, since, to, seconds):
+        self.rebuilds.append((since, to, seconds))
+
+    def replayed(self, step, to):
+        self.replays.append((step, to))
 
     def member(self, step, done, size):
         self.members.append((step, done, size))

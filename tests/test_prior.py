@@ -125,9 +125,9 @@ def test_evaluations_between_change_no_bit_of_a_run(tmp_path):
 def test_run_json_names_the_rows_of_each_prior_task(tmp_path):
     run_tuning(with_priors(a_recipe(tmp_path), program(tmp_path, "first")), Notes(), never)
 
-    rows = json.loads((tmp_path / "run" / "run.json").read_text())["rows"]["prior"]
-    assert rows["first"]["n"] == 4
-    assert len(rows["first"]["hash"]) == 16
+    rows = json.loads((tmp_path / "run" / "run.json").read_text())["rows"]
+    assert rows["prior task first"]["n"] == 4
+    assert len(rows["prior task first"]["hash"]) == 16
 
 
 def test_the_first_lines_name_the_prior_tasks(tmp_path):

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from esft.errors import RecipeError
-from esft.recipe import Anchor, Model, Recipe, Run, Search, Task
+from esft.recipe import Anchor, Model, Prior, Recipe, Run, Search, Task
 from esft.recipe_checks import SettingsError, as_toml, nearest
 
 
@@ -123,8 +123,9 @@ def test_a_whole_number_is_fine_for_a_scale_and_kept_as_a_float():
         ),
         (lambda value: Search(shaping=value), ("zscore", "ranks")),
         (lambda value: Anchor(norm=value), ("l1", "l2")),
-        (lambda value: Anchor(store=value), ("cpu",)),
-        (lambda value: Anchor(drift=value), ("float16", "float32")),
+        (lambda value: Anchor(store=value), ("disk", "cpu", "device")),
+        (lambda value: Anchor(drift=value), ("float32", "float16", "int8")),
+        (lambda value: Anchor(drift_store=value), ("cpu", "device")),
     ],
 )
 def test_an_enumerated_setting_takes_its_choices_and_says_them(make, choices):
@@ -307,3 +308,16 @@ def test_reading_settings_imports_no_heavy_library():
     code = f"import sys, esft.recipe_file; assert not {heavy} & set(sys.modules)"
 
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_an_end_at_a_peak_needs_evaluations_to_see_it():
+    with pytest.raises(SettingsError, match="stop_after_peak is 3, expected evaluations") as caught:
+        Recipe(model=Model(id="m"), task=Task(name="arc"), run=Run(stop_after_peak=3))
+
+    assert "prior.every = 25" in caught.value.hint
+    Recipe(
+        model=Model(id="m"),
+        task=Task(name="arc"),
+        prior=Prior(every=5),
+        run=Run(stop_after_peak=3),
+    )

@@ -8,7 +8,7 @@ from runs import Notes, a_recipe, never
 from tiny_models import tiny_llama, tiny_qwen2
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from esft import tune
+from esft import tune, tuning
 from esft.engine import Drift, Weights
 from esft.engine.identity import identity
 from esft.engine.journal import unpack
@@ -39,7 +39,7 @@ def same(left, right):
 
 def given_rewards(monkeypatch, rewards):
     remaining = iter(rewards)
-    monkeypatch.setattr(tune, "mean_reward", lambda results: next(remaining))
+    monkeypatch.setattr(tuning, "mean_reward", lambda results: next(remaining))
 
 
 def test_a_run_leaves_the_whole_run_folder(tmp_path):
@@ -53,7 +53,9 @@ def test_a_run_leaves_the_whole_run_folder(tmp_path):
         "metrics.jsonl",
         "evals.jsonl",
         "evals",
+        "drift",
         "model",
+        ".lock",
     }
     assert load_recipe(str(run / "recipe.toml"), {}) == a_recipe(tmp_path)
     assert [line.get("step") for line in jsonl(run / "journal.jsonl")] == [None, 1, 2, 3]
@@ -195,7 +197,7 @@ def test_all_members_of_a_step_see_the_same_rows(tmp_path, monkeypatch):
 
 
 def test_equal_rewards_leave_the_weights_and_are_said(tmp_path, monkeypatch):
-    monkeypatch.setattr(tune, "mean_reward", lambda results: 0.25)
+    monkeypatch.setattr(tuning, "mean_reward", lambda results: 0.25)
     notes = Notes()
 
     outcome = run_tuning(a_recipe(tmp_path, steps=2), notes, never)
@@ -245,6 +247,7 @@ def test_a_base_model_that_overflows_is_refused_before_the_first_step(tmp_path):
 
     assert caught.value.hint == "take --dtype bfloat16 or float32"
     assert not (tmp_path / "run" / "model").exists()
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["state"] == "failed"
 
 
 def test_stopping_finishes_the_step_in_hand_and_saves_the_model(tmp_path):
@@ -269,7 +272,7 @@ def test_a_stop_at_once_leaves_nothing_half_written(tmp_path, monkeypatch):
         run_tuning(a_recipe(tmp_path, steps=1), Notes(), never)
 
     assert not (tmp_path / "run" / "model").exists()
-    assert not [each for each in (tmp_path / "run").iterdir() if each.name.startswith(".")]
+    assert not list((tmp_path / "run").glob(".*.partial"))
     assert len(jsonl(tmp_path / "run" / "journal.jsonl")) == 2
 
 

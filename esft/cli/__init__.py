@@ -3,8 +3,13 @@
 import click
 
 from esft import __version__
+from esft.cli.export import export
+from esft.cli.replay import replay
+from esft.cli.resume import resume
+from esft.cli.runs import runs
 from esft.cli.tasks import tasks
 from esft.cli.tune import tune
+from esft.cli.verify import verify
 from esft.errors import EsftError
 
 
@@ -38,4 +43,9 @@ def main() -> None:
 
 
 main.add_command(tune)
+main.add_command(resume)
+main.add_command(replay)
+main.add_command(export)
+main.add_command(verify)
+main.add_command(runs)
 main.add_command(tasks)

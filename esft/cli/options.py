@@ -186,7 +186,7 @@ def anchor_options(command: Callable) -> Callable:
 
 
 def run_options(command: Callable) -> Callable:
-    """--run-dir, --set, --json."""
+    """--run-dir, --stop-after-peak, --set, --json."""
     heading = "Run"
     return _group(
         _option(
@@ -197,6 +197,14 @@ def run_options(command: Callable) -> Callable:
         ),
         _option(
             heading,
+            "--stop-after-peak",
+            "run.stop_after_peak",
+            "End after so many evaluations (every prior.every steps) without a new best holdout "
+            "reward  [default: go on to the last step]",
+            type=int,
+        ),
+        _option(
+            heading,
             "--set",
             None,
             "Replace any setting of a recipe; may be repeated.",
@@ -204,4 +212,30 @@ def run_options(command: Callable) -> Callable:
             metavar="TABLE.KEY=VALUE",
         ),
         _option(heading, "--json", None, "Print the result as JSON on stdout.", is_flag=True),
+    )(command)
+
+
+def rebuild_options(command: Callable) -> Callable:
+    """--at, --from-base, --model, --device."""
+    heading = "Model"
+    return _group(
+        _option(
+            heading,
+            "--at",
+            None,
+            "Step: best (by holdout reward), last or a number; 0 is the base model.",
+            default="last",
+            show_default=True,
+        ),
+        _option(heading, "--model", None, "Base model, where it is not found as the run named it."),
+        _option(
+            heading, "--device", None, "cuda, mps or cpu  [default: the run's, else the first]"
+        ),
+        _option(
+            heading,
+            "--from-base",
+            None,
+            "Make every step again, without the snapshots.",
+            is_flag=True,
+        ),
     )(command)

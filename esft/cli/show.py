@@ -41,6 +41,7 @@ class PlainWatcher:
 
     def __init__(self, signals: StopSignals) -> None:
         self._signals = signals
+        self._headed = False
 
     def plan(self, plan: Plan) -> None:
         """Print the first lines."""
@@ -57,6 +58,15 @@ class PlainWatcher:
         """Print what takes a while."""
         self._print(wrapped("", f"{text} ..."))
 
+    def rebuild(self, since: int, to: int, seconds: float) -> None:
+        """Print which steps are made again, and how long that takes."""
+        steps = f"step {to}" if to == since + 1 else f"steps {since + 1} to {to}"
+        start = "the base model" if since == 0 else f"the snapshot of step {since}"
+        self._print(f"rebuilding {steps} from {start} and the journal: about {duration(seconds)}")
+
+    def replayed(self, step: int, to: int) -> None:
+        """Nothing: a line a step that is only made again is too much."""
+
     def member(self, step: int, done: int, size: int) -> None:
         """Nothing: a line a member is too much."""
 
@@ -68,7 +78,8 @@ class PlainWatcher:
 
     def step(self, metrics: StepMetrics, steps: int, seconds_left: float) -> None:
         """Print a line a step, under heads before the first."""
-        if metrics.step == 1:
+        if not self._headed:
+            self._headed = True
             self._print(_columns(*_HEADS))
         self._print(
             _columns(
@@ -109,6 +120,11 @@ class LiveWatcher(PlainWatcher):
     def phase(self, text: str) -> None:
         """Show what takes a while until it is over."""
         self._progress.update(self._line, description=escape(text), total=None, completed=0)
+
+    def replayed(self, step: int, to: int) -> None:
+        """Move the bar."""
+        text = f"rebuilding step {step}/{to}"
+        self._progress.update(self._line, description=text, total=to, completed=step)
 
     def member(self, step: int, done: int, size: int) -> None:
         """Move the bar."""
@@ -171,6 +187,12 @@ def outcome_text(outcome: Outcome) -> str:
             f"grader     no score for {outcome.grader_failures:,} answers, which counted as 0"
         )
     state = "stopped after" if outcome.stopped else "done:"
+    if outcome.best_step not in (None, outcome.steps):
+        best = "the base model" if outcome.best_step == 0 else f"step {outcome.best_step}"
+        lines.append(
+            f"best       {best} has the best holdout reward: esft export {outcome.run_path} "
+            "--at best --out DIR"
+        )
     return "\n".join(
         [
             *lines,
@@ -178,6 +200,7 @@ def outcome_text(outcome: Outcome) -> str:
             f"run        {state} {outcome.steps} steps, {duration(outcome.seconds)}, peak memory "
             f"{gigabytes(outcome.peak_memory)}",
             f"model      {outcome.model_path}",
+            *([f"go on      esft resume {outcome.run_path}"] if outcome.stopped else []),
         ]
     )
 
@@ -191,7 +214,9 @@ def outcome_record(outcome: Outcome) -> dict[str, object]:
         "model": outcome.model_path,
         "task": outcome.task,
         "steps": outcome.steps,
+        "planned": outcome.planned,
         "stopped": outcome.stopped,
+        "best_step": outcome.best_step,
         "base": finite(outcome.base.summary()),
         "tuned": finite(outcome.tuned.summary()),
         "priors": {

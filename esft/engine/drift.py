@@ -1,21 +1,28 @@
 """The drift: what a run owns, from which the weights are always rounded once."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
+from esft.engine.anchor import STORES, anchor_of
 from esft.engine.decay import decay_, pull_of
-from esft.engine.kept import KeptDrift
+from esft.engine.kept import kept_drift
 from esft.engine.members import Member, net_coefficients
 from esft.engine.noise import MAX_NOISE, derived_seed, noise
+from esft.engine.state import DriftState, refuse_other
+from esft.engine.stream import Parts, Stream
+from esft.engine.tally import Tally
 from esft.engine.undo import finish
 from esft.engine.weights import Piece, Weights
 from esft.errors import AnchorError
 
-STORES = ("cpu",)
+__all__ = ["DRIFT_STORES", "STORES", "Drift"]
+
+DRIFT_STORES = ("cpu", "device")
+"""Where D lies: in host memory or on the weights' device."""
 
 
 class Drift:
@@ -27,12 +34,18 @@ class Drift:
 
     Args:
         weights: at their base values; from now on changed only through this drift.
-        store: where theta_0 and D lie: "cpu", a copy in host memory.
-        dtype: how D is kept: "float32" or "float16" (see `KeptDrift`).
+        store: where theta_0 lies: "disk" (it is `base`), "cpu" (a copy in host memory) or
+            "device" (a copy on the weights' device).
+        dtype: how D is kept, one of `KINDS` (see `kept_drift`).
         seed: what the stochastic rounding draws from.
+        base: with store "disk" the base weights by canonical name, flat, in host memory (mapped
+            from a file, say), with the very bits of the weights; only read.
+        drift_store: where D lies, one of `DRIFT_STORES`; None: on the device where theta_0 is
+            stored there, else in host memory.
 
     Raises:
-        ValueError: if store or dtype is unknown, or the weights have a drift already.
+        ValueError: if store, dtype or drift_store is unknown, `base` is missing, not asked for or
+            not like the weights, or the weights have a drift already.
         AnchorError: if a base weight is NaN or infinite.
 
     Source: arXiv:2509.24372, Algorithm 2 (update by seed replay); arXiv:2605.30148, Algorithm 1
@@ -40,37 +53,61 @@ class Drift:
     """
 
     def __init__(
-        self, weights: Weights, store: str = "cpu", dtype: str = "float32", seed: int = 0
+        self,
+        weights: Weights,
+        store: str = "cpu",
+        dtype: str = "float32",
+        seed: int = 0,
+        *,
+        base: Mapping[str, Tensor] | None = None,
+        drift_store: str | None = None,
     ) -> None:
-        if store not in STORES:
-            raise ValueError(f"store is {store!r}, expected one of {', '.join(STORES)}")
+        if drift_store is None:
+            drift_store = "device" if store == "device" else "cpu"
+        if drift_store not in DRIFT_STORES:
+            raise ValueError(
+                f"drift_store is {drift_store!r}, expected one of {', '.join(DRIFT_STORES)}"
+            )
         if weights.drift is not None:
             raise ValueError("the weights have a drift already, expected weights without one")
         self._weights = weights
+        self._store = store
+        self._kind = dtype
         self._seed = seed
         self._steps = 0
         self._sum_of_squares = 0.0
         self._torn = False
-        self._base = {name: _copy_of_base(weights, name) for name in weights.names}
-        self._kept = {
-            name: KeptDrift(name, base.numel(), dtype, pin=base.is_pinned())
-            for name, base in self._base.items()
-        }
+        self._base = anchor_of(weights, store, base)
+        self._kept = {}
+        for name in weights.names:
+            flat = weights.flat(name)
+            device = flat.device if drift_store == "device" else torch.device("cpu")
+            pin = flat.is_cuda and device.type == "cpu"
+            self._kept[name] = kept_drift(name, flat.numel(), dtype, device, pin)
+        self._stream = Stream(flat.device)
         weights.drift = self
 
     @property
     def on_device(self) -> bool:
         """True where theta_0 and D lie on the weights' device."""
-        return all(
-            base.device == self._weights.flat(name).device for name, base in self._base.items()
-        )
+        kept = [tensor for kept in self._kept.values() for tensor in kept.tensors().values()]
+        return all(tensor.device == self._stream.device for tensor in [*self._base.values(), *kept])
+
+    @property
+    def steps(self) -> int:
+        """Steps made, those without an update too."""
+        return self._steps
 
     @property
     def nbytes(self) -> int:
-        """Bytes of theta_0 and D."""
-        return sum(base.nbytes for base in self._base.values()) + sum(
-            kept.nbytes for kept in self._kept.values()
-        )
+        """Bytes of D, and of theta_0 unless it lies on disk."""
+        base = 0 if self._store == "disk" else sum(part.nbytes for part in self._base.values())
+        return base + self.state_nbytes
+
+    @property
+    def state_nbytes(self) -> int:
+        """Bytes of D, which are those of the tensors in `state`."""
+        return sum(kept.nbytes for kept in self._kept.values())
 
     def norm(self) -> float:
         """Return ||D||, the square root of the sum of squares over all tuned weights."""
@@ -115,7 +152,11 @@ class Drift:
             self._steps += 1
             if nets or pull:
                 self._torn = True
-                self._update(nets, alpha / max(1, len(members)), pull, norm)
+                try:
+                    if nets or not self._decayed_alone(pull, norm):
+                        self._update(nets, alpha / max(1, len(members)), pull, norm)
+                finally:
+                    self._stream.settle()
                 self._torn = False
 
     @contextmanager
@@ -129,16 +170,52 @@ class Drift:
         self.refuse_if_torn()
         with self._weights.held("at_base"):
             try:
-                for name, base in self._base.items():
-                    self._weights.flat(name).copy_(base)
+                pieces = self._weights.pieces()
+                for piece, (base,) in self._stream.brought(pieces, self._base_of):
+                    piece.flat.copy_(base)
                 yield
             finally:
                 finish(self._round_weights)
 
     def composed(self, piece: Piece) -> Tensor:
         """Return round(theta_0 + D) of a piece, in the weights' dtype, shape (count,)."""
-        drift = self._kept[piece.name].read(piece.start, piece.count, piece.flat.device)
-        return self._rounded(piece, drift)
+        return self._composed(piece, self._stream.moved(self._parts_of(piece)))
+
+    def state(self) -> DriftState:
+        """Return what `load` needs to go on from here; views of D where it lies on the host.
+
+        Raises:
+            AnchorError: if a step was interrupted half-way.
+        """
+        self.refuse_if_torn()
+        return DriftState(
+            steps=self._steps,
+            sum_of_squares=self._sum_of_squares,
+            kind=self._kind,
+            tensors={name: tensor.cpu() for name, tensor in self._tensors().items()},
+            figures=self._figures(),
+        )
+
+    def load(self, state: DriftState) -> None:
+        """Go back, or on, to a state of a drift with the same base and seed.
+
+        Steps from here make the bits that they made from there. A drift that an
+        interruption left half-way is whole again.
+
+        Raises:
+            ValueError: if a member is being held.
+            AnchorError: if the state is one of other tensors or kept otherwise; nothing changes.
+        """
+        refuse_other(state, self._kind, self._tensors(), self._figures())
+        with self._weights.held("load"):
+            self._torn = True
+            for name, tensor in self._tensors().items():
+                tensor.copy_(state.tensors[name])
+            for name, kept in self._kept.items():
+                kept.set_figures(state.figures[name])
+            self._steps, self._sum_of_squares = state.steps, state.sum_of_squares
+            self._round_weights()
+            self._torn = False
 
     def refuse_if_torn(self) -> None:
         """Raise AnchorError if a step was interrupted half-way."""
@@ -151,51 +228,70 @@ class Drift:
     def _update(self, nets: list[tuple[int, float]], scale: float, pull: float, norm: str) -> None:
         largest_update = scale * MAX_NOISE * sum(abs(net) for _, net in nets) * (1 + 1e-5)
         rounding = derived_seed("rounding", self._seed, self._steps)
-        squares = 0.0
-        for name, kept in self._kept.items():
+        tally = Tally()
+        for kept in self._kept.values():
             kept.open_step(largest_update)
-            for piece in self._weights.pieces_of(name):
-                drift = kept.read(piece.start, piece.count, piece.flat.device)
-                if nets:
-                    drift += _update_of(piece, nets, scale)
-                decay_(drift, pull, norm)
-                drift = kept.write(piece.start, drift, rounding)
-                squares += _norm(drift) ** 2
-                piece.flat.copy_(self._rounded(piece, drift))
-            kept.close_step()
-        self._sum_of_squares = squares
+        for piece, (base, *parts) in self._brought():
+            kept = self._kept[piece.name]
+            drift = kept.read(parts)
+            if nets:
+                drift += _update_of(piece, nets, scale)
+            decay_(drift, pull, norm)
+            tally.note_peak(piece.name, drift)
+            drift = kept.write(piece.start, drift, rounding, self._stream.put)
+            tally.note_norm(drift)
+            piece.flat.copy_(_rounded(base, drift))
+        peaks = tally.peaks()
+        for name, kept in self._kept.items():
+            kept.close_step(peaks.get(name, 0.0))
+        self._sum_of_squares = tally.squares()
+
+    def _decayed_alone(self, pull: float, norm: str) -> bool:
+        """Make a decay without an update if that needs no rounding of D; return whether."""
+        decayed = [kept.decay_alone(pull, norm) for kept in self._kept.values()]
+        if not all(decayed):
+            return False
+        tally = Tally()
+        for piece, (base, *parts) in self._brought():
+            drift = self._kept[piece.name].read(parts)
+            tally.note_norm(drift)
+            piece.flat.copy_(_rounded(base, drift))
+        self._sum_of_squares = tally.squares()
+        return True
 
     def _round_weights(self) -> None:
-        for piece in self._weights.pieces():
-            piece.flat.copy_(self.composed(piece))
+        for piece, parts in self._brought():
+            piece.flat.copy_(self._composed(piece, parts))
 
-    def _rounded(self, piece: Piece, drift: Tensor) -> Tensor:
-        """Return theta_0 + drift rounded to the weights' dtype; `drift` is overwritten."""
-        base = self._base[piece.name][piece.start : piece.start + piece.count]
-        # Where the drift is 0, -0.0 + 0.0 would lose the sign of a base weight of -0.0. A
-        # subtracted +0.0 keeps it, and (-drift) + 0.0 is +0.0 for zeros of either sign.
-        drift.neg_().add_(0.0)
-        return torch.sub(base.to(piece.flat.device).float(), drift).to(piece.flat.dtype)
+    def _composed(self, piece: Piece, parts: Parts) -> Tensor:
+        base, *kept = parts
+        return _rounded(base, self._kept[piece.name].read(kept))
+
+    def _brought(self) -> Iterator[tuple[Piece, Parts]]:
+        return self._stream.brought(self._weights.pieces(), self._parts_of)
+
+    def _parts_of(self, piece: Piece) -> Parts:
+        return *self._base_of(piece), *self._kept[piece.name].parts(piece.start, piece.count)
+
+    def _base_of(self, piece: Piece) -> Parts:
+        return (self._base[piece.name][piece.start : piece.start + piece.count],)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {
+            name + suffix: tensor
+            for name, kept in self._kept.items()
+            for suffix, tensor in kept.tensors().items()
+        }
+
+    def _figures(self) -> dict[str, dict[str, int | float]]:
+        return {name: kept.figures() for name, kept in self._kept.items()}
 
 
-def _copy_of_base(weights: Weights, name: str) -> Tensor:
-    """Return a host copy of a parameter, page-locked for cuda; checked to be finite."""
-    flat = weights.flat(name)
-    base = torch.empty(flat.shape, dtype=flat.dtype, pin_memory=flat.device.type == "cuda")
-    for piece in weights.pieces_of(name):
-        if not bool(torch.isfinite(piece.flat).all()):
-            raise AnchorError(
-                f"{name} of the base model is NaN or infinite, expected finite weights",
-                hint="load the checkpoint in another dtype, or take another checkpoint",
-            )
-        base[piece.start : piece.start + piece.count].copy_(piece.flat)
-    return base
-
-
-def _norm(drift: Tensor) -> float:
-    # mps has no float64; pieces are short enough for float32.
-    dtype = torch.float32 if drift.device.type == "mps" else torch.float64
-    return float(torch.linalg.vector_norm(drift, dtype=dtype))
+def _rounded(base: Tensor, drift: Tensor) -> Tensor:
+    """Return base + drift, a piece of theta, in the dtype of the base."""
+    # Where the drift is 0, -0.0 + 0.0 would lose the sign of a base weight of -0.0. A
+    # subtracted +0.0 keeps it, and (-drift) + 0.0 is +0.0 for zeros of either sign.
+    return torch.sub(base.float(), drift.neg().add_(0.0)).to(base.dtype)
 
 
 def _update_of(piece: Piece, nets: list[tuple[int, float]], scale: float) -> Tensor:

@@ -30,24 +30,27 @@ class JournalStep:
 
 
 class Journal:
-    """A file of JSON lines: a header, then one line a step, each with a checksum.
+    """Writes a file of JSON lines: a header, then one line a step, each with a checksum.
 
     A checksum covers its line and, through the checksum before it, all lines above: equal
     last checksums mean equal journals.
 
     Args:
-        path: the file; must not exist yet.
-        header: what a replay needs besides the steps.
+        path: the file; it holds the lines up to `checksum`, the last of them whole.
+        checksum: of its last line; "" where it holds none.
         append: writes one line durably or not at all.
     """
 
-    def __init__(
-        self, path: Path, header: dict[str, object], append: Callable[[Path, str], None]
-    ) -> None:
+    def __init__(self, path: Path, checksum: str, append: Callable[[Path, str], None]) -> None:
         self._path = path
         self._append = append
-        self._checksum = ""
-        self._write({"format": JOURNAL_FORMAT, **header})
+        self.checksum = checksum
+        """Of the last line."""
+
+    def begin(self, header: dict[str, object], step: int = 1) -> None:
+        """Record what a replay needs besides the steps, from `step` on."""
+        since = {} if step == 1 else {"from": step}
+        self._write({"format": JOURNAL_FORMAT, **since, **header})
 
     def append(self, step: JournalStep) -> None:
         """Record a step; it counts as done once this returns."""
@@ -60,11 +63,21 @@ class Journal:
             }
         )
 
+    def end(self, steps: int, weights: str, best: int | None) -> None:
+        """Close a journal that leaves its run folder: what it must rebuild.
+
+        Args:
+            steps: the last step.
+            weights: identity of the model after it.
+            best: the step with the best holdout reward; None where nothing says it.
+        """
+        self._write({"end": steps, "weights": weights, "best": best})
+
     def _write(self, record: dict[str, object]) -> None:
         body = json.dumps(record, separators=(",", ":"))
-        checksum = chained(self._checksum, body)
+        checksum = chained(self.checksum, body)
         self._append(self._path, f'{body[:-1]},"checksum":"{checksum}"}}')
-        self._checksum = checksum
+        self.checksum = checksum
 
 
 def chained(before: str, body: str) -> str:

@@ -17,6 +17,9 @@ SCRATCH = 64 << 20
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
+PIECE_STEP = 256
+"""Pieces start at multiples of this many elements, so that no block of a kept drift is split."""
+
 # Noise, weights before and after and the hash's own buffers: what one element needs while a
 # piece is worked on.
 _SCRATCH_PER_ELEMENT = 48
@@ -97,9 +100,9 @@ class Weights:
             yield from self.pieces_of(name)
 
     def pieces_of(self, name: str) -> Iterator[Piece]:
-        """Yield the pieces of one parameter."""
+        """Yield the pieces of one parameter: PIECE_STEP elements at least, whatever the scratch."""
         flat = self._flat[name]
-        size = max(1, self.scratch // _SCRATCH_PER_ELEMENT)
+        size = max(1, self.scratch // _SCRATCH_PER_ELEMENT // PIECE_STEP) * PIECE_STEP
         if flat.device.type == "cpu":
             size = min(size, _CPU_PIECE)
         for start in range(0, flat.numel(), size):

@@ -169,7 +169,7 @@ def test_a_second_ctrl_c_stops_at_once_with_nothing_half_written(base, tmp_path)
     assert "Traceback" not in stderr
     lines = (tmp_path / "out" / "journal.jsonl").read_text().splitlines()
     assert all(json.loads(line)["checksum"] for line in lines)
-    assert not [each for each in (tmp_path / "out").iterdir() if each.name.startswith(".")]
+    assert not list((tmp_path / "out").glob(".*.partial"))
 
 
 def test_a_stop_while_the_model_loads_leaves_no_run(base, tmp_path):

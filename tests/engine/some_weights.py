@@ -1,15 +1,17 @@
 """Small modules whose weights hold every kind of number, and what compares them bit for bit."""
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from esft.engine import Drift, Weights
 from esft.engine.members import population
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-DRIFT_DTYPES = ("float32", "float16")
-SMALL_SCRATCH = 48 * 200
-"""Makes pieces of 200 elements: the largest tensor of `some_model` has two."""
+DRIFT_DTYPES = ("float32", "float16", "int8")
+SMALL_SCRATCH = 48 * 256
+"""Makes pieces of 256 elements, the fewest: the largest tensor of `some_model` has two."""
 
 
 class Tensors(nn.Module):
@@ -64,10 +66,22 @@ def bits_of(weights: Weights) -> dict[str, bytes]:
 
 
 def tensor_bits(tensor: Tensor) -> bytes:
-    return tensor.detach().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+    return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
 
 
 def drift_of(drift: Drift, name: str) -> Tensor:
     """D of one tensor as it is kept, in float32, shape (numel,)."""
     kept = drift._kept[name]
-    return kept.read(0, kept._values.numel())
+    return kept.read(kept.parts(0, drift._weights.flat(name).numel()))
+
+
+def whole_drift(drift: Drift) -> Tensor:
+    """D of all tensors as it is kept, one after the other, in float32."""
+    return torch.cat([drift_of(drift, name) for name in drift._weights.names])
+
+
+def mapped_base(weights: Weights, path) -> dict[str, Tensor]:
+    """The weights in a safetensors file, mapped: what a Drift with store "disk" is given."""
+    save_file({name: weights.flat(name) for name in weights.names}, path)
+    with safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in weights.names}

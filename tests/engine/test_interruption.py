@@ -5,14 +5,19 @@ from contextlib import contextmanager
 from itertools import count
 
 import pytest
-from some_weights import DTYPES, bits_of, some_weights
+from some_weights import DRIFT_DTYPES, DTYPES, bits_of, some_weights
 
 from esft.engine import Member, perturbed
 
 # The lines of `finish` itself are left out: what the interpreter runs between the end of a block
 # and the first line of a `try` is out of reach of any code.
 MEMBER = {"undo.py": ("replace", "_to_keep", "_restore_all", "write_to", "_subtracted")}
-BASE = {"drift.py": ("at_base", "_round_weights", "composed", "_rounded"), "kept.py": ("read",)}
+BASE = {
+    "drift.py": ("at_base", "_round_weights", "_composed", "_parts_of", "_rounded"),
+    "stream.py": ("brought",),
+    "kept_float.py": ("read",),
+    "kept_int8.py": ("read",),
+}
 
 
 @contextmanager
@@ -68,7 +73,7 @@ def test_ctrl_c_before_any_line_of_a_member_leaves_every_bit(dtype, drift, rever
     assert {"replace", "_restore_all"} <= set(places)
 
 
-@pytest.mark.parametrize("drift", ["float32", "float16"])
+@pytest.mark.parametrize("drift", DRIFT_DTYPES)
 def test_ctrl_c_before_any_line_of_a_visit_to_the_base_leaves_every_bit(drift):
     weights = some_weights(DTYPES[2], drift)
     before = bits_of(weights)
@@ -86,4 +91,4 @@ def test_ctrl_c_before_any_line_of_a_visit_to_the_base_leaves_every_bit(drift):
         assert bits_of(weights) == before, f"line {nth}, in {interrupted}"
 
     assert bits_of(weights) == before
-    assert set(places) == {"at_base", "_round_weights", "composed", "_rounded", "read"}
+    assert set(places) == {name for names in BASE.values() for name in names}

@@ -25,7 +25,8 @@ def lines_of(path):
 
 
 def write(path, steps, header=None):
-    journal = Journal(path, {"seed": 0} if header is None else header, append_line)
+    journal = Journal(path, "", append_line)
+    journal.begin({"seed": 0} if header is None else header)
     for step in steps:
         journal.append(step)
     return lines_of(path)

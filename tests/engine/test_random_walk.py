@@ -123,8 +123,9 @@ def once_a_step():
 @decays
 @kinds
 def test_the_drift_is_as_long_as_in_float64(walk, decay, kept):
-    # 0.01 would do; rounding without a lean to one side leaves far less on 65,536 elements.
-    within = {"float32": 1e-5, "float16": 1e-4}[kept]
+    # 0.01 would do for float16; rounding without a lean to one side leaves far less on 65,536
+    # elements. int8: each step rounds by up to 1 / 127 of a block's largest element.
+    within = {"float32": 1e-5, "float16": 1e-4, "int8": 0.02}[kept]
 
     assert walk.drifts[decay, kept].norm() == pytest.approx(walk.exact[decay].norm(), rel=within)
 
@@ -137,7 +138,8 @@ def test_so_is_the_drift_of_small_weights_and_of_large_ones(walk, decay, kept, s
 
     expected = walk.exact[decay].drift[std]
 
-    assert float(drift.norm()) == pytest.approx(float(expected.norm()), rel=0.01)
+    within = 0.02 if kept == "int8" else 0.01
+    assert float(drift.norm()) == pytest.approx(float(expected.norm()), rel=within)
 
 
 @decays
@@ -145,7 +147,9 @@ def test_so_is_the_drift_of_small_weights_and_of_large_ones(walk, decay, kept, s
 def test_the_drift_is_as_long_as_forecast(walk, decay, kept):
     forecast = walk.forecasts[decay].norm()
 
-    assert walk.drifts[decay, kept].norm() == pytest.approx(forecast, rel=0.01)
+    assert walk.drifts[decay, kept].norm() == pytest.approx(
+        forecast, rel=0.03 if kept == "int8" else 0.01
+    )
 
 
 @decays

@@ -4,7 +4,7 @@ import weakref
 
 import pytest
 import torch
-from some_weights import DRIFT_DTYPES, DTYPES, Tensors, bits_of, drift_of, some_model, walk
+from some_weights import DRIFT_DTYPES, DTYPES, Tensors, bits_of, drift_of, walk
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -12,7 +12,7 @@ from esft.engine import Drift, Member, Weights, perturbed
 from esft.engine.perturb import unmoved_share
 
 SCRATCH = 48 * 1000
-NUMEL = 50_001
+NUMEL = 10_001
 
 
 class Allocated(TorchDispatchMode):
@@ -98,7 +98,8 @@ def test_restoring_a_step_and_the_base_need_the_scratch_alone(dtype, drift):
 @pytest.mark.parametrize("drift", DRIFT_DTYPES)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_the_size_of_the_scratch_changes_no_bit(dtype, drift):
-    runs = [Weights(some_model(dtype), scratch=scratch) for scratch in (48 * 7, 48 * 200, 64 << 20)]
+    runs = [large_weights(dtype, scratch=scratch) for scratch in (48 * 7, 48 * 1000, 64 << 20)]
+    assert [len(list(weights.pieces())) for weights in runs] == [40, 14, 1]
 
     for weights in runs:
         walk(Drift(weights, dtype=drift), steps=3, decay=1.0, norm="l1")

@@ -216,9 +216,9 @@ def test_any_text_has_a_value_or_none(expression):
     ],
 )
 def test_hostile_expressions_take_no_longer_than_their_length_asks_for(expression, value):
-    start = time.perf_counter()
+    start = time.process_time()
 
     found = evaluate(expression, [2, 3])
 
     assert found == value
-    assert time.perf_counter() - start < 1  # quadratic time would be minutes
+    assert time.process_time() - start < 1  # quadratic time would be minutes

@@ -366,12 +366,12 @@ def test_any_expression_in_the_exact_form_gets_the_form_at_least(expression, gap
 )
 def test_hostile_answers_take_no_longer_than_their_length_asks_for(answer):
     row = read_countdown(puzzle())
-    start = time.perf_counter()
+    start = time.process_time()
 
     score = grade_countdown(row, answer)
 
     assert 0 <= score.reward <= 1.1
-    assert time.perf_counter() - start < 1  # quadratic time would be minutes
+    assert time.process_time() - start < 1  # quadratic time would be minutes
 
 
 @pytest.mark.parametrize("split", ["train", "test"])

@@ -122,11 +122,11 @@ def test_no_answer_raises_or_is_worth_more_than_1(task, rows, answer):
 @pytest.mark.parametrize("piece", ["A ", "answer is ", "(", "9", "wet ", "\n", "1 or ", "é"])
 def test_an_answer_of_100_kb_is_graded_at_once(task, rows, piece):
     answer = piece * (100_000 // len(piece))
-    start = time.perf_counter()
+    start = time.process_time()
 
     score = task.grade(rows[0], answer)
 
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
     assert score.reward <= 1
 
 

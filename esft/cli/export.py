@@ -1,0 +1,96 @@
+"""`esft export`: the tuned model as a folder, or as a journal to mail."""
+
+import json
+import shlex
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from esft.cli.options import GroupedCommand, rebuild_options
+from esft.cli.show import make_watcher
+from esft.cli.stop import StopSignals
+from esft.device import DTYPES
+
+
+@click.command(cls=GroupedCommand, short_help="Write a step's model, compared with the tuned one.")
+@click.argument("run", required=False)
+@rebuild_options
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="What to write.")
+@click.option(
+    "--dtype",
+    type=click.Choice(DTYPES),
+    help="Convert the weights  [default: the dtype of the run]",
+)
+@click.option("--journal", is_flag=True, help="Write the journal alone: a file of kilobytes.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
+def export(
+    run: str | None, out: Path, dtype: str | None, journal: bool, as_json: bool, **which: object
+) -> None:
+    """Write the model of a step of RUN to a folder that transformers loads.
+
+    A new process loads it and compares it with the model in memory: weights, logits and greedy
+    answers. What it finds stands in the model card, README.md of the folder.
+
+    With --journal, write the journal up to that step to a file: from it and the base model,
+    esft replay makes the same bits. RUN is as in esft replay.
+
+    \b
+    Examples:
+      esft export --at best --out tuned
+      esft export runs/arc-qwen2.5-1.5b-1 --dtype bfloat16 --out tuned
+      esft export --at 120 --journal --out tuned.jsonl
+    """
+    if journal and dtype is not None:
+        raise click.UsageError("--dtype converts a model, which --journal does not write")
+    record, lines = (_journal if journal else _folder)(run, out, dtype, which)
+    click.echo(json.dumps(record) if as_json else "\n".join(lines))
+
+
+def _folder(
+    run: str | None, out: Path, dtype: str | None, which: dict
+) -> tuple[dict[str, object], list[str]]:
+    from esft.export import export as export_model
+    from esft.exported import comparison_text
+    from esft.rebuild import find_source
+
+    source = find_source(run)
+    with StopSignals() as signals, make_watcher(signals) as watcher:
+        done = export_model(source, which.pop("at"), out, watcher, dtype=dtype, **which)
+    tuned = done.tuned
+    record = {
+        "model": str(out),
+        "step": tuned.step,
+        "best_step": tuned.best,
+        "dtype": done.dtype,
+        "weights": done.weights,
+        "tuned": {"dtype": tuned.dtype, "weights": tuned.weights, "recorded": tuned.recorded},
+        "prompts": done.prompts,
+        "comparison": asdict(done.comparison) | {"exact": done.comparison.exact},
+    }
+    same = ", the weights that the run recorded" if tuned.recorded else ""
+    return record, [
+        f"step {tuned.step} of {source.record.path}{same}",
+        f"compared {comparison_text(done)}",
+        f"weights  sha256 {done.weights}",
+        f"model    {out}",
+    ]
+
+
+def _journal(
+    run: str | None, out: Path, dtype: None, which: dict
+) -> tuple[dict[str, object], list[str]]:
+    from esft.export_journal import export_journal
+    from esft.rebuild import find_source
+
+    source = find_source(run)
+    with StopSignals() as signals, make_watcher(signals) as watcher:
+        done = export_journal(source, which.pop("at"), out, watcher, **which)
+    record = {"journal": str(out)} | asdict(done)
+    again = shlex.join(["esft", "replay", str(out), "--model", done.model, "--out", "DIR"])
+    return record, [
+        f"step {done.step} of {source.record.path}",
+        f"weights  sha256 {done.weights}",
+        f"journal  {out}, {done.size / 1000:.1f} kB",
+        f"rebuild  {again}",
+    ]

@@ -1,0 +1,48 @@
+"""`esft replay`: the model of any step, without rollouts."""
+
+from pathlib import Path
+
+import click
+
+from esft.cli.options import GroupedCommand, rebuild_options
+from esft.cli.show import make_watcher
+from esft.cli.stop import StopSignals
+
+
+@click.command(cls=GroupedCommand, short_help="Rebuild the model of any step.")
+@click.argument("run", required=False)
+@rebuild_options
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to write.")
+def replay(
+    run: str | None,
+    at: str,
+    model: str | None,
+    device: str | None,
+    from_base: bool,
+    out: Path,
+) -> None:
+    """Rebuild the model of a step of RUN bit for bit, from the base model and the journal.
+
+    RUN is a name under runs/, a path, or a journal that esft export --journal wrote; without
+    one, the newest run.
+
+    \b
+    Examples:
+      esft replay --at 120 --out step-120
+      esft replay tuned.jsonl --model Qwen2.5-1.5B --out tuned
+    """
+    from esft.model_save import save_model
+    from esft.rebuild import find_source, rebuild
+    from esft.whole_folder import require_free
+
+    require_free(out)
+    with StopSignals() as signals, make_watcher(signals) as watcher:
+        rebuilt = rebuild(
+            find_source(run), at, watcher, model=model, device=device, from_base=from_base
+        )
+        watcher.phase(f"saving the model to {out}")
+        save_model(rebuilt.base.loaded, out)
+    same = ", the weights that the run recorded" if rebuilt.proven else ""
+    click.echo(f"step {rebuilt.step} of {rebuilt.source.record.path}{same}")
+    click.echo(f"weights  sha256 {rebuilt.weights}")
+    click.echo(f"model    {out}")

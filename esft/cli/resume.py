@@ -1,0 +1,41 @@
+"""`esft resume`: go on with a run that stopped."""
+
+import json
+
+import click
+
+from esft.cli.options import GroupedCommand
+from esft.cli.show import make_watcher, outcome_record, outcome_text
+from esft.cli.stop import StopSignals
+
+
+@click.command(cls=GroupedCommand, short_help="Go on with a run that stopped.")
+@click.argument("run", required=False)
+@click.option("--force", is_flag=True, help="Go on although something changed; it is recorded.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
+@click.pass_context
+def resume(ctx: click.Context, run: str | None, force: bool, as_json: bool) -> None:
+    """Go on with RUN, a name under runs/ or a path; without one, with the newest.
+
+    However it stopped, it ends with the same bits as if it never had. A changed base model,
+    recipe, rows or noise is refused, unless forced.
+
+    \b
+    Examples:
+      esft resume
+      esft resume runs/arc-qwen2.5-1.5b-1
+    """
+    from esft.resume import Finished, resume_tuning
+    from esft.run_names import find_run
+
+    path = find_run(run)
+    with StopSignals() as signals, make_watcher(signals) as watcher:
+        result = resume_tuning(path, watcher, signals.asked, force)
+    if isinstance(result, Finished):
+        text = f"run {result.run_path} is finished: {result.steps} steps"
+        record = {"run": result.run_path, "steps": result.steps, "state": "finished"}
+        click.echo(json.dumps(record) if as_json else f"{text}, model {result.model_path}")
+        return
+    click.echo(json.dumps(outcome_record(result)) if as_json else outcome_text(result))
+    if result.stopped:
+        ctx.exit(130)

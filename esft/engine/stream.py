@@ -1,0 +1,80 @@
+"""What carries pieces from where they are kept to where they are worked on, and back."""
+
+from collections.abc import Callable, Iterable, Iterator
+
+import torch
+from torch import Tensor
+
+from esft.engine.weights import Piece
+
+Parts = tuple[Tensor, ...]
+
+
+class Stream:
+    """Copies what is kept of pieces to the weights' device and back.
+
+    On cuda, copies between host and device run on a stream of their own: while a piece is
+    computed, the next one comes in and the one before it leaves. Host memory that is not
+    page-locked, such as a mapped file, is read before the call that asks for it returns. On a
+    CPU nothing is copied on the way in.
+
+    Args:
+        device: of the weights.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._side = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    def brought(
+        self, pieces: Iterable[Piece], parts_of: Callable[[Piece], Parts]
+    ) -> Iterator[tuple[Piece, Parts]]:
+        """Yield each piece with its parts on the device, one piece looked ahead on cuda."""
+        if self._side is None:
+            for piece in pieces:
+                yield piece, self.moved(parts_of(piece))
+            return
+        coming = None
+        for piece in pieces:
+            here, coming = coming, (piece, *self._fetched(parts_of(piece)))
+            if here is not None:
+                yield self._arrived(*here)
+        if coming is not None:
+            yield self._arrived(*coming)
+
+    def moved(self, parts: Parts) -> Parts:
+        """Return `parts` on the device, at once."""
+        return tuple(part.to(self.device) for part in parts)
+
+    def put(self, into: Tensor, values: Tensor) -> None:
+        """Copy `values` into a tensor of the same dtype; `values` must not be written again.
+
+        What lands in host memory is there after `settle`.
+        """
+        if self._side is None or into.device == values.device:
+            into.copy_(values)
+            return
+        self._side.wait_stream(torch.cuda.current_stream(self.device))
+        with torch.cuda.stream(self._side):
+            into.copy_(values, non_blocking=True)
+        values.record_stream(self._side)
+
+    def settle(self) -> None:
+        """Wait until all copies have landed."""
+        if self._side is not None:
+            self._side.synchronize()
+
+    def _fetched(self, parts: Parts) -> tuple[Parts, torch.cuda.Event]:
+        with torch.cuda.stream(self._side):
+            moved = tuple(part.to(self.device, non_blocking=True) for part in parts)
+            return moved, self._side.record_event()
+
+    def _arrived(
+        self, piece: Piece, parts: Parts, arrival: torch.cuda.Event
+    ) -> tuple[Piece, Parts]:
+        stream = torch.cuda.current_stream(self.device)
+        stream.wait_event(arrival)
+        for part in parts:
+            # Made on the side stream: its memory is free only when the piece is computed.
+            part.record_stream(stream)
+        return piece, parts

@@ -1,0 +1,85 @@
+"""A step of a run as a journal alone, which rebuilds it with the base model."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from esft.engine.journal import Journal
+from esft.engine.journal_read import lines_until
+from esft.errors import RunError
+from esft.files import write_whole, writing
+from esft.progress import Watcher
+from esft.rebuild import Source, rebuild, step_of
+from esft.recorded import best_of, summaries
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportedJournal:
+    """A file that holds a journal up to a step."""
+
+    step: int
+    weights: str
+    """Identity of the model that it rebuilds."""
+    model: str
+    """The base model, as the run named it."""
+    size: int
+    """Bytes."""
+
+
+def export_journal(
+    source: Source,
+    at: str,
+    out: Path,
+    watcher: Watcher,
+    *,
+    model: str | None = None,
+    device: str | None = None,
+    from_base: bool = False,
+) -> ExportedJournal:
+    """Write the journal up to a step, closed with what it must rebuild: whole, or not at all.
+
+    Args:
+        source: the run or journal.
+        at: "best", "last" or the number of a step.
+        out: the file, which is not there yet.
+        watcher: told of progress.
+        model: the base model, where the step must be rebuilt; None takes that of the run.
+        device: where to; None takes the run's, or the best there is.
+        from_base: rebuild the step, without snapshots, although its weights are on record.
+
+    Raises:
+        EsftError: if there is no such step, it cannot be rebuilt, or the file is there already or
+            cannot be written.
+    """
+    require_no_file(out)
+    step = step_of(source, at)
+    weights = None if from_base else source.weights_of(step)
+    if weights is None:  # the run kept the identity of its last step alone
+        weights = rebuild(
+            source, at, watcher, model=model, device=device, from_base=from_base
+        ).weights
+    lines: list[str] = []
+    end = Journal(out, source.record.checksums[step], lambda _, line: lines.append(line))
+    end.end(step, weights, _best_until(source, step))
+    text = lines_until(source.record, step) + "".join(f"{line}\n" for line in lines)
+    with writing(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(out, text)
+    named = str(source.record.header_at(step)["model"])
+    return ExportedJournal(step=step, weights=weights, model=named, size=len(text))
+
+
+def require_no_file(out: Path) -> None:
+    """Raise RunError if there is something of that name."""
+    if out.exists():
+        raise RunError(
+            f"{out} exists, expected the name of a new file for the journal",
+            hint="name another file, or move that one away",
+        )
+
+
+def _best_until(source: Source, step: int) -> int | None:
+    """Return the best step up to `step`, where something says it."""
+    if source.run is not None:
+        best = best_of([each for each in summaries(source.run) if each["step"] <= step])
+        return None if best is None else best.step
+    return source.best if source.best is not None and source.best <= step else None

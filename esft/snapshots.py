@@ -1,0 +1,130 @@
+"""Snapshots of the drift: what a resumed or replayed run starts from instead of the base."""
+
+import hashlib
+import json
+import re
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from esft.engine.state import DriftState
+from esft.errors import SnapshotError
+from esft.files import sync, writing
+
+SNAPSHOT_FORMAT = 1
+NEWEST = 2
+"""Snapshots kept beside that of the best step."""
+
+_NAME = re.compile(r"step-(\d+)\.safetensors")
+
+
+class Snapshots:
+    """The drift/ folder of a run: a safetensors file a snapshot, each with its own hash.
+
+    Args:
+        folder: made with the first snapshot.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def steps(self) -> list[int]:
+        """Return the steps that have a snapshot, the newest first."""
+        if not self._folder.is_dir():
+            return []
+        found = map(_NAME.fullmatch, (path.name for path in self._folder.iterdir()))
+        return sorted((int(match[1]) for match in found if match), reverse=True)
+
+    def path(self, step: int) -> Path:
+        """Return the file of a step."""
+        return self._folder / f"step-{step:06d}.safetensors"
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of those there are."""
+        return sum(self.path(step).stat().st_size for step in self.steps())
+
+    def write(self, state: DriftState, checksum: str) -> None:
+        """Write a snapshot: whole, or not at all.
+
+        Args:
+            state: of the drift.
+            checksum: of the journal's line of that step.
+
+        Raises:
+            RunError: if it cannot be written, as on a full disk; those before it stay.
+        """
+        path = self.path(state.steps)
+        part = path.with_name(f".{path.name}.part")
+        about = {
+            "format": SNAPSHOT_FORMAT,
+            "step": state.steps,
+            "kind": state.kind,
+            "sum_of_squares": state.sum_of_squares,
+            "figures": state.figures,
+            "journal": checksum,
+        }
+        about["sha256"] = _digest(about, state)
+        with writing(path):
+            self._folder.mkdir(exist_ok=True)
+            try:
+                save_file(state.tensors, part, metadata={"esft": json.dumps(about)})
+                # safetensors writes for the owner alone.
+                part.chmod(self._folder.stat().st_mode & 0o666)
+                sync(part)
+                part.replace(path)
+                sync(self._folder)
+            finally:
+                part.unlink(missing_ok=True)
+
+    def read(self, step: int, checksum: str) -> DriftState:
+        """Return the state in a snapshot, its tensors mapped from the file.
+
+        Raises:
+            SnapshotError: if it is damaged, or its journal is not the one with `checksum`.
+        """
+        path = self.path(step)
+        try:
+            with safe_open(path, framework="pt") as file:
+                about = json.loads((file.metadata() or {})["esft"])
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            if about["format"] != SNAPSHOT_FORMAT:
+                raise SnapshotError(f"{path} has format {about['format']}, not {SNAPSHOT_FORMAT}")
+            state = DriftState(
+                steps=about["step"],
+                kind=about["kind"],
+                sum_of_squares=about["sum_of_squares"],
+                figures=about["figures"],
+                tensors=tensors,
+            )
+            found, journal = about.pop("sha256"), about["journal"]
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise SnapshotError(f"{path} is damaged: {error}") from error
+        if found != _digest(about, state):
+            raise SnapshotError(f"{path} is damaged: its content is not what was written")
+        if journal != checksum:
+            raise SnapshotError(f"{path} belongs to another journal")
+        if state.steps != step:
+            raise SnapshotError(f"{path} is of step {state.steps}")
+        return state
+
+    def prune(self, best: int | None) -> None:
+        """Remove all but the newest and that of the best step."""
+        for step in self.steps()[NEWEST:]:
+            if step != best:
+                self.path(step).unlink(missing_ok=True)
+
+    def drop_after(self, step: int) -> None:
+        """Remove those of later steps."""
+        for later in self.steps():
+            if later > step:
+                self.path(later).unlink(missing_ok=True)
+
+
+def _digest(about: dict[str, object], state: DriftState) -> str:
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+    for name, tensor in sorted(state.tensors.items()):
+        digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+        digest.update(tensor.numpy())
+    return digest.hexdigest()

@@ -1,0 +1,92 @@
+import json
+import shutil
+
+import pytest
+from click.testing import CliRunner
+from runs import Notes, a_recipe, never
+
+from esft.cli import main
+from esft.tune import run_tuning
+
+LONG = "the-run-of-a-model-with-a-name-that-is-much-longer-than-a-line-of-eighty-columns-can-be-1"
+
+
+def esft(*arguments, width=80):
+    return CliRunner().invoke(main, list(map(str, arguments)), env={"COLUMNS": str(width)})
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("made")
+    run_tuning(a_recipe(folder, steps=2), Notes(), never)
+    return folder / "run"
+
+
+@pytest.fixture
+def runs(made, tmp_path, monkeypatch):
+    """The folder runs/ with one run."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(made, tmp_path / "runs" / "mine")
+    return tmp_path / "runs"
+
+
+def test_without_runs_there_is_a_hint_and_no_failure(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    done = esft("runs")
+
+    assert (done.exit_code, done.stdout) == (0, "")
+    assert "There is no run under runs/." in done.stderr
+    assert "Hint: start one: esft tune quickstart" in done.stderr
+    assert esft("runs", "--json").stdout == "[]\n"
+
+
+def test_a_run_is_shown_with_its_figures_under_their_heads(runs):
+    done = esft("runs")
+
+    assert done.exit_code == 0, done.stderr
+    heads, *name, figures = done.stdout.splitlines()
+    assert heads.split() == ["steps", "reward", "||D||", "size", "state"]
+    assert " ".join(name).startswith("mine  conciseness on ")
+    steps, before, arrow, after, drift, *size, state = figures.split()
+    assert (steps, arrow, state) == ("2/2", "->", "finished")
+    lines = [json.loads(line) for line in (runs / "mine/evals.jsonl").read_text().splitlines()]
+    assert [before, after] == [f"{line['reward']:.3f}" for line in lines]
+    last = json.loads((runs / "mine/metrics.jsonl").read_text().splitlines()[-1])
+    assert drift == f"{last['drift']:.4g}"
+    assert size[1] == "kB"
+    assert heads.index("||D||") + len("||D||") == figures.index(drift) + len(drift)
+
+
+def test_long_names_and_reasons_are_folded_to_80_columns(runs):
+    (runs / "mine").rename(runs / LONG)
+    shutil.copytree(runs / LONG, runs / f"{LONG}0")
+    (runs / f"{LONG}0" / "run.json").write_text("{")
+
+    done = esft("runs")
+
+    assert done.exit_code == 0
+    assert all(len(line) <= 80 for line in done.stdout.splitlines())
+    assert f"{LONG}0" in "".join(done.stdout.split())
+
+
+def test_a_damaged_run_has_the_reason_below_and_the_others_are_shown(runs):
+    shutil.copytree(runs / "mine", runs / "broken")
+    (runs / "broken" / "run.json").write_text("{")
+
+    done = esft("runs", width=100)
+
+    assert done.exit_code == 0
+    lines = done.stdout.splitlines()
+    below = lines[lines.index("broken") + 1 :]
+    assert below[0].split()[-1] == "damaged"
+    assert below[1].startswith("    runs/broken/run.json cannot be read: ")
+    assert any(line.endswith("finished") for line in lines)
+
+
+def test_the_list_as_json(runs):
+    (listed,) = json.loads(esft("runs", "--json").stdout)
+
+    assert listed["path"] == "runs/mine"
+    assert (listed["task"], listed["state"]) == ("conciseness", "finished")
+    assert (listed["steps"], listed["planned"], listed["problem"]) == (2, 2, None)

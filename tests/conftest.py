@@ -1,0 +1,56 @@
+"""How tests run: untimed; each file whole in one worker of pytest-xdist, the longest first."""
+
+import os
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
+
+# Before a test file imports torch, which reads it once: two threads beside another busy process
+# wait for each other many times as long as they work.
+if IS_WORKER:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# An example may take long because something else runs: that is no failure.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
+
+# Files of 10 s and more: begun last, one of them would be all that runs at the end.
+LONGEST = (
+    "test_resume_kills.py",
+    "cli/test_quickstart.py",
+    "test_real.py",
+    "engine/test_perturb.py",
+    "engine/test_random_walk.py",
+    "cli/test_tune_command.py",
+    "test_export.py",
+    "test_harness.py",
+    "test_embedded.py",
+    "test_hub.py",
+    "test_prior.py",
+    "test_tune.py",
+    "engine/test_decay.py",
+    "test_models.py",
+    "engine/test_drift.py",
+    "engine/test_noise_compiled.py",
+)
+
+
+def pytest_collection_modifyitems(config, items):
+    """Put the tests of the longest files first, where files are shared out in this order."""
+    if IS_WORKER:
+        tests = config.rootpath / "tests"
+        place = {tests / file: number for number, file in enumerate(LONGEST)}
+        items.sort(key=lambda item: place.get(item.path, len(LONGEST)))
+
+
+@pytest.hookimpl(optionalhook=True)  # a run without xdist does not know it
+def pytest_xdist_make_scheduler(config, log):
+    """With `-n` alone a file goes to one worker: its tests share what they set up."""
+    if config.option.dist != "load":
+        return None  # another way was asked for
+    from xdist.scheduler import LoadFileScheduling
+
+    config.option.loadscopereorder = False  # by number of tests, which says little of their time
+    return LoadFileScheduling(config, log)

@@ -1,0 +1,195 @@
+"""The state of a drift: what is saved and loaded goes on to the bits of an unbroken run."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from some_weights import (
+    DRIFT_DTYPES,
+    DTYPES,
+    bits_of,
+    some_model,
+    some_weights,
+    walk,
+    whole_drift,
+)
+
+from esft.engine import Drift, Member, Weights, noise, perturbed
+from esft.errors import AnchorError
+
+kinds = pytest.mark.parametrize("kept", DRIFT_DTYPES)
+dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=str)
+
+
+def saved(drift):
+    """A state as a file gives it back: other memory, figures through JSON."""
+    state = drift.state()
+    tensors = {name: tensor.clone() for name, tensor in state.tensors.items()}
+    return replace(state, tensors=tensors, figures=json.loads(json.dumps(state.figures)))
+
+
+def first_half(drift):
+    walk(drift, steps=3, decay=0.01, norm="l1")
+    # Last, decays without an update: int8 holds them back until the next one.
+    drift.step([], [], 0.1, decay=0.001, norm="l1")
+    drift.step([], [], 0.1, decay=0.1)
+
+
+def second_half(drift):
+    drift.step([], [], 0.1, decay=0.001, norm="l1")
+    walk(drift, steps=2, run_seed=1, alpha=0.001, decay=0.1)
+    drift.step([], [], 0.1, decay=0.1)
+
+
+@kinds
+@dtypes
+def test_steps_from_a_loaded_state_make_the_bits_of_an_unbroken_run(dtype, kept):
+    unbroken, resumed = (some_weights(dtype, kept, steps=0) for _ in range(2))
+    first_half(unbroken.drift)
+    state = saved(unbroken.drift)
+    half_way, norm = bits_of(unbroken), unbroken.drift.norm()
+    second_half(unbroken.drift)
+
+    resumed.drift.load(state)
+    assert bits_of(resumed) == half_way
+    assert resumed.drift.norm() == norm
+    assert resumed.drift.state().figures == state.figures
+    second_half(resumed.drift)
+
+    assert bits_of(resumed) == bits_of(unbroken)
+    assert whole_drift(resumed.drift).equal(whole_drift(unbroken.drift))
+    assert resumed.drift.norm() == unbroken.drift.norm()
+    assert resumed.drift.state().steps == 9
+
+
+@kinds
+def test_a_state_brings_a_drift_back_from_later_steps(kept):
+    weights = some_weights(torch.bfloat16, kept, steps=3)
+    before, state = bits_of(weights), saved(weights.drift)
+    walk(weights.drift, steps=2, run_seed=1)
+    assert bits_of(weights) != before
+
+    weights.drift.load(state)
+
+    assert bits_of(weights) == before
+
+
+@kinds
+def test_a_torn_drift_has_no_state_and_is_whole_again_once_one_is_loaded(kept, monkeypatch):
+    weights = some_weights(torch.bfloat16, kept, steps=3)
+    before, state = bits_of(weights), saved(weights.drift)
+
+    def fails_at_the_third_tensor(seed, name, *rest):
+        if name == "norm":
+            raise MemoryError("stop")
+        return noise(seed, name, *rest)
+
+    monkeypatch.setattr("esft.engine.drift.noise", fails_at_the_third_tensor)
+    with pytest.raises(MemoryError, match="stop"):
+        walk(weights.drift, steps=1)
+    monkeypatch.undo()
+    with pytest.raises(AnchorError, match="a step was interrupted half-way"):
+        weights.drift.state()
+
+    weights.drift.load(state)
+
+    assert bits_of(weights) == before
+    with perturbed(weights, Member(1), 1e-3):
+        pass
+    assert bits_of(weights) == before
+
+
+def test_a_state_on_the_host_is_a_view_and_takes_the_bytes_it_says():
+    drift = some_weights(torch.bfloat16, "int8").drift
+
+    one, other = drift.state(), drift.state()
+
+    assert set(one.tensors) == {f"{n}{s}" for n in drift.state().figures for s in ("", ":scales")}
+    assert sum(tensor.nbytes for tensor in one.tensors.values()) == drift.state_nbytes
+    for name, tensor in one.tensors.items():
+        assert tensor.data_ptr() == other.tensors[name].data_ptr()
+
+
+def without(state, name):
+    return {key: tensor for key, tensor in state.tensors.items() if key != name}
+
+
+OTHERS = {
+    "a name too few": (
+        lambda state: replace(state, tensors=without(state, "proj")),
+        "proj: the saved drift has none, expected torch.int8",
+    ),
+    "a name too many": (
+        lambda state: replace(state, tensors={**state.tensors, "more": torch.zeros(2)}),
+        "more: the saved drift has torch.float32 of shape .2,., expected none",
+    ),
+    "another size": (
+        lambda state: replace(state, tensors={**state.tensors, "odd": state.tensors["odd"][1:]}),
+        r"odd: the saved drift has torch.int8 of shape \(23,\), expected .* \(24,\)",
+    ),
+    "scales of another dtype": (
+        lambda state: replace(
+            state,
+            tensors={**state.tensors, "odd:scales": state.tensors["odd:scales"].double()},
+        ),
+        "odd:scales: the saved drift has torch.float64",
+    ),
+    "another kind": (
+        lambda state: replace(state, kind="float16"),
+        "kept as float16, expected int8",
+    ),
+    "figures of another kind": (
+        lambda state: replace(state, figures={**state.figures, "odd": {"exponent": 3}}),
+        "figures of odd: the saved drift has exponent, expected owed",
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), OTHERS.values(), ids=OTHERS)
+def test_a_state_of_another_drift_is_refused_with_a_hint_and_nothing_changes(change, message):
+    weights = some_weights(torch.bfloat16, "int8", steps=3)
+    other = some_weights(torch.bfloat16, "int8", steps=5)
+    before, drift, norm = bits_of(weights), whole_drift(weights.drift), weights.drift.norm()
+
+    with pytest.raises(AnchorError, match=message) as caught:
+        weights.drift.load(change(saved(other.drift)))
+
+    assert "that the drift was saved with" in caught.value.hint or "drift = 'float16'" in (
+        caught.value.hint
+    )
+    assert bits_of(weights) == before
+    assert whole_drift(weights.drift).equal(drift)
+    assert weights.drift.norm() == norm
+    assert weights.drift.state().steps == 3
+
+
+def test_a_state_is_not_loaded_while_a_member_is_held_or_at_base():
+    weights = some_weights(torch.bfloat16, "float16")
+    before, state = bits_of(weights), saved(weights.drift)
+
+    with (
+        perturbed(weights, Member(1), 1e-3),
+        pytest.raises(ValueError, match="load while the weights are held by perturbed"),
+    ):
+        weights.drift.load(state)
+    with (
+        weights.drift.at_base(),
+        pytest.raises(ValueError, match="load while the weights are held by at_base"),
+    ):
+        weights.drift.load(state)
+
+    assert bits_of(weights) == before
+
+
+def test_the_seed_of_the_rounding_is_not_part_of_the_state():
+    drifts = [
+        Drift(Weights(some_model(torch.float32)), dtype="int8", seed=seed) for seed in (0, 42)
+    ]
+    walk(drifts[0], steps=1)
+    drifts[1].load(saved(drifts[0]))
+
+    for drift in drifts:
+        walk(drift, steps=1)
+
+    assert not whole_drift(drifts[0]).equal(whole_drift(drifts[1]))

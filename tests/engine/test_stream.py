@@ -1,0 +1,155 @@
+"""What is kept elsewhere is brought a piece ahead and put back late, and the bits are the same."""
+
+from contextlib import nullcontext
+
+import pytest
+import torch
+from some_weights import DRIFT_DTYPES, Tensors, bits_of, some_weights, walk, whole_drift
+
+from esft.engine import Drift, Member, Weights, noise, perturbed
+from esft.engine.stream import Stream
+
+CPU = torch.device("cpu")
+kinds = pytest.mark.parametrize("kept", DRIFT_DTYPES)
+
+
+class Late(Stream):
+    """Copies as late as a device may: what is put lands in `settle`."""
+
+    def __init__(self):
+        super().__init__(CPU)
+        self.pending = []
+
+    def brought(self, pieces, parts_of):
+        fetched = ((piece, tuple(part.clone() for part in parts_of(piece))) for piece in pieces)
+        here = next(fetched)
+        for coming in fetched:
+            yield here
+            here = coming
+        yield here
+
+    def put(self, into, values):
+        assert into.dtype == values.dtype
+        self.pending.append((into, values))
+
+    def settle(self):
+        while self.pending:
+            into, values = self.pending.pop(0)
+            into.copy_(values)
+
+
+@kinds
+def test_copies_that_land_late_change_no_bit(kept):
+    plain, late = (some_weights(torch.bfloat16, kept, steps=0) for _ in range(2))
+    late.drift._stream = Late()
+
+    for weights in (plain, late):
+        walk(weights.drift, steps=2, decay=0.1)
+        weights.drift.step([], [], 0.1, decay=0.01, norm="l1")
+        walk(weights.drift, steps=2, run_seed=1)
+        with perturbed(weights, Member(1), 0.1), pytest.raises(ValueError, match="held"):
+            weights.drift.load(weights.drift.state())
+        with weights.drift.at_base():
+            pass
+
+    assert bits_of(late) == bits_of(plain)
+    assert whole_drift(late.drift).equal(whole_drift(plain.drift))
+
+
+@kinds
+def test_all_copies_have_landed_when_a_step_raises(kept, monkeypatch):
+    drift = some_weights(torch.bfloat16, kept).drift
+    drift._stream = Late()
+
+    def fails_at_the_third_tensor(seed, name, *rest):
+        if name == "norm":
+            assert drift._stream.pending
+            raise MemoryError("stop")
+        return noise(seed, name, *rest)
+
+    monkeypatch.setattr("esft.engine.drift.noise", fails_at_the_third_tensor)
+    with pytest.raises(MemoryError, match="stop"):
+        walk(drift, steps=1)
+
+    assert not drift._stream.pending
+
+
+def test_on_a_cpu_nothing_is_copied_on_the_way_in():
+    weights = some_weights(torch.float32)
+    views = {piece.start: (piece.flat,) for piece in weights.pieces_of("embed")}
+
+    for piece, (part,) in Stream(CPU).brought(
+        weights.pieces_of("embed"), lambda piece: views[piece.start]
+    ):
+        assert part is views[piece.start][0]
+
+
+class Recorded:
+    """A cuda stream that notes what it is asked, on a machine without one."""
+
+    def __init__(self, asked):
+        self.asked = asked
+
+    def record_event(self):
+        self.asked.append("fetched")
+        return "arrival"
+
+    def wait_event(self, event):
+        self.asked.append(f"wait for {event}")
+
+    def wait_stream(self, stream):
+        self.asked.append("wait for the computing")
+
+    def synchronize(self):
+        self.asked.append("settled")
+
+
+def test_on_cuda_the_next_piece_is_asked_for_before_this_one_is_computed(monkeypatch):
+    asked = []
+    stream = Stream(CPU)
+    stream._side = Recorded(asked)
+    monkeypatch.setattr(torch.cuda, "stream", lambda _: nullcontext())
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda _: Recorded(asked))
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda *_: asked.append("in use"))
+    pieces = list(some_weights(torch.float32).pieces())[:3]
+
+    for piece, _ in stream.brought(pieces, lambda piece: (piece.flat,)):
+        asked.append(f"computed {piece.name} {piece.start}")
+    stream.settle()
+
+    arrived = ["wait for arrival", "in use"]
+    assert asked == [
+        *["fetched", "fetched", *arrived, "computed embed 0"],
+        *["fetched", *arrived, "computed embed 256"],
+        *[*arrived, "computed proj 0", "settled"],
+    ]
+
+
+def after_steps_on_cuda(kept, store, drift_store):
+    """Bits of the weights, D and its norm after some steps and a visit to the base."""
+    draw = torch.Generator().manual_seed(0)
+    large = (0.02 * torch.randn(3_000_001, generator=draw)).to(torch.bfloat16)
+    model = Tensors(large=large, small=large[:1000].clone())
+    base = {name: tensor.detach().view(-1) for name, tensor in model.named_parameters()}
+    weights = Weights(model.cuda(), scratch=48 << 18)
+    mapped = {"base": base} if store == "disk" else {}
+    drift = Drift(weights, store, kept, **mapped, drift_store=drift_store)
+    walk(drift, steps=3, decay=0.1)
+    drift.step([], [], 0.1, decay=0.01, norm="l1")
+    walk(drift, steps=2, run_seed=1)
+    with drift.at_base():
+        assert all(weights.flat(name).cpu().equal(base[name]) for name in weights.names)
+    drift.load(drift.state())
+    return bits_of(weights), whole_drift(drift).tolist(), drift.norm()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs cuda")
+@kinds
+@pytest.mark.parametrize(
+    ("store", "drift_store"),
+    [("disk", "cpu"), ("cpu", "cpu"), ("cpu", "device"), ("device", "cpu")],
+)
+def test_on_cuda_every_place_makes_the_same_bits(kept, store, drift_store):
+    placed = after_steps_on_cuda(kept, store, drift_store)
+
+    assert placed == after_steps_on_cuda(kept, "device", "device")

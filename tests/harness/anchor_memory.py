@@ -1,0 +1,125 @@
+"""What anchor and drift take in memory: peak private dirty memory of a run, less that of scoring.
+
+    python tests/harness/anchor_memory.py MODEL [DIR]
+
+MODEL is a folder or a .gguf file, DIR keeps the runs. Each figure comes from a process of its own,
+from its first scoring on; files that are mapped do not count. Linux only.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+ROWS = 12
+TOKENS = 16
+KINDS = ("float32", "float16", "int8")
+STORES = ("disk", "cpu", "device")
+PLAIN = f"""
+import sys
+from esft.models import load_model
+from esft.rollout import Rollout
+from esft.tasks import get_task
+from esft.tasks.rows import split_rows
+
+loaded = load_model(sys.argv[1], dtype="bfloat16", device="cpu")
+for parameter in loaded.model.parameters():
+    parameter.data = parameter.data.clone()  # in memory of its own, not mapped from a file
+task = get_task("conciseness")
+rollout = Rollout(loaded.model, loaded.tokenizer, task, max_new_tokens={TOKENS})
+split = split_rows(task, {ROWS}, {ROWS})
+train, holdout = rollout.prepare(split.train), rollout.prepare(split.holdout)
+print("scoring", file=sys.stderr, flush=True)
+for _ in range(3):
+    rollout.score(train)
+    rollout.measure(holdout)
+"""
+
+
+def tune_command(model, folder, store, kind):
+    """Return the command of a run of two steps with a decay."""
+    settings = {
+        "task.train": ROWS,
+        "task.holdout": ROWS,
+        "task.max_new_tokens": TOKENS,
+        "anchor.store": store,
+        "anchor.drift": kind,
+        "run.snapshot_every": 1,
+        "run.dir": str(folder),
+    }
+    words = ["--task", "conciseness", "--awd", "0.01", "--steps", "2", "--population", "4"]
+    words += ["--sigma", "0.006", "--alpha", "0.004", "--seed", "1", "--dtype", "bfloat16"]
+    sets = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+    return [sys.executable, "-m", "esft", "tune", "--model", model, *words, *sets]
+
+
+def peak_of(command):
+    """Return the most private dirty bytes of a command from where it says that it scores."""
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=os.environ
+    )
+    scoring = threading.Event()
+    said = []
+
+    def listen():
+        for line in process.stderr:
+            said.append(line)
+            if line.startswith("scoring"):
+                scoring.set()
+
+    listener = threading.Thread(target=listen)
+    listener.start()
+    peak = 0
+    while process.poll() is None:
+        if scoring.is_set():
+            peak = max(peak, _private_dirty(process.pid))
+        time.sleep(0.005)
+    listener.join()
+    if process.returncode:
+        raise SystemExit("".join(said))
+    return peak
+
+
+def _private_dirty(pid):
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    found = [line.split() for line in lines]
+    return sum(int(line[1]) * 1024 for line in found if line[0] == "Private_Dirty:")
+
+
+def main(model, folder):
+    """Print a line for every store and kind of drift."""
+    parameters = int(
+        subprocess.run(
+            [
+                sys.executable,
+                "-c",
+                "import sys\nfrom esft.models import load_model\nfrom esft.engine import Weights\n"
+                "print(Weights(load_model(sys.argv[1], device='cpu').model).numel)",
+                model,
+            ],
+            stdout=subprocess.PIPE,
+            check=True,
+        ).stdout
+    )
+    plain = [peak_of([sys.executable, "-c", PLAIN, model]) for _ in range(2)]
+    print(f"{parameters:,} parameters; scoring alone {plain[0] / 1e6:.0f}, {plain[1] / 1e6:.0f} MB")
+    for store in STORES:
+        for kind in KINDS:
+            peaks = [
+                peak_of(tune_command(model, folder / f"{store}-{kind}-{number}", store, kind))
+                for number in range(2)
+            ]
+            more = [peak - min(plain) for peak in peaks]
+            text = ", ".join(f"{each / 1e6:.0f} MB ({each / parameters:.2f} B)" for each in more)
+            print(f"{store:<7} {kind:<8} {text}", flush=True)
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as scratch:
+        main(sys.argv[1], Path(sys.argv[2]) if len(sys.argv) > 2 else Path(scratch))

@@ -1,0 +1,176 @@
+"""Kill a run with SIGKILL at a chosen place, and resume it: real processes, real files."""
+
+import hashlib
+import json
+import multiprocessing
+import os
+import resource
+import signal
+import sys
+from itertools import count
+from pathlib import Path
+from unittest import mock
+
+import torch
+from runs import Notes, never
+from transformers import AutoModelForCausalLM  # noqa: F401 - costs the children no time
+
+import esft.engine.drift
+import esft.engine.undo
+import esft.files
+import esft.model_save
+import esft.run
+import esft.snapshots
+from esft.engine.drift import Drift
+from esft.errors import EsftError
+from esft.recipe import Anchor, Model, Prior, Recipe, Run, Search, Task
+from esft.resume import Finished, resume_tuning
+from esft.rollout import Rollout
+from esft.tune import run_tuning
+
+PLACES = {
+    "perturb": (esft.engine.undo.Undo, "replace"),
+    "revert": (Drift, "composed"),
+    "rollout": (Rollout, "score"),
+    "step": (esft.engine.drift, "_update_of"),
+    "journal": (esft.files, "_write_all"),
+    "file": (esft.files, "_write_all"),
+    "snapshot": (esft.snapshots, "save_file"),
+    "model": (esft.model_save, "_save_tokenizer"),
+    "evaluation": (esft.run.RunFolder, "record_evaluation"),
+    "rename": (esft.files, "sync"),
+}
+"""What is called there; the process dies at one of the calls, files half-written."""
+
+
+def embedded_recipe(folder, **anchor):
+    """Return a recipe of a few short steps on the embedded model."""
+    return Recipe(
+        model=Model(id="embedded", device="cpu"),
+        task=Task(
+            name="subtract-two-digits", train=48, holdout=24, rows_per_step=12, reward="logprob"
+        ),
+        search=Search(seed=3, steps=6, population=6, sigma=0.005, alpha=0.05, antithetic=True),
+        anchor=Anchor(**({"awd": 1.0, "norm": "l2"} | anchor)),
+        prior=Prior(tasks=("copy-letters",), every=2, rows=12),
+        run=Run(dir=str(folder), snapshot_every=2),
+    )
+
+
+def in_process(work, *args):
+    """Run `work(*args)` in a process of its own; return its exit code and what it returned."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["kills"])  # loaded once for all
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_child, args=(sender, work, args))
+    # Before Python 3.13 the server that loads it looks at no other path than this one.
+    with mock.patch.dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path)):
+        process.start()
+    sender.close()
+    try:
+        result = receiver.recv()
+    except EOFError:
+        result = None
+    process.join()
+    return process.exitcode, result
+
+
+def tune(recipe, place=None, nth=None):
+    """Tune; return how often each place was passed."""
+    passed = _watch(place, nth)
+    run_tuning(recipe, Notes(), never)
+    return {name: next(counter) for name, counter in passed.items()}
+
+
+def tune_until_full(recipe, place, nth):
+    """Tune on a disk that is full from call `nth` of `place` on; return the error."""
+    owner, attribute = PLACES[place]
+    _wrap(owner, attribute, place, count(), nth, _fill)
+    try:
+        run_tuning(recipe, Notes(), never)
+    except EsftError as error:
+        return type(error).__name__, str(error), error.hint
+    return None
+
+
+def resume(path, place=None, nth=None):
+    """Go on with a run; return what it tells out of the ordinary."""
+    _watch(place, nth)
+    notes = Notes()
+    result = resume_tuning(Path(path), notes, never)
+    return [*notes.notices, *(["finished"] if isinstance(result, Finished) else [])]
+
+
+def what_is_left(path):
+    """Return what must not depend on kills: journal, weights, evaluations, best step, snapshots."""
+    path = Path(path)
+    info = json.loads((path / "run.json").read_text())
+    weights = (path / "model" / "model.safetensors").read_bytes()
+    metrics = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    return {
+        "journal": (path / "journal.jsonl").read_bytes(),
+        "weights": hashlib.sha256(weights).hexdigest(),
+        "saved": info["saved"],
+        "state": info["state"],
+        "evals": (path / "evals.jsonl").read_text(),
+        # The journal holds rewards in float32: a line made again from it has those.
+        "drift": [(line["step"], round(line["reward_mean"], 5), line["drift"]) for line in metrics],
+        "files": sorted(each.name for each in path.iterdir()),
+        "snapshots": {each.name: each.read_bytes() for each in (path / "drift").iterdir()},
+    }
+
+
+def killed_and_resumed(path, kills):
+    """Tune into `path`, killed at each (place, call) in turn and resumed; return the exit codes.
+
+    A run that is killed before its folder appears begins again.
+    """
+    codes = []
+    for kill in [*kills, ()]:
+        begun = Path(path).exists()
+        work, what = (resume, path) if begun else (tune, embedded_recipe(path))
+        codes.append(in_process(work, what, *kill)[0])
+    return codes
+
+
+def _child(sender, work, args):
+    torch.set_num_threads(1)
+    sender.send(work(*args))
+    sender.close()
+
+
+def _watch(place, nth):
+    """Count what is called at each place; die at call `nth` of `place`."""
+    passed = {name: count() for name in PLACES}
+    for name, (owner, attribute) in PLACES.items():
+        _wrap(owner, attribute, name, passed[name], nth if name == place else None, _die)
+    return passed
+
+
+def _wrap(owner, attribute, name, counter, nth, happens):
+    original = getattr(owner, attribute)
+
+    def wrapper(*args, **kwargs):
+        counts = name != "journal" or args[0].name.endswith("journal.jsonl")
+        if counts and next(counter) == nth:
+            happens(name, original, args, kwargs)
+        return original(*args, **kwargs)
+
+    setattr(owner, attribute, wrapper)
+
+
+def _fill(name, original, args, kwargs):
+    """Let no file grow beyond what it is by more than a few bytes, as on a full disk."""
+    room = args[0].tell() + 10 if name in ("journal", "file") else 4096
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, resource.RLIM_INFINITY))
+
+
+def _die(name, original, args, kwargs):
+    """Die at once, a file that is being written half-written."""
+    if name in ("journal", "file"):
+        file, data = args
+        file.write(data[: len(data) // 2])
+    if name == "snapshot":
+        original(*args, **kwargs)
+        os.truncate(args[1], os.path.getsize(args[1]) // 2)
+    os.kill(os.getpid(), signal.SIGKILL)

@@ -1,0 +1,69 @@
+"""A run killed anywhere, or out of room, and resumed ends with the bits of one left alone."""
+
+import random
+import sys
+
+import pytest
+from kills import (
+    PLACES,
+    embedded_recipe,
+    in_process,
+    killed_and_resumed,
+    resume,
+    tune,
+    tune_until_full,
+    what_is_left,
+)
+
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux", reason="kills processes and limits their files as Linux does"
+)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """What a run leaves that nothing disturbs, and how often it passes each place."""
+    path = tmp_path_factory.mktemp("undisturbed") / "run"
+    code, passed = in_process(tune, embedded_recipe(path))
+    assert code == 0
+    return what_is_left(path), passed
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_run_killed_anywhere_and_resumed_is_the_one_never_killed(tmp_path, undisturbed, place):
+    expected, passed = undisturbed
+    # Another moment with every place, the same in every session.
+    nth = random.Random(place).randrange(passed[place])
+
+    codes = killed_and_resumed(tmp_path / "run", [(place, nth)])
+
+    assert codes == [-9, 0]
+    assert what_is_left(tmp_path / "run") == expected
+
+
+def test_a_run_killed_twice_the_second_time_while_it_is_resumed(tmp_path, undisturbed):
+    expected, _ = undisturbed
+
+    codes = killed_and_resumed(tmp_path / "run", [("journal", 4), ("journal", 1)])
+
+    assert codes == [-9, -9, 0]
+    assert what_is_left(tmp_path / "run") == expected
+
+
+@pytest.mark.parametrize(("place", "nth"), [("journal", 3), ("snapshot", 1)])
+def test_a_full_disk_is_said_and_once_there_is_room_the_run_goes_on(
+    tmp_path, undisturbed, place, nth
+):
+    expected, _ = undisturbed
+
+    code, error = in_process(tune_until_full, embedded_recipe(tmp_path / "run"), place, nth)
+
+    assert code == 0  # the error came back: the process did not die of it
+    kind, message, hint = error
+    assert kind == "RunError"
+    assert (
+        f"{'journal.jsonl' if place == 'journal' else 'step-000004.safetensors'} cannot" in message
+    )
+    assert hint == "make room on the disk"
+    assert in_process(resume, tmp_path / "run") == (0, [])
+    assert what_is_left(tmp_path / "run") == expected
