@@ -2,9 +2,13 @@
 
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
 from esft.prepared import Prepared
 from esft.rollout import Rollout, RowResult
+
+PART = 64
+"""Rows scored between two notes of them, at least: what an interruption loses at most."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,13 +64,43 @@ class Evaluation:
         ]
 
 
-def evaluate(rollout: Rollout, prepared: Prepared) -> Evaluation:
-    """Score `prepared` rows on the model as it is."""
-    results = rollout.measure(prepared)
+class Memory(Protocol):
+    """Keeps the results of an evaluation, so that nothing is scored twice."""
+
+    def known(self) -> list[RowResult]:
+        """Return the results of the first rows, as far as they are known."""
+
+    def add(self, results: list[RowResult]) -> None:
+        """Keep the results of the next rows."""
+
+
+def evaluate(rollout: Rollout, prepared: Prepared, memory: Memory | None = None) -> Evaluation:
+    """Score `prepared` rows on the model as it is, in parts that are always the same.
+
+    Args:
+        rollout: scores the rows that `memory` does not know.
+        prepared: any number of rows.
+        memory: of this evaluation; an interrupted one goes on from what it knows.
+    """
+    total = len(prepared.rows)
+    results = [] if memory is None else memory.known()[:total]
+    part = max(PART, rollout.batches.size)
+    while len(results) < total:
+        # Up to the next multiple, so that batches are made up alike whatever was known.
+        stop = min(total, (len(results) // part + 1) * part)
+        found = rollout.measure(prepared.take(list(range(len(results), stop))))
+        results += found
+        if memory is not None:
+            memory.add(found)
+    return evaluation_of(results, rollout.scoring)
+
+
+def evaluation_of(results: list[RowResult], scoring: str) -> Evaluation:
+    """Return the figures of results, one or more of them."""
     accuracy, accuracy_se = mean_and_error([float(result.correct) for result in results])
     reward, reward_se = mean_and_error([result.reward for result in results])
     acc = None
-    if rollout.scoring == "choice":
+    if scoring == "choice":
         acc = sum(bool(result.correct_unnormalized) for result in results) / len(results)
     return Evaluation(
         n=len(results),

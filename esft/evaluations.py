@@ -1,6 +1,7 @@
 """The evaluations of a run: target and prior tasks at some of its steps."""
 
 import math
+from collections.abc import Callable
 
 from esft.errors import RunError
 from esft.evaluate import Evaluation, evaluate
@@ -10,6 +11,8 @@ from esft.progress import TaskScores, Watcher
 from esft.recorded import Best, best_of, evaluation, summaries
 from esft.rollout import Rollout
 from esft.run import RunFolder
+from esft.score_cache import ScoreCache, Weighed
+from esft.score_way import Remembered, way_of
 from esft.session import Session
 
 
@@ -21,15 +24,23 @@ class Evaluations:
         run: where evaluations are recorded; those that are there count as made.
         watcher: told of what takes a while.
         failures: counts the answers without a score.
+        checksum: returns that of the journal's line of the step that the weights are at.
     """
 
     def __init__(
-        self, session: Session, run: RunFolder, watcher: Watcher, failures: Failures
+        self,
+        session: Session,
+        run: RunFolder,
+        watcher: Watcher,
+        failures: Failures,
+        checksum: Callable[[], str],
     ) -> None:
         self._session = session
         self._run = run
         self._watcher = watcher
         self._failures = failures
+        self._checksum = checksum
+        self._cache = ScoreCache()
         self._recorded = summaries(run)
         self._base: tuple[Evaluation, ...] = ()
 
@@ -62,9 +73,9 @@ class Evaluations:
     def at(self, step: int) -> tuple[Evaluation, ...]:
         """Return target and prior tasks at `step`, where the weights are, measuring what is new."""
         session = self._session
-        tasks = [(session.task.name, "target", session.rollout, session.holdout)]
-        tasks += [(each.name, "prior", each.rollout, each.prepared) for each in session.priors]
-        found = [self._on_record(step, name) for name, *_ in tasks]
+        tasks = [("target", session.rollout, session.holdout)]
+        tasks += [("prior", each.rollout, each.prepared) for each in session.priors]
+        found = [self._on_record(step, rollout.task.name) for _, rollout, _ in tasks]
         if None in found:
             priors = f" and {len(session.priors)} prior tasks" if session.priors else ""
             rows = len(session.holdout.rows)
@@ -91,23 +102,29 @@ class Evaluations:
                 return evaluation(self._run, summary)
         return None
 
-    def _measure(
-        self, step: int, name: str, role: str, rollout: Rollout, rows: Prepared
-    ) -> Evaluation:
+    def _measure(self, step: int, role: str, rollout: Rollout, rows: Prepared) -> Evaluation:
+        task, memory = rollout.task.name, self._memory(step, rollout, rows)
         if step == 0:
             # A run that lost its first evaluation measures it with D set aside.
             with self._session.drift.at_base():
-                found = evaluate(rollout, rows)
+                found = evaluate(rollout, rows, memory)
         else:
-            found = evaluate(rollout, rows)
+            found = evaluate(rollout, rows, memory)
         if step == 0 and role == "target" and math.isnan(found.reward):
             raise RunError(
                 f"the base model gives NaN on holdout rows in {self._session.loaded.dtype}, "
                 "expected finite logits: its activations overflow",
                 hint="take --dtype bfloat16 or float32",
             )
-        self._failures.add(f"{name} at step {step}", rows, list(found.results))
-        summary = {"step": step, "task": name, "role": role} | found.summary()
+        self._failures.add(f"{task} at step {step}", rows, list(found.results))
+        summary = {"step": step, "task": task, "role": role} | found.summary()
         self._run.record_evaluation(summary, found.rows(rows))
         self._recorded.append(summary)
         return found
+
+    def _memory(self, step: int, rollout: Rollout, rows: Prepared) -> Remembered:
+        weighed = Weighed(
+            base=self._session.base.identity, journal=self._checksum() if step else ""
+        )
+        way = way_of(rollout, self._session.loaded.device)
+        return Remembered(self._cache, weighed, way, rows.rows)

@@ -1,6 +1,6 @@
 """Greedy answers to prompts."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass
@@ -22,6 +22,9 @@ from esft.tasks.task import Row
 LEAVE = 1 / 8
 """Share of a batch that is done before the rest goes on without it: leaving copies the cache."""
 
+Bend = Callable[[list[int], int, Tensor], Tensor]
+"""Given the live rows as places among all prompts, how many tokens each has got, and the logits of
+the next, float32 (live, vocabulary): returns what the argmax is taken of."""
 
 _PLAIN = (DynamicLayer, DynamicSlidingWindowLayer)
 
@@ -34,6 +37,8 @@ class Answer:
     """Without prompt and special tokens."""
     finite: bool
     """False where a logit was NaN: the weights or activations overflowed."""
+    tokens: tuple[int, ...]
+    """As they were made, with the stop token where one was met."""
 
 
 def encode_prompt(tokenizer, row: Row) -> tuple[int, ...]:
@@ -52,20 +57,25 @@ def encode_prompt(tokenizer, row: Row) -> tuple[int, ...]:
 
 
 def greedy_answers(
-    model, tokenizer, prompts: list[tuple[int, ...]], max_new_tokens: int, batches: Batches
+    model,
+    tokenizer,
+    prompts: list[tuple[int, ...]],
+    max_new_tokens: int,
+    batches: Batches,
+    bend: Bend | None = None,
 ) -> list[Answer]:
     """Return the greedy answer to each prompt.
 
     No sampling, no repetition penalty; stops at the checkpoint's own stop tokens or after
     `max_new_tokens`. Prompts go in order of length, padded on the left; rows that are done leave
-    their batch.
+    their batch. Where `bend` is given, each token is the argmax of what it makes of the logits.
     """
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]), reverse=True)
     config = _greedy(model, tokenizer, max_new_tokens)
     with _generation_config(model, config):
         found = batches.run(
-            [prompts[i] for i in order],
-            lambda batch: _Decoding(model, tokenizer, config, batch).run(),
+            order,
+            lambda batch: _Decoding(model, tokenizer, config, prompts, batch, bend).run(),
         )
     answers: list[Answer | None] = [None] * len(prompts)
     for i, answer in zip(order, found, strict=True):
@@ -74,12 +84,20 @@ def greedy_answers(
 
 
 class _Decoding:
-    """One batch of prompts on its way to answers."""
+    """One batch of prompts, those at `places`, on its way to answers."""
 
     def __init__(
-        self, model, tokenizer, config: GenerationConfig, batch: list[tuple[int, ...]]
+        self,
+        model,
+        tokenizer,
+        config: GenerationConfig,
+        prompts: list[tuple[int, ...]],
+        places: list[int],
+        bend: Bend | None,
     ) -> None:
         self._model, self._tokenizer, self._config = model, tokenizer, config
+        self._prompts, self._bend = places, bend
+        batch = [prompts[i] for i in places]
         self._stops = stop_tokens(model, tokenizer)
         self._width = max(len(prompt) for prompt in batch)
         pad = config.pad_token_id
@@ -102,13 +120,17 @@ class _Decoding:
             for row, place in enumerate(self._places):
                 finite[place] &= not overflowed[row]
                 if done[row]:
-                    self._answers[place] = Answer(self._text(row), finite[place])
+                    self._answers[place] = Answer(self._text(row), finite[place], self._made(row))
             self._keep([row for row, over in enumerate(done) if not over])
         return self._answers
 
     def _go_on(self, left: int) -> tuple[list[bool], list[bool]]:
         """Decode up to `left` tokens more; return which rows are done and which had a NaN."""
         watch, leave = _NaNWatch(), _EnoughDone(self._stops, self._tokens.shape[1])
+        processors = LogitsProcessorList([watch])
+        if self._bend is not None:
+            live = [self._prompts[place] for place in self._places]
+            processors.append(_Bent(self._bend, live, self._width))
         config = copy(self._config)
         config.max_new_tokens = left
         config.return_dict_in_generate = True
@@ -118,7 +140,7 @@ class _Decoding:
             attention_mask=self._mask,
             generation_config=config,
             past_key_values=self._cache,
-            logits_processor=LogitsProcessorList([watch]),
+            logits_processor=processors,
             stopping_criteria=StoppingCriteriaList([leave]),
         )
         self._tokens, self._cache = output.sequences, output.past_key_values
@@ -142,6 +164,11 @@ class _Decoding:
     def _text(self, row: int) -> str:
         tokens = self._tokens[row, self._width :]
         return self._tokenizer.decode(tokens, skip_special_tokens=True)
+
+    def _made(self, row: int) -> tuple[int, ...]:
+        tokens = self._tokens[row, self._width :].tolist()
+        ends = (i + 1 for i, token in enumerate(tokens) if token in self._stops)
+        return tuple(tokens[: next(ends, len(tokens))])
 
 
 def _can_let_go(cache) -> bool:
@@ -185,6 +212,16 @@ class _NaNWatch(LogitsProcessor):
         nan = scores.isnan().any(dim=-1)
         self.seen = nan if self.seen is None else self.seen | nan
         return scores
+
+
+class _Bent(LogitsProcessor):
+    """Lets `bend` change the logits; `width` tokens are the prompt's."""
+
+    def __init__(self, bend: Bend, live: list[int], width: int) -> None:
+        self._bend, self._live, self._width = bend, live, width
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        return self._bend(self._live, input_ids.shape[1] - self._width, scores)
 
 
 def stop_tokens(model, tokenizer) -> list[int]:

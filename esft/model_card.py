@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -9,6 +10,7 @@ import torch
 from esft import __version__
 from esft.engine.journal_read import lines_until
 from esft.exported import Exported, comparison_text
+from esft.prior_spec import parse_prior_line
 from esft.rebuild import Source
 from esft.recorded import summaries
 
@@ -164,7 +166,7 @@ def _settings(source: Source, step: int) -> str:
     if source.run is not None:
         recorded = source.run.info["settings"]
         found |= {key: recorded.get(key) for key in _SETTINGS}
-        priors = ", ".join(_short(name) for name in recorded["prior.tasks"])
+        priors = ", ".join(_short_line(line) for line in recorded["prior.tasks"])
         found["prior.tasks"] = priors or None
     lines += [f"{key}: {_plain(value)}" for key, value in found.items() if value is not None]
     changes = [str(since) for since, _ in source.record.headers[1:] if since <= step]
@@ -176,6 +178,12 @@ def _settings(source: Source, step: int) -> str:
 def _short(name: str) -> str:
     """Return the name of a task; of a file, without the folders that lead to it."""
     return Path(name).name
+
+
+def _short_line(line: str) -> str:
+    """Return the line of a prior task, without folders."""
+    spec = parse_prior_line(line)
+    return str(replace(spec, name=_short(spec.name), data_dir=None))
 
 
 def _plain(value: object) -> str:

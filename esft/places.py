@@ -5,11 +5,10 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+from esft.prior_spec import OWN, PriorSpec
 from esft.recipe import Recipe
 from esft.tasks import data_folder
 from esft.tasks.task import Task
-
-_OWN = (".jsonl", ".py")
 
 
 def places(recipe: Recipe, task: Task) -> dict[str, object]:
@@ -38,22 +37,31 @@ def placed(recipe: Recipe, found: dict[str, object]) -> Recipe:
         recipe,
         model=replace(recipe.model, id=_placed(recipe.model.id, home)),
         task=task,
-        prior=replace(recipe.prior, tasks=tuple(_own(name, home) for name in recipe.prior.tasks)),
+        prior=replace(recipe.prior, tasks=_priors(recipe, home)),
     )
 
 
 def own_files(recipe: Recipe) -> dict[str, str]:
     """Return the sha256 of each file with a task of the user's own, by its name."""
-    names = [name for name in (recipe.task.name, *recipe.prior.tasks) if name.endswith(_OWN)]
-    files = [Path(name).expanduser() for name in names]
+    names = [recipe.task.name, *(spec.name for spec in recipe.prior.specs)]
+    files = [Path(name).expanduser() for name in names if name.endswith(OWN)]
     files += [each.with_suffix(".jsonl") for each in files if each.suffix == ".py"]
     return {
         each.name: hashlib.sha256(each.read_bytes()).hexdigest() for each in files if each.is_file()
     }
 
 
+def _priors(recipe: Recipe, home: Path) -> tuple[str, ...]:
+    return tuple(str(_prior(spec, home)) for spec in recipe.prior.specs)
+
+
+def _prior(spec: PriorSpec, home: Path) -> PriorSpec:
+    folder = None if spec.data_dir is None else _placed(spec.data_dir, home)
+    return replace(spec, name=_own(spec.name, home), data_dir=folder)
+
+
 def _own(name: str, home: Path) -> str:
-    return _placed(name, home) if name.endswith(_OWN) else name
+    return _placed(name, home) if name.endswith(OWN) else name
 
 
 def _placed(name: str, home: Path) -> str:

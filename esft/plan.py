@@ -118,9 +118,13 @@ def _prior_lines(session: Session) -> list[str]:
     prior = session.recipe.prior
     if not session.priors:
         return []
-    names = ", ".join(each.name for each in session.priors)
+    counts = [len(each.prepared.rows) for each in session.priors]
     when = "before and after" if prior.every is None else f"every {prior.every} steps"
-    return [f"{names}: {prior.rows} rows each, {when}"]
+    if len(set(counts)) == 1:
+        names = ", ".join(each.name for each in session.priors)
+        return [f"{names}: {counts[0]} rows each, {when}"]
+    pairs = zip(session.priors, counts, strict=True)
+    return [", ".join(f"{each.name} {count} rows" for each, count in pairs) + f", {when}"]
 
 
 def _search_line(search: Search) -> str:

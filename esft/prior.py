@@ -1,23 +1,25 @@
 """The prior tasks of a run: what the model should not lose, with the rows that show it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from esft.batches import Batches
 from esft.errors import RecipeError, TaskError
 from esft.models import LoadedModel
 from esft.prepared import Prepared
+from esft.prior_spec import PriorSpec, repeated
 from esft.recipe import Recipe
-from esft.rollout import Rollout
+from esft.rollout import Rollout, chosen_scoring
 from esft.tasks import data_folder, get_task
 from esft.tasks.rows import read_split, row_source
-from esft.tasks.task import Row, Task
+from esft.tasks.task import Row, RowSource, Task
 
 
 @dataclass(frozen=True, kw_only=True)
 class PriorRows:
     """A prior task with the rows it is measured on."""
 
+    spec: PriorSpec
     task: Task
     rows: tuple[Row, ...]
 
@@ -27,64 +29,101 @@ class PriorTask:
     """A prior task ready to be measured on a model."""
 
     name: str
+    spec: PriorSpec
     rollout: Rollout
     prepared: Prepared
 
 
 def prior_rows(recipe: Recipe, target: Task) -> tuple[PriorRows, ...]:
-    """Return the prior tasks of a recipe, in its order.
-
-    Rows are the first of the test split, else of the validation split. A folder named for the
-    target's rows counts for prior tasks whose rows are on the hub.
+    """Return the prior tasks of a recipe, in its order, each with the rows it names.
 
     Raises:
         RecipeError: if the target is among them.
-        TaskError: if a task is unknown, or its rows cannot be had or are too few.
+        TaskError: as `rows_of`.
     """
-    found = []
-    for name in recipe.prior.tasks:
-        task = get_task(name)
-        if task.name == target.name or task.name in (each.task.name for each in found):
+    tuned = PriorSpec(name=target.name)
+    for spec in recipe.prior.specs:
+        if repeated([tuned, spec]):
             raise RecipeError(
-                f"[prior] tasks has {name}, expected tasks of other names than the target, "
-                f"{target.name}, and than each other",
-                hint=f"take {name} out of [prior] tasks",
+                f"[prior] tasks has {spec}, expected tasks of other names than the target, "
+                f"{target.name}",
+                hint=f"take {spec} out of [prior] tasks",
             )
-        found.append(PriorRows(task=task, rows=_rows(task, recipe)))
-    return tuple(found)
+    return tuple(
+        rows_of(spec, recipe.prior.rows, recipe.task.data_dir) for spec in recipe.prior.specs
+    )
+
+
+def rows_of(spec: PriorSpec, default_rows: int, data_dir: str | None) -> PriorRows:
+    """Return a prior task with its rows: the first of its split, without a look at other splits.
+
+    Args:
+        spec: which task; its split, else test, else validation.
+        default_rows: how many rows where `spec` names no number.
+        data_dir: folder of the rows of tasks that are on the hub, where `spec` names none; None
+            looks at ESFT_DATA_DIR, then at the hub.
+
+    Raises:
+        TaskError: if the task is unknown or cannot be scored so, or its rows cannot be had or are
+            too few.
+    """
+    task = get_task(spec.name, spec.grader)
+    chosen_scoring(task, spec.scoring, spec.reward)
+    folder = _folder(spec, task, data_dir)
+    split = _split(spec, task, row_source(task, folder))
+    rows = read_split(task, split, folder)
+    count = default_rows if spec.rows is None else spec.rows
+    if len(rows) < count:
+        there = replace(spec, rows=len(rows))
+        asked = " (prior.rows)" if spec.rows is None else ""
+        raise TaskError(
+            f"prior task {task.name} has {len(rows)} {split} rows, expected {count}{asked}",
+            hint=f"name the task with the rows there are: {there}",
+        )
+    return PriorRows(spec=spec, task=task, rows=tuple(rows[:count]))
 
 
 def ready(
     priors: tuple[PriorRows, ...], loaded: LoadedModel, batches: Batches
 ) -> tuple[PriorTask, ...]:
-    """Return prior tasks with their rows tokenized, each scored in its own way."""
-    every = []
-    for prior in priors:
-        rollout = Rollout(loaded.model, loaded.tokenizer, prior.task, batches=batches)
-        prepared = rollout.prepare(prior.rows)
-        every.append(PriorTask(name=prior.task.name, rollout=rollout, prepared=prepared))
-    return tuple(every)
+    """Return prior tasks with their rows tokenized, each to be scored as its spec says."""
+    return tuple(_ready(prior, loaded, batches) for prior in priors)
 
 
-def _rows(task: Task, recipe: Recipe) -> tuple[Row, ...]:
-    folder = _folder(task, recipe)
-    source, count = row_source(task, folder), recipe.prior.rows
-    splits = [each for each in ("test", "validation") if source.has(task.splits.get(each, ""))]
-    if not splits:
-        raise TaskError(
-            f"prior task {task.name} has neither test nor validation rows: "
-            f"{source.where(task.splits.get('test', 'test'))} is not there",
-            hint=f"take {task.name} out of [prior] tasks, or {source.fix}",
-        )
-    rows = read_split(task, splits[0], folder)
-    if len(rows) < count:
-        raise TaskError(
-            f"prior task {task.name} has {len(rows)} {splits[0]} rows, expected {count} "
-            "(prior.rows)",
-            hint=f"--set prior.rows={len(rows)}",
-        )
-    return tuple(rows[:count])
+def _ready(prior: PriorRows, loaded: LoadedModel, batches: Batches) -> PriorTask:
+    rollout = Rollout(
+        loaded.model,
+        loaded.tokenizer,
+        prior.task,
+        scoring=prior.spec.scoring,
+        reward=prior.spec.reward,
+        max_new_tokens=prior.spec.max_new_tokens,
+        batches=batches,
+    )
+    prepared = rollout.prepare(prior.rows)
+    return PriorTask(name=prior.task.name, spec=prior.spec, rollout=rollout, prepared=prepared)
 
 
-def _folder(task: Task, recipe: Recipe) -> Path | None:
-    return None if task.hub is None else data_folder(recipe.task.data_dir, task)
+def _split(spec: PriorSpec, task: Task, source: RowSource) -> str:
+    """Return the split that is there: the one named, else test, else validation."""
+    wanted = ("test", "validation") if spec.split is None else (spec.split,)
+    for split in wanted:
+        if source.has(task.splits.get(split, "")):
+            return split
+    what = "neither test nor validation rows" if spec.split is None else f"no {spec.split} rows"
+    where = source.where(task.splits.get(wanted[0], wanted[0]))
+    trained = replace(spec, split="train")
+    other = f"measure its train rows: {trained}, or " if spec.split != "train" else ""
+    if not source.has(task.splits.get("train", "")):
+        other = ""
+    raise TaskError(
+        f"prior task {task.name} has {what}: {where} is not there",
+        hint=f"{other}take {task.name} out of the prior tasks, or {source.fix}",
+    )
+
+
+def _folder(spec: PriorSpec, task: Task, data_dir: str | None) -> Path | None:
+    if spec.data_dir is not None:
+        return Path(spec.data_dir)
+    # A folder named for all tasks holds the rows of those on the hub; others have their own.
+    return None if task.hub is None else data_folder(data_dir, task)

@@ -131,18 +131,37 @@ def rebuild(
             come out as the run recorded them.
     """
     step = step_of(source, at)
+    base = open_at_base(source, step, watcher, model=model, device=device)
+    bring_to(base, source, step, watcher, from_base=from_base)
+    return _compared(source, step, base)
+
+
+def open_at_base(
+    source: Source,
+    step: int,
+    watcher: Watcher,
+    *,
+    model: str | None = None,
+    device: str | None = None,
+) -> Base:
+    """Load the base model of a run, at D = 0, as step `step` of it needs it; see `rebuild`."""
     header = source.record.header_at(step)
     _refuse_other_noise(source.record, header)
     if source.record.torn:
         watcher.notice(f"the journal's last line was cut off: step {source.record.last} is last")
     settings, anchor = _settings(source, header)
     watcher.phase(f"loading {model or settings.id}")
-    base = _load(source, header, replace(settings, id=model or settings.id), device, anchor)
+    return _load(source, header, replace(settings, id=model or settings.id), device, anchor)
+
+
+def bring_to(
+    base: Base, source: Source, step: int, watcher: Watcher, *, from_base: bool = False
+) -> None:
+    """Bring a base model's weights from an earlier step to `step`; see `rebuild`."""
     if source.run is not None and not from_base:
         snapshots = Snapshots(source.run.path / "drift")
         load_nearest(base.drift, source.record, step, snapshots, watcher.notice)
     _replay(base, source.record, step, watcher)
-    return _compared(source, step, base)
 
 
 def _settings(source: Source, header: dict) -> tuple[Model, Anchor]:

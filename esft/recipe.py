@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from esft.recipe_checks import Checks, Problem, SettingsError, as_toml
-
-GRADERS = ("exact", "contains", "number", "choice", "math")
-"""How answers to a user's own rows can be graded."""
+from esft.prior_spec import PriorSpec, parse_prior_line, repeated
+from esft.recipe_checks import Checks, Problem, SettingsError, as_toml, shown
+from esft.task_words import GRADERS, REWARDS, SCORINGS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,8 +81,8 @@ class Task:
         checks.whole("train", least=1, example=200)
         checks.whole("holdout", least=1, example=200)
         checks.whole("rows_per_step", least=1, example=50)
-        checks.choice("scoring", ("choice", "generate", "exact"))
-        checks.choice("reward", ("correct", "prob", "logprob"))
+        checks.choice("scoring", SCORINGS)
+        checks.choice("reward", REWARDS)
         checks.choice("grader", GRADERS)
         checks.whole("max_new_tokens", least=1, example=64)
         checks.text("data_dir", "a folder")
@@ -176,19 +175,26 @@ class Prior:
     """What the model should not lose, and when that is measured: the [prior] table."""
 
     tasks: tuple[str, ...] = ()
-    """Names of prior tasks, or .jsonl or .py files; none of them is tuned on."""
+    """Prior tasks, each name[:rows] [key=value ...] as `parse_prior_line` reads it; a name may be a
+    .jsonl or .py file. None of them is tuned on."""
     every: int | None = None
     """Steps from one evaluation of prior and target tasks to the next; None evaluates before the
     first step and after the last alone."""
     rows: int = 200
-    """Rows of each prior task: the first of its test split, else of its validation split."""
+    """Rows of each prior task that names no number: the first of its test split, else of its
+    validation split."""
 
     def __post_init__(self) -> None:
         checks = Checks("prior", self)
-        checks.names("tasks", example="gsm8k")
+        checks.lines("tasks", _checked_priors, example="gsm8k:100")
         checks.whole("every", least=1, example=25)
         checks.whole("rows", least=1, example=200)
         checks.finish()
+
+    @property
+    def specs(self) -> tuple[PriorSpec, ...]:
+        """The prior tasks as they were read."""
+        return tuple(parse_prior_line(line) for line in self.tasks)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,6 +233,23 @@ class Recipe:
         problems += peak_problems(self.run.stop_after_peak, self.prior.every)
         if problems:
             raise SettingsError(problems)
+
+
+def _checked_priors(lines: tuple[str, ...]) -> tuple[tuple[str, ...], list[Problem]]:
+    """Return the lines of prior tasks as they are recorded, and what is wrong with them."""
+    specs: list[PriorSpec | None] = []
+    problems: list[Problem] = []
+    for line in lines:
+        try:
+            specs.append(parse_prior_line(line))
+        except SettingsError as error:
+            specs.append(None)
+            problems += error.problems
+    for place, before in repeated(specs):
+        message = f"{shown(lines[before])} and {shown(lines[place])} are one task, expected two"
+        hint = f"take {lines[place]} out: each prior task once, and names that differ in letters"
+        problems.append(Problem(keys=("prior.tasks",), message=message, hint=hint))
+    return tuple(str(spec) for spec in specs if spec is not None), problems
 
 
 def pull_problems(alpha: float, awd: float, norm: str) -> tuple[Problem, ...]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import difflib
 import json
 import sys
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 
 from esft.errors import RecipeError
 
@@ -89,15 +89,23 @@ class Checks:
             hint = f'for example {key} = ["*.mlp.*"]'
             self.refuse(key, "a list of globs on parameter names", hint=hint)
 
-    def names(self, key: str, *, example: str) -> None:
+    def lines(
+        self,
+        key: str,
+        read: Callable[[tuple[str, ...]], tuple[tuple[str, ...], list[Problem]]],
+        *,
+        example: str,
+    ) -> None:
+        """Refuse what is no list of texts; `read` gives the lines to keep, and their problems."""
         value = self._value(key)
-        texts = isinstance(value, list | tuple) and all(_is_text(name) for name in value)
-        if not texts:
+        if not isinstance(value, list | tuple) or not all(_is_text(line) for line in value):
             self.refuse(key, "a list of names", hint=f'for example {key} = ["{example}"]')
-        elif len(set(value)) < len(value):
-            self.refuse(key, "names that are all different", hint="name each once")
-        else:
-            self._keep(key, tuple(value))
+            return
+        kept, problems = read(tuple(value))
+        where = f"[{self.table}] {key}: "
+        self.problems += [replace(each, message=where + each.message) for each in problems]
+        if not problems:
+            self._keep(key, kept)
 
     def whole(self, key: str, *, least: int, most: int | None = None, example: int) -> None:
         value = self._value(key)

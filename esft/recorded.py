@@ -63,7 +63,7 @@ def evaluation(run: RunFolder, summary: dict[str, object]) -> Evaluation:
         reward=_number(summary["reward"]),
         reward_se=_number(summary["reward_se"]),
         acc=summary.get("acc"),
-        results=tuple(_result(row) for row in rows),
+        results=tuple(result_of(row) for row in rows),
     )
 
 
@@ -77,11 +77,8 @@ def drop_after(run: RunFolder, step: int) -> None:
                 write_whole(path, text)
 
 
-def _key(line: dict[str, object]) -> tuple[object, object]:
-    return line["step"], line.get("task")
-
-
-def _result(row: dict) -> RowResult:
+def result_of(row: dict) -> RowResult:
+    """Return what a line of rows says a model made of a row."""
     return RowResult(
         reward=_number(row["reward"]),
         correct=row["correct"],
@@ -89,6 +86,10 @@ def _result(row: dict) -> RowResult:
         correct_unnormalized=row.get("correct_unnormalized"),
         failure=row.get("failure"),
     )
+
+
+def _key(line: dict[str, object]) -> tuple[object, object]:
+    return line["step"], line.get("task")
 
 
 def _number(value: float | None) -> float:

@@ -17,17 +17,17 @@ def load_nearest(
     snapshots: Snapshots,
     notice: Callable[[str], None],
 ) -> None:
-    """Bring a drift at D = 0 to the newest good snapshot at or before step `to`, if there is one.
+    """Bring a drift to the newest good snapshot at or before step `to`, if that is ahead of it.
 
     Args:
-        drift: of the run's base model, at step 0.
+        drift: of the run's base model, at an earlier step, 0 at first.
         record: the run's journal; a snapshot that does not fit it is passed over.
         to: the step that is wanted.
         snapshots: of the run.
         notice: told of those passed over.
     """
     for step in snapshots.steps():
-        if step > to:
+        if not drift.steps < step <= to:
             continue
         try:
             drift.load(snapshots.read(step, record.checksums[step]))

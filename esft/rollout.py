@@ -1,5 +1,6 @@
 """Rollouts: from rows and a model to rewards."""
 
+import copy
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -64,9 +65,21 @@ class Rollout:
         self.batches = Batches() if batches is None else batches
         self._model = model
         self._tokenizer = tokenizer
-        self._task = task
-        self._reward = reward
+        self.task = task
+        self.reward = reward
         self.max_new_tokens = task.max_new_tokens if max_new_tokens is None else max_new_tokens
+
+    def with_batches(self, batches: Batches) -> "Rollout":
+        """Return the same with another number of sequences at a time."""
+        other = copy.copy(self)
+        other.batches = batches
+        return other
+
+    def on(self, model) -> "Rollout":
+        """Return the same for another model with the same tokenizer."""
+        other = copy.copy(self)
+        other._model = model
+        return other
 
     def prepare(self, rows: tuple[Row, ...]) -> Prepared:
         """Tokenize rows.
@@ -80,7 +93,7 @@ class Rollout:
             self._tokenizer,
             rows,
             self.scoring,
-            with_references=self._reward == "logprob" or self.scoring == "exact",
+            with_references=self.reward == "logprob" or self.scoring == "exact",
         )
         self._refuse_too_long(prepared)
         return prepared
@@ -91,7 +104,7 @@ class Rollout:
         With reward "logprob" no answer is made or chosen, so that nothing is said of its being
         right, but by scoring "exact".
         """
-        if self._reward != "logprob" or self.scoring == "exact":
+        if self.reward != "logprob" or self.scoring == "exact":
             return self._answered(prepared)
         return [
             RowResult(reward=reward, correct=None, answer="")
@@ -101,7 +114,7 @@ class Rollout:
     def measure(self, prepared: Prepared) -> list[RowResult]:
         """Return the rewards and whether the answers are right, in row order."""
         results = self._answered(prepared)
-        if self._reward != "logprob" or self.scoring == "exact":
+        if self.reward != "logprob" or self.scoring == "exact":
             return results
         rewards = self._reference_logprobs(prepared)
         return [
@@ -128,7 +141,7 @@ class Rollout:
     def _exact_result(self, reference: Continuation, found: Forced) -> RowResult:
         correct = found.argmax == reference.targets
         reward = found.logprob / len(reference.targets)
-        if not math.isnan(reward) and self._reward != "logprob":
+        if not math.isnan(reward) and self.reward != "logprob":
             reward = float(correct)
         return RowResult(
             reward=reward,
@@ -144,7 +157,7 @@ class Rollout:
 
     def _choose(self, prepared: Prepared) -> list[RowResult]:
         return [
-            _choice_result(row, found, self._reward)
+            _choice_result(row, found, self.reward)
             for row, found in zip(prepared.rows, self.option_logprobs(prepared), strict=True)
         ]
 
@@ -165,7 +178,7 @@ class Rollout:
     def _graded(self, row: Row, answer: str, finite: bool) -> RowResult:
         if not finite:
             return RowResult(reward=math.nan, correct=False, answer=answer)
-        score = self._task.grade(row, answer)
+        score = self.task.grade(row, answer)
         return RowResult(
             reward=self._reward_of(score),
             correct=score.correct,
@@ -174,14 +187,14 @@ class Rollout:
         )
 
     def _reward_of(self, score: Score) -> float:
-        return float(score.correct) if self._reward == "correct" else score.reward
+        return float(score.correct) if self.reward == "correct" else score.reward
 
     def _refuse_too_long(self, prepared: Prepared) -> None:
         limit = getattr(self._model.config, "max_position_embeddings", None)
         for row, need in zip(prepared.rows, prepared.needs(self.max_new_tokens), strict=True):
             if limit is not None and need > limit:
                 raise TaskError(
-                    f"row {row.id} of {self._task.name} needs {need:,} tokens with its answer, "
+                    f"row {row.id} of {self.task.name} needs {need:,} tokens with its answer, "
                     f"expected at most {limit:,}, the model's context",
                     hint="leave the row out, lower task.max_new_tokens, or take a model with a "
                     "longer context",

@@ -58,7 +58,7 @@ def open_session(recipe: Recipe, batch: int | None = None) -> Session:
     Raises:
         EsftError: if model, task, rows or settings do not go together.
     """
-    task, split = _task_and_rows(recipe.task)
+    task, split = task_and_rows(recipe.task)
     recipe = with_counts(with_seed(recipe), split)
     priors = prior_rows(recipe, task)
     loaded = load_model(
@@ -115,7 +115,12 @@ def with_counts(recipe: Recipe, split: Split) -> Recipe:
     return replace(recipe, task=replace(recipe.task, train=train, holdout=len(split.holdout)))
 
 
-def _task_and_rows(settings: TaskSettings) -> tuple[Task, Split]:
+def task_and_rows(settings: TaskSettings) -> tuple[Task, Split]:
+    """Return the task of a recipe, and its rows.
+
+    Raises:
+        TaskError: if there is no such task, or its rows cannot be had.
+    """
     task = get_task(settings.name, settings.grader)
     chosen_scoring(task, settings.scoring, settings.reward)
     folder = data_folder(settings.data_dir, task)

@@ -9,7 +9,7 @@ from esft.batches import out_of_memory
 from esft.engine.forecast import Forecast, sum_of_squares
 from esft.engine.identity import identity
 from esft.engine.journal import Journal, JournalStep, as_recorded
-from esft.engine.members import Member, net_coefficients, population
+from esft.engine.members import Member, counted, net_coefficients, population
 from esft.engine.perturb import perturbed
 from esft.engine.shaping import EQUAL, shape
 from esft.errors import EsftError, ModelError, RunError
@@ -58,7 +58,9 @@ class Tuning:
         self._watcher = watcher
         self._failures = failures
         self._noise_seconds = noise_seconds
-        self._evaluations = Evaluations(session, run, watcher, failures)
+        self._evaluations = Evaluations(
+            session, run, watcher, failures, lambda: self._journal.checksum
+        )
         self._snapshots = Snapshots(run.path / "drift")
         self._sampler = RowSampler(len(session.train.rows), task.rows_per_step, search.seed)
         self._started = time.monotonic()
@@ -165,12 +167,7 @@ class Tuning:
 
     def _update(self, members: list[Member], coefficients: tuple[float, ...]) -> int:
         """Make the step; return N, the members that took part."""
-        counted = [
-            (member, c)
-            for member, c in zip(members, coefficients, strict=True)
-            if not math.isnan(c)
-        ]
-        takers, weights = [m for m, _ in counted], [c for _, c in counted]
+        takers, weights = counted(members, coefficients)
         search, anchor = self._search, self._anchor
         self._session.drift.step(takers, weights, search.alpha, anchor.awd, anchor.norm)
         self._forecast.step(len(takers), sum_of_squares(net_coefficients(takers, weights)))

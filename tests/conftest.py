@@ -1,6 +1,8 @@
 """How tests run: untimed; each file whole in one worker of pytest-xdist, the longest first."""
 
 import os
+import tempfile
+import uuid
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -11,6 +13,10 @@ IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
 # wait for each other many times as long as they work.
 if IS_WORKER:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# None of the user's own cache, nor of one that another session left.
+CACHES = tempfile.TemporaryDirectory(prefix="esft-tests-")
+os.environ["ESFT_CACHE_DIR"] = CACHES.name
 
 # An example may take long because something else runs: that is no failure.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -35,6 +41,12 @@ LONGEST = (
     "engine/test_drift.py",
     "engine/test_noise_compiled.py",
 )
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(monkeypatch):
+    """What one test keeps in esft's cache is no other's."""
+    monkeypatch.setenv("ESFT_CACHE_DIR", f"{CACHES.name}/{uuid.uuid4().hex}")
 
 
 def pytest_collection_modifyitems(config, items):

@@ -321,3 +321,43 @@ def test_an_end_at_a_peak_needs_evaluations_to_see_it():
         prior=Prior(every=5),
         run=Run(stop_after_peak=3),
     )
+
+
+def test_prior_tasks_are_lines_with_rows_and_settings_of_their_own():
+    prior = Prior(tasks=["arc", " gsm8k : 100  max_new_tokens = 64 ", "a:b.jsonl:20"])
+
+    assert prior.tasks == ("arc", "gsm8k:100 max_new_tokens=64", "a:b.jsonl:20")
+    assert [(spec.name, spec.rows) for spec in prior.specs] == [
+        ("arc", None), ("gsm8k", 100), ("a:b.jsonl", 20),
+    ]  # fmt: skip
+
+
+def test_plain_names_of_prior_tasks_are_kept_as_they_are():
+    names = ("copy-letters", "arc", "my.py", "data/my rows.jsonl", r"C:\rows.jsonl", "~/x.jsonl")
+
+    assert Prior(tasks=names).tasks == names
+
+
+@pytest.mark.parametrize("tasks", ["arc", [5], [""], {"arc": 5}, [None]])
+def test_prior_tasks_are_a_list_of_text(tasks):
+    with pytest.raises(RecipeError, match=r"\[prior\] tasks is .*, expected a list of names"):
+        Prior(tasks=tasks)
+
+
+def test_everything_wrong_with_prior_tasks_is_said_at_once():
+    with pytest.raises(SettingsError, match=r'\[prior\] tasks: "gsm8k:0" has rows "0"') as caught:
+        Prior(tasks=["gsm8k:0", "arc", "mmlu zzz=1", "arc:5"], every=0)
+
+    assert [problem.keys[0] for problem in caught.value.problems] == [
+        "prior.tasks", "prior.tasks", "prior.tasks", "prior.every",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "tasks", [("arc", "arc"), ("arc:5", "arc split=train"), ("a/my.py", "b/my.py"), ("a_b", "A-b")]
+)
+def test_prior_tasks_whose_rows_would_be_kept_in_one_file_are_refused(tasks):
+    with pytest.raises(RecipeError, match="are one task, expected two") as caught:
+        Prior(tasks=tasks)
+
+    assert caught.value.hint.startswith(f"take {tasks[1]} out")

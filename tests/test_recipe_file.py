@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from esft import recipe_file
 from esft.errors import RecipeError
-from esft.recipe import GRADERS, Anchor, Model, Recipe, Run, Search, Task
+from esft.recipe import GRADERS, Anchor, Model, Prior, Recipe, Run, Search, Task
 from esft.recipe_checks import SettingsError
 from esft.recipe_file import dump_recipe, find_recipe, load_recipe, parse_change, shipped_recipes
 
@@ -87,6 +87,11 @@ def recipes(draw):
             awd=draw(st.floats(0, most)),
             norm=norm,
             drift=draw(st.sampled_from(["float16", "float32"])),
+        ),
+        prior=Prior(
+            tasks=draw(st.sampled_from([(), ("arc",), ("gsm8k:9 split=train", '"a b=c.py":2')])),
+            every=draw(maybe(counts)),
+            rows=draw(counts),
         ),
         run=Run(dir=draw(maybe(texts()))),
     )
@@ -267,6 +272,7 @@ def test_every_setting_can_be_changed():
             seed=6, steps=7, population=8, sigma=9, alpha=10, antithetic=True, shaping="ranks"
         ),
         anchor=Anchor(awd=0.1, norm="l2", drift="float32"),
+        prior=Prior(tasks=("arc:5 scoring=choice", "my.py"), every=11, rows=12),
         run=Run(dir="h"),
     )
 
@@ -462,3 +468,12 @@ def test_a_recipe_can_be_completed_before_it_is_written():
     drawn = replace(recipe, search=replace(recipe.search, seed=0))
 
     assert "seed = 0" in dump_recipe(drawn).splitlines()
+
+
+def test_an_error_in_a_prior_task_names_the_file_or_option_and_the_line(write):
+    file = write(f'{MINIMAL}[prior]\ntasks = ["gsm8k:0"]\n')
+
+    with pytest.raises(RecipeError, match=r'recipe\.toml: \[prior\] tasks: "gsm8k:0" has rows "0"'):
+        load_recipe(file, {})
+    with pytest.raises(RecipeError, match=r'^--prior: \[prior\] tasks: "arc" and "arc:5" are one'):
+        load_recipe(file, {"prior.tasks": ("arc", "arc:5")}, labels={"prior.tasks": "--prior"})

@@ -368,8 +368,8 @@ def given_holdout_rewards(monkeypatch, rewards):
 
     left, measure = iter(rewards), evaluations.evaluate
 
-    def evaluate(rollout, rows):
-        return replace(measure(rollout, rows), reward=next(left))
+    def evaluate(rollout, rows, memory):
+        return replace(measure(rollout, rows, memory), reward=next(left))
 
     monkeypatch.setattr(evaluations, "evaluate", evaluate)
 

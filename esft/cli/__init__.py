@@ -3,8 +3,10 @@
 import click
 
 from esft import __version__
+from esft.cli.eval import evaluate
 from esft.cli.export import export
 from esft.cli.replay import replay
+from esft.cli.report import report
 from esft.cli.resume import resume
 from esft.cli.runs import runs
 from esft.cli.tasks import tasks
@@ -45,7 +47,9 @@ def main() -> None:
 main.add_command(tune)
 main.add_command(resume)
 main.add_command(replay)
+main.add_command(evaluate)
 main.add_command(export)
 main.add_command(verify)
+main.add_command(report)
 main.add_command(runs)
 main.add_command(tasks)

@@ -185,6 +185,45 @@ def anchor_options(command: Callable) -> Callable:
     )(command)
 
 
+def _read_priors(
+    ctx: click.Context, parameter: click.Parameter, given: tuple[str, ...]
+) -> tuple[str, ...] | None:
+    if not given:
+        return None  # those of the recipe stay
+    from esft.prior_file import read_priors
+
+    return read_priors(given)
+
+
+def prior_option(command: Callable) -> Callable:
+    """--prior, whose value is the lines of the prior tasks; None where none are named."""
+    return _option(
+        "Prior tasks",
+        "--prior",
+        "prior.tasks",
+        "What the model should not lose: a file with a task a line, or a task such as gsm8k:100; "
+        "may be repeated.",
+        multiple=True,
+        metavar="FILE|TASK",
+        callback=_read_priors,
+    )(command)
+
+
+def prior_options(command: Callable) -> Callable:
+    """--prior, --prior-every."""
+    return _group(
+        prior_option,
+        _option(
+            "Prior tasks",
+            "--prior-every",
+            "prior.every",
+            "Steps from one evaluation of target and prior tasks to the next  [default: before the "
+            "first step and after the last]",
+            type=int,
+        ),
+    )(command)
+
+
 def run_options(command: Callable) -> Callable:
     """--run-dir, --stop-after-peak, --set, --json."""
     heading = "Run"

@@ -179,7 +179,9 @@ def outcome_text(outcome: Outcome) -> str:
         before, after = (_figure(each, attribute) for each in (outcome.base, outcome.tuned))
         lines.append(f"  {label:<8} {before} -> {after}   change {change:+.4f} +- {error:.4f}")
     if outcome.priors:
-        lines.append(f"prior tasks, {outcome.priors[0].base.n} rows each, share right")
+        counts = sorted({each.base.n for each in outcome.priors})
+        rows = f"{counts[0]} to {counts[-1]} rows" if len(counts) > 1 else f"{counts[0]} rows each"
+        lines.append(f"prior tasks, {rows}, share right")
         width = max(len(each.name) for each in outcome.priors)
         lines += [f"  {each.name:<{width}}  {change_text(each)}" for each in outcome.priors]
     if outcome.grader_failures:

@@ -8,6 +8,7 @@ from esft.cli.options import (
     GroupedCommand,
     anchor_options,
     model_options,
+    prior_options,
     recipe_of,
     run_options,
     search_options,
@@ -24,6 +25,7 @@ from esft.cli.stop import StopSignals
 @task_options
 @search_options
 @anchor_options
+@prior_options
 @run_options
 @click.pass_context
 def tune(ctx: click.Context, recipe: str | None, **options: object) -> None:

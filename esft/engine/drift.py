@@ -181,6 +181,18 @@ class Drift:
         """Return round(theta_0 + D) of a piece, in the weights' dtype, shape (count,)."""
         return self._composed(piece, self._stream.moved(self._parts_of(piece)))
 
+    def streamed(self) -> Iterator[tuple[Piece, Tensor, Tensor]]:
+        """Yield each piece of the weights with theta_0 and D of it, brought to their device.
+
+        theta_0 has the dtype of the weights, D is float32 as it is kept: (count,) each.
+
+        Raises:
+            AnchorError: if a step was interrupted half-way.
+        """
+        self.refuse_if_torn()
+        for piece, (base, *parts) in self._brought():
+            yield piece, base, self._kept[piece.name].read(parts)
+
     def state(self) -> DriftState:
         """Return what `load` needs to go on from here; views of D where it lies on the host.
 

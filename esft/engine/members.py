@@ -1,5 +1,6 @@
 """Members: what a step tries."""
 
+import math
 from dataclasses import dataclass
 
 from esft.engine.noise import derived_seed
@@ -40,6 +41,20 @@ def population(run_seed: int, step: int, size: int, antithetic: bool = False) ->
         raise ValueError(f"size is {size}, expected an even number: antithetic pairs the members")
     seeds = [derived_seed("member", run_seed, step, i) for i in range(size // 2)]
     return [Member(seed, sign) for seed in seeds for sign in (1, -1)]
+
+
+def counted(
+    members: list[Member], coefficients: tuple[float, ...]
+) -> tuple[list[Member], list[float]]:
+    """Return the members that got a coefficient, with it; NaN stands for none.
+
+    Raises:
+        ValueError: if the lengths differ.
+    """
+    pairs = [
+        (member, c) for member, c in zip(members, coefficients, strict=True) if not math.isnan(c)
+    ]
+    return [member for member, _ in pairs], [c for _, c in pairs]
 
 
 def net_coefficients(members: list[Member], coefficients: list[float]) -> list[tuple[int, float]]:

@@ -1,12 +1,11 @@
 """Steps made again from a journal, without rollouts."""
 
-import math
 from collections.abc import Callable
 
 from esft.engine.drift import Drift
 from esft.engine.journal import JournalStep
 from esft.engine.journal_read import JournalRecord
-from esft.engine.members import Member, population
+from esft.engine.members import Member, counted, population
 
 
 def replay(
@@ -36,9 +35,4 @@ def replay(
 def taken(step: JournalStep, header: dict[str, object]) -> tuple[list[Member], list[float]]:
     """Return the members of a step that got a coefficient, and their coefficients."""
     members = population(header["seed"], step.step, header["population"], header["antithetic"])
-    counted = [
-        (member, c)
-        for member, c in zip(members, step.coefficients, strict=True)
-        if not math.isnan(c)
-    ]
-    return [member for member, _ in counted], [c for _, c in counted]
+    return counted(members, step.coefficients)

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner
@@ -11,7 +12,8 @@ from runs import a_recipe
 from tiny_models import write_model
 
 from esft.cli import main
-from esft.recipe_file import dump_recipe
+from esft.recipe import Prior
+from esft.recipe_file import dump_recipe, load_recipe
 
 TINY = ["--task", "conciseness", "--device", "cpu", "--steps", "2", "--population", "4"]
 ROWS = ["--set", "task.train=5", "--set", "task.holdout=4", "--set", "task.max_new_tokens=4"]
@@ -66,6 +68,55 @@ def test_options_replace_the_values_of_a_recipe(tmp_path):
     assert "population = 4\n" in recipe
 
 
+def test_prior_tasks_come_from_files_and_lines_and_are_watched_every_so_many_steps(base, tmp_path):
+    (tmp_path / "tasks.txt").write_text("# watched\nsort-digits:3 max_new_tokens=2\ncountdown:2\n")
+    run = tmp_path / "out"
+
+    done = esft(
+        "tune", "--model", base, *TINY, *ROWS, "--prior", tmp_path / "tasks.txt", "--prior",
+        "copy-letters:4 scoring=generate", "--prior-every", 1, "--run-dir", run, "--set",
+        'prior.tasks=["arc"]',
+    )  # fmt: skip
+
+    assert done.exit_code == 0, done.stderr
+    lines = [json.loads(line) for line in (run / "evals.jsonl").read_text().splitlines()]
+    measured = [
+        (line["step"], line["task"], line["n"]) for line in lines if line["role"] == "prior"
+    ]
+    rows = [("sort-digits", 3), ("countdown", 2), ("copy-letters", 4)]
+    assert measured == [(step, *each) for step in (0, 1, 2) for each in rows]
+    recipe = load_recipe(str(run / "recipe.toml"), {})
+    assert recipe.prior.every == 1
+    assert recipe.prior.tasks == (
+        "sort-digits:3 max_new_tokens=2", "countdown:2", "copy-letters:4 scoring=generate",
+    )  # fmt: skip
+
+
+def test_without_prior_the_prior_tasks_of_a_recipe_stay(tmp_path):
+    recipe = replace(a_recipe(tmp_path, steps=1), prior=Prior(tasks=("countdown:2",)))
+    (tmp_path / "my.toml").write_text(dump_recipe(recipe))
+
+    done = esft("tune", tmp_path / "my.toml", "--prior-every", 1)
+
+    assert done.exit_code == 0, done.stderr
+    assert load_recipe(str(tmp_path / "run" / "recipe.toml"), {}).prior == Prior(
+        tasks=("countdown:2",), every=1
+    )
+
+
+def test_every_error_of_a_file_of_prior_tasks_is_printed_with_its_line(tmp_path):
+    file = tmp_path / "tasks.txt"
+    file.write_text("arc:none\n\narc2\npiqa\npiqa:5\n")
+
+    done = esft("tune", "--model", "m", "--task", "conciseness", "--prior", file)
+
+    assert done.exit_code == 2
+    assert done.stdout == ""
+    assert [number for number in range(9) if f"{file} line {number}: " in done.stderr] == [1, 3, 5]
+    assert f"{file} line 5: the task is there before" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_warnings_say_what_can_do_nothing(base, tmp_path):
     done = esft(
         "tune", "--model", base, *TINY, *ROWS, "--sigma", 1e-8, "--awd", 1e-9, "--run-dir",
@@ -97,6 +148,11 @@ def test_warnings_say_what_can_do_nothing(base, tmp_path):
         ("--model m --task conciseness --device warp", 1, "warp", "cpu"),
         ("--model SmolLM --task conciseness", 1, "SmolLM", "SmolLM2"),
         ("nosuch", 2, "nosuch", "arc-qwen2.5-1.5b"),
+        ("--model m --task arc --prior gsmk:5", 2, "--prior: task 'gsmk' is unknown", "gsm8k"),
+        ("--model m --task arc --prior gsm8k:0", 2, '--prior: "gsm8k:0" has rows', "gsm8k:100"),
+        ("--model m --task arc --prior no.txt", 2, "no.txt cannot be read", "gsm8k:100"),
+        ("--model m --task arc --prior-every 0", 2, "every is 0", "every = 25"),
+        ("--model m --task conciseness --prior conciseness:5", 2, "than the target", "take"),
     ],
 )
 def test_what_a_user_can_fix_is_said_without_a_traceback(line, code, message, hint):

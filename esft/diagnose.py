@@ -1,0 +1,178 @@
+"""The verdict on a prior task: is its skill lost, or only drifting?
+
+Every evaluation is compared with the base on the same rows, by `bootstrap_interval`. Words first:
+
+- An evaluation is *level* if its 95 % interval lies within the margin (3 points by default).
+- It is *down* if it lies more than the margin below the base and its strict interval lies below
+  zero; *up* likewise. Strict: 2 % of errors, shared by all evaluations (Bonferroni), since each of
+  them could look like a change by chance.
+- It is *unclear* otherwise.
+- The *drop* is the last stretch of evaluations that lie more than the margin below the base and
+  of which at least one is down.
+- The *movement* is the change along a line fitted to the last three evaluations (that is the
+  third minus the first), or to the later half of those after the drop began where these are more.
+
+The verdict is the first of these that holds:
+
+1. The last evaluation is unclear: *not enough* rows.
+2. It is up: *improved*.
+3. It is level, and there was no drop: *unchanged*.
+4. Fewer than three evaluations came after the one that the drop began with: *not enough*
+   evaluations, said with the number still to come; more rows would not help.
+5. It is level: *recovered*.
+6. It is down, the movement is larger than the margin and its interval (98 %) excludes zero:
+   *drifting*, be it further down or back up.
+7. It is down, and the 95 % interval of the movement lies within the margin: *lost*.
+8. Else the movement is unclear: *not enough* rows.
+
+A slow movement, smaller than the margin over the evaluations looked at, counts as settled, and so
+does one up and down that stays below the base; the text has the figures.
+
+Chance makes a change where there is none in 2 % of the tasks at most, and a movement in 2 % more,
+if a series is judged once, at its end; judged after every evaluation, it errs more often. Each
+task is judged by itself: of many tasks, some will be judged wrong.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from esft.bootstrap import Interval
+from esft.rows_needed import rows_needed
+from esft.series import AFTER_DROP, Change, Drop, Series
+
+MARGIN = 0.03
+"""A change that matters to no one is smaller than this: 3 points."""
+
+NEAREST = 0.25
+"""Share of the margin: changes nearer to the margin than this are not worth asking rows for."""
+
+Kind = Literal["unchanged", "improved", "drifting", "recovered", "lost", "not enough"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What tuning did to a prior task."""
+
+    kind: Kind
+    text: str
+    """For people, with the figures in points; "points" of a reward are hundredths."""
+    difference: float
+    """Last evaluation minus base, a fraction."""
+    interval: Interval
+    """Of `difference`, at 95 %."""
+    rows_needed: int | None = None
+    """Rows in all that should be enough; None where rows are not what is missing."""
+    evaluations_needed: int | None = None
+    """Evaluations still to come; None where they are not what is missing."""
+
+
+def diagnose(
+    base: Sequence[float], later: Mapping[int, Sequence[float]], margin: float = MARGIN
+) -> Verdict:
+    """Return the verdict by the rules of this module.
+
+    Args:
+        base: correct (0 or 1), or a reward from 0 to 1, row by row, before tuning.
+        later: the same of the same rows at later steps, by step.
+        margin: a change that matters to no one is smaller than this; a fraction, > 0.
+
+    Raises:
+        ValueError: as `Series`.
+    """
+    series = Series(base, later, margin)
+    last, drop = series.changes[-1], series.drop()
+    if not (last.is_level or last.is_change):
+        return _not_enough_rows(series, last)
+    if last.is_change and not last.is_down:
+        return _verdict("improved", series, f"{_size(last)} above the base {_range(last)}")
+    if drop is None:
+        return _verdict("unchanged", series, f"{_points(last.difference)} points {_range(last)}")
+    missing = AFTER_DROP - (len(series) - 1 - drop.first)
+    if missing > 0:
+        return _not_enough_evaluations(series, drop, missing)
+    if last.is_level:
+        text = f"was down {_depth(series, drop)}, now {_points(last.difference)} {_range(last)}"
+        return _verdict("recovered", series, text)
+    return _down(series, drop)
+
+
+def _down(series: Series, drop: Drop) -> Verdict:
+    last, places = series.changes[-1], series.settling(drop)
+    movement = series.movement(places)
+    down = f"{_size(last)} below the base {_range(last)}"
+    over = f"from step {series.steps[places[0]]} to {series.steps[-1]}"
+    moved = f"{_points(movement.difference)} points {_range(movement)} {over}"
+    if movement.is_change:
+        way = "still falling" if movement.is_down else "coming back"
+        return _verdict("drifting", series, f"{down}, {way}: {moved}")
+    if movement.is_level:
+        since = f"down since {_began(series, drop)} and settled"
+        return _verdict("lost", series, f"{down}, {since}: {moved}")
+    return _not_enough_rows(series, movement, f"{down}, settled or not: {moved}")
+
+
+def _not_enough_rows(series: Series, unclear: Change, what: str = "") -> Verdict:
+    last, asked = series.changes[-1], _rows(series.rows, unclear)
+    if unclear is last and len(series) > AFTER_DROP and last.difference < -series.margin:
+        # Where it turns out to be down, the next question is whether it moves: ask once for both.
+        movement = series.movement(range(len(series) - AFTER_DROP, len(series)))
+        asked = max(asked, rows_needed(movement.changed, series.margin))
+    text = what or f"{_points(last.difference)} points {_range(last)}"
+    text += f"; {series.rows} rows are not enough to tell, about {asked} would be"
+    return _verdict("not enough", series, text, rows=asked)
+
+
+def _rows(rows: int, unclear: Change) -> int:
+    """Return the rows to tell a change from none, or, if that many were had, to tell this one."""
+    margin = unclear.margin
+    asked = rows_needed(unclear.changed, margin)
+    if asked > rows:
+        return asked
+    distance = max(abs(margin - abs(unclear.difference)), NEAREST * margin)
+    return max(2 * rows, rows_needed(unclear.changed, distance))
+
+
+def _not_enough_evaluations(series: Series, drop: Drop, missing: int) -> Verdict:
+    last = series.changes[-1]
+    now = f"{_size(last)} below the base {_range(last)}, down since {_began(series, drop)}"
+    back = f"was down {_depth(series, drop)}, now {_points(last.difference)} {_range(last)}"
+    text = (
+        f"{now if last.is_down else back}; "
+        f"{missing} more evaluation{'s' * (missing > 1)} would tell whether it stays"
+    )
+    return _verdict("not enough", series, text, evaluations=missing)
+
+
+def _verdict(
+    kind: Kind, series: Series, text: str, rows: int | None = None, evaluations: int | None = None
+) -> Verdict:
+    last = series.changes[-1]
+    return Verdict(
+        kind=kind,
+        text=text,
+        difference=last.difference,
+        interval=last.interval,
+        rows_needed=rows,
+        evaluations_needed=evaluations,
+    )
+
+
+def _began(series: Series, drop: Drop) -> str:
+    return f"step {series.steps[drop.first]}"
+
+
+def _depth(series: Series, drop: Drop) -> str:
+    return f"{_size(series.changes[drop.deepest])} at step {series.steps[drop.deepest]}"
+
+
+def _size(change: Change) -> str:
+    return f"{100 * abs(change.difference):.1f} points"
+
+
+def _range(change: Change) -> str:
+    return f"({_points(change.interval.low)} to {_points(change.interval.high)})"
+
+
+def _points(value: float) -> str:
+    return f"{100 * value:+.1f}"

@@ -1,0 +1,71 @@
+"""What is measured: prior tasks, and the target of a run."""
+
+from dataclasses import dataclass
+
+from esft.batches import Batches
+from esft.errors import EsftError
+from esft.models import LoadedModel
+from esft.prepared import Prepared
+from esft.prior import PriorRows, PriorTask, ready
+from esft.recipe import Recipe
+from esft.rollout import Rollout
+from esft.session import task_and_rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """A task ready to be measured on a model."""
+
+    role: str
+    """"target" or "prior"."""
+    rollout: Rollout
+    prepared: Prepared
+
+    @property
+    def name(self) -> str:
+        """Of the task."""
+        return self.rollout.task.name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Missed:
+    """A task that cannot be measured; the others are."""
+
+    task: str
+    error: str
+    hint: str | None
+
+
+def target_of(recipe: Recipe, loaded: LoadedModel, batches: Batches) -> Subject:
+    """Return the target of a run, on its holdout rows.
+
+    Raises:
+        EsftError: if its rows cannot be had.
+    """
+    settings = recipe.task
+    task, split = task_and_rows(settings)
+    rollout = Rollout(
+        loaded.model,
+        loaded.tokenizer,
+        task,
+        scoring=settings.scoring,
+        reward=settings.reward,
+        max_new_tokens=settings.max_new_tokens,
+        batches=batches,
+    )
+    return Subject(role="target", rollout=rollout, prepared=rollout.prepare(split.holdout))
+
+
+def prior_of(rows: PriorRows, loaded: LoadedModel, batches: Batches) -> Subject:
+    """Return a prior task with its rows tokenized.
+
+    Raises:
+        EsftError: if a row does not fit the model.
+    """
+    prior: PriorTask = ready((rows,), loaded, batches)[0]
+    return Subject(role="prior", rollout=prior.rollout, prepared=prior.prepared)
+
+
+def missed(name: str, error: EsftError) -> Missed:
+    """Return what is said of a task that cannot be measured."""
+    return Missed(task=name, error=str(error), hint=error.hint)

@@ -1,0 +1,70 @@
+"""A model as it is loaded in 4 or 8 bits, by bitsandbytes."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from esft.errors import ModelError
+from esft.model_save import write_model
+from esft.quiet import quiet
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from esft.models import LoadedModel
+
+LOADS = ("nf4", "int8")
+"""4 bits of a normal law's quantiles in blocks, or 8 bits a row (LLM.int8)."""
+
+
+def quantized_copy(loaded: LoadedModel, load: str) -> PreTrainedModel:
+    """Return a copy of a model with its linear layers quantized, on the same device.
+
+    It is written to a temporary folder and loaded from there, as users of the checkpoint would.
+
+    Args:
+        loaded: the model as it is.
+        load: one of `LOADS`.
+
+    Raises:
+        ModelError: if bitsandbytes cannot do that on this device.
+        ValueError: if `load` is none of `LOADS`.
+    """
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    settings = {
+        "nf4": {
+            "load_in_4bit": True,
+            "bnb_4bit_quant_type": "nf4",
+            "bnb_4bit_compute_dtype": loaded.dtype,
+        },
+        "int8": {"load_in_8bit": True},
+    }
+    if load not in settings:
+        raise ValueError(f"load is {load!r}, expected one of {', '.join(LOADS)}")
+    with tempfile.TemporaryDirectory(prefix="esft-quantized-") as folder:
+        write_model(loaded, Path(folder))
+        try:
+            with quiet(bars_too=True):
+                model = AutoModelForCausalLM.from_pretrained(
+                    folder,
+                    quantization_config=BitsAndBytesConfig(**settings[load]),
+                    device_map={"": loaded.device},
+                    dtype=loaded.dtype,
+                )
+        except (ImportError, RuntimeError, ValueError, NotImplementedError) as error:
+            raise ModelError(
+                f"the model cannot be loaded as {load} on {loaded.device}: {error}",
+                hint="bitsandbytes supports cuda, and the CPU from version 0.46 on",
+            ) from error
+    return model.eval().requires_grad_(False)
+
+
+def release(device: torch.device) -> None:
+    """Give memory of models that are gone back to the device."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()

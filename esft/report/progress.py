@@ -1,0 +1,119 @@
+"""The steps of a run: rewards of the population, drift, and what the decay did to it."""
+
+import math
+from pathlib import Path
+
+from esft.engine.decay import pull_of
+from esft.engine.forecast import Forecast, sum_of_squares
+from esft.engine.journal_read import JournalRecord
+from esft.engine.members import net_coefficients
+from esft.engine.replay import taken
+from esft.report.numbers import Decay, StepNumbers, number, quotient
+from esft.run_read import read_lines
+
+
+def progress_of(
+    path: Path, record: JournalRecord | None, numel: int | None
+) -> tuple[StepNumbers, ...]:
+    """Return the steps of metrics.jsonl, with what the journal knows of them.
+
+    Args:
+        path: of the run.
+        record: its journal; None where it cannot be read.
+        numel: elements tuned; None leaves out the forecast without decay.
+
+    Raises:
+        RunError: if a file has a line that is no record.
+    """
+    lines = {line["step"]: line for line in read_lines(path / "metrics.jsonl")}
+    rewards = {} if record is None else {each.step: each.rewards for each in record.steps}
+    free = {} if record is None or numel is None else free_forecast(record, numel)
+    return tuple(
+        _step(lines[step], rewards.get(step, ()), free.get(step)) for step in sorted(lines)
+    )
+
+
+def free_forecast(record: JournalRecord, numel: int) -> dict[int, float]:
+    """Return step to the ||D|| that the updates of a journal would come to without decay."""
+    if not record.steps:
+        return {}
+    alpha = record.header_at(1)["alpha"]
+    forecast, found = Forecast(numel, alpha), {}
+    for step in record.steps:
+        header = record.header_at(step.step)
+        members, coefficients = taken(step, header)
+        squares = sum_of_squares(net_coefficients(members, coefficients))
+        # A run that was forced to another alpha: its updates are longer by as much.
+        forecast.step(len(members), squares * (header["alpha"] / alpha) ** 2)
+        found[step.step] = forecast.norm()
+    return found
+
+
+def decay_of(settings: dict[str, object], progress: tuple[StepNumbers, ...]) -> Decay | None:
+    """Return what the decay of a run did; None where its settings do not say."""
+    names = ("search.alpha", "search.population", "anchor.awd", "anchor.norm")
+    if any(settings.get(name) is None for name in names):
+        return None
+    alpha, population, awd, norm = (settings[name] for name in names)
+    pull = pull_of(alpha, awd, norm)
+    walk = alpha / math.sqrt(population)
+    half_life = _half_life(pull) if norm == "l2" and pull > 0 else None
+    return Decay(
+        awd=awd,
+        norm=norm,
+        pull=pull,
+        half_life=half_life,
+        walk=walk,
+        text=" ".join([_rule(awd, norm, pull, half_life, walk), _outcome(awd, progress)]).strip(),
+    )
+
+
+def _step(line: dict, rewards: tuple[float, ...], free: float | None) -> StepNumbers:
+    finite = [reward for reward in rewards if math.isfinite(reward)]
+    drift, forecast = number(line.get("drift")), number(line.get("forecast"))
+    return StepNumbers(
+        step=line["step"],
+        reward_mean=number(line.get("reward_mean")),
+        reward_best=number(line.get("reward_best")),
+        reward_worst=min(finite, default=None),
+        reward_sd=_spread(finite),
+        correct=number(line.get("correct")),
+        drift=drift,
+        forecast=forecast,
+        free=free,
+        ratio=quotient(drift, forecast),
+        left=quotient(drift, free),
+    )
+
+
+def _spread(rewards: list[float]) -> float | None:
+    if not rewards:
+        return None
+    mean = math.fsum(rewards) / len(rewards)
+    return math.sqrt(math.fsum((reward - mean) ** 2 for reward in rewards) / len(rewards))
+
+
+def _half_life(pull: float) -> int:
+    return 1 if pull >= 0.5 else math.ceil(math.log(2) / -math.log1p(-pull))
+
+
+def _rule(awd: float, norm: str, pull: float, half_life: int | None, walk: float) -> str:
+    if awd == 0:
+        return "No decay: the drift is free."
+    if norm == "l2":
+        steps = f"{half_life:,} step{'s' * (half_life != 1)}"
+        return f"L2, lambda {awd:g}: each step takes {pull:.2%} of the drift, half-life {steps}."
+    return (
+        f"L1, lambda {awd:g}: each step pulls every weight by {pull:.2g} towards its base, "
+        f"against a random-walk step of {walk:.2g}."
+    )
+
+
+def _outcome(awd: float, progress: tuple[StepNumbers, ...]) -> str:
+    last = progress[-1] if progress else None
+    if last is None or last.drift is None or last.free is None:
+        return ""
+    text = f"After step {last.step} ||D|| is {last.drift:.4g}; {last.free:.4g} was to be expected"
+    if awd == 0 or last.left is None:
+        return f"{text}."
+    return f"{text} without decay: {last.left:.1%} of it is left."

@@ -1,0 +1,87 @@
+"""A report on disk: one page, and a picture a section."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from esft.files import sync, write_whole, writing
+from esft.report.draw import as_png
+from esft.report.numbers import RunNumbers
+from esft.report.page import make_page
+from esft.report.read import named_apart, read_run
+from esft.report.sections import NAMES, Section, sections_of
+
+REPORT_FORMAT = 1
+"""Of the numbers that `Report.as_record` returns."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What was written."""
+
+    page: Path
+    pictures: tuple[Path, ...]
+    runs: tuple[RunNumbers, ...]
+
+    def as_record(self) -> dict[str, object]:
+        """Return all numbers of the report, and where it is."""
+        return {
+            "format": REPORT_FORMAT,
+            "page": str(self.page),
+            "pictures": [str(picture) for picture in self.pictures],
+            "runs": [asdict(run) for run in self.runs],
+        }
+
+
+def write_report(paths: Sequence[Path], out: Path | None = None) -> Report:
+    """Write the page of one or several runs, and its pictures.
+
+    Args:
+        paths: folders of runs; one that is named twice counts once.
+        out: folder of page and pictures. None takes, for one run, report.html in its folder with
+            the pictures in report/ beside it; for several, the folder report/.
+
+    Raises:
+        RunError: if a folder is no run, or the files cannot be written.
+    """
+    found = list({path.resolve(): path for path in paths}.values())
+    runs = named_apart([read_run(path) for path in found])
+    page, folder = _places(found, out)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    sections = sections_of(runs)
+    pictures = {section.name: folder / f"{section.name}.png" for section in sections}
+    for section in sections:
+        _write_picture(pictures[section.name], section)
+    _remove_others(folder, pictures)
+    addresses = {name: file.relative_to(page.parent).as_posix() for name, file in pictures.items()}
+    write_whole(page, make_page(runs, sections, addresses))
+    return Report(page=page, pictures=tuple(pictures.values()), runs=tuple(runs))
+
+
+def _places(paths: Sequence[Path], out: Path | None) -> tuple[Path, Path]:
+    """Return where the page goes, and the folder of its pictures."""
+    if out is None and len(paths) == 1:
+        return paths[0] / "report.html", paths[0] / "report"
+    folder = Path("report") if out is None else out
+    return folder / "report.html", folder
+
+
+def _write_picture(file: Path, section: Section) -> None:
+    part = file.with_name(f".{file.name}.part")
+    with writing(file):
+        try:
+            part.write_bytes(as_png(section.charts, section.keys))
+            sync(part)
+            os.replace(part, file)
+        finally:
+            part.unlink(missing_ok=True)
+
+
+def _remove_others(folder: Path, pictures: dict[str, Path]) -> None:
+    """Remove the pictures of an earlier report whose sections this one does not have."""
+    for name in NAMES:
+        if name not in pictures:
+            with writing(folder):
+                (folder / f"{name}.png").unlink(missing_ok=True)

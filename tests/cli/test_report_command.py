@@ -1,0 +1,75 @@
+import json
+import os
+
+import pytest
+from click.testing import CliRunner
+from report_runs import write_eval, write_run
+
+from esft.cli import main
+
+
+def esft(*arguments):
+    return CliRunner().invoke(main, list(map(str, arguments)))
+
+
+@pytest.fixture
+def runs(tmp_path, monkeypatch):
+    """The folder runs/ with two runs."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("with-awd", "without-awd"):
+        awd = float(name == "with-awd")
+        write_run(tmp_path / "runs" / name, steps=2, evaluations={0: 0.9}, anchor_awd=awd)
+    return tmp_path / "runs"
+
+
+def test_the_page_of_a_run_is_written_and_named(runs):
+    done = esft("report", "with-awd")
+
+    assert done.exit_code == 0, done.stderr
+    assert done.stdout == "runs/with-awd/report.html\n"
+    assert (runs / "with-awd" / "report.html").exists()
+    assert (runs / "with-awd" / "report" / "prior.png").exists()
+
+
+def test_without_a_name_it_is_the_newest_run(runs):
+    os.utime(runs / "without-awd" / "recipe.toml", (1e9, 1e9))
+
+    assert esft("report").stdout == "runs/with-awd/report.html\n"
+
+
+def test_several_runs_go_to_a_folder_of_their_own_with_the_numbers_as_json(runs):
+    done = esft("report", "with-awd", "without-awd", "--json")
+
+    assert done.exit_code == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["page"] == "report/report.html"
+    assert not (runs / "with-awd" / "report.html").exists()
+    assert [run["name"] for run in found["runs"]] == ["with-awd", "without-awd"]
+    assert [run["decay"]["awd"] for run in found["runs"]] == [1.0, 0.0]
+    assert found["runs"][0]["tasks"][1]["scores"][0]["accuracy"] == 0.9
+
+
+def test_what_should_be_known_of_the_numbers_goes_to_stderr(runs):
+    write_eval(runs / "with-awd", journal="0")
+
+    done = esft("report", "with-awd", "--json")
+
+    assert "with-awd: eval.json is ignored" in done.stderr
+    assert json.loads(done.stdout)["runs"][0]["notes"]
+
+
+def test_a_run_that_is_not_there_is_named_with_a_hint(runs):
+    done = esft("report", "nosuch")
+
+    assert done.exit_code == 1
+    assert "nosuch is no run" in done.stderr
+    assert "Hint: esft runs lists them" in done.stderr
+
+
+def test_a_folder_that_cannot_be_written_is_an_error_without_traceback(runs):
+    (runs / "file").write_text("")
+
+    done = esft("report", "with-awd", "--out", runs / "file" / "below")
+
+    assert done.exit_code == 1
+    assert "cannot be written" in done.stderr

@@ -1,0 +1,112 @@
+"""Run folders as `esft tune` and `esft eval` leave them, for tests of the report."""
+
+import json
+
+from esft.engine.forecast import Forecast, sum_of_squares
+from esft.engine.journal import JournalStep
+from esft.engine.members import net_coefficients, population
+from esft.run import create_run
+
+NUMEL = 1000
+ROWS = 40
+SETTINGS = {
+    "model.id": "embedded",
+    "task.name": "arc",
+    "search.seed": 1,
+    "search.steps": 4,
+    "search.population": 4,
+    "search.alpha": 0.1,
+    "anchor.awd": 0.0,
+    "anchor.norm": "l2",
+    "prior.tasks": ["gsm8k"],
+    "run.dir": None,
+}
+REWARDS = (0.1, 0.2, 0.3, 0.6)
+
+
+def write_run(path, *, steps=4, rewards=REWARDS, evaluations=None, **settings):
+    """Make a run folder of the tasks arc (target) and gsm8k (prior).
+
+    Args:
+        path: the folder.
+        steps: done of 4.
+        rewards: of the members, in every step.
+        evaluations: step to the share of rows right; None evaluates the base and the last step.
+        settings: "anchor_awd" for "anchor.awd".
+    """
+    given = SETTINGS | {name.replace("_", ".", 1): value for name, value in settings.items()}
+    info = {
+        "state": "finished" if steps == 4 else "running",
+        "started": "2026-03-01T00:00:00+00:00",
+        "model": {"id": "embedded", "base": "ab", "dtype": "float32", "tuned_parameters": NUMEL},
+        "device": "cpu",
+        "settings": given,
+    }
+    header = {name.split(".")[1]: value for name, value in given.items()} | {"antithetic": False}
+    run = create_run(path, "", info, header)
+    _write_steps(run, given, steps, rewards)
+    shares = {0: 0.9, steps: 0.5} if evaluations is None else evaluations
+    for step, share in shares.items():
+        write_evaluation(run, "arc", "target", step, 1 - share)
+        write_evaluation(run, "gsm8k", "prior", step, share)
+    return path
+
+
+def write_evaluation(run, task, role, step, share):
+    """Record an evaluation with the first rows right, `share` of them."""
+    right = [number < share * ROWS for number in range(ROWS)]
+    rows = [{"id": str(n), "key": str(n), "correct": each} for n, each in enumerate(right)]
+    accuracy = sum(right) / ROWS
+    summary = {"step": step, "task": task, "role": role, "n": ROWS}
+    summary |= {"accuracy": accuracy, "se": 0.05, "reward": 2 * accuracy, "reward_se": 0.1}
+    run.record_evaluation(summary, rows)
+
+
+def write_eval(path, **changes):
+    """Write the eval.json of a run folder: a prior task of its own, KL and drift."""
+    last = (path / "journal.jsonl").read_text().splitlines()[-1]
+    score = {"n": 10, "se": 0.1, "reward": 0.5, "reward_se": 0.1, "acc": None, "acc_norm": None}
+    kl = {"kl": 0.02, "se": 0.001, "tokens": 400, "prompts": 50}
+    change = {"se": 0.02, "low": -0.2, "high": -0.05, "gained": 1, "lost": 3, "p": 0.6}
+    task = {
+        "name": "mmlu",
+        "role": "prior",
+        "rows": 10,
+        "scoring": "choice",
+        "hash": "x",
+        "evaluations": [
+            score | {"step": 4, "accuracy": 0.4},
+            score | {"step": 0, "accuracy": 0.5},
+        ],
+        "comparisons": [change | {"step": 4, "change": -0.1}],
+        "verdict": {"kind": "lost", "text": "down since step 2"},
+        "kl": [{"step": 4, "base_to_tuned": kl, "tuned_to_base": kl | {"kl": None}}],
+    }
+    layers = [{"name": f"model.layers.{n}", "norm": n + 1.0, "numel": 100} for n in range(3)]
+    drift = {"step": 4, "norm": 3.0, "forecast": 3.1, "zero_share": 0.1, "unmoved_share": 0.2}
+    content = {
+        "format": 1,
+        "journal": json.loads(last)["checksum"],
+        "steps": [0, 4],
+        "tasks": [task],
+        "drift": [drift | {"layers": layers}],
+        "noise_floor": {"text": "2 of 10 answers differ"},
+        "failed": [{"task": "piqa", "error": "no rows"}],
+    }
+    (path / "eval.json").write_text(json.dumps(content | changes))
+
+
+def _write_steps(run, settings, steps, rewards):
+    journal = run.journal("")
+    journal.checksum = json.loads(run.journal_path.read_text())["checksum"]
+    alpha, awd, norm = (settings[key] for key in ("search.alpha", "anchor.awd", "anchor.norm"))
+    forecast = Forecast(NUMEL, alpha, awd, norm)
+    coefficients = (1.0, -1.0, 0.5, -0.5)
+    for step in range(1, steps + 1):
+        kept = {"rows_at": 0, "rows_hash": "0"}
+        journal.append(JournalStep(step=step, rewards=rewards, coefficients=coefficients, **kept))
+        members = population(settings["search.seed"], step, 4)
+        forecast.step(4, sum_of_squares(net_coefficients(members, list(coefficients))))
+        drift = 1.01 * forecast.norm()
+        figures = {"step": step, "reward_mean": 0.3, "reward_best": max(rewards), "correct": 0.5}
+        run.record_metrics(figures | {"drift": drift, "forecast": forecast.norm()})

@@ -1,0 +1,203 @@
+import json
+import math
+
+import pytest
+from report_runs import ROWS, write_eval, write_run
+
+from esft.errors import RunError
+from esft.report.read import named_apart, read_run
+
+
+@pytest.fixture
+def run(tmp_path):
+    return write_run(tmp_path / "run")
+
+
+def task_of(numbers, name):
+    (found,) = [task for task in numbers.tasks if task.name == name]
+    return found
+
+
+def test_the_target_comes_first_and_each_task_has_its_scores_by_step(run):
+    numbers = read_run(run)
+
+    assert [(task.name, task.role) for task in numbers.tasks] == [
+        ("arc", "target"),
+        ("gsm8k", "prior"),
+    ]
+    prior = task_of(numbers, "gsm8k")
+    assert [(score.step, score.accuracy) for score in prior.scores] == [(0, 0.9), (4, 0.5)]
+    assert (prior.before.step, prior.after.step) == (0, 4)
+
+
+def test_the_rows_of_the_run_are_compared_with_the_base_one_by_one(run):
+    prior = task_of(read_run(run), "gsm8k")
+
+    assert prior.change.change == pytest.approx(-0.4)
+    assert (prior.change.gained, prior.change.lost) == (0, 0.4 * ROWS)
+    assert prior.change.low < -0.4 < prior.change.high
+    assert prior.change.p == pytest.approx(2 * 0.5**16)
+
+
+def test_a_prior_task_gets_a_verdict_and_the_target_gets_none(tmp_path):
+    numbers = read_run(write_run(tmp_path / "run", evaluations={0: 0.3, 4: 0.9}))
+
+    assert task_of(numbers, "gsm8k").verdict.kind == "improved"
+    assert task_of(numbers, "arc").verdict is None
+
+
+def test_rows_that_are_not_all_there_leave_the_scores_without_a_comparison(run):
+    for step in (0, 4):
+        file = run / "evals" / f"gsm8k-{step}.jsonl"
+        file.write_text("".join(file.read_text().splitlines(True)[:-1]))
+
+    prior = task_of(read_run(run), "gsm8k")
+
+    assert len(prior.scores) == 2
+    assert (prior.changes, prior.verdict) == ((), None)
+
+
+def test_what_esft_eval_measured_is_read_beside_the_runs_own_evaluations(run):
+    write_eval(run)
+
+    numbers = read_run(run)
+
+    mmlu = task_of(numbers, "mmlu")
+    assert [score.step for score in mmlu.scores] == [0, 4]
+    assert (mmlu.change.change, mmlu.verdict.kind) == (-0.1, "lost")
+    (pair,) = mmlu.kl
+    assert (pair.base_to_tuned.kl, pair.tuned_to_base.kl) == (0.02, None)
+    (drift,) = numbers.drift
+    assert (drift.zero_share, drift.unmoved_share) == (0.1, 0.2)
+    assert drift.layers[2].rms == pytest.approx(0.3)
+    assert task_of(numbers, "gsm8k").scores
+    assert "Noise floor: 2 of 10 answers differ" in numbers.notes
+    assert "piqa could not be evaluated: no rows" in numbers.notes
+
+
+def eval_of(task, run):
+    """Return the run's own evaluations of a task as eval.json has them, without its steps 1-3."""
+    lines = [json.loads(line) for line in (run / "evals.jsonl").read_text().splitlines()]
+    scores = [line for line in lines if line["task"] == task and line["step"] in (0, 4)]
+    return {"name": task, "role": "prior", "evaluations": scores, "comparisons": []}
+
+
+def test_evaluations_of_the_same_rows_are_joined(tmp_path):
+    run = write_run(tmp_path / "run", evaluations={0: 0.9, 2: 0.7, 4: 0.5})
+    write_eval(run, tasks=[eval_of("gsm8k", run)])
+
+    prior = task_of(read_run(run), "gsm8k")
+
+    assert [score.step for score in prior.scores] == [0, 2, 4]
+
+
+def test_evaluations_of_other_rows_are_never_joined(tmp_path):
+    run = write_run(tmp_path / "run", evaluations={0: 0.9, 2: 0.7, 4: 0.5})
+    other = eval_of("gsm8k", run)
+    for score in other["evaluations"]:
+        score["n"] = 7
+    write_eval(run, tasks=[other])
+
+    numbers = read_run(run)
+
+    assert [(score.step, score.n) for score in task_of(numbers, "gsm8k").scores] == [(0, 7), (4, 7)]
+    assert any(note.startswith("gsm8k: figures of esft eval") for note in numbers.notes)
+
+
+def test_eval_json_of_another_journal_is_ignored_with_a_note(run):
+    write_eval(run, journal="0" * 16)
+
+    numbers = read_run(run)
+
+    assert [task.name for task in numbers.tasks] == ["arc", "gsm8k"]
+    assert numbers.drift == ()
+    assert any("eval.json is ignored" in note for note in numbers.notes)
+
+
+def test_eval_json_made_before_the_run_went_on_is_used_with_a_note(run):
+    second = (run / "journal.jsonl").read_text().splitlines()[2]
+    write_eval(run, journal=json.loads(second)["checksum"])
+
+    numbers = read_run(run)
+
+    assert task_of(numbers, "mmlu").scores
+    assert "eval.json was made at step 2; the run went on to step 4" in numbers.notes
+
+
+@pytest.mark.parametrize("norm", ["l1", "l2"])
+def test_without_decay_the_free_forecast_is_the_forecast(tmp_path, norm):
+    numbers = read_run(write_run(tmp_path / "run", anchor_norm=norm))
+
+    for step in numbers.progress:
+        assert step.free == pytest.approx(step.forecast)
+        assert step.ratio == pytest.approx(1.01)
+    assert numbers.decay.half_life is None
+    assert numbers.decay.text.startswith("No decay: the drift is free.")
+
+
+def test_what_a_decay_left_is_measured_against_the_same_updates_without_it(tmp_path):
+    numbers = read_run(write_run(tmp_path / "run", anchor_awd=1.0))
+
+    first = numbers.progress[0]
+    assert first.left == pytest.approx(1.01 * 0.9)  # a share of alpha * lambda = 0.1 is gone
+    assert numbers.decay.pull == pytest.approx(0.1)
+    assert numbers.decay.half_life == 7  # 0.9^7 < 1/2 < 0.9^6
+    assert "each step takes 10.00% of the drift, half-life 7 steps" in numbers.decay.text
+
+
+def test_an_l1_decay_is_told_against_the_random_walk(tmp_path):
+    settings = {"anchor_awd": 0.1, "anchor_norm": "l1"}
+
+    decay = read_run(write_run(tmp_path / "run", **settings)).decay
+
+    assert decay.walk == pytest.approx(0.05)  # alpha / sqrt(N)
+    assert "pulls every weight by 0.01 towards its base" in decay.text
+
+
+def test_the_spread_of_the_population_leaves_out_members_without_a_reward(tmp_path):
+    rewards = (0.0, 1.0, math.nan, 2.0)
+
+    step = read_run(write_run(tmp_path / "run", rewards=rewards)).progress[0]
+
+    assert step.reward_sd == pytest.approx(math.sqrt(2 / 3))
+    assert step.reward_worst == 0
+
+
+def test_a_run_that_has_just_begun_has_no_numbers_yet(tmp_path):
+    numbers = read_run(write_run(tmp_path / "run", steps=0, evaluations={}))
+
+    assert (numbers.steps, numbers.planned, numbers.state) == (0, 4, "running")
+    assert (numbers.tasks, numbers.progress, numbers.notes) == ((), (), ())
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "note"),
+    [
+        ("evals.jsonl", "[]\n", "evals.jsonl: line 1 is no record"),
+        ("evals.jsonl", "{}\n", "KeyError: 'role'"),
+        ("metrics.jsonl", "{\n", "metrics.jsonl: line 1 is no JSON"),
+        ("journal.jsonl", "", "journal.jsonl is empty"),
+        ("eval.json", "{", "eval.json cannot be read"),
+        ("eval.json", '{"format": 9}', "eval.json has format 9, expected 1"),
+    ],
+)
+def test_a_damaged_file_is_left_out_with_a_note(run, file, content, note):
+    (run / file).write_text(content)
+
+    numbers = read_run(run)
+
+    assert any(note in each for each in numbers.notes)
+    assert numbers.tasks or numbers.progress
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path):
+    with pytest.raises(RunError, match=r"run\.json cannot be read"):
+        read_run(tmp_path)
+
+
+def test_runs_of_one_name_are_told_apart_by_their_paths(tmp_path):
+    runs = [read_run(write_run(tmp_path / folder / "run")) for folder in ("a", "b")]
+
+    named = named_apart([*runs, read_run(write_run(tmp_path / "other"))])
+
+    assert [run.name for run in named] == [runs[0].path, runs[1].path, "other"]
