@@ -120,7 +120,9 @@ class _Decoding:
             for row, place in enumerate(self._places):
                 finite[place] &= not overflowed[row]
                 if done[row]:
-                    self._answers[place] = Answer(self._text(row), finite[place], self._made(row))
+                    made = self._made(row)
+                    text = self._tokenizer.decode(made, skip_special_tokens=True)
+                    self._answers[place] = Answer(text, finite[place], made)
             self._keep([row for row, over in enumerate(done) if not over])
         return self._answers
 
@@ -160,10 +162,6 @@ class _Decoding:
             self._cache.batch_select_indices(rows)
         else:  # built anew from the tokens of the rows that stay
             self._cache = None
-
-    def _text(self, row: int) -> str:
-        tokens = self._tokens[row, self._width :]
-        return self._tokenizer.decode(tokens, skip_special_tokens=True)
 
     def _made(self, row: int) -> tuple[int, ...]:
         tokens = self._tokens[row, self._width :].tolist()

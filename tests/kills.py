@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 import sys
+import tempfile
 from itertools import count
 from pathlib import Path
 from unittest import mock
@@ -135,7 +136,9 @@ def killed_and_resumed(path, kills):
 
 def _child(sender, work, args):
     torch.set_num_threads(1)
-    sender.send(work(*args))
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ["ESFT_CACHE_DIR"] = cache  # what another process scored is scored again
+        sender.send(work(*args))
     sender.close()
 
 
