@@ -53,8 +53,10 @@ def rebuilt(name, at="last", **kwargs):
     return rebuild(find_source(str(name)), at, notes, **kwargs), notes
 
 
-@pytest.mark.parametrize("antithetic", [False, True])
-@pytest.mark.parametrize("decay", DECAYS)
+@pytest.mark.parametrize(
+    ("decay", "antithetic"),
+    [("none", False), ("l2", True), ("l1", False), ("l1", True)],
+)
 @pytest.mark.parametrize("kept", ["float32", "float16", "int8"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_the_journal_alone_rebuilds_the_final_weights(tmp_path, dtype, kept, decay, antithetic):

@@ -341,6 +341,7 @@ def test_a_batch_too_large_is_split_recorded_and_changes_no_answer(tmp_path, mon
             monkeypatch.setattr(self.batches, "run", run)
 
     monkeypatch.setattr(Rollout, "_answer", cramped)
+    monkeypatch.setenv("ESFT_CACHE_DIR", str(tmp_path / "empty"))
     notes = Notes()
     recipe = replace(a_recipe(tmp_path), run=Run(dir=str(tmp_path / "split")))
 

@@ -38,7 +38,9 @@ def places(tmp_path_factory):
 
 
 def write_own_tasks(folder):
-    """Write README's own tasks: the program as it stands there, its row as often as needed."""
+    """Write README's own tasks: the program as it stands there, its row as often as needed; and a
+    file of prior tasks."""
+    (folder / "tasks.txt").write_text("arc-easy:3\n")
     (row,) = re.findall(r"^    (\{.*\})$", README, re.MULTILINE)
     lines = [row.replace("Ada", f"Ada {number}") for number in range(8)]
     (folder / "my.jsonl").write_text("\n".join(lines))

@@ -21,7 +21,9 @@ def with_awd(tmp_path_factory):
 @pytest.fixture(scope="module")
 def without_awd(tmp_path_factory):
     folder = tmp_path_factory.mktemp("quickstart")
-    return folder / "run", esft("tune", "quickstart", "--awd", 0, "--run-dir", folder / "run")
+    # Half of its steps do.
+    words = ("--awd", 0, "--steps", 10, "--run-dir", folder / "run")
+    return folder / "run", esft("tune", "quickstart", *words)
 
 
 def accuracies(run, step):
@@ -50,7 +52,7 @@ def test_without_awd_the_prior_tasks_drift_away(without_awd):
 
     assert done.exit_code == 0, done.stderr
     assert prior_mean(run, 0) >= 0.95
-    assert prior_mean(run, 20) <= prior_mean(run, 0) - 0.30
+    assert prior_mean(run, 10) <= prior_mean(run, 0) - 0.15
 
 
 def test_prior_tasks_are_shown_one_by_one_while_tuning_and_at_the_end(with_awd):
