@@ -7,6 +7,9 @@ from click.testing import CliRunner
 
 from esft.cli import main
 
+STEPS = 10
+"""Half of its steps: they tell the two apart, and all 20 take minutes on one thread."""
+
 
 def esft(*arguments):
     return CliRunner().invoke(main, list(map(str, arguments)))
@@ -15,14 +18,14 @@ def esft(*arguments):
 @pytest.fixture(scope="module")
 def with_awd(tmp_path_factory):
     folder = tmp_path_factory.mktemp("quickstart")
-    return folder / "run", esft("tune", "quickstart", "--run-dir", folder / "run")
+    words = ("--steps", STEPS, "--run-dir", folder / "run")
+    return folder / "run", esft("tune", "quickstart", *words)
 
 
 @pytest.fixture(scope="module")
 def without_awd(tmp_path_factory):
     folder = tmp_path_factory.mktemp("quickstart")
-    # Half of its steps do.
-    words = ("--awd", 0, "--steps", 10, "--run-dir", folder / "run")
+    words = ("--awd", 0, "--steps", STEPS, "--run-dir", folder / "run")
     return folder / "run", esft("tune", "quickstart", *words)
 
 
@@ -42,9 +45,9 @@ def test_the_target_is_learned_and_the_prior_tasks_stay(with_awd):
     run, done = with_awd
 
     assert done.exit_code == 0, done.stderr
-    before, after = accuracies(run, 0), accuracies(run, 20)
-    assert after["subtract-two-digits"] - before["subtract-two-digits"] >= 0.08
-    assert prior_mean(run, 20) >= prior_mean(run, 0) - 0.10
+    before, after = accuracies(run, 0), accuracies(run, STEPS)
+    assert after["subtract-two-digits"] - before["subtract-two-digits"] >= 0.04
+    assert prior_mean(run, STEPS) >= prior_mean(run, 0) - 0.10
 
 
 def test_without_awd_the_prior_tasks_drift_away(without_awd):
@@ -52,20 +55,21 @@ def test_without_awd_the_prior_tasks_drift_away(without_awd):
 
     assert done.exit_code == 0, done.stderr
     assert prior_mean(run, 0) >= 0.95
-    assert prior_mean(run, 10) <= prior_mean(run, 0) - 0.15
+    assert prior_mean(run, STEPS) <= prior_mean(run, 0) - 0.15
 
 
 def test_prior_tasks_are_shown_one_by_one_while_tuning_and_at_the_end(with_awd):
     run, done = with_awd
 
     for name in list(accuracies(run, 0))[1:]:
-        assert done.stderr.count(f"  prior  {name} ") == 3  # steps 5, 10 and 15
+        assert done.stderr.count(f"  prior  {name} ") == 1  # step 5; the last one is at the end
         assert f"  {name} " in done.stdout
     assert "+-" in done.stdout
 
 
 def test_the_end_names_the_command_that_shows_the_same_without_awd(with_awd, without_awd):
-    assert "The same without AWD: main tune quickstart --awd 0" in with_awd[1].stdout
+    typed = f"The same without AWD: main tune quickstart --steps {STEPS} --awd 0"
+    assert typed in with_awd[1].stdout
     assert "without AWD" not in without_awd[1].stdout
 
 

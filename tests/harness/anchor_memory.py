@@ -26,8 +26,9 @@ from esft.tasks import get_task
 from esft.tasks.rows import split_rows
 
 loaded = load_model(sys.argv[1], dtype="bfloat16", device="cpu")
-for parameter in loaded.model.parameters():
-    parameter.data = parameter.data.clone()  # in memory of its own, not mapped from a file
+if loaded.folder is not None:
+    for parameter in loaded.model.parameters():
+        parameter.data = parameter.data.clone()  # in memory of its own, not mapped from a file
 task = get_task("conciseness")
 rollout = Rollout(loaded.model, loaded.tokenizer, task, max_new_tokens={TOKENS})
 split = split_rows(task, {ROWS}, {ROWS})
