@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from esft.batches import Batches
-from esft.logprobs import LOGITS, Continuation, _groups, _logits_at
+from esft.logprobs import LOGITS, Continuation, in_groups, vocabulary_logprobs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,14 +59,14 @@ def _batch(model, batch: list[_Item], top: int) -> list[Laws]:
     tops = iter([tokens for _, tokens in batch])
     return [
         laws
-        for group in _groups([each for each, _ in batch], most)
+        for group in in_groups([each for each, _ in batch], most)
         for laws in _group(model, group, [next(tops) for _ in group], top)
     ]
 
 
 @torch.inference_mode()
 def _group(model, group: list[Continuation], tops: list[Tensor | None], top: int) -> list[Laws]:
-    logprobs = _logprobs(model, group)
+    logprobs = vocabulary_logprobs(model, group)
     targets = [token for each in group for token in each.targets]
     wanted = torch.tensor(targets, device=model.device).unsqueeze(-1)
     drawn = logprobs.gather(-1, wanted).squeeze(-1)
@@ -85,19 +85,3 @@ def _group(model, group: list[Continuation], tops: list[Tensor | None], top: int
         Laws(drawn=one, top=two, told=three, among_others=four)
         for one, two, three, four in zip(*every, strict=True)
     ]
-
-
-def _logprobs(model, group: list[Continuation]) -> Tensor:
-    """Return log p of the whole vocabulary in each place: float32, (targets, vocabulary)."""
-    width = max(len(each.tokens) for each in group)
-    padded = [each.tokens + (0,) * (width - len(each.tokens)) for each in group]
-    tokens = torch.tensor(padded, device=model.device)  # (group, width)
-    places = [
-        (row, position)
-        for row, each in enumerate(group)
-        for position in range(len(each.tokens) - len(each.targets), len(each.tokens))
-    ]
-    rows, positions = torch.tensor(places, device=model.device).unbind(1)  # (targets,) each
-    with _logits_at(model, rows, positions):
-        logits = model(input_ids=tokens, use_cache=False).logits[0]  # (targets, vocabulary)
-    return torch.log_softmax(logits.float(), dim=-1)

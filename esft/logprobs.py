@@ -57,10 +57,10 @@ def forced(model, continuations: list[Continuation], batches: Batches) -> list[F
 
 def _batch(model, batch: list[Continuation]) -> list[Forced]:
     most = LOGITS // model.get_output_embeddings().weight.shape[0]
-    return [result for group in _groups(batch, most) for result in _score(model, group)]
+    return [result for group in in_groups(batch, most) for result in _score(model, group)]
 
 
-def _groups(batch: list[Continuation], most: int) -> Iterator[list[Continuation]]:
+def in_groups(batch: list[Continuation], most: int) -> Iterator[list[Continuation]]:
     """Cut a batch where it would have more than `most` targets."""
     group: list[Continuation] = []
     positions = 0
@@ -75,6 +75,17 @@ def _groups(batch: list[Continuation], most: int) -> Iterator[list[Continuation]
 
 @torch.inference_mode()
 def _score(model, group: list[Continuation]) -> list[Forced]:
+    logprobs = vocabulary_logprobs(model, group)
+    wanted = torch.tensor([token for each in group for token in each.targets], device=model.device)
+    found = logprobs.gather(-1, wanted.unsqueeze(-1)).squeeze(-1)  # (targets,)
+    lengths = [len(each.targets) for each in group]
+    sums = torch.stack([part.sum() for part in found.split(lengths)]).tolist()
+    argmax = logprobs.argmax(dim=-1).split(lengths)
+    return [Forced(total, tuple(part.tolist())) for total, part in zip(sums, argmax, strict=True)]
+
+
+def vocabulary_logprobs(model, group: list[Continuation]) -> Tensor:
+    """Return log p of the whole vocabulary for each target: float32, (targets, vocabulary)."""
     width = max(len(each.tokens) for each in group)
     padded = [each.tokens + (0,) * (width - len(each.tokens)) for each in group]
     tokens = torch.tensor(padded, device=model.device)  # (group, width)
@@ -86,13 +97,7 @@ def _score(model, group: list[Continuation]) -> list[Forced]:
     rows, positions = torch.tensor(places, device=model.device).unbind(1)  # (targets,) each
     with _logits_at(model, rows, positions):
         logits = model(input_ids=tokens, use_cache=False).logits[0]  # (targets, vocabulary)
-    logprobs = torch.log_softmax(logits.float(), dim=-1)
-    wanted = torch.tensor([token for each in group for token in each.targets], device=model.device)
-    found = logprobs.gather(-1, wanted.unsqueeze(-1)).squeeze(-1)  # (targets,)
-    lengths = [len(each.targets) for each in group]
-    sums = torch.stack([part.sum() for part in found.split(lengths)]).tolist()
-    argmax = logprobs.argmax(dim=-1).split(lengths)
-    return [Forced(total, tuple(part.tolist())) for total, part in zip(sums, argmax, strict=True)]
+    return torch.log_softmax(logits.float(), dim=-1)
 
 
 @contextmanager

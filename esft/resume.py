@@ -66,11 +66,11 @@ def resume_tuning(
         _refuse(run, changed, force)
         _as_before(run, watcher)
         watcher.phase(f"loading {recipe.model.id}")
-        session = open_session(
-            as_made(recipe, run, record), batch=recipe.task.batch or run.info["batches"][-1][1]
-        )
-        more = session_differences(session, run.info, record)
         named = {each.what for each in changed}
+        # The size that was found to fit, unless another one was forced.
+        batch = None if "task.batch" in named else run.info["batches"][-1][1]
+        session = open_session(as_made(recipe, run, record), batch)
+        more = session_differences(session, run.info, record)
         changed += [each for each in more if each.what not in named]
         _refuse(run, changed, force)
         # Snapshots that are there make way for those to come.

@@ -276,6 +276,17 @@ def test_another_noise_is_refused(tmp_path, monkeypatch):
         resumed(run)
 
 
+def test_the_batch_that_was_found_to_fit_is_kept_also_below_that_of_the_recipe(tmp_path):
+    run = stopped_after(tmp_path, 2, task={"batch": 8})
+    info = json.loads((run / "run.json").read_text())
+    assert info["batches"] == [[0, 8]]
+    (run / "run.json").write_text(json.dumps(info | {"batches": [[0, 8], [1, 2]]}))
+
+    _, notes = resumed(run)
+
+    assert [step.batch for step in notes.steps] == [2, 2, 2]
+
+
 def test_a_damaged_journal_is_refused_and_left_alone(tmp_path):
     run = stopped_after(tmp_path, 3)
     edit(run / "journal.jsonl", '"step":2', '"step":3')
