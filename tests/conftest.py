@@ -39,13 +39,11 @@ LONGEST = (
     "cli/test_resume_command.py",
     "cli/test_eval_command.py",
     "cli/test_report_command.py",
-    "test_harness.py",
     "test_embedded.py",
     "test_hub.py",
     "test_prior.py",
     "test_tune.py",
     "engine/test_decay.py",
-    "test_models.py",
     "engine/test_drift.py",
     "engine/test_noise_compiled.py",
 )

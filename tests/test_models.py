@@ -1,7 +1,5 @@
-"""Loading a model: what comes back and what is said of it; the real model."""
+"""Loading a model: what comes back and what is said of it."""
 
-import os
-import shutil
 from logging import StreamHandler
 
 import gguf
@@ -10,7 +8,6 @@ import torch
 from tiny_models import (
     CHAT_TEMPLATE,
     change_weights,
-    logits_of,
     same_weights,
     tiny_llama,
     tiny_qwen2,
@@ -18,14 +15,12 @@ from tiny_models import (
     write_gguf,
     write_model,
 )
-from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
 from esft import models
 from esft.models import load_model, save_model
 
 TEXT = "Héllo, the cab!<|im_end|>\n"
-CHAT = [{"role": "user", "content": "What is the capital of France?"}]
 
 
 @pytest.fixture
@@ -143,38 +138,3 @@ def test_bfloat16_on_a_cpu_that_emulates_it_is_said(tmp_path, monkeypatch):
 
     assert "--dtype float32 is faster" in load_model(str(folder), device="cpu").notes[0]
     assert load_model(str(folder), device="cpu", dtype="bfloat16").notes == ()
-
-
-@pytest.fixture(scope="module")
-def real():
-    path = os.environ.get("ESFT_TEST_MODEL")
-    if not path:
-        pytest.skip("ESFT_TEST_MODEL does not name the real small model")
-    return load_model(path)
-
-
-@pytest.mark.real
-def test_the_real_model_knows_the_capital_of_france(real):
-    prompt = real.tokenizer.apply_chat_template(
-        CHAT, add_generation_prompt=True, return_tensors="pt", return_dict=True
-    ).to(real.device)
-
-    answer = real.model.generate(**prompt, do_sample=False, max_new_tokens=16)
-
-    assert "Paris" in real.tokenizer.decode(answer[0, prompt["input_ids"].shape[1] :])
-
-
-@pytest.mark.real
-def test_the_real_model_saved_is_the_same_model(real, tmp_path):
-    save_model(real, tmp_path / "saved")
-
-    again = AutoModelForCausalLM.from_pretrained(tmp_path / "saved").to(real.device)
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "saved")
-    assert same_weights(again, real.model)
-    assert logits_of(again).equal(logits_of(real.model))
-    for text in (TEXT, "def f(x):\n    return  x**2  # 12345 naïve 東京 🙂\t\r\n"):
-        assert tokenizer(text).input_ids == real.tokenizer(text).input_ids
-    assert tokenizer.apply_chat_template(CHAT, tokenize=False, add_generation_prompt=True) == (
-        real.tokenizer.apply_chat_template(CHAT, tokenize=False, add_generation_prompt=True)
-    )
-    shutil.rmtree(tmp_path / "saved")  # 270 MB that no later test needs

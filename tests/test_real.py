@@ -1,13 +1,17 @@
-"""The main job on the real small model that ESFT_TEST_MODEL names."""
+"""The real small model that ESFT_TEST_MODEL names: it is loaded once, for all of them."""
 
 import json
 import os
+import shutil
+from copy import deepcopy
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import pytest
 import torch
 from click.testing import CliRunner
+from tiny_models import logits_of, same_weights
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from esft import generate
@@ -15,12 +19,20 @@ from esft.cli import main
 from esft.engine import Drift, Member, Weights, perturbed
 from esft.engine.identity import identity
 from esft.engine.perturb import unmoved_share
-from esft.models import load_model
+from esft.models import load_model, save_model
 from esft.rollout import Rollout
 from esft.tasks import get_task
 from esft.tasks.rows import read_split, split_rows
 
-MODEL = os.environ.get("ESFT_TEST_MODEL")
+MODEL, DATA = os.environ.get("ESFT_TEST_MODEL"), os.environ.get("ESFT_DATA_DIR")
+FILES = Path(__file__).parent / "tasks" / "files"
+RECORDED = json.loads((Path(__file__).parent / "harness" / "scores.json").read_text())
+"""Option scores of lm-evaluation-harness, recorded by tests/harness/compare.py."""
+CHAT = [{"role": "user", "content": "What is the capital of France?"}]
+TEXTS = (
+    "Héllo, the cab!<|im_end|>\n",
+    "def f(x):\n    return  x**2  # 12345 naïve 東京 🙂\t\r\n",
+)
 pytestmark = [
     pytest.mark.real,
     pytest.mark.skipif(MODEL is None, reason="ESFT_TEST_MODEL names no model"),
@@ -28,13 +40,49 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def loaded():
-    return load_model(MODEL, dtype="bfloat16", device="cpu")
+def exact():
+    """In float32. Read once: a .gguf file takes long, and this one holds 4-bit weights."""
+    return load_model(MODEL, dtype="float32", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def loaded(exact):
+    """In bfloat16, as it is tuned."""
+    model = deepcopy(exact.model)
+    for parameter in model.parameters():  # and no buffer
+        parameter.data = parameter.data.to(torch.bfloat16)
+    model.config.dtype = torch.bfloat16
+    return replace(exact, model=model, dtype=torch.bfloat16)
 
 
 @pytest.fixture(scope="module")
 def questions():
     return split_rows(get_task("conciseness"), 8, 8)
+
+
+def test_the_real_model_knows_the_capital_of_france(loaded):
+    prompt = loaded.tokenizer.apply_chat_template(
+        CHAT, add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
+
+    answer = loaded.model.generate(**prompt, do_sample=False, max_new_tokens=16)
+
+    assert "Paris" in loaded.tokenizer.decode(answer[0, prompt["input_ids"].shape[1] :])
+
+
+def test_the_real_model_saved_is_the_same_model(loaded, tmp_path):
+    save_model(loaded, tmp_path / "saved")
+
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "saved")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "saved")
+    assert same_weights(again, loaded.model)
+    assert logits_of(again).equal(logits_of(loaded.model))
+    for text in TEXTS:
+        assert tokenizer(text).input_ids == loaded.tokenizer(text).input_ids
+    assert tokenizer.apply_chat_template(CHAT, tokenize=False, add_generation_prompt=True) == (
+        loaded.tokenizer.apply_chat_template(CHAT, tokenize=False, add_generation_prompt=True)
+    )
+    shutil.rmtree(tmp_path / "saved")  # 270 MB that no later test needs
 
 
 def test_members_and_steps_leave_every_bit_of_the_real_model_where_it_belongs(loaded):
@@ -79,7 +127,7 @@ def test_the_real_model_knows_some_answers_and_is_not_concise(loaded, questions)
     assert 0 < sum(result.reward for result in results) / len(results) < 0.95
 
 
-def test_a_tuned_real_model_loads_and_answers_as_it_did(tmp_path):
+def test_a_tuned_real_model_loads_and_answers_as_it_did(loaded, tmp_path):
     run = tmp_path / "out"
 
     done = CliRunner().invoke(
@@ -93,6 +141,9 @@ def test_a_tuned_real_model_loads_and_answers_as_it_did(tmp_path):
     )  # fmt: skip
 
     assert done.exit_code == 0, done.stderr
+    # Read in half precision, the file gives the exact weights, rounded.
+    info = json.loads((run / "run.json").read_text())
+    assert info["model"]["base"] == identity(loaded.model)
     model = AutoModelForCausalLM.from_pretrained(run / "model")
     tokenizer = AutoTokenizer.from_pretrained(run / "model")
     assert model.dtype == torch.bfloat16
@@ -103,21 +154,20 @@ def test_a_tuned_real_model_loads_and_answers_as_it_did(tmp_path):
     assert answers == [json.loads(line)["answer"] for line in recorded]
 
 
-FILES = Path(__file__).parent / "tasks" / "files"
-
-
-def test_in_float32_rows_that_leave_their_batch_change_no_answer_of_the_real_model(monkeypatch):
-    loaded = load_model(MODEL, dtype="float32", device="cpu")
+def test_in_float32_rows_that_leave_their_batch_change_no_answer_of_the_real_model(
+    exact, monkeypatch
+):
     rows = split_rows(get_task("conciseness"), 8, 16).holdout
-    rollout = Rollout(loaded.model, loaded.tokenizer, get_task("conciseness"), max_new_tokens=32)
+    rollout = Rollout(exact.model, exact.tokenizer, get_task("conciseness"), max_new_tokens=32)
     prepared, seen = rollout.prepare(rows), []
-    loaded.model.register_forward_pre_hook(
+    counted = exact.model.register_forward_pre_hook(
         lambda _, args, kwargs: seen.append(len(kwargs["input_ids"])), with_kwargs=True
     )
 
     leaving = rollout.score(prepared)
     monkeypatch.setattr(generate, "LEAVE", 1.0)
     staying = rollout.score(prepared)
+    counted.remove()
 
     assert leaving == staying
     assert min(seen) < 16
@@ -148,3 +198,20 @@ def test_answers_of_the_real_model_to_countdown_are_graded_with_their_opening(lo
 
     assert all(result.answer.startswith("<think>") for result in results)
     assert all(0 <= result.reward <= 1.1 for result in results)
+
+
+@pytest.mark.skipif(DATA is None, reason="ESFT_DATA_DIR is not set")
+@pytest.mark.parametrize("name", RECORDED["files"])
+def test_log_probabilities_of_all_options_agree_with_those_of_the_harness(name, exact):
+    task, expected = get_task(name), RECORDED["logprobs"][name]
+    with (Path(DATA) / f"{RECORDED['files'][name]}.jsonl").open(encoding="utf-8") as lines:
+        rows = tuple(task.read(json.loads(line)) for line in islice(lines, len(expected)))
+    rollout = Rollout(exact.model, exact.tokenizer, task)
+
+    found = rollout.option_logprobs(rollout.prepare(rows))
+
+    assert len(rows) >= 8
+    # Two ways to batch in float32, sums of up to 60 tokens: 5e-5 apart was seen on 100 rows.
+    assert [value for each in found for value in each] == pytest.approx(
+        [value for each in expected for value in each], abs=1e-3
+    )
