@@ -10,9 +10,14 @@ from esft.engine.replay import taken
 from esft.eval_models import RunModels
 from esft.eval_subjects import Subject
 from esft.kl import Drawn, drawn_at_base, kl_between, prompts_of
+from esft.kl_cache import WAYS, KlCache
 from esft.progress import Watcher
 from esft.rebuild import Source
 from esft.run import finite
+from esft.score_way import way_of
+
+SEED = 0
+"""Of the draws: all runs are compared on the same ones."""
 
 
 class Distances:
@@ -41,6 +46,7 @@ class Distances:
         self._subjects = [each for each in subjects if each.role == "prior"] if prompts else []
         self._prompts, self._tokens = prompts, tokens
         self._watcher = watcher
+        self._cache = KlCache()
         self._drawn: dict[str, Drawn] = {}
         self._forecast: Forecast | None = None
         self._forecast_at = 0
@@ -73,25 +79,29 @@ class Distances:
 
     def _measure_kl(self, step: int, subject: Subject) -> None:
         prompts = prompts_of(subject.prepared, self._prompts)
-        self._watcher.phase(f"step {step}: KL on {len(prompts)} prompts of {subject.name}")
+        way = way_of(subject.rollout, self._models.loaded.device)
+        path = self._cache.path(self._models.weighed(step), way, prompts, self._tokens, SEED)
+        found = self._cache.known(path)
+        if found is None:
+            self._watcher.phase(f"step {step}: KL on {len(prompts)} prompts of {subject.name}")
+            found = self._kl_of(subject, prompts)
+            self._cache.keep(path, found)
+        self.kl[subject.name].append({"step": step} | found)
+
+    def _kl_of(self, subject: Subject, prompts: list[tuple[int, ...]]) -> dict[str, dict]:
+        """Return the divergences of the model as it is, as eval.json has them."""
         loaded, drift = self._models.loaded, self._models.base.drift
         batches = Batches(subject.rollout.batches.size)
         given = (loaded.model, loaded.tokenizer)
         if subject.name not in self._drawn:
             with drift.at_base():
                 self._drawn[subject.name] = drawn_at_base(
-                    *given, prompts, self._tokens, batches, seed=0
+                    *given, prompts, self._tokens, batches, SEED
                 )
         there, back = kl_between(
-            *given, drift, prompts, self._tokens, batches, 0, base=self._drawn[subject.name]
+            *given, drift, prompts, self._tokens, batches, SEED, base=self._drawn[subject.name]
         )
-        self.kl[subject.name].append(
-            {
-                "step": step,
-                "base_to_tuned": finite(asdict(there)),
-                "tuned_to_base": finite(asdict(back)),
-            }
-        )
+        return dict(zip(WAYS, (finite(asdict(each)) for each in (there, back)), strict=True))
 
     def _forecast_of(self, step: int) -> float:
         """Return the ||D|| to expect after `step`, with the journal's coefficients."""

@@ -19,7 +19,7 @@ def encode_reference(model, tokenizer, row: Row) -> Continuation:
     if row.reference is None:
         raise TaskError(
             f"row {row.id} has no reference answer, expected one: reward is 'logprob'",
-            hint="leave the row out, or take another task.reward",
+            hint="leave the row out, or take another reward of the task",
         )
     prompt = encode_prompt(tokenizer, row)
     text = row.reference.removeprefix(row.opening)

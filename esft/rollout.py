@@ -196,8 +196,8 @@ class Rollout:
                 raise TaskError(
                     f"row {row.id} of {self.task.name} needs {need:,} tokens with its answer, "
                     f"expected at most {limit:,}, the model's context",
-                    hint="leave the row out, lower task.max_new_tokens, or take a model with a "
-                    "longer context",
+                    hint="leave the row out, lower max_new_tokens of the task, or take a model "
+                    "with a longer context",
                 )
 
 

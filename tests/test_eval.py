@@ -8,6 +8,7 @@ import torch
 from runs import Notes, a_recipe, never
 from tiny_models import tiny_llama, write_model
 
+from esft import eval_drift
 from esft.errors import EsftError, RecipeError, RunError
 from esft.eval_request import EvalRequest, run_eval
 from esft.evaluate import evaluate
@@ -188,6 +189,56 @@ def test_the_kl_of_each_prior_task_is_measured_both_ways(run):
             for way in ("base_to_tuned", "tuned_to_base"):
                 assert each[way]["prompts"] == 3
                 assert each[way]["kl"] > 0
+
+
+@pytest.fixture
+def compared(monkeypatch):
+    """The numbers of prompts that KL divergences were measured on, call by call."""
+    calls, between = [], eval_drift.kl_between
+
+    def counting(model, tokenizer, drift, prompts, *others, **named):
+        calls.append(len(prompts))
+        return between(model, tokenizer, drift, prompts, *others, **named)
+
+    monkeypatch.setattr(eval_drift, "kl_between", counting)
+    return calls
+
+
+def test_a_kl_that_is_known_is_not_measured_again(run, compared):
+    request = asked(run, at="3", kl_prompts=3, kl_tokens=4)
+    first = run_eval(request, Notes())
+    assert compared == [3, 3]
+
+    assert run_eval(request, Notes()).record == first.record
+    assert compared == [3, 3]
+    added = run_eval(replace(request, at="2,3"), Notes())
+    assert compared == [3, 3, 3, 3]
+    for task in ("copy-letters", "upper-letters"):
+        assert figures(added, task)["kl"][1:] == figures(first, task)["kl"]
+
+
+@pytest.mark.parametrize("change", [{"kl_prompts": 2}, {"kl_tokens": 5}, {"at": "2"}])
+def test_another_kl_is_measured(run, compared, change):
+    request = asked(run, at="3", kl_prompts=3, kl_tokens=4)
+    run_eval(request, Notes())
+    compared.clear()
+
+    run_eval(replace(request, **change), Notes())
+
+    assert len(compared) == 2
+
+
+def test_a_damaged_cache_of_kl_is_measured_anew(run, compared, tmp_path, monkeypatch):
+    monkeypatch.setenv("ESFT_CACHE_DIR", str(tmp_path / "cache"))
+    request = asked(run, at="3", kl_prompts=3, kl_tokens=4)
+    first = run_eval(request, Notes())
+    one, other = (tmp_path / "cache" / "kl").iterdir()
+    one.write_bytes(b'{"base_to_tuned": {"kl"')
+    other.write_text("{}")
+    compared.clear()
+
+    assert run_eval(request, Notes()).record == first.record
+    assert compared == [3, 3]
 
 
 def test_a_journal_alone_is_measured_with_the_tasks_that_are_named(run):
