@@ -61,7 +61,7 @@ class PlainWatcher:
     def rebuild(self, since: int, to: int, seconds: float) -> None:
         """Print which steps are made again, and how long that takes."""
         steps = f"step {to}" if to == since + 1 else f"steps {since + 1} to {to}"
-        start = "the base model" if since == 0 else f"the snapshot of step {since}"
+        start = "the base model" if since == 0 else f"step {since}"
         self._print(f"rebuilding {steps} from {start} and the journal: about {duration(seconds)}")
 
     def replayed(self, step: int, to: int) -> None:
