@@ -115,11 +115,11 @@ def _print(result: EvalResult, texts: int) -> None:
             click.echo(wrapped(f"  {verdict['kind']}: ", verdict["text"]))
         if texts and len(measured.evaluations) > 1:
             _print_texts(measured, texts)
+    _print_verdicts([task for task in record["tasks"] if task["verdict"] is not None])
     for each in record["drift"]:
         click.echo(
             f"step {each['step']}: ||D|| {each['norm']:.4g}, forecast {each['forecast']:.4g}; "
-            f"D is 0 in {each['zero_share']:.1%}, weights as in the base in "
-            f"{each['unmoved_share']:.1%}"
+            f"D = 0 in {each['zero_share']:.1%}, weights unmoved {each['unmoved_share']:.1%}"
         )
     if record["noise_floor"] is not None:
         click.echo(wrapped("noise floor: ", record["noise_floor"]["text"]))
@@ -127,20 +127,33 @@ def _print(result: EvalResult, texts: int) -> None:
         click.echo(f"written to {result.path}")
 
 
+def _print_verdicts(tasks: list[dict]) -> None:
+    """Print the verdicts once more, together, where there are several."""
+    if len(tasks) < 2:
+        return
+    click.echo(f"step {tasks[0]['comparisons'][-1]['step']} against the base")
+    width = max(len(task["name"]) for task in tasks)
+    for task in tasks:
+        change = _change(task["comparisons"][-1])
+        click.echo(f"  {task['name']:{width}}  {change}  {task['verdict']['kind']}")
+
+
 def _step_line(figures: dict, change: dict | None, divergence: dict | None) -> str:
     error = "" if figures["se"] is None else f" +- {figures['se']:.3f}"
     line = f"  step {figures['step']:<5} {figures['accuracy']:.3f}{error}"
     if change is not None:
-        line += (
-            f"  {change['change']:+.3f} ({change['low']:+.3f} to {change['high']:+.3f})  "
-            f"+{change['gained']} -{change['lost']} rows, p {change['p']:.2g}"
-        )
+        line += f"  {_change(change)}  +{change['gained']} -{change['lost']} rows, "
+        line += f"p {change['p']:.1g}"
     if divergence is not None:
         there, back = divergence["base_to_tuned"], divergence["tuned_to_base"]
         line += (
             f"\n             KL(p0||p) {_with_error(there)}, KL(p||p0) {_with_error(back)} a token"
         )
     return line
+
+
+def _change(change: dict) -> str:
+    return f"{change['change']:+.3f} ({change['low']:+.3f} to {change['high']:+.3f})"
 
 
 def _with_error(estimate: dict) -> str:

@@ -42,7 +42,20 @@ def test_the_newest_run_is_measured_on_the_tasks_of_a_file(run, tmp_path):
     assert done.stdout.count("KL(p0||p) ") == 2
     assert "step 3: ||D|| " in done.stdout
     assert lines[-1] == "written to runs/tiny/eval.json"
-    assert max(len(line) for line in lines) <= 100
+    assert max(len(line) for line in lines) <= 80
+
+
+def test_all_verdicts_stand_together_at_the_end(run):
+    done = esft("eval", "--at", "1,last", "--kl-prompts", "0")
+
+    lines = done.stdout.splitlines()
+    tasks = json.loads((run / "eval.json").read_text())["tasks"]
+    place = lines.index("step 3 against the base")
+    for line, task in zip(lines[place + 1 :], tasks, strict=False):
+        name, change, *_ = line.split()
+        assert (name, change) == (task["name"], f"{task['comparisons'][-1]['change']:+.3f}")
+        assert line.endswith(f")  {task['verdict']['kind']}")
+    assert len(tasks) == 2
 
 
 def test_json_is_all_of_stdout(run):
