@@ -103,13 +103,16 @@ def _merged(
 ) -> list[TaskNumbers]:
     """Return each task once, the targets first: from eval.json where it has it."""
     found = {(task.role, task.name): task for task in recorded}
+    others = []
     for task in measured:
         key = (task.role, task.name)
         both = joined(task, found[key]) if key in found else task
         if both is None:
-            notes.append(
-                f"{task.name}: figures of esft eval, whose rows are not those of the run's own "
-                "evaluations"
-            )
+            others.append(task.name)
         found[key] = both or task
+    if others:
+        notes.append(
+            f"{', '.join(others)}: figures of esft eval, whose rows are not those of the run's own "
+            "evaluations"
+        )
     return sorted(found.values(), key=lambda task: task.role != "target")
