@@ -2,7 +2,7 @@ import json
 import math
 
 import pytest
-from report_runs import ROWS, write_eval, write_evaluation, write_run
+from report_runs import ROWS, write_eval, write_run
 
 from esft.errors import RunError
 from esft.report.read import named_apart, read_run
@@ -106,16 +106,14 @@ def test_evaluations_of_other_rows_are_never_joined(tmp_path):
 
 def test_tasks_with_other_rows_are_named_in_one_note(tmp_path):
     run = write_run(tmp_path / "run", evaluations={0: 0.9, 2: 0.7, 4: 0.5})
-    write_evaluation(run, "mmlu", "prior", 0, 0.9)
-    write_evaluation(run, "mmlu", "prior", 4, 0.5)
-    others = [eval_of(name, run) for name in ("gsm8k", "mmlu")]
+    others = [eval_of("arc", run) | {"role": "target"}, eval_of("gsm8k", run)]
     for score in (score for other in others for score in other["evaluations"]):
         score["n"] = 7
     write_eval(run, tasks=others)
 
     notes = [note for note in read_run(run).notes if "figures of esft eval" in note]
 
-    assert [note.split(":")[0] for note in notes] == ["gsm8k, mmlu"]
+    assert [note.split(":")[0] for note in notes] == ["arc, gsm8k"]
 
 
 def test_eval_json_of_another_journal_is_ignored_with_a_note(run):
