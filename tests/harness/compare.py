@@ -18,9 +18,10 @@ import lm_eval
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
+from esft.eval_request import EvalRequest, run_eval
+from esft.eval_run import Measured
 from esft.models import load_model
-from esft.rollout import Rollout
-from esft.tasks import get_task
+from esft.progress import Watcher
 
 FIXTURE = Path(__file__).with_name("scores.json")
 THEIRS = Path(lm_eval.__file__).parent / "tasks"
@@ -49,6 +50,10 @@ fewshot_split: null
 """
 
 
+class Quiet(Watcher):
+    """Tells nothing."""
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=100, help="rows of each task")
@@ -59,10 +64,13 @@ def main() -> None:
         task: [json.loads(line) for line in first_lines(data / f"{file}.jsonl", arguments.rows)]
         for task, (file, _) in FILES.items()
     }
-    loaded = load_model(os.environ["ESFT_TEST_MODEL"], dtype="float32", device="cpu")
-    theirs = their_rows(loaded, rows)
-    for task in FILES:
-        print(line_of(task, our_rows(loaded, task, rows[task]), theirs[task]), flush=True)
+    model = os.environ["ESFT_TEST_MODEL"]
+    theirs = their_rows(load_model(model, dtype="float32", device="cpu"), rows)
+    priors = tuple(f"{task}:{arguments.rows}" for task in FILES)
+    request = EvalRequest(model=model, dtype="float32", device="cpu", priors=priors)
+    for measured in run_eval(request, Quiet()).measured:
+        task = measured.subject.name
+        print(line_of(task, our_rows(measured), theirs[task]), flush=True)
     if arguments.write:
         scores = {task: [row["logprobs"] for row in found] for task, found in theirs.items()}
         head = {"lm_eval": version("lm_eval"), "dtype": "float32", "files": {}}
@@ -117,14 +125,13 @@ def write_tasks(folder: Path, rows: dict[str, list[dict]]) -> dict[str, tuple[st
     return names
 
 
-def our_rows(loaded, task: str, rows: list[dict]) -> list[dict]:
-    rollout = Rollout(loaded.model, loaded.tokenizer, get_task(task))
-    prepared = rollout.prepare(tuple(map(get_task(task).read, rows)))
+def our_rows(measured: Measured) -> list[dict]:
+    """What esft eval makes of the rows."""
+    subject, (evaluation,) = measured.subject, measured.evaluations
+    found = zip(subject.rollout.option_logprobs(subject.prepared), evaluation.results, strict=True)
     return [
         {"logprobs": logprobs, "acc": result.correct_unnormalized, "acc_norm": result.correct}
-        for logprobs, result in zip(
-            rollout.option_logprobs(prepared), rollout.measure(prepared), strict=True
-        )
+        for logprobs, result in found
     ]
 
 
