@@ -16,7 +16,7 @@ from esft.prior import rows_of
 from esft.prior_spec import parse_prior_line
 from esft.progress import Watcher
 from esft.rebuild import Source, find_source, step_of
-from esft.recipe import Recipe
+from esft.recipe import Prior, Recipe
 from esft.recipe_file import load_recipe
 from esft.score_cache import ScoreCache
 
@@ -33,8 +33,8 @@ class EvalRequest:
     """Prior tasks, as `parse_prior_line` reads them; none takes those of the run."""
     at: str = "last"
     """Steps, separated by commas; the base is always measured."""
-    rows: int = 200
-    """Of a prior task that names no number."""
+    rows: int | None = None
+    """Of a prior task that names no number; None takes prior.rows of the run, else 200."""
     dtype: str | None = None
     device: str | None = None
     data_dir: str | None = None
@@ -113,6 +113,11 @@ def _recipe(source: Source) -> Recipe:
 
 def _models(request: EvalRequest, source: Source | None, watcher: Watcher) -> Models:
     if source is None:
+        if request.at != "last":
+            raise RecipeError(
+                f"--at is {request.at}, expected none: a model by itself has no steps",
+                hint="name the run: esft eval RUN --at STEPS",
+            )
         return one_model(request.model, request.dtype, request.device, watcher)
     if request.dtype is not None:
         raise RecipeError(
@@ -150,11 +155,11 @@ def _subjects(
     if recipe is not None:
         makers.append((recipe.task.name, lambda: target_of(recipe, loaded, Batches(batch))))
     folder = request.data_dir or (None if recipe is None else recipe.task.data_dir)
+    rows = request.rows or (Prior() if recipe is None else recipe.prior).rows
     for line in lines:
         spec = parse_prior_line(line)
-        rows = request.rows if recipe is None else recipe.prior.rows
 
-        def make(spec=spec, rows=rows) -> Subject:
+        def make(spec=spec) -> Subject:
             return prior_of(rows_of(spec, rows, folder), loaded, Batches(batch))
 
         makers.append((spec.name, make))

@@ -265,6 +265,26 @@ def test_a_model_is_measured_by_itself(tmp_path, counted):
     assert figures(result, "copy-letters")["verdict"] is None
 
 
+def test_a_model_by_itself_has_no_steps(tmp_path):
+    request = EvalRequest(model=str(tmp_path / "model"), priors=("copy-letters:5",), at="3")
+
+    with pytest.raises(RecipeError, match="--at is 3, expected none: a model by itself"):
+        run_eval(request, Notes())
+
+
+def test_rows_are_those_of_the_run_unless_others_are_asked_for(tmp_path):
+    made = replace(a_recipe(tmp_path), prior=Prior(rows=7), run=Run(dir=str(tmp_path / "run")))
+    run_tuning(made, Notes(), never)
+    run = tmp_path / "run"
+    priors = ("copy-letters", "reverse-letters:4")
+
+    runs = run_eval(asked(run, at="0", priors=priors), Notes())
+    others = run_eval(asked(run, at="0", priors=priors, rows=5), Notes())
+
+    assert [task["rows"] for task in runs.record["tasks"][1:]] == [7, 4]
+    assert [task["rows"] for task in others.record["tasks"][1:]] == [5, 4]
+
+
 def test_the_base_of_a_run_and_the_model_by_itself_are_the_same_evaluation(run, counted):
     run_eval(asked(run, priors=("reverse-letters:5",), at="0"), Notes())
     counted.clear()

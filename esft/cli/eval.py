@@ -22,11 +22,17 @@ def _option(group: str, *flags: str, **kwargs):
 @click.command("eval", cls=GroupedCommand, short_help="Measure prior tasks: lost, or drifting?")
 @click.argument("run", required=False)
 @prior_option
-@_option("Prior tasks", "--rows", default=200, show_default=True, help="Rows of a task, by itself.")
+@_option(
+    "Prior tasks",
+    "--rows",
+    type=click.IntRange(min=1),
+    help="Rows of a task that names no number.  [default: the run's, else 200]",
+)
 @_option("Prior tasks", "--data-dir", help="Folder of <task>.<split>.jsonl files.")
 @_option(
     "Prior tasks",
     "--margin",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
     default=0.03,
     show_default=True,
     help="A change that matters to no one is smaller than this share.",
@@ -34,6 +40,7 @@ def _option(group: str, *flags: str, **kwargs):
 @_option(
     "Prior tasks",
     "--texts",
+    type=click.IntRange(min=0),
     default=0,
     show_default=True,
     help="Rows gained and lost to print per task, with both answers.",
@@ -51,17 +58,25 @@ def _option(group: str, *flags: str, **kwargs):
     "Model",
     "--load",
     type=click.Choice(("nf4", "int8")),
-    help="Measure the models as loaded in 4 or 8 bits: does the gain survive?",
+    help="Measure the models as loaded in 4 or 8 bits, scores alone: does the gain survive?",
 )
 @_option("Model", "--device", help="cuda, mps or cpu  [default: the run's, else the first]")
 @_option(
     "Distance",
     "--kl-prompts",
+    type=click.IntRange(min=0),
     default=50,
     show_default=True,
     help="Prompts of each prior task that both models go on from; 0 leaves the KL out.",
 )
-@_option("Distance", "--kl-tokens", default=256, show_default=True, help="New tokens, at most.")
+@_option(
+    "Distance",
+    "--kl-tokens",
+    type=click.IntRange(min=1),
+    default=256,
+    show_default=True,
+    help="New tokens, at most.",
+)
 @_option(
     "Distance",
     "--noise-floor/--no-noise-floor",

@@ -143,3 +143,14 @@ def test_without_a_run_or_a_task_it_says_what_is_missing(tmp_path, monkeypatch):
     assert (no_run.exit_code, no_task.exit_code) == (1, 2)
     assert "there is no run under runs/" in no_run.stderr
     assert "no prior task is named" in no_task.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["--margin 0", "--margin 1", "--texts -1", "--kl-prompts -1", "--kl-tokens 0", "--rows 0"],
+)
+def test_a_number_out_of_range_is_refused(words):
+    done = esft("eval", *words.split())
+
+    assert done.exit_code == 2
+    assert f"Invalid value for '{words.split()[0]}'" in done.stderr
