@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from runs import Notes, a_recipe, never
+from runs import Notes, a_recipe, never, write_arc
 from tiny_models import tiny_llama, write_model
 
 from esft import eval_drift
@@ -62,9 +62,12 @@ def figures(result, task):
 
 
 def test_what_the_run_measured_is_not_measured_again(run, counted):
-    result = run_eval(asked(run), Notes())
+    notes = Notes()
+
+    result = run_eval(asked(run), notes)
 
     assert counted == []
+    assert not any("rows" in phase for phase in notes.phases)
     recorded = [json.loads(line) for line in (run / "evals.jsonl").read_text().splitlines()]
     assert result.record["steps"] == [0, 2, 3]
     for task in ("conciseness", "copy-letters", "upper-letters"):
@@ -72,6 +75,29 @@ def test_what_the_run_measured_is_not_measured_again(run, counted):
         found = figures(result, task)["evaluations"]
         assert [each["accuracy"] for each in found] == [each["accuracy"] for each in expected]
         assert [each["reward"] for each in found] == [each["reward"] for each in expected]
+
+
+def test_the_batch_that_the_run_found_is_kept(tmp_path, counted):
+    run = a_run(tmp_path, task={"batch": 2})
+    counted.clear()
+
+    run_eval(asked(run), Notes())
+
+    assert counted == []
+
+
+def test_rows_come_from_the_folder_named_else_from_the_run_s(run, tmp_path, monkeypatch):
+    monkeypatch.delenv("ESFT_DATA_DIR", raising=False)
+    write_arc(tmp_path / "data", rows=3)
+    request = asked(run, at="0", priors=("arc:2",))
+
+    named = run_eval(replace(request, data_dir=str(tmp_path / "data")), Notes())
+
+    assert figures(named, "arc")["rows"] == 2
+    made = a_recipe(tmp_path / "2", task={"data_dir": str(tmp_path / "data")})
+    made = replace(made, task=replace(made.task, name="arc-easy", train=2, holdout=1))
+    of_run = run_tuning(made, Notes(), never).run_path
+    assert figures(run_eval(replace(request, run=of_run), Notes()), "arc")["rows"] == 2
 
 
 def test_other_steps_and_tasks_are_measured_once(run, counted):
@@ -340,7 +366,8 @@ def test_a_step_there_is_not_is_refused(run, at):
 @pytest.mark.parametrize("load", ["nf4", "int8"])
 def test_models_can_be_measured_as_loaded_in_fewer_bits(tmp_path, load, counted):
     # bitsandbytes packs rows of at least 64.
-    run = a_run(tmp_path, model=tiny_llama(hidden_size=64, intermediate_size=128))
+    model = tiny_llama(hidden_size=64, intermediate_size=128)
+    run = a_run(tmp_path, model=model, task={"reward": "logprob"})
     counted.clear()
     plain = run_eval(asked(run), Notes())
     assert counted == []
@@ -350,11 +377,12 @@ def test_models_can_be_measured_as_loaded_in_fewer_bits(tmp_path, load, counted)
     assert len(counted) == 9
     assert result.record["load"] == load
     assert result.path == str(run / f"eval-{load}.json")
-    rewards = [
+    in_full, loaded = (
         [each["reward"] for each in figures(each_result, "conciseness")["evaluations"]]
         for each_result in (plain, result)
-    ]
-    assert all(isinstance(reward, float) for reward in rewards[1])
+    )
+    assert len({*in_full, *loaded}) == 6
+    assert loaded == pytest.approx(in_full, rel=0.1)
     counted.clear()
     run_eval(asked(run, load=load), Notes())
     assert counted == []
