@@ -86,6 +86,20 @@ def test_the_batch_that_the_run_found_is_kept(tmp_path, counted):
     assert counted == []
 
 
+def test_steps_are_scored_with_as_many_threads_as_the_run_had(tmp_path, counted):
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        run = a_run(tmp_path)
+        counted.clear()
+        torch.set_num_threads(1)
+        run_eval(asked(run), Notes())
+    finally:
+        torch.set_num_threads(threads)
+
+    assert counted == []
+
+
 def test_rows_come_from_the_folder_named_else_from_the_run_s(run, tmp_path, monkeypatch):
     monkeypatch.delenv("ESFT_DATA_DIR", raising=False)
     write_arc(tmp_path / "data", rows=3)

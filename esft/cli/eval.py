@@ -103,8 +103,12 @@ def evaluate(
     """
     from esft.eval_request import EvalRequest, run_eval
 
-    with StopSignals() as signals, make_watcher(signals) as watcher:
-        result = run_eval(EvalRequest(priors=prior or (), **asked), watcher)
+    try:
+        with StopSignals() as signals, make_watcher(signals) as watcher:
+            result = run_eval(EvalRequest(priors=prior or (), **asked), watcher)
+    except KeyboardInterrupt:
+        click.echo("What was measured is kept: the same command goes on from there.", err=True)
+        raise
     if as_json:
         click.echo(json.dumps(result.record))
     else:

@@ -145,6 +145,22 @@ def test_without_a_run_or_a_task_it_says_what_is_missing(tmp_path, monkeypatch):
     assert "no prior task is named" in no_task.stderr
 
 
+def test_ctrl_c_says_that_what_was_measured_is_kept(run, monkeypatch):
+    def interrupted(self, prepared):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("esft.rollout.Rollout.measure", interrupted)
+
+    done = esft("eval", "--prior", "reverse-letters:5", "--kl-prompts", "0")
+
+    assert done.exit_code == 130
+    lines = done.stderr.splitlines()
+    assert lines[-2:] == [
+        "What was measured is kept: the same command goes on from there.",
+        "Stopped.",
+    ]
+
+
 @pytest.mark.parametrize(
     "words",
     ["--margin 0", "--margin 1", "--texts -1", "--kl-prompts -1", "--kl-tokens 0", "--rows 0"],
