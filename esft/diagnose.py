@@ -37,9 +37,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from esft.bootstrap import Interval
-from esft.rows_needed import rows_needed
-from esft.series import AFTER_DROP, Change, Drop, Series
+from esft.statistics.bootstrap import Interval
+from esft.statistics.rows_needed import rows_needed
+from esft.statistics.series import AFTER_DROP, Change, Drop, Series
 
 MARGIN = 0.03
 """A change that matters to no one is smaller than this: 3 points."""

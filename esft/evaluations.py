@@ -4,6 +4,8 @@ import math
 from collections.abc import Callable
 
 from esft.errors import RunError
+from esft.evals.score_cache import ScoreCache, Weighed
+from esft.evals.score_way import Remembered, way_of
 from esft.evaluate import Evaluation, evaluate
 from esft.failures import Failures
 from esft.prepared import Prepared
@@ -11,8 +13,6 @@ from esft.progress import TaskScores, Watcher
 from esft.recorded import Best, best_of, evaluation, summaries
 from esft.rollout import Rollout
 from esft.run import RunFolder
-from esft.score_cache import ScoreCache, Weighed
-from esft.score_way import Remembered, way_of
 from esft.session import Session
 
 

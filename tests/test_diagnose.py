@@ -4,7 +4,7 @@ import pytest
 from simulated_evaluations import TRUTHS, counted
 
 from esft.diagnose import diagnose
-from esft.series import Series
+from esft.statistics.series import Series
 
 ROWS, RIGHT = 2000, 1400
 

@@ -12,7 +12,7 @@ from esft.cli.show import make_watcher, wrapped
 from esft.cli.stop import StopSignals
 
 if TYPE_CHECKING:
-    from esft.eval_request import EvalResult
+    from esft.evals.request import EvalResult
 
 
 def _option(group: str, *flags: str, **kwargs):
@@ -101,7 +101,7 @@ def evaluate(
       esft eval runs/arc-qwen2.5-1.5b-1 --prior tasks.txt --at 25,50,100,last
       esft eval --model Qwen2.5-1.5B --prior gsm8k:100
     """
-    from esft.eval_request import EvalRequest, run_eval
+    from esft.evals.request import EvalRequest, run_eval
 
     try:
         with StopSignals() as signals, make_watcher(signals) as watcher:

@@ -50,8 +50,8 @@ def export(
 def _folder(
     run: str | None, out: Path, dtype: str | None, which: dict
 ) -> tuple[dict[str, object], list[str]]:
-    from esft.export import export as export_model
-    from esft.exported import comparison_text
+    from esft.export.exported import comparison_text
+    from esft.export.folder import export as export_model
     from esft.rebuild import find_source
 
     source = find_source(run)
@@ -80,7 +80,7 @@ def _folder(
 def _journal(
     run: str | None, out: Path, dtype: None, which: dict
 ) -> tuple[dict[str, object], list[str]]:
-    from esft.export_journal import export_journal
+    from esft.export.journal import export_journal
     from esft.rebuild import find_source
 
     source = find_source(run)

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 from esft.diagnose import diagnose
-from esft.paired import compare
 from esft.report.eval_file import score_of
 from esft.report.numbers import Change, Judgement, Score, TaskNumbers, number
 from esft.run_names import slug
 from esft.run_read import read_lines
+from esft.statistics.paired import compare
 
 
 def recorded_tasks(path: Path) -> list[TaskNumbers]:

@@ -5,9 +5,11 @@ from click.testing import CliRunner
 from runs import Notes, a_recipe, never
 from transformers import AutoModelForCausalLM
 
-from esft import export as module
-from esft import export_check, export_figures, export_prompts
 from esft.cli import main
+from esft.export import check as export_check
+from esft.export import figures as export_figures
+from esft.export import folder as module
+from esft.export import prompts as export_prompts
 from esft.tune import run_tuning
 
 

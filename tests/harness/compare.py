@@ -18,8 +18,8 @@ import lm_eval
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
-from esft.eval_request import EvalRequest, run_eval
-from esft.eval_run import Measured
+from esft.evals.evaluator import Measured
+from esft.evals.request import EvalRequest, run_eval
 from esft.models import load_model
 from esft.progress import Watcher
 

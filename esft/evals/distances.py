@@ -1,0 +1,119 @@
+"""How far the models of some steps are from the base: in weights, and in what they say."""
+
+from dataclasses import asdict
+
+from esft.batches import Batches
+from esft.engine.forecast import Forecast, sum_of_squares
+from esft.engine.measures import measures
+from esft.engine.members import net_coefficients
+from esft.engine.replay import taken
+from esft.evals.kl_cache import WAYS, KlCache
+from esft.evals.models import RunModels
+from esft.evals.score_way import way_of
+from esft.evals.subjects import Subject
+from esft.kl.divergence import Drawn, drawn_at_base, kl_between, prompts_of
+from esft.progress import Watcher
+from esft.rebuild import Source
+from esft.run import finite
+
+SEED = 0
+"""Of the draws: all runs are compared on the same ones."""
+
+
+class Distances:
+    """Measures each step once its tasks are measured.
+
+    Args:
+        source: of the run.
+        models: its steps.
+        subjects: whose prompts the models go on from.
+        prompts: how many of each prior task; 0 leaves the KL out.
+        tokens: new tokens of a continuation, at most.
+        watcher: told of what takes a while.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        models: RunModels,
+        subjects: tuple[Subject, ...],
+        prompts: int,
+        tokens: int,
+        watcher: Watcher,
+    ) -> None:
+        self._source = source
+        self._models = models
+        self._subjects = [each for each in subjects if each.role == "prior"] if prompts else []
+        self._prompts, self._tokens = prompts, tokens
+        self._watcher = watcher
+        self._cache = KlCache()
+        self._drawn: dict[str, Drawn] = {}
+        self._forecast: Forecast | None = None
+        self._forecast_at = 0
+        self.drift: list[dict[str, object]] = []
+        """A record a step, as eval.json has it."""
+        self.kl: dict[str, list[dict]] = {each.name: [] for each in subjects}
+        """Records by task, likewise."""
+
+    def measure(self, step: int) -> None:
+        """Measure a step; of the base there is nothing to measure."""
+        if step == 0:
+            return
+        self._models.at(step)
+        base = self._models.base
+        found = measures(base.drift, base.weights)
+        self.drift.append(
+            finite(
+                {
+                    "step": step,
+                    "norm": found.norm,
+                    "forecast": self._forecast_of(step),
+                    "zero_share": found.zero_share,
+                    "unmoved_share": found.unmoved_share,
+                }
+            )
+            | {"layers": [asdict(layer) for layer in found.layers]}
+        )
+        for subject in self._subjects:
+            self._measure_kl(step, subject)
+
+    def _measure_kl(self, step: int, subject: Subject) -> None:
+        prompts = prompts_of(subject.prepared, self._prompts)
+        way = way_of(subject.rollout, self._models.loaded.device)
+        path = self._cache.path(self._models.weighed(step), way, prompts, self._tokens, SEED)
+        found = self._cache.known(path)
+        if found is None:
+            self._watcher.phase(f"step {step}: KL on {len(prompts)} prompts of {subject.name}")
+            found = self._kl_of(subject, prompts)
+            self._cache.keep(path, found)
+        self.kl[subject.name].append({"step": step} | found)
+
+    def _kl_of(self, subject: Subject, prompts: list[tuple[int, ...]]) -> dict[str, dict]:
+        """Return the divergences of the model as it is, as eval.json has them."""
+        loaded, drift = self._models.loaded, self._models.base.drift
+        batches = Batches(subject.rollout.batches.size)
+        given = (loaded.model, loaded.tokenizer)
+        if subject.name not in self._drawn:
+            with drift.at_base():
+                self._drawn[subject.name] = drawn_at_base(
+                    *given, prompts, self._tokens, batches, SEED
+                )
+        there, back = kl_between(
+            *given, drift, prompts, self._tokens, batches, SEED, base=self._drawn[subject.name]
+        )
+        return dict(zip(WAYS, (finite(asdict(each)) for each in (there, back)), strict=True))
+
+    def _forecast_of(self, step: int) -> float:
+        """Return the ||D|| to expect after `step`, with the journal's coefficients."""
+        record = self._source.record
+        header = record.header_at(step)
+        if self._forecast is None:
+            numel = self._models.base.weights.numel
+            self._forecast = Forecast(numel, header["alpha"], header["awd"], header["norm"])
+        for made in record.steps[self._forecast_at : step]:
+            members, coefficients = taken(made, record.header_at(made.step))
+            self._forecast.step(
+                len(members), sum_of_squares(net_coefficients(members, coefficients))
+            )
+        self._forecast_at = step
+        return self._forecast.norm()

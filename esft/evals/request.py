@@ -1,0 +1,187 @@
+"""`esft eval` from what is asked to what it came to."""
+
+import json
+from dataclasses import dataclass
+
+from esft.batches import Batches
+from esft.errors import EsftError, RecipeError, RunError
+from esft.evals.distances import Distances
+from esft.evals.evaluator import Evaluator, Measured
+from esft.evals.models import Models, QuantizedModels, RunModels, one_model
+from esft.evals.record import EVAL_FORMAT, missed_records, noise_record, task_record
+from esft.evals.score_cache import ScoreCache
+from esft.evals.subjects import Missed, Subject, missed, prior_of, target_of
+from esft.files import write_whole
+from esft.places import placed
+from esft.prior import rows_of
+from esft.prior_spec import parse_prior_line
+from esft.progress import Watcher
+from esft.rebuild import Source, find_source, step_of
+from esft.recipe import Prior, Recipe
+from esft.recipe_file import load_recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalRequest:
+    """What is to be measured."""
+
+    run: str | None = None
+    """A run or a journal; None is the newest run, or, with a model, none."""
+    model: str | None = None
+    """A model to measure by itself; with a run, its base model."""
+    priors: tuple[str, ...] = ()
+    """Prior tasks, as `parse_prior_line` reads them; none takes those of the run."""
+    at: str = "last"
+    """Steps, separated by commas; the base is always measured."""
+    rows: int | None = None
+    """Of a prior task that names no number; None takes prior.rows of the run, else 200."""
+    dtype: str | None = None
+    device: str | None = None
+    data_dir: str | None = None
+    margin: float = 0.03
+    """A change that matters to no one is smaller than this."""
+    load: str | None = None
+    """None measures the models as they are, else as they are loaded: "nf4" or "int8"."""
+    kl_prompts: int = 50
+    kl_tokens: int = 256
+    noise_floor: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalResult:
+    """What it came to."""
+
+    record: dict[str, object]
+    """As eval.json has it."""
+    measured: tuple[Measured, ...]
+    missed: tuple[Missed, ...]
+    path: str | None
+    """Of eval.json; None where there is no run folder."""
+
+
+def run_eval(request: EvalRequest, watcher: Watcher) -> EvalResult:
+    """Measure prior tasks, and the target of a run, on the base model and on steps of a run.
+
+    Raises:
+        EsftError: if run, step, model or every task cannot be had.
+    """
+    alone = request.run is None and request.model is not None
+    source = None if alone else find_source(request.run)
+    recipe = None if source is None or source.run is None else _recipe(source)
+    lines = request.priors or (() if recipe is None else recipe.prior.tasks)
+    if not lines and recipe is None:
+        raise RecipeError(
+            "no prior task is named, expected one at least",
+            hint="--prior tasks.txt, a task a line, or --prior gsm8k:100",
+        )
+    models = _models(request, source, watcher)
+    if request.load is not None:
+        models = QuantizedModels(models, request.load, watcher)
+    subjects, lost = _subjects(request, recipe, lines, models, _batch(source))
+    distances = None
+    if isinstance(models, RunModels):
+        distances = Distances(
+            source, models, subjects, request.kl_prompts, request.kl_tokens, watcher
+        )
+    evaluator = Evaluator(models, subjects, ScoreCache(), watcher)
+    half = str(models.loaded.dtype) != "torch.float32"
+    floor = evaluator.noise_floor() if request.noise_floor and half else None
+    measured = evaluator.run(distances.measure if distances else lambda step: None)
+    record = {
+        "format": EVAL_FORMAT,
+        "model": models.loaded.id,
+        "run": None if source is None or source.run is None else str(source.run.path),
+        "base": models.weighed(0).base,
+        "journal": None if source is None else source.record.checksum,
+        "margin": request.margin,
+        "load": request.load,
+        "steps": list(models.steps),
+        "tasks": [
+            task_record(each, models.steps, request.margin, _kl(distances, each))
+            for each in measured
+        ],
+        "drift": [] if distances is None else distances.drift,
+        "noise_floor": noise_record(floor),
+        "failed": missed_records(lost),
+    }
+    return EvalResult(record=record, measured=measured, missed=lost, path=_keep(source, record))
+
+
+def _recipe(source: Source) -> Recipe:
+    return placed(load_recipe(str(source.run.recipe_path), {}), source.run.info["places"])
+
+
+def _models(request: EvalRequest, source: Source | None, watcher: Watcher) -> Models:
+    if source is None:
+        if request.at != "last":
+            raise RecipeError(
+                f"--at is {request.at}, expected none: a model by itself has no steps",
+                hint="name the run: esft eval RUN --at STEPS",
+            )
+        return one_model(request.model, request.dtype, request.device, watcher)
+    if request.dtype is not None:
+        raise RecipeError(
+            f"--dtype is {request.dtype}, expected none: a run has a dtype of its own",
+            hint="esft export --dtype converts a step's model; measure that with --model",
+        )
+    steps = {0, *(step_of(source, each.strip()) for each in request.at.split(","))}
+    return RunModels(
+        source, tuple(sorted(steps)), watcher, model=request.model, device=request.device
+    )
+
+
+def _batch(source: Source | None) -> int | None:
+    """Return the sequences at a time that the run found to fit."""
+    if source is None or source.run is None:
+        return None
+    return source.run.info["batches"][-1][1]
+
+
+def _subjects(
+    request: EvalRequest,
+    recipe: Recipe | None,
+    lines: tuple[str, ...],
+    models: Models,
+    batch: int | None,
+) -> tuple[tuple[Subject, ...], tuple[Missed, ...]]:
+    """Return the tasks that can be measured, and those that cannot.
+
+    Raises:
+        RunError: if none can.
+    """
+    found, lost = [], []
+    loaded = models.loaded
+    makers = []
+    if recipe is not None:
+        makers.append((recipe.task.name, lambda: target_of(recipe, loaded, Batches(batch))))
+    folder = request.data_dir or (None if recipe is None else recipe.task.data_dir)
+    rows = request.rows or (Prior() if recipe is None else recipe.prior).rows
+    for line in lines:
+        spec = parse_prior_line(line)
+
+        def make(spec=spec) -> Subject:
+            return prior_of(rows_of(spec, rows, folder), loaded, Batches(batch))
+
+        makers.append((spec.name, make))
+    for name, make in makers:
+        try:
+            found.append(make())
+        except EsftError as error:
+            lost.append(missed(name, error))
+    if not found:
+        first = lost[0]
+        raise RunError(f"no task can be measured: {first.task}: {first.error}", hint=first.hint)
+    return tuple(found), tuple(lost)
+
+
+def _kl(distances: Distances | None, measured: Measured) -> list[dict]:
+    return [] if distances is None else distances.kl[measured.subject.name]
+
+
+def _keep(source: Source | None, record: dict[str, object]) -> str | None:
+    if source is None or source.run is None:
+        return None
+    load = record["load"]
+    path = source.run.path / ("eval.json" if load is None else f"eval-{load}.json")
+    write_whole(path, json.dumps(record, indent=1) + "\n")
+    return str(path)

@@ -1,0 +1,1 @@
+"""KL divergence between two models, estimated on what they draw themselves."""

@@ -1,0 +1,1 @@
+"""Comparisons of evaluations on the same rows, and what can be said of them."""

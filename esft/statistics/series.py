@@ -1,0 +1,140 @@
+"""A series of evaluations against the base: where it is level or down, drops and moves."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from esft.statistics.bootstrap import Interval, bootstrap_interval
+from esft.statistics.rows_needed import SAME, changed_share
+
+CHANGE_ERROR = 0.02
+"""Errors allowed to a claim of change. Two claims make a verdict: 4 % together, below 5 %."""
+
+AFTER_DROP = 3
+"""Evaluations after the one a drop began with: the fewest that show a line and a bend."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """A mean change over rows, and what can be said of it."""
+
+    difference: float
+    interval: Interval
+    """At 95 %."""
+    strict: Interval
+    """At the level by which it is called a change."""
+    changed: float
+    """Share of rows that changed."""
+    margin: float
+
+    @property
+    def is_level(self) -> bool:
+        """Whether all of the 95 % interval lies within the margin."""
+        return self.interval.within(self.margin)
+
+    @property
+    def is_change(self) -> bool:
+        """Whether it is larger than the margin, and its strict interval excludes zero."""
+        return abs(self.difference) > self.margin and not self.strict.holds_zero
+
+    @property
+    def is_down(self) -> bool:
+        """Whether it is a change for the worse."""
+        return self.is_change and self.difference < 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drop:
+    """A stretch of evaluations more than the margin below the base, at least one of them down."""
+
+    first: int
+    """Place in the series of the evaluation it began with."""
+    deepest: int
+    """Place of the lowest."""
+
+
+class Series:
+    """Evaluations of the same rows while tuning.
+
+    Args:
+        base: correct (0 or 1) or reward, row by row, before tuning.
+        later: the same of the same rows at later steps, by step.
+        margin: a change that matters to no one is smaller than this; > 0.
+
+    Raises:
+        ValueError: if there is no later evaluation, no row, a value is not finite, the numbers of
+            rows differ, or the margin is not above 0.
+    """
+
+    def __init__(
+        self, base: Sequence[float], later: Mapping[int, Sequence[float]], margin: float
+    ) -> None:
+        if not later:
+            raise ValueError("no evaluation after the base, expected at least one")
+        if margin <= 0:
+            raise ValueError(f"margin is {margin:g}, expected above 0")
+        self.steps = sorted(later)
+        self.margin = margin
+        before = np.asarray(base, dtype=np.float64)
+        self._after = [np.asarray(later[step], dtype=np.float64) for step in self.steps]
+        for step, after in zip(self.steps, self._after, strict=True):
+            if after.shape != before.shape:
+                raise ValueError(f"step {step}: {len(after)} rows, expected {len(before)}")
+        # Bonferroni: any one of the evaluations could look like a change by chance.
+        error = CHANGE_ERROR / len(self.steps)
+        self.changes = [self._change(after - before, error) for after in self._after]
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    @property
+    def rows(self) -> int:
+        """Rows of every evaluation."""
+        return len(self._after[0])
+
+    def drop(self) -> Drop | None:
+        """Return the last drop, or None where no evaluation is down."""
+        down = [place for place, change in enumerate(self.changes) if change.is_down]
+        if not down:
+            return None
+        first = down[-1]
+        while first > 0 and self._is_low(first - 1):
+            first -= 1
+        deepest = min(range(first, down[-1] + 1), key=lambda place: self.changes[place].difference)
+        return Drop(first=first, deepest=deepest)
+
+    def settling(self, drop: Drop) -> range:
+        """Return the places by which to tell whether it still moves after the drop began.
+
+        The last three, or the later half of what came after where that is more: a slow movement
+        shows over many evaluations only, and a fall that took long is no longer counted.
+        """
+        after = len(self) - 1 - drop.first
+        return range(len(self) - max(AFTER_DROP, (after + 1) // 2), len(self))
+
+    def movement(self, places: range) -> Change:
+        """Return the change from the first to the last of `places` (two or more) along a line.
+
+        The line is fitted by least squares to the evaluations one after the other, whatever the
+        steps between them. Over three it is the last minus the first.
+        """
+        count = len(places)
+        weights = [2 * place - (count - 1) for place in range(count)]
+        scale = 2 * (count - 1) / sum(weight * weight for weight in weights)
+        parts = zip(weights, places, strict=True)
+        summed = np.sum([weight * self._after[place] for weight, place in parts], axis=0)
+        return self._change(summed * scale, CHANGE_ERROR)
+
+    def _is_low(self, place: int) -> bool:
+        return self.changes[place].difference < -self.margin
+
+    def _change(self, changes: np.ndarray, error: float) -> Change:
+        interval = bootstrap_interval(changes, SAME)
+        return Change(
+            difference=float(changes.mean()),
+            interval=interval,
+            strict=bootstrap_interval(changes, 1 - error),
+            changed=changed_share(changes),
+            margin=self.margin,
+        )

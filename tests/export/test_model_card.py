@@ -1,0 +1,213 @@
+"""The card of an exported model: what the hub reads, and what a reader must know."""
+
+import hashlib
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from huggingface_hub import ModelCard
+from runs import Notes, a_recipe, never
+
+from esft.engine.journal_read import lines_until
+from esft.export.card import card
+from esft.export.check import Comparison
+from esft.export.exported import BaseModel, Exported, Tuned, base_of, comparison_text
+from esft.export.journal import export_journal
+from esft.models import load_model
+from esft.rebuild import find_source
+from esft.tune import run_tuning
+
+SAME = Comparison(
+    same_weights=True,
+    same_tokens=True,
+    same_logits=True,
+    finite=True,
+    prompts=32,
+    positions=100,
+    logits=26_100,
+    largest_difference=0.0,
+    mean_kl=0.0,
+    same_answers=32,
+)
+NEARLY = replace(SAME, same_logits=False, largest_difference=0.25, mean_kl=0.5, same_answers=31)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """The folder with a run of three steps, all of them evaluated but the second."""
+    folder = tmp_path_factory.mktemp("made")
+    run_tuning(a_recipe(folder, anchor={"awd": 0.5}), Notes(), never)
+    return folder
+
+
+@pytest.fixture
+def run(made, tmp_path):
+    """A copy of that run, whose files a test may change."""
+    shutil.copytree(made / "run", tmp_path / "run")
+    return tmp_path / "run"
+
+
+def change_info(run, **changes):
+    """Set values of run.json, such as settings={"task.name": ...}."""
+    info = json.loads((run / "run.json").read_text())
+    for key, values in changes.items():
+        info[key] |= values
+    (run / "run.json").write_text(json.dumps(info))
+
+
+def exported(source, step=3, dtype="float32", comparison=SAME, base=None):
+    tuned = Tuned(
+        step=step,
+        best=0,
+        base=BaseModel(name="base", revision=None) if base is None else base,
+        base_weights="b" * 64,
+        weights="c" * 64,
+        recorded=True,
+        parameters=29_000,
+        drift=1.5,
+        dtype="float32",
+        device="cpu",
+    )
+    prompts = "32 holdout rows of conciseness"
+    return Exported(
+        tuned=tuned, dtype=dtype, weights="d" * 64, prompts=prompts, comparison=comparison
+    )
+
+
+def card_of(run, **changes):
+    source = find_source(str(run))
+    return card(source, exported(source, **changes))
+
+
+def test_the_hub_reads_what_the_model_is(run):
+    base = BaseModel(name="Qwen/Qwen2.5-1.5B", revision="abc123")
+
+    text = card_of(run, base=base)
+
+    data = ModelCard(text).data
+    assert data.base_model == "Qwen/Qwen2.5-1.5B"
+    assert (data.library_name, data.pipeline_tag) == ("transformers", "text-generation")
+    assert "esft" in data.tags
+    assert data.license is None
+    assert "# Qwen2.5-1.5B, tuned on conciseness" in text
+    assert "`Qwen/Qwen2.5-1.5B` at commit `abc123`" in text
+    assert "The licence is that of the base model." in text
+
+
+def test_a_base_model_on_this_disk_is_no_base_model_on_the_hub(run):
+    assert ModelCard(card_of(run)).data.base_model is None
+
+
+def test_a_base_model_is_called_as_the_run_found_it(made, run):
+    local = load_model(str(made / "base"), device="cpu")
+    here = base_of(find_source(str(run)), local)
+    change_info(run, model={"source": "org/name@0123abc", "id": "name"})
+    there = base_of(find_source(str(run)), local)
+
+    assert here == BaseModel(name="base", revision=None)
+    assert there == BaseModel(name="org/name", revision="0123abc")
+
+
+def test_no_path_of_this_machine_is_in_the_card(made, run, tmp_path):
+    names = {"task.name": str(tmp_path / "my.jsonl"), "prior.tasks": [str(tmp_path / "b.py")]}
+    change_info(run, settings=names)
+
+    text = card_of(run, base=base_of(find_source(str(run)), load_model(str(made / "base"))))
+
+    assert str(tmp_path.parent) not in text
+    assert str(made.parent) not in text
+    assert str(Path.home()) not in text
+    assert "- task: `my.jsonl`" in text
+    assert "- prior.tasks: b.py" in text
+
+
+def test_the_card_has_the_settings_and_the_step(run):
+    text = card_of(run)
+
+    for line in (
+        "- step: 3; best by reward on holdout rows: 0",
+        "- search.seed: 1",
+        "- search.sigma: 0.02",
+        "- search.alpha: 0.02",
+        "- search.population: 4",
+        "- anchor.awd: 0.5",
+        "- anchor.norm: l1",
+        "- task.max_new_tokens: 6",
+        "- drift from the base model: norm 1.5 over 29,000 tuned parameters",
+    ):
+        assert f"{line}\n" in text
+    assert "None" not in text
+    assert "null" not in text
+
+
+def test_scores_stand_beside_those_of_the_base_model(run):
+    lines = [json.loads(line) for line in (run / "evals.jsonl").read_text().splitlines()]
+    base, now = lines
+
+    text = card_of(run)
+
+    assert f"| {base['reward']:.4f} ± {base['reward_se']:.4f} " in text
+    assert f"| {now['reward']:.4f} ± {now['reward_se']:.4f} |" in text
+    assert "| `conciseness` | target | 5 |" in text
+    assert "not measured" not in text
+
+
+def test_a_step_that_was_not_evaluated_has_no_scores(run):
+    text = card_of(run, step=2)
+
+    assert "Step 2 was not evaluated: its scores are not known (only 0, 3)." in text
+    assert text.count("not measured") == 2
+
+
+def test_scores_before_a_conversion_are_called_so(run):
+    text = card_of(run, dtype="bfloat16", comparison=NEARLY)
+
+    assert "Measured in float32, before the conversion." in text
+    assert "Measured in" not in card_of(run)
+
+
+def test_a_run_without_evaluations_says_so(run):
+    (run / "evals.jsonl").unlink()
+
+    assert "The run has no evaluation on record." in card_of(run)
+
+
+def test_the_card_names_the_journal_and_how_to_rebuild(run):
+    record = find_source(str(run)).record
+
+    text = card_of(run, step=2)
+
+    assert f"`{record.checksums[2]}`" in text
+    assert hashlib.sha256(lines_until(record, 2).encode()).hexdigest() in text
+    assert "    esft replay journal.jsonl --at 2 --model base --out DIR\n" in text
+
+
+def test_a_card_from_a_journal_alone_says_what_is_not_known(run, tmp_path):
+    export_journal(find_source(str(run)), "last", tmp_path / "my.jsonl", Notes())
+
+    text = card_of(tmp_path / "my.jsonl")
+
+    assert "# base\n" in text
+    assert "task: not named by the journal" in text
+    assert "holds no scores" in text
+    assert "- anchor.awd: 0.5\n" in text
+
+
+def test_what_is_equal_is_said_to_be_equal(run):
+    text = comparison_text(exported(find_source(str(run))))
+
+    assert text.startswith("All weights are equal, bit for bit;")
+    assert "on 32 prompts (32 holdout rows of conciseness), 26,100 logits at 100 positions" in text
+
+
+def test_what_a_conversion_changed_is_said_in_figures(run):
+    text = comparison_text(
+        exported(find_source(str(run)), dtype="bfloat16", comparison=NEARLY),
+    )
+
+    assert "converted from float32 to bfloat16" in text
+    assert "differ by at most 0.25, mean KL(tuned || exported) 0.5 nats" in text
+    assert "31 of the 32 greedy answers" in text
+    assert "equal, bit for bit" not in text

@@ -1,0 +1,128 @@
+import math
+import random
+
+import numpy as np
+import pytest
+
+from esft.evaluate import mean_and_error
+from esft.statistics.bootstrap import bootstrap_interval
+
+
+def changed(rows, gained, lost):
+    return [1.0] * gained + [-1.0] * lost + [0.0] * (rows - gained - lost)
+
+
+def resampled(changes, level, times=20_000):
+    """The interval by drawing rows, the two added ones among them, again and again."""
+    largest = max(map(abs, changes))
+    rows = np.array([*changes, largest, -largest])
+    draw = np.random.default_rng(0)
+    means = np.sort([draw.choice(rows, len(rows)).mean() for _ in range(times)])
+    tail = (1 - level) / 2
+    return means[int(tail * times)], means[int((1 - tail) * times)]
+
+
+def coverage(rows, gained, lost, level):
+    """The share of evaluations whose interval holds the truth, over all outcomes of `rows` rows.
+
+    `gained` and `lost` are the chances of a row to change; outcomes of less than 1e-7 are left out.
+    """
+    share = 0.0
+    for up in range(rows + 1):
+        for down in range(rows + 1 - up if lost else 1):
+            ways = math.comb(rows, up) * math.comb(rows - up, down)
+            chance = ways * gained**up * lost**down * (1 - gained - lost) ** (rows - up - down)
+            if chance > 1e-7:
+                interval = bootstrap_interval(changed(rows, up, down), level)
+                share += chance * (interval.low <= gained - lost + 1e-12)
+                share -= chance * (interval.high < gained - lost - 1e-12)
+    return share
+
+
+@pytest.mark.parametrize("level", [0.8, 0.95])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        changed(200, gained=9, lost=17),
+        [random.Random(row).gauss(0.02, 0.2) for row in range(150)],
+        [0.01] * 100 + [5.0],
+    ],
+    ids=["right and wrong", "rewards", "one row far out"],
+)
+def test_the_interval_is_that_of_rows_drawn_again_and_again(changes, level):
+    interval = bootstrap_interval(changes, level)
+
+    low, high = resampled(changes, level)
+    # 20,000 draws know a quantile to about 2 % of the width; 1 / n is one row.
+    tolerance = 0.03 * (high - low) + max(map(abs, changes)) / len(changes)
+    assert interval.low == pytest.approx(low, abs=tolerance)
+    assert interval.high == pytest.approx(high, abs=tolerance)
+
+
+@pytest.mark.parametrize("gained", [0.01, 0.03, 0.08, 0.15])
+def test_the_interval_holds_the_truth_also_where_few_rows_change(gained):
+    assert coverage(100, gained, 0.0, level=0.95) > 0.938
+
+
+@pytest.mark.parametrize(("gained", "lost"), [(0.025, 0.025), (0.03, 0.17)])
+def test_the_interval_holds_the_truth_where_rows_change_both_ways(gained, lost):
+    assert coverage(50, gained, lost, level=0.95) > 0.938
+
+
+def test_rows_of_which_none_changed_leave_room_for_rows_that_do():
+    few, many = (bootstrap_interval([0.0] * rows) for rows in (100, 10_000))
+
+    assert few.low == -few.high < -0.02
+    assert -0.001 < many.low == -many.high < 0
+
+
+@pytest.mark.parametrize(("level", "end"), [(0.95, 1), (0.9, 2 / 3), (0.7, 1 / 3)])
+def test_one_unchanged_row_is_three_draws_of_gained_lost_and_unchanged(level, end):
+    interval = bootstrap_interval([0.0], level)
+
+    # Of 27 outcomes one has a sum of 3, three of 2: 3.7 and 14.8 % reach so far on each side.
+    assert (interval.low, interval.high) == pytest.approx((-end, end))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        changed(20_000, gained=900, lost=1300),
+        [random.Random(row).gauss(0.0, 0.05) for row in range(5000)] + [0.5, -0.5],
+    ],
+    ids=["right and wrong", "rewards"],
+)
+def test_the_interval_of_many_rows_is_the_normal_one(changes):
+    interval = bootstrap_interval(changes)
+
+    mean, error = mean_and_error(changes)
+    assert interval.low == pytest.approx(mean - 1.96 * error, abs=0.05 * error)
+    assert interval.high == pytest.approx(mean + 1.96 * error, abs=0.05 * error)
+
+
+def test_changes_too_small_for_the_grid_still_count():
+    interval = bootstrap_interval([0.003] * 300 + [1.0, -1.0])
+
+    assert (interval.low + interval.high) / 2 == pytest.approx(0.9 / 304)
+
+
+def test_losing_mirrors_gaining_and_order_does_not_matter():
+    there = bootstrap_interval([0.5, 0.1, 0.0, -0.2] * 10)
+    back = bootstrap_interval([-0.1, -0.5, 0.2, 0.0] * 10)
+
+    assert (there.low, there.high) == pytest.approx((-back.high, -back.low), abs=1e-12)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 7.0, 1e6])
+def test_the_interval_grows_with_the_unit_of_the_rewards(scale):
+    changes = [random.Random(row).gauss(0.1, 1) for row in range(60)]
+
+    one, other = bootstrap_interval(changes), bootstrap_interval([scale * c for c in changes])
+
+    assert (other.low, other.high) == pytest.approx((scale * one.low, scale * one.high))
+
+
+@pytest.mark.parametrize("changes", [[], [0.0, math.nan], [math.inf]])
+def test_no_rows_and_changes_that_are_not_finite_are_refused(changes):
+    with pytest.raises(ValueError, match="expected at least one, all of them finite"):
+        bootstrap_interval(changes)
