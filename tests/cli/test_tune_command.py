@@ -69,7 +69,9 @@ def test_options_replace_the_values_of_a_recipe(tmp_path):
 
 
 def test_prior_tasks_come_from_files_and_lines_and_are_watched_every_so_many_steps(base, tmp_path):
-    (tmp_path / "tasks.txt").write_text("# watched\nsort-digits:3 max_new_tokens=2\ncountdown:2\n")
+    (tmp_path / "tasks.txt").write_text(
+        "# watched\nsort-digits:3 max_new_tokens=2\ncountdown:2 max_new_tokens=4\n"
+    )
     run = tmp_path / "out"
 
     done = esft(
@@ -88,19 +90,22 @@ def test_prior_tasks_come_from_files_and_lines_and_are_watched_every_so_many_ste
     recipe = load_recipe(str(run / "recipe.toml"), {})
     assert recipe.prior.every == 1
     assert recipe.prior.tasks == (
-        "sort-digits:3 max_new_tokens=2", "countdown:2", "copy-letters:4 scoring=generate",
+        "sort-digits:3 max_new_tokens=2", "countdown:2 max_new_tokens=4",
+        "copy-letters:4 scoring=generate",
     )  # fmt: skip
 
 
 def test_without_prior_the_prior_tasks_of_a_recipe_stay(tmp_path):
-    recipe = replace(a_recipe(tmp_path, steps=1), prior=Prior(tasks=("countdown:2",)))
+    recipe = replace(
+        a_recipe(tmp_path, steps=1), prior=Prior(tasks=("countdown:2 max_new_tokens=4",))
+    )
     (tmp_path / "my.toml").write_text(dump_recipe(recipe))
 
     done = esft("tune", tmp_path / "my.toml", "--prior-every", 1)
 
     assert done.exit_code == 0, done.stderr
     assert load_recipe(str(tmp_path / "run" / "recipe.toml"), {}).prior == Prior(
-        tasks=("countdown:2",), every=1
+        tasks=("countdown:2 max_new_tokens=4",), every=1
     )
 
 
