@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from esft.evals.request import EvalResult
 
 
+_INDENT = " " * 13
+"""Of what else is said of a step."""
+
+
 def _option(group: str, *flags: str, **kwargs):
     return click.option(*flags, cls=GroupedOption, group=group, **kwargs)
 
@@ -126,9 +130,10 @@ def _print(result: EvalResult, texts: int) -> None:
         click.echo(f"{task['name']} ({task['role']}, {task['rows']} rows by {task['scoring']})")
         changes = {each["step"]: each for each in task["comparisons"]}
         divergences = {each["step"]: each for each in task["kl"]}
+        rewarded = any("reward_change" in each for each in task["comparisons"])
         for figures in task["evaluations"]:
             step = figures["step"]
-            click.echo(_step_line(figures, changes.get(step), divergences.get(step)))
+            click.echo(_step_line(figures, changes.get(step), divergences.get(step), rewarded))
         if task["verdict"] is not None:
             verdict = task["verdict"]
             click.echo(wrapped(f"  {verdict['kind']}: ", verdict["text"]))
@@ -157,22 +162,32 @@ def _print_verdicts(tasks: list[dict]) -> None:
         click.echo(f"  {task['name']:{width}}  {change}  {task['verdict']['kind']}")
 
 
-def _step_line(figures: dict, change: dict | None, divergence: dict | None) -> str:
+def _step_line(figures: dict, change: dict | None, divergence: dict | None, rewarded: bool) -> str:
     error = "" if figures["se"] is None else f" +- {figures['se']:.3f}"
     line = f"  step {figures['step']:<5} {figures['accuracy']:.3f}{error}"
     if change is not None:
         line += f"  {_change(change)}  +{change['gained']} -{change['lost']} rows, "
         line += f"p {change['p']:.1g}"
+    if rewarded:
+        line += f"\n{_INDENT}reward {_reward(figures)}"
+        if change is not None and "reward_change" in change:
+            line += f"  {_change(change, 'reward_')}"
     if divergence is not None:
         there, back = divergence["base_to_tuned"], divergence["tuned_to_base"]
-        line += (
-            f"\n             KL(p0||p) {_with_error(there)}, KL(p||p0) {_with_error(back)} a token"
-        )
+        line += f"\n{_INDENT}KL(p0||p) {_with_error(there)}, KL(p||p0) {_with_error(back)} a token"
     return line
 
 
-def _change(change: dict) -> str:
-    return f"{change['change']:+.3f} ({change['low']:+.3f} to {change['high']:+.3f})"
+def _change(change: dict, what: str = "") -> str:
+    low, high = change[f"{what}low"], change[f"{what}high"]
+    return f"{change[f'{what}change']:+.3f} ({low:+.3f} to {high:+.3f})"
+
+
+def _reward(figures: dict) -> str:
+    if figures["reward"] is None:
+        return "not finite"
+    error = "" if figures["reward_se"] is None else f" +- {figures['reward_se']:.3f}"
+    return f"{figures['reward']:.3f}{error}"
 
 
 def _with_error(estimate: dict) -> str:

@@ -1,5 +1,6 @@
 """What an evaluation of steps comes to, as eval.json has it."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 
@@ -9,7 +10,7 @@ from esft.evals.subjects import Missed
 from esft.evaluate import Evaluation
 from esft.run import finite
 from esft.sampler import rows_hash
-from esft.statistics.paired import compare
+from esft.statistics.paired import Paired, compare
 
 EVAL_FORMAT = 1
 
@@ -58,11 +59,22 @@ def correct(evaluation: Evaluation) -> list[float]:
     return [float(bool(result.correct)) for result in evaluation.results]
 
 
+def _rewards_apart(base: Evaluation, now: Evaluation) -> Paired | None:
+    """Compare rewards, where they are something else than right or wrong and all are finite."""
+    before, after = ([float(result.reward) for result in each.results] for each in (base, now))
+    if (before, after) == (correct(base), correct(now)):
+        return None
+    if not all(map(math.isfinite, (*before, *after))):
+        return None
+    return compare(before, after)
+
+
 def _comparison(
     step: int, base: Evaluation, now: Evaluation, measured: Measured
 ) -> dict[str, object]:
     paired = compare(correct(base), correct(now))
     ids = [row.id for row in measured.subject.prepared.rows]
+    rewards = _rewards_apart(base, now)
     figures = {
         "step": step,
         "change": paired.difference,
@@ -73,6 +85,13 @@ def _comparison(
         "lost": len(paired.lost),
         "p": paired.p_value,
     }
+    if rewards is not None:
+        figures |= {
+            "reward_change": rewards.difference,
+            "reward_se": rewards.se,
+            "reward_low": rewards.interval.low,
+            "reward_high": rewards.interval.high,
+        }
     return finite(figures) | {
         "gained_rows": [ids[place] for place in paired.gained],
         "lost_rows": [ids[place] for place in paired.lost],

@@ -36,6 +36,7 @@ def test_the_newest_run_is_measured_on_the_tasks_of_a_file(run, tmp_path):
     assert done.exit_code == 0, done.output
     lines = done.stdout.splitlines()
     assert lines[0] == "conciseness (target, 5 rows by generate)"
+    assert [line.startswith(" " * 13 + "reward ") for line in lines[1:5]] == [False, True] * 2
     assert "reverse-letters (prior, 5 rows by exact)" in lines
     assert "upper-letters (prior, 4 rows by exact)" in lines
     assert done.stdout.count("  step 0     ") == done.stdout.count("  step 3     ") == 3

@@ -1,5 +1,6 @@
 """What eval.json says of a task: every figure against the base, the rows by their ids."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -27,8 +28,13 @@ def measured(*outcomes):
     return Measured(subject=subject, evaluations=evaluations)
 
 
-def result(right):
-    return RowResult(reward=float(right), correct=right == "1", answer="")
+def result(right, reward=None):
+    reward = float(right) if reward is None else reward
+    return RowResult(reward=reward, correct=right == "1", answer="")
+
+
+def rewarded(rewards):
+    return evaluation_of([result("0", reward) for reward in rewards], "generate")
 
 
 def test_every_step_is_compared_with_the_base_row_by_row():
@@ -60,6 +66,29 @@ def test_the_verdict_is_of_the_last_step_and_of_the_margin_asked_for():
     wide = task_record(measured(BASE, up, up), (0, 1, 2), 0.9, [])["verdict"]
     assert wide["kind"] == "unchanged"
     assert wide["difference"] == pytest.approx(0.5)
+
+
+def test_rewards_are_compared_where_they_are_something_else_than_right_or_wrong():
+    task = measured("0" * 4, "0" * 4, "0" * 4)
+    base, low, high = rewarded([0.5] * 4), rewarded([0.5, 0.25, 0.5, 0.25]), rewarded([1.0] * 4)
+    task = replace(task, evaluations=(base, low, high))
+
+    first, last = task_record(task, (0, 1, 2), 0.03, [])["comparisons"]
+
+    assert (first["change"], last["change"]) == (0, 0)
+    assert (first["reward_change"], last["reward_change"]) == (-0.125, 0.5)
+    assert first["reward_low"] < -0.125 < first["reward_high"]
+    assert first["reward_se"] == pytest.approx(0.125 / 3**0.5)
+
+
+@pytest.mark.parametrize("after", ["0000", [float("nan"), 0, 0, 0]])
+def test_rewards_that_say_nothing_more_or_are_not_finite_are_not_compared(after):
+    now = rewarded(after) if isinstance(after, list) else measured(after).evaluations[0]
+    task = replace(measured("0000"), evaluations=(*measured("1000").evaluations, now))
+
+    (found,) = task_record(task, (0, 3), 0.03, [])["comparisons"]
+
+    assert "reward_change" not in found
 
 
 def test_a_model_by_itself_has_no_verdict():
