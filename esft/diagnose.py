@@ -22,7 +22,8 @@ The verdict is the first of these that holds:
 5. It is level: *recovered*.
 6. It is down, the movement is larger than the margin and its interval (98 %) excludes zero:
    *drifting*, be it further down or back up.
-7. It is down, and the 95 % interval of the movement lies within the margin: *lost*.
+7. It is down, and the 95 % interval of the movement lies within the margin, or nothing is left
+   that could be lost, no row being right any more: *lost*.
 8. Else the movement is unclear: *not enough* rows.
 
 A slow movement, smaller than the margin over the evaluations looked at, counts as settled, and so
@@ -106,9 +107,11 @@ def _down(series: Series, drop: Drop) -> Verdict:
     if movement.is_change:
         way = "still falling" if movement.is_down else "coming back"
         return _verdict("drifting", series, f"{down}, {way}: {moved}")
+    since = f"{down}, down since {_began(series, drop)}"
     if movement.is_level:
-        since = f"down since {_began(series, drop)} and settled"
-        return _verdict("lost", series, f"{down}, {since}: {moved}")
+        return _verdict("lost", series, f"{since} and settled: {moved}")
+    if series.nothing_left:
+        return _verdict("lost", series, f"{since}: no row is right any more")
     return _not_enough_rows(series, movement, f"{down}, settled or not: {moved}")
 
 

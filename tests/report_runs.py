@@ -53,9 +53,12 @@ def write_run(path, *, steps=4, rewards=REWARDS, evaluations=None, **settings):
 
 
 def write_evaluation(run, task, role, step, share):
-    """Record an evaluation with the first rows right, `share` of them."""
+    """Record an evaluation with the first rows right, `share` of them, at a reward of 2 each."""
     right = [number < share * ROWS for number in range(ROWS)]
-    rows = [{"id": str(n), "key": str(n), "correct": each} for n, each in enumerate(right)]
+    rows = [
+        {"id": str(n), "key": str(n), "correct": each, "reward": 2.0 * each}
+        for n, each in enumerate(right)
+    ]
     accuracy = sum(right) / ROWS
     summary = {"step": step, "task": task, "role": role, "n": ROWS}
     summary |= {"accuracy": accuracy, "se": 0.05, "reward": 2 * accuracy, "reward_se": 0.1}

@@ -54,6 +54,22 @@ def test_a_series_gets_the_verdict_that_its_rows_show(series, kind):
     assert diagnose(the_base(), later(*series)).kind == kind
 
 
+@pytest.mark.parametrize(("left", "kind"), [(0, "lost"), (1, "not enough")])
+def test_what_has_nothing_left_is_lost_though_it_fell_a_little_just_before(left, kind):
+    few = [[1.0] * right + [0.0] * (500 - right) for right in (30, 15, 12, left)]
+
+    found = diagnose([1.0] * 500, dict(enumerate(few, start=1)))
+
+    assert found.kind == kind
+    assert ("no row is right any more" in found.text) == (kind == "lost")
+
+
+def test_what_fell_fast_to_nothing_is_still_drifting():
+    few = [[1.0] * right + [0.0] * (500 - right) for right in (400, 300, 150, 0)]
+
+    assert diagnose([1.0] * 500, dict(enumerate(few, start=1))).kind == "drifting"
+
+
 @pytest.mark.parametrize(
     ("series", "missing"),
     [

@@ -39,6 +39,20 @@ def test_the_rows_of_the_run_are_compared_with_the_base_one_by_one(run):
     assert prior.change.p == pytest.approx(2 * 0.5**16)
 
 
+def test_rewards_are_compared_where_they_are_not_the_share_right(run):
+    change = task_of(read_run(run), "gsm8k").change
+
+    assert change.reward_change == pytest.approx(2 * change.change)
+    assert change.reward_low == pytest.approx(2 * change.low)
+    assert change.reward_high == pytest.approx(2 * change.high)
+    for file in (run / "evals").glob("gsm8k-*.jsonl"):
+        file.write_text(file.read_text().replace('"reward": 2.0', '"reward": 1.0'))
+    assert task_of(read_run(run), "gsm8k").change.reward_change is None
+    for file in (run / "evals").glob("gsm8k-*.jsonl"):
+        file.write_text(file.read_text().replace('"reward": 1.0', '"reward": null'))
+    assert task_of(read_run(run), "gsm8k").change.reward_change is None
+
+
 def test_a_prior_task_gets_a_verdict_and_the_target_gets_none(tmp_path):
     numbers = read_run(write_run(tmp_path / "run", evaluations={0: 0.3, 4: 0.9}))
 

@@ -1,6 +1,5 @@
 """What an evaluation of steps comes to, as eval.json has it."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict
 
@@ -10,7 +9,7 @@ from esft.evals.subjects import Missed
 from esft.evaluate import Evaluation
 from esft.run import finite
 from esft.sampler import rows_hash
-from esft.statistics.paired import Paired, compare
+from esft.statistics.paired import compare, compare_rewards
 
 EVAL_FORMAT = 1
 
@@ -59,14 +58,10 @@ def correct(evaluation: Evaluation) -> list[float]:
     return [float(bool(result.correct)) for result in evaluation.results]
 
 
-def _rewards_apart(base: Evaluation, now: Evaluation) -> Paired | None:
-    """Compare rewards, where they are something else than right or wrong and all are finite."""
-    before, after = ([float(result.reward) for result in each.results] for each in (base, now))
-    if (before, after) == (correct(base), correct(now)):
-        return None
-    if not all(map(math.isfinite, (*before, *after))):
-        return None
-    return compare(before, after)
+def _rows(evaluation: Evaluation) -> list[tuple[float, float]]:
+    """Return correct and reward, row by row."""
+    rewards = [float(result.reward) for result in evaluation.results]
+    return list(zip(correct(evaluation), rewards, strict=True))
 
 
 def _comparison(
@@ -74,7 +69,7 @@ def _comparison(
 ) -> dict[str, object]:
     paired = compare(correct(base), correct(now))
     ids = [row.id for row in measured.subject.prepared.rows]
-    rewards = _rewards_apart(base, now)
+    rewards = compare_rewards(_rows(base), _rows(now))
     figures = {
         "step": step,
         "change": paired.difference,

@@ -92,6 +92,10 @@ def _change(record: dict) -> Change:
         gained=record["gained"],
         lost=record["lost"],
         p=number(record["p"]),
+        reward_change=number(record.get("reward_change")),
+        reward_se=number(record.get("reward_se")),
+        reward_low=number(record.get("reward_low")),
+        reward_high=number(record.get("reward_high")),
     )
 
 

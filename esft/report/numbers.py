@@ -37,6 +37,11 @@ class Change:
     lost: int
     p: float | None
     """McNemar's exact test."""
+    reward_change: float | None = None
+    """Of the mean reward; None where that only says right or wrong, like the three that follow."""
+    reward_se: float | None = None
+    reward_low: float | None = None
+    reward_high: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,6 @@
 """The tasks that a run evaluated while tuning, compared with its base row by row."""
 
+import math
 from pathlib import Path
 
 from esft.diagnose import diagnose
@@ -7,7 +8,7 @@ from esft.report.eval_file import score_of
 from esft.report.numbers import Change, Judgement, Score, TaskNumbers, number
 from esft.run_names import slug
 from esft.run_read import read_lines
-from esft.statistics.paired import compare
+from esft.statistics.paired import compare, compare_rewards
 
 
 def recorded_tasks(path: Path) -> list[TaskNumbers]:
@@ -51,9 +52,13 @@ def _union(first: tuple, second: tuple) -> tuple:
     return tuple(by_step[step] for step in sorted(by_step))
 
 
+Rows = dict[str, tuple[float, float]]
+"""Key of a row to whether it is right (0 or 1) and its reward, NaN where the model overflowed."""
+
+
 def _task(path: Path, role: str, name: str, scores: dict[int, Score]) -> TaskNumbers:
     steps = sorted(scores)
-    rows = {step: _correct(path, name, scores[step]) for step in steps}
+    rows = {step: _rows(path, name, scores[step]) for step in steps}
     base = rows.pop(0, None)
     later = {step: row for step, row in rows.items() if _comparable(base, row)}
     return TaskNumbers(
@@ -65,19 +70,30 @@ def _task(path: Path, role: str, name: str, scores: dict[int, Score]) -> TaskNum
     )
 
 
-def _correct(path: Path, name: str, score: Score) -> dict[str, float] | None:
-    """Return key to correct, row by row; None where the rows are not all there."""
+def _rows(path: Path, name: str, score: Score) -> Rows | None:
+    """Return the rows of an evaluation; None where they are not all there."""
     lines = read_lines(path / "evals" / f"{slug(name)}-{score.step}.jsonl")
-    whole = len(lines) == score.n and all(line["correct"] is not None for line in lines)
-    return {line["key"]: float(line["correct"]) for line in lines} if whole else None
+    if len(lines) != score.n or any(line["correct"] is None for line in lines):
+        return None
+    return {line["key"]: (float(line["correct"]), _reward(line)) for line in lines}
 
 
-def _comparable(base: dict | None, later: dict | None) -> bool:
+def _reward(line: dict) -> float:
+    found = number(line["reward"])
+    return math.nan if found is None else found
+
+
+def _comparable(base: Rows | None, later: Rows | None) -> bool:
     return bool(base) and later is not None and list(base) == list(later)
 
 
-def _change(step: int, base: dict[str, float], later: dict[str, float]) -> Change:
-    found = compare(list(base.values()), list(later.values()))
+def _correct(rows: Rows) -> list[float]:
+    return [right for right, _ in rows.values()]
+
+
+def _change(step: int, base: Rows, later: Rows) -> Change:
+    found = compare(_correct(base), _correct(later))
+    rewards = compare_rewards(list(base.values()), list(later.values()))
     return Change(
         step=step,
         change=number(found.difference),
@@ -87,12 +103,15 @@ def _change(step: int, base: dict[str, float], later: dict[str, float]) -> Chang
         gained=len(found.gained),
         lost=len(found.lost),
         p=number(found.p_value),
+        reward_change=None if rewards is None else number(rewards.difference),
+        reward_se=None if rewards is None else number(rewards.se),
+        reward_low=None if rewards is None else number(rewards.interval.low),
+        reward_high=None if rewards is None else number(rewards.interval.high),
     )
 
 
-def _verdict(base: dict[str, float], later: dict[int, dict[str, float]]) -> Judgement:
-    series = {step: list(rows.values()) for step, rows in later.items()}
-    found = diagnose(list(base.values()), series)
+def _verdict(base: Rows, later: dict[int, Rows]) -> Judgement:
+    found = diagnose(_correct(base), {step: _correct(rows) for step, rows in later.items()})
     return Judgement(
         kind=found.kind,
         text=found.text,

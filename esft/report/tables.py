@@ -135,32 +135,45 @@ def _verdict_row(runs: Sequence[RunNumbers], place: int, task: TaskNumbers) -> l
     before, after = task.before, task.after
     rows = next((score.n for score in (after, before) if score is not None), None)
     name = escape(task.name) + (" <small>target</small>" if task.role == "target" else "")
+    rewarded = task.change is not None and task.change.reward_change is not None
     return [
         name,
         *_run_cell(runs, place),
         UNKNOWN if rows is None else str(rows),
-        _accuracy(before),
-        _accuracy(after),
+        _accuracy(before, rewarded),
+        _accuracy(after, rewarded),
         *_change_cells(task.change),
         _verdict(task),
     ]
 
 
-def _accuracy(score: Score | None) -> str:
+def _accuracy(score: Score | None, rewarded: bool) -> str:
     if score is None:
         return UNKNOWN
-    at = "" if score.step == 0 else f" <small>step {score.step}</small>"
-    return with_error(score.accuracy, score.se) + at
+    shown = with_error(score.accuracy, score.se)
+    if score.step != 0:
+        shown += f" <small>step {score.step}</small>"
+    if rewarded:
+        shown += f" <small>reward {with_error(score.reward, score.reward_se)}</small>"
+    return shown
 
 
 def _change_cells(change: Change | None) -> list[str]:
     if change is None:
         return [UNKNOWN] * 3
     shown = plain(change.change, "+.3f")
-    if change.low is not None and change.high is not None:
-        shown += f" <small>({plain(change.low, '+.3f')} to {plain(change.high, '+.3f')})</small>"
+    shown += _range(change.low, change.high)
+    if change.reward_change is not None:
+        shown += f" <small>reward {plain(change.reward_change, '+.3f')}</small>"
+        shown += _range(change.reward_low, change.reward_high)
     moved = f'<span class="whole">+{change.gained} / −{change.lost}</span>'
     return [shown, moved, _p_value(change.p)]
+
+
+def _range(low: float | None, high: float | None) -> str:
+    if low is None or high is None:
+        return ""
+    return f" <small>({plain(low, '+.3f')} to {plain(high, '+.3f')})</small>"
 
 
 def _p_value(p: float | None) -> str:

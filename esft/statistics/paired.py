@@ -1,5 +1,6 @@
 """Two evaluations of the same rows, compared row by row."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -52,6 +53,23 @@ def compare(before: Sequence[float], after: Sequence[float], level: float = 0.95
         lost=lost,
         p_value=mcnemar(len(gained), len(lost)),
     )
+
+
+def compare_rewards(
+    before: Sequence[tuple[float, float]], after: Sequence[tuple[float, float]]
+) -> Paired | None:
+    """Return what changed in rewards; None where they only say right or wrong, or overflowed.
+
+    Args:
+        before: correct (0 or 1) and reward, row by row.
+        after: the same of the same rows, in the same order.
+    """
+    rows = (*before, *after)
+    if all(right == reward for right, reward in rows):
+        return None
+    if not all(math.isfinite(reward) for _, reward in rows):
+        return None
+    return compare([reward for _, reward in before], [reward for _, reward in after])
 
 
 def mcnemar(gained: int, lost: int) -> float:

@@ -93,6 +93,11 @@ class Series:
         """Rows of every evaluation."""
         return len(self._after[0])
 
+    @property
+    def nothing_left(self) -> bool:
+        """Whether no row of the last evaluation is right, or has a reward."""
+        return not self._after[-1].any()
+
     def drop(self) -> Drop | None:
         """Return the last drop, or None where no evaluation is down."""
         down = [place for place, change in enumerate(self.changes) if change.is_down]

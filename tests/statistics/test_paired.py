@@ -4,7 +4,7 @@ from itertools import product
 import pytest
 
 from esft.evaluate import mean_and_error
-from esft.statistics.paired import compare, mcnemar
+from esft.statistics.paired import compare, compare_rewards, mcnemar
 
 
 def test_a_comparison_names_the_rows_gained_and_lost():
@@ -61,3 +61,14 @@ def test_mcnemar_of_many_rows_is_the_normal_test_and_does_not_overflow():
 def test_evaluations_of_other_rows_are_refused():
     with pytest.raises(ValueError, match="shorter"):
         compare([1, 0, 1], [1, 0])
+
+
+def test_rewards_are_compared_as_rewards():
+    before, after = [(0, 0.25), (1, 1.0), (0, 0.0)], [(0, 0.75), (1, 1.0), (1, 1.0)]
+
+    assert compare_rewards(before, after) == compare([0.25, 1, 0], [0.75, 1, 1])
+
+
+@pytest.mark.parametrize("after", [[(0, 0.0), (1, 1.0)], [(1, 1.0), (0, math.nan)]])
+def test_rewards_that_say_nothing_more_or_overflowed_are_not_compared(after):
+    assert compare_rewards([(1, 1.0), (0, 0.0)], after) is None
