@@ -466,6 +466,25 @@ def test_a_dtype_for_a_run_is_refused(run):
         run_eval(asked(run, dtype="float16"), Notes())
 
 
+def test_rows_that_changed_are_scored_again(tmp_path, counted):
+    write_model(tmp_path / "model")
+    write_arc(tmp_path / "data", rows=3)
+    request = EvalRequest(
+        model=str(tmp_path / "model"),
+        priors=("arc:2",),
+        device="cpu",
+        data_dir=str(tmp_path / "data"),
+        **QUIET,
+    )
+    run_eval(request, Notes())
+    file = tmp_path / "data" / "arc_challenge.validation.jsonl"
+    file.write_text(file.read_text().replace("validation 1?", "validation one?"))
+
+    run_eval(request, Notes())
+
+    assert counted == [2, 2]
+
+
 def test_other_batch_sizes_and_weights_are_other_evaluations(tmp_path, counted):
     for number, seed in enumerate((0, 1)):
         write_model(tmp_path / f"model-{number}", tiny_llama(seed=seed))
