@@ -7,17 +7,24 @@ from esft.engine.forecast import Forecast, sum_of_squares
 from esft.engine.measures import measures
 from esft.engine.members import net_coefficients
 from esft.engine.replay import taken
-from esft.evals.kl_cache import WAYS, KlCache
+from esft.evals.distance_cache import DistanceCache
 from esft.evals.models import RunModels
 from esft.evals.score_way import way_of
 from esft.evals.subjects import Subject
-from esft.kl.divergence import Drawn, drawn_at_base, kl_between, prompts_of
+from esft.kl.divergence import TOP, Drawn, drawn_at_base, kl_between, prompts_of
 from esft.progress import Watcher
 from esft.rebuild import Source
 from esft.run import finite
 
 SEED = 0
 """Of the draws: all runs are compared on the same ones."""
+
+
+DRIFT = ("norm", "zero_share", "unmoved_share", "layers")
+"""What is kept of the drift of a step."""
+
+WAYS = ("base_to_tuned", "tuned_to_base")
+"""KL(p0||p) and KL(p||p0)."""
 
 
 class Distances:
@@ -46,7 +53,7 @@ class Distances:
         self._subjects = [each for each in subjects if each.role == "prior"] if prompts else []
         self._prompts, self._tokens = prompts, tokens
         self._watcher = watcher
-        self._cache = KlCache()
+        self._cache = DistanceCache()
         self._drawn: dict[str, Drawn] = {}
         self._forecast: Forecast | None = None
         self._forecast_at = 0
@@ -59,30 +66,33 @@ class Distances:
         """Measure a step; of the base there is nothing to measure."""
         if step == 0:
             return
+        path = self._cache.path(
+            "drift", self._models.weighed(step), self._models.loaded.device.type
+        )
+        found = self._cache.known(path, DRIFT)
+        if found is None:
+            found = self._drift_at(step)
+            self._cache.keep(path, found)
+        self.drift.append({"step": step} | finite({"forecast": self._forecast_of(step)}) | found)
+        for subject in self._subjects:
+            self._measure_kl(step, subject)
+
+    def _drift_at(self, step: int) -> dict[str, object]:
         self._models.at(step)
         base = self._models.base
         found = measures(base.drift, base.weights)
-        self.drift.append(
-            finite(
-                {
-                    "step": step,
-                    "norm": found.norm,
-                    "forecast": self._forecast_of(step),
-                    "zero_share": found.zero_share,
-                    "unmoved_share": found.unmoved_share,
-                }
-            )
-            | {"layers": [asdict(layer) for layer in found.layers]}
-        )
-        for subject in self._subjects:
-            self._measure_kl(step, subject)
+        figures = (found.norm, found.zero_share, found.unmoved_share)
+        layers = [asdict(layer) for layer in found.layers]
+        return finite(dict(zip(DRIFT, figures, strict=False))) | {"layers": layers}
 
     def _measure_kl(self, step: int, subject: Subject) -> None:
         prompts = prompts_of(subject.prepared, self._prompts)
         way = way_of(subject.rollout, self._models.loaded.device)
-        path = self._cache.path(self._models.weighed(step), way, prompts, self._tokens, SEED)
-        found = self._cache.known(path)
+        key = ("kl", self._models.weighed(step), way, prompts, self._tokens, SEED, TOP)
+        path = self._cache.path(*key)
+        found = self._cache.known(path, WAYS)
         if found is None:
+            self._models.at(step)
             self._watcher.phase(f"step {step}: KL on {len(prompts)} prompts of {subject.name}")
             found = self._kl_of(subject, prompts)
             self._cache.keep(path, found)

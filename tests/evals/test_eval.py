@@ -268,11 +268,27 @@ def test_another_kl_is_measured(run, compared, change):
     assert len(compared) == 2
 
 
+def _files_of_kl(cache):
+    files = (cache / "distances").iterdir()
+    return [file for file in files if "base_to_tuned" in file.read_text()]
+
+
+def test_where_all_is_known_nothing_is_rebuilt(run):
+    request = asked(run, at="1,3", kl_prompts=3, kl_tokens=4)
+    first = run_eval(request, Notes())
+    notes = Notes()
+
+    again = run_eval(request, notes)
+
+    assert again.record == first.record
+    assert notes.rebuilds == notes.replays == []
+
+
 def test_a_damaged_cache_of_kl_is_measured_anew(run, compared, tmp_path, monkeypatch):
     monkeypatch.setenv("ESFT_CACHE_DIR", str(tmp_path / "cache"))
     request = asked(run, at="3", kl_prompts=3, kl_tokens=4)
     first = run_eval(request, Notes())
-    one, other = (tmp_path / "cache" / "kl").iterdir()
+    one, other = _files_of_kl(tmp_path / "cache")
     one.write_bytes(b'{"base_to_tuned": {"kl"')
     other.write_text("{}")
     compared.clear()
@@ -464,6 +480,17 @@ def test_a_program_that_changed_is_scored_again(tmp_path, counted):
 def test_a_dtype_for_a_run_is_refused(run):
     with pytest.raises(RecipeError, match="a run has a dtype of its own"):
         run_eval(asked(run, dtype="float16"), Notes())
+
+
+@pytest.mark.parametrize("way", ["reward=logprob", "scoring=generate", "max_new_tokens=2"])
+def test_another_way_of_scoring_is_another_evaluation(tmp_path, counted, way):
+    write_model(tmp_path / "model")
+    given = {"model": str(tmp_path / "model"), "device": "cpu"} | QUIET
+    run_eval(EvalRequest(priors=("copy-letters:5",), **given), Notes())
+
+    run_eval(EvalRequest(priors=(f"copy-letters:5 {way}",), **given), Notes())
+
+    assert counted == [5, 5]
 
 
 def test_rows_that_changed_are_scored_again(tmp_path, counted):
