@@ -71,6 +71,7 @@ def write_eval(path, **changes):
     score = {"n": 10, "se": 0.1, "reward": 0.5, "reward_se": 0.1, "acc": None, "acc_norm": None}
     kl = {"kl": 0.02, "se": 0.001, "tokens": 400, "prompts": 50}
     change = {"se": 0.02, "low": -0.2, "high": -0.05, "gained": 1, "lost": 3, "p": 0.6}
+    change |= {"reward_change": 0.7, "reward_se": 0.1, "reward_low": 0.5, "reward_high": 0.9}
     task = {
         "name": "mmlu",
         "role": "prior",

@@ -125,7 +125,14 @@ def test_each_chart_says_in_words_what_it_shows(page):
 
 def test_every_task_has_its_row_with_change_and_verdict(page):
     words = " ".join(page.words)
-    figures = ("0.900 ± 0.050", "reward 1.800 ± 0.100", "−0.400", "reward −0.800", "+0 / −16")
+    figures = (
+        "0.900 ± 0.050",
+        "reward 1.800 ± 0.100",
+        "−0.400",
+        "reward −0.800",
+        "(+0.500 to +0.900)",
+        "+0 / −16",
+    )
     for shown in (*figures, "▼ lost", "down since step 2"):
         assert shown in words
     assert page.text.count('scope="row">mmlu') == 4  # its row, its KL, its two evaluations

@@ -79,6 +79,8 @@ def test_what_esft_eval_measured_is_read_beside_the_runs_own_evaluations(run):
     mmlu = task_of(numbers, "mmlu")
     assert [score.step for score in mmlu.scores] == [0, 4]
     assert (mmlu.change.change, mmlu.verdict.kind) == (-0.1, "lost")
+    assert (mmlu.change.reward_change, mmlu.change.reward_se) == (0.7, 0.1)
+    assert (mmlu.change.reward_low, mmlu.change.reward_high) == (0.5, 0.9)
     (pair,) = mmlu.kl
     assert (pair.base_to_tuned.kl, pair.tuned_to_base.kl) == (0.02, None)
     (drift,) = numbers.drift

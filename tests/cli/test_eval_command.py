@@ -10,6 +10,7 @@ from tiny_models import write_model
 
 from esft.cli import main
 from esft.recipe import Prior, Run
+from esft.rollout import Rollout, RowResult
 from esft.tune import run_tuning
 
 
@@ -46,17 +47,40 @@ def test_the_newest_run_is_measured_on_the_tasks_of_a_file(run, tmp_path):
     assert max(len(line) for line in lines) <= 80
 
 
-def test_all_verdicts_stand_together_at_the_end(run):
-    done = esft("eval", "--at", "1,last", "--kl-prompts", "0")
+def answers(monkeypatch, *outcomes):
+    """What is scored from now on comes out right as these texts of 0 and 1 say, one a call."""
+    left = list(outcomes)
+
+    def measure(self, prepared):
+        outcome = left.pop(0)
+        return [
+            RowResult(reward=float(right), correct=right == "1", answer=f"say {len(left)}")
+            for right, _ in zip(outcome, prepared.rows, strict=True)
+        ]
+
+    monkeypatch.setattr(Rollout, "measure", measure)
+
+
+def test_all_verdicts_stand_together_at_the_end(run, monkeypatch):
+    priors = ("--prior", "reverse-letters:4", "--prior", "upper-letters:4")
+    answers(monkeypatch, "1100", "1111", "01011", "1110", "0110", "0100", "0000")
+
+    done = esft("eval", "--at", "1,last", *priors, "--kl-prompts", "0")
 
     lines = done.stdout.splitlines()
-    tasks = json.loads((run / "eval.json").read_text())["tasks"]
+    _, *tasks = json.loads((run / "eval.json").read_text())["tasks"]
     place = lines.index("step 3 against the base")
-    for line, task in zip(lines[place + 1 :], tasks, strict=False):
-        name, change, *_ = line.split()
-        assert (name, change) == (task["name"], f"{task['comparisons'][-1]['change']:+.3f}")
+    last = lines[place + 2 : place + 4]
+    for line, task, change in zip(last, tasks, ("-0.250", "-1.000"), strict=True):
+        assert line.split()[:2] == [task["name"], change]
         assert line.endswith(f")  {task['verdict']['kind']}")
-    assert len(tasks) == 2
+
+
+def test_of_a_single_task_there_is_no_list_of_verdicts(run):
+    done = esft("eval", str(run / "journal.jsonl"), "--prior", "copy-letters:4")
+
+    assert "step 3     " in done.stdout
+    assert "against the base" not in done.stdout
 
 
 def test_json_is_all_of_stdout(run):
@@ -68,29 +92,17 @@ def test_json_is_all_of_stdout(run):
 
 
 def test_rows_gained_and_lost_are_told_on_request(run, monkeypatch):
-    from esft.rollout import Rollout
+    answers(monkeypatch, "1001", "0110")
 
-    measure, calls = Rollout.measure, []
-
-    def turned(self, prepared):
-        calls.append(None)
-        results = measure(self, prepared)
-        return [
-            replace(each, correct=len(calls) > 1, answer=f"say {len(calls)}") for each in results
-        ]
-
-    monkeypatch.setattr(Rollout, "measure", turned)
-    (run / "recipe.toml").write_text(
-        (run / "recipe.toml").read_text().replace("holdout = 5", "holdout = 4")
-    )
-
-    done = esft("eval", "--prior", "copy-letters:3", "--kl-prompts", "0", "--texts", "2")
+    done = esft("eval", "--prior", "reverse-letters:4", "--kl-prompts", "0", "--texts", "1")
 
     assert done.exit_code == 0, done.output
-    gained = [line for line in done.stdout.splitlines() if line.startswith("  gained copy-")]
-    assert len(gained) <= 2
-    assert "    before: " in done.stdout
-    assert "    after:  " in done.stdout
+    task = json.loads((run / "eval.json").read_text())["tasks"][1]["comparisons"][0]
+    told = [line.split(":")[0] for line in done.stdout.splitlines() if ": reverse " in line]
+    assert told == [f"  gained {task['gained_rows'][0]}", f"  lost {task['lost_rows'][0]}"]
+    assert len(task["gained_rows"]) == len(task["lost_rows"]) == 2
+    assert done.stdout.count("    before: 'say 1'") == 2
+    assert done.stdout.count("    after:  'say 0'") == 2
 
 
 def test_a_task_without_data_leaves_the_others_and_exits_with_1(run, tmp_path):
@@ -150,7 +162,7 @@ def test_ctrl_c_says_that_what_was_measured_is_kept(run, monkeypatch):
     def interrupted(self, prepared):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("esft.rollout.Rollout.measure", interrupted)
+    monkeypatch.setattr(Rollout, "measure", interrupted)
 
     done = esft("eval", "--prior", "reverse-letters:5", "--kl-prompts", "0")
 
