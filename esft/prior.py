@@ -1,5 +1,6 @@
 """The prior tasks of a run: what the model should not lose, with the rows that show it."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -41,17 +42,26 @@ def prior_rows(recipe: Recipe, target: Task) -> tuple[PriorRows, ...]:
         RecipeError: if the target is among them.
         TaskError: as `rows_of`.
     """
-    tuned = PriorSpec(name=target.name)
-    for spec in recipe.prior.specs:
-        if repeated([tuned, spec]):
-            raise RecipeError(
-                f"[prior] tasks has {spec}, expected tasks of other names than the target, "
-                f"{target.name}",
-                hint=f"take {spec} out of [prior] tasks",
-            )
+    refuse_target(recipe.prior.specs, target.name)
     return tuple(
         rows_of(spec, recipe.prior.rows, recipe.task.data_dir) for spec in recipe.prior.specs
     )
+
+
+def refuse_target(specs: Iterable[PriorSpec], target: str) -> None:
+    """Refuse prior tasks of which one is the target, a task or a file of one's own.
+
+    Raises:
+        RecipeError: if the target is among them.
+    """
+    tuned = PriorSpec(name=target)
+    for spec in specs:
+        if repeated([tuned, spec]):
+            raise RecipeError(
+                f"the prior tasks have {spec}, expected tasks of other names than the target, "
+                f"{tuned.task}",
+                hint=f"take {spec} out of the prior tasks",
+            )
 
 
 def rows_of(spec: PriorSpec, default_rows: int, data_dir: str | None) -> PriorRows:

@@ -162,7 +162,7 @@ class Rollout:
         ]
 
     def _answer(self, prepared: Prepared) -> list[RowResult]:
-        with _contiguous_output(self._model):
+        with contiguous_output(self._model):
             answers = greedy_answers(
                 self._model,
                 self._tokenizer,
@@ -223,7 +223,7 @@ def chosen_scoring(task: Task, scoring: str | None, reward: str | None) -> str:
 
 
 @contextmanager
-def _contiguous_output(model) -> Iterator[None]:
+def contiguous_output(model) -> Iterator[None]:
     """Let the output layer see contiguous input inside the block.
 
     Models slice out the positions whose logits are wanted; given such a slice, a CPU copies the

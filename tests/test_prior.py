@@ -69,7 +69,7 @@ def test_a_folder_named_for_the_target_counts_for_prior_tasks_of_the_hub_alone(t
 
 @pytest.mark.parametrize("tasks", [("conciseness",), ("countdown", "conciseness")])
 def test_the_target_is_no_prior_task(tmp_path, tasks):
-    with pytest.raises(RecipeError, match="tasks has conciseness, expected tasks of other names"):
+    with pytest.raises(RecipeError, match="tasks have conciseness, expected tasks of other names"):
         prior_rows(with_priors(a_recipe(tmp_path), *tasks), get_task("conciseness"))
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from esft.errors import ModelError
-from esft.model_save import write_model
+from esft.model_save import clear_errors, write_model
 from esft.quiet import quiet
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ def quantized_copy(loaded: LoadedModel, load: str) -> PreTrainedModel:
 
     Raises:
         ModelError: if bitsandbytes cannot do that on this device.
+        RunError: if the temporary folder, of the size of the model, cannot be written.
         ValueError: if `load` is none of `LOADS`.
     """
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
@@ -47,7 +48,8 @@ def quantized_copy(loaded: LoadedModel, load: str) -> PreTrainedModel:
     if load not in settings:
         raise ValueError(f"load is {load!r}, expected one of {', '.join(LOADS)}")
     with tempfile.TemporaryDirectory(prefix="esft-quantized-") as folder:
-        write_model(loaded, Path(folder))
+        with clear_errors(Path(folder)):
+            write_model(loaded, Path(folder))
         try:
             with quiet(bars_too=True):
                 model = AutoModelForCausalLM.from_pretrained(

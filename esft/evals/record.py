@@ -11,8 +11,6 @@ from esft.run import finite
 from esft.sampler import rows_hash
 from esft.statistics.paired import compare, compare_rewards
 
-EVAL_FORMAT = 1
-
 
 def task_record(
     measured: Measured, steps: Sequence[int], margin: float, kl: list[dict]

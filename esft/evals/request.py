@@ -7,14 +7,15 @@ from esft.batches import Batches
 from esft.errors import EsftError, RecipeError, RunError
 from esft.evals.distances import Distances
 from esft.evals.evaluator import Evaluator, Measured
+from esft.evals.form import EVAL_FORMAT
 from esft.evals.models import Models, QuantizedModels, RunModels, one_model
-from esft.evals.record import EVAL_FORMAT, missed_records, noise_record, task_record
+from esft.evals.record import missed_records, noise_record, task_record
 from esft.evals.score_cache import ScoreCache
 from esft.evals.subjects import Missed, Subject, missed, prior_of, target_of
 from esft.files import write_whole
 from esft.places import placed
-from esft.prior import rows_of
-from esft.prior_spec import parse_prior_line
+from esft.prior import refuse_target, rows_of
+from esft.prior_spec import PriorSpec, parse_prior_line
 from esft.progress import Watcher
 from esft.rebuild import Source, find_source, step_of
 from esft.recipe import Prior, Recipe
@@ -74,10 +75,13 @@ def run_eval(request: EvalRequest, watcher: Watcher) -> EvalResult:
             "no prior task is named, expected one at least",
             hint="--prior tasks.txt, a task a line, or --prior gsm8k:100",
         )
+    specs = [parse_prior_line(line) for line in lines]
+    if recipe is not None:
+        refuse_target(specs, recipe.task.name)
     models = _models(request, source, watcher)
     if request.load is not None:
         models = QuantizedModels(models, request.load, watcher)
-    subjects, lost = _subjects(request, recipe, lines, models, _batch(source))
+    subjects, lost = _subjects(request, recipe, specs, models, _batch(source))
     distances = None
     if isinstance(models, RunModels):
         distances = Distances(
@@ -140,7 +144,7 @@ def _batch(source: Source | None) -> int | None:
 def _subjects(
     request: EvalRequest,
     recipe: Recipe | None,
-    lines: tuple[str, ...],
+    specs: list[PriorSpec],
     models: Models,
     batch: int | None,
 ) -> tuple[tuple[Subject, ...], tuple[Missed, ...]]:
@@ -156,8 +160,7 @@ def _subjects(
         makers.append((recipe.task.name, lambda: target_of(recipe, loaded, Batches(batch))))
     folder = request.data_dir or (None if recipe is None else recipe.task.data_dir)
     rows = request.rows or (Prior() if recipe is None else recipe.prior).rows
-    for line in lines:
-        spec = parse_prior_line(line)
+    for spec in specs:
 
         def make(spec=spec) -> Subject:
             return prior_of(rows_of(spec, rows, folder), loaded, Batches(batch))

@@ -8,7 +8,7 @@ from torch import Tensor
 from esft.batches import Batches
 from esft.engine.noise import random_bits
 from esft.generate import greedy_answers
-from esft.rollout import _contiguous_output
+from esft.rollout import contiguous_output
 
 # The largest float32 below 1: beyond it log1p(-v) is infinite.
 _LARGEST = 1 - 2**-24
@@ -41,7 +41,7 @@ def sampled(
     Returns:
         The new tokens, one at least each; the last is a stop token where one was drawn.
     """
-    with _contiguous_output(model):
+    with contiguous_output(model):
         answers = greedy_answers(
             model, tokenizer, prompts, max_new_tokens, batches, partial(_with_gumbel, seed)
         )

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from esft.errors import RunError
+from esft.evals.form import EVAL_FORMAT
 from esft.report.numbers import (
     Change,
     DriftNumbers,
@@ -15,9 +16,6 @@ from esft.report.numbers import (
     TaskNumbers,
     number,
 )
-
-EVAL_FORMAT = 1
-"""Of eval.json."""
 
 
 def read_eval(path: Path) -> dict | None:

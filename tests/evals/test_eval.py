@@ -1,5 +1,6 @@
 """Prior tasks and target on steps of a run: right, and never scored twice."""
 
+import errno
 import json
 from dataclasses import replace
 
@@ -526,6 +527,26 @@ def test_other_batch_sizes_and_weights_are_other_evaluations(tmp_path, counted):
         )
 
     assert counted == [4, 4]
+
+
+def test_the_target_of_a_run_is_none_of_its_prior_tasks(run):
+    notes = Notes()
+
+    with pytest.raises(RecipeError, match="have conciseness:3, expected tasks of other names"):
+        run_eval(asked(run, priors=("copy-letters:3", "conciseness:3")), notes)
+
+    assert notes.phases == []  # before the model is loaded
+
+
+def test_a_full_disk_is_said_where_a_model_is_to_be_loaded_in_fewer_bits(run, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("esft.evals.quantized.write_model", full)
+
+    with pytest.raises(RunError, match="could not be written to") as caught:
+        run_eval(asked(run, load="int8"), Notes())
+    assert "free some space" in caught.value.hint
 
 
 def test_a_prior_task_may_be_the_target_of_no_run(tmp_path):
