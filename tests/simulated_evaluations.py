@@ -14,7 +14,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from esft.diagnose import diagnose
+from esft.stats.verdict import diagnose
 
 TRUTHS = ("unchanged", "improved", "drifting", "recovered", "lost")
 

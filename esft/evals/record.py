@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from esft.diagnose import diagnose
 from esft.evals.evaluator import Measured, NoiseFloor
 from esft.evals.subjects import Missed
 from esft.evaluate import Evaluation
 from esft.run import finite
 from esft.sampler import rows_hash
-from esft.statistics.paired import compare, compare_rewards
+from esft.stats.paired import compare, compare_rewards
+from esft.stats.verdict import diagnose
 
 
 def task_record(

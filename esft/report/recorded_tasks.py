@@ -3,12 +3,12 @@
 import math
 from pathlib import Path
 
-from esft.diagnose import diagnose
 from esft.report.eval_file import score_of
 from esft.report.numbers import Change, Judgement, Score, TaskNumbers, number
 from esft.run_names import slug
 from esft.run_read import read_lines
-from esft.statistics.paired import compare, compare_rewards
+from esft.stats.paired import compare, compare_rewards
+from esft.stats.verdict import diagnose
 
 
 def recorded_tasks(path: Path) -> list[TaskNumbers]:

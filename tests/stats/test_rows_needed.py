@@ -3,8 +3,8 @@ import random
 import pytest
 from simulated_evaluations import answers
 
-from esft.statistics.bootstrap import bootstrap_interval
-from esft.statistics.rows_needed import changed_share, rows_needed
+from esft.stats.intervals import bootstrap_interval
+from esft.stats.rows_needed import changed_share, rows_needed
 
 
 def test_rows_grow_with_the_share_that_changed_and_the_square_of_how_close_one_looks():

@@ -3,8 +3,8 @@ import random
 import pytest
 from simulated_evaluations import TRUTHS, counted
 
-from esft.diagnose import diagnose
-from esft.statistics.series import Series
+from esft.stats.series import Series
+from esft.stats.verdict import diagnose
 
 ROWS, RIGHT = 2000, 1400
 

@@ -4,7 +4,7 @@ from itertools import product
 import pytest
 
 from esft.evaluate import mean_and_error
-from esft.statistics.paired import compare, compare_rewards, mcnemar
+from esft.stats.paired import compare, compare_rewards, mcnemar
 
 
 def test_a_comparison_names_the_rows_gained_and_lost():

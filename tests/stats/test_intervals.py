@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from esft.evaluate import mean_and_error
-from esft.statistics.bootstrap import bootstrap_interval
+from esft.stats.intervals import bootstrap_interval
 
 
 def changed(rows, gained, lost):

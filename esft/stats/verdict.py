@@ -38,9 +38,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from esft.statistics.bootstrap import Interval
-from esft.statistics.rows_needed import rows_needed
-from esft.statistics.series import AFTER_DROP, Change, Drop, Series
+from esft.stats.intervals import Interval
+from esft.stats.rows_needed import rows_needed
+from esft.stats.series import AFTER_DROP, Change, Drop, Series
 
 MARGIN = 0.03
 """A change that matters to no one is smaller than this: 3 points."""

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from esft.statistics.bootstrap import Interval, bootstrap_interval
-from esft.statistics.rows_needed import SAME, changed_share
+from esft.stats.intervals import Interval, bootstrap_interval
+from esft.stats.rows_needed import SAME, changed_share
 
 CHANGE_ERROR = 0.02
 """Errors allowed to a claim of change. Two claims make a verdict: 4 % together, below 5 %."""

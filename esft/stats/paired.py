@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from esft.evaluate import mean_and_error
-from esft.statistics.bootstrap import Interval, bootstrap_interval
+from esft.stats.intervals import Interval, bootstrap_interval
 
 
 @dataclass(frozen=True, kw_only=True)
