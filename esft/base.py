@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 
-from esft.base_weights import MappedBase, map_base
 from esft.engine import Drift, Weights
 from esft.engine.identity import identity
 from esft.engine.noise import derived_seed
 from esft.errors import AnchorError, RecipeError
-from esft.models import LoadedModel
+from esft.models.base_file import MappedBase, map_base
+from esft.models.load import LoadedModel
 from esft.recipe import Anchor
 
 

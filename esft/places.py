@@ -7,7 +7,7 @@ from pathlib import Path
 
 from esft.prior_spec import OWN, PriorSpec
 from esft.recipe import Recipe
-from esft.tasks import data_folder
+from esft.tasks.registry import data_folder
 from esft.tasks.task import Task
 
 

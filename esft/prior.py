@@ -6,12 +6,12 @@ from pathlib import Path
 
 from esft.batches import Batches
 from esft.errors import RecipeError, TaskError
-from esft.models import LoadedModel
+from esft.models.load import LoadedModel
 from esft.prepared import Prepared
 from esft.prior_spec import PriorSpec, repeated
 from esft.recipe import Recipe
 from esft.rollout import Rollout, chosen_scoring
-from esft.tasks import data_folder, get_task
+from esft.tasks.registry import data_folder, get_task
 from esft.tasks.rows import read_split, row_source
 from esft.tasks.task import Row, RowSource, Task
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from esft.errors import RecipeError, TaskError, UnknownTaskError
 from esft.prior_spec import OWN, PriorSpec, parse_prior_line, repeated
 from esft.recipe_checks import Problem, SettingsError
-from esft.tasks import get_task, task_names
+from esft.tasks.registry import get_task, task_names
 
 __all__ = ["PriorSpec", "parse_prior_line", "read_prior_file", "read_priors"]
 

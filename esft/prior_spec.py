@@ -7,7 +7,7 @@ from pathlib import Path
 
 from esft.recipe_checks import Problem, SettingsError, as_toml, nearest, shown
 from esft.run_names import slug
-from esft.task_words import GRADERS, REWARDS, SCORINGS, SPLITS
+from esft.tasks.words import GRADERS, REWARDS, SCORINGS, SPLITS
 
 OWN = (".jsonl", ".py")
 """How the names of files with a user's own tasks end."""

@@ -11,7 +11,7 @@ from esft.engine.noise import NOISE_VERSION, noise
 from esft.engine.replay import replay
 from esft.engine.weights import Weights
 from esft.errors import JournalError, RunError
-from esft.models import load_model
+from esft.models.load import load_model
 from esft.places import placed
 from esft.progress import Watcher
 from esft.recipe import Anchor, Model

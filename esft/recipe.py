@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from esft.prior_spec import PriorSpec, parse_prior_line, repeated
 from esft.recipe_checks import Checks, Problem, SettingsError, as_toml, shown
-from esft.task_words import GRADERS, REWARDS, SCORINGS
+from esft.tasks.words import GRADERS, REWARDS, SCORINGS
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,7 @@ from esft.engine.replay import replay, taken
 from esft.errors import RunError
 from esft.failures import Failures
 from esft.files import writing
+from esft.models.whole_folder import remove_partial
 from esft.places import own_files, placed
 from esft.progress import Outcome, Watcher
 from esft.recipe import Recipe
@@ -29,7 +30,6 @@ from esft.session import Session, open_session
 from esft.snapshots import Snapshots
 from esft.tune import room, start_forecast, tell_plan
 from esft.tuning import Tuning
-from esft.whole_folder import remove_partial
 
 
 @dataclass(frozen=True, kw_only=True)

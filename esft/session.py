@@ -7,13 +7,13 @@ from esft.base import Base, open_base
 from esft.batches import Batches
 from esft.engine import Drift, Weights
 from esft.errors import RecipeError
-from esft.models import LoadedModel, load_model
+from esft.models.load import LoadedModel, load_model
 from esft.prepared import Prepared
 from esft.prior import PriorTask, prior_rows, ready
 from esft.recipe import Recipe
 from esft.recipe import Task as TaskSettings
 from esft.rollout import Rollout, chosen_scoring
-from esft.tasks import data_folder, get_task
+from esft.tasks.registry import data_folder, get_task
 from esft.tasks.rows import Split, split_rows
 from esft.tasks.task import Task
 

@@ -16,7 +16,7 @@ from esft.errors import EsftError, ModelError, RunError
 from esft.evaluations import Evaluations
 from esft.failures import Failures
 from esft.memory import peak_memory
-from esft.models import save_model
+from esft.models.save import save_model
 from esft.prepared import Prepared
 from esft.progress import Outcome, StepMetrics, Watcher
 from esft.rollout import RowResult, mean_reward

@@ -9,7 +9,7 @@ from esft.engine.identity import identity
 from esft.engine.journal_read import JournalRecord, read_journal
 from esft.engine.replay import replay
 from esft.errors import EsftError, JournalError, RunError
-from esft.models import load_model
+from esft.models.load import load_model
 from esft.progress import Watcher
 from esft.rebuild import Rebuilt, Source, find_source, rebuild
 from esft.recipe_file import load_recipe

@@ -4,10 +4,10 @@ import os
 
 import torch
 
-from esft.base_cache import base_path
-from esft.base_weights import map_base
 from esft.engine import Weights
 from esft.engine.identity import identity
+from esft.models.base_cache import base_path
+from esft.models.base_file import map_base
 
 
 def mapped_base(loaded):

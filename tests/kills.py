@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM  # noqa: F401 - costs the children
 import esft.engine.drift
 import esft.engine.undo
 import esft.files
-import esft.model_save
+import esft.models.save
 import esft.run
 import esft.snapshots
 from esft.engine.drift import Drift
@@ -37,7 +37,7 @@ PLACES = {
     "journal": (esft.files, "_write_all"),
     "file": (esft.files, "_write_all"),
     "snapshot": (esft.snapshots, "save_file"),
-    "model": (esft.model_save, "_save_tokenizer"),
+    "model": (esft.models.save, "_save_tokenizer"),
     "evaluation": (esft.run.RunFolder, "record_evaluation"),
     "rename": (esft.files, "sync"),
 }

@@ -8,12 +8,12 @@ from tiny_models import write_model
 from esft.batches import Batches
 from esft.errors import RecipeError, TaskError
 from esft.evaluate import mean_and_error
-from esft.models import load_model
+from esft.models.load import load_model
 from esft.places import own_files, placed
 from esft.prior import prior_rows, ready, rows_of
 from esft.prior_spec import parse_prior_line
 from esft.recipe import Prior
-from esft.tasks import get_task
+from esft.tasks.registry import get_task
 from esft.tasks.rows import read_split
 from esft.tune import run_tuning
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from esft.errors import RecipeError
 from esft.prior_file import PriorSpec, parse_prior_line, read_prior_file, read_priors
 from esft.recipe_checks import SettingsError
-from esft.task_words import GRADERS, REWARDS, SCORINGS, SPLITS
+from esft.tasks.words import GRADERS, REWARDS, SCORINGS, SPLITS
 
 
 @pytest.fixture

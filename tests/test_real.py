@@ -19,9 +19,10 @@ from esft.cli import main
 from esft.engine import Drift, Member, Weights, perturbed
 from esft.engine.identity import identity
 from esft.engine.perturb import unmoved_share
-from esft.models import load_model, save_model
+from esft.models.load import load_model
+from esft.models.save import save_model
 from esft.rollout import Rollout
-from esft.tasks import get_task
+from esft.tasks.registry import get_task
 from esft.tasks.rows import read_split, split_rows
 
 MODEL, DATA = os.environ.get("ESFT_TEST_MODEL"), os.environ.get("ESFT_DATA_DIR")

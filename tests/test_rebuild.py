@@ -15,7 +15,7 @@ from esft.engine.journal import Journal
 from esft.engine.journal_read import lines_until, read_journal
 from esft.errors import EsftError, JournalError, RunError
 from esft.files import append_line
-from esft.model_save import save_model
+from esft.models.save import save_model
 from esft.rebuild import find_source, rebuild, step_of
 from esft.recipe import Prior, Run
 from esft.snapshots import Snapshots

@@ -15,7 +15,7 @@ from esft.engine.journal import unpack
 from esft.engine.members import population
 from esft.engine.noise import derived_seed
 from esft.errors import ModelError, RunError
-from esft.models import load_model
+from esft.models.load import load_model
 from esft.recipe import Run
 from esft.recipe_file import load_recipe
 from esft.rollout import Rollout
@@ -266,7 +266,7 @@ def test_a_stop_at_once_leaves_nothing_half_written(tmp_path, monkeypatch):
     def interrupted(loaded, folder):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("esft.model_save._save_tokenizer", lambda *a, **k: interrupted(*a[:2]))
+    monkeypatch.setattr("esft.models.save._save_tokenizer", lambda *a, **k: interrupted(*a[:2]))
 
     with pytest.raises(KeyboardInterrupt):
         run_tuning(a_recipe(tmp_path, steps=1), Notes(), never)

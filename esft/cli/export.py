@@ -10,7 +10,7 @@ import click
 from esft.cli.options import GroupedCommand, rebuild_options
 from esft.cli.show import make_watcher
 from esft.cli.stop import StopSignals
-from esft.device import DTYPES
+from esft.models.device import DTYPES
 
 
 @click.command(cls=GroupedCommand, short_help="Write a step's model, compared with the tuned one.")

@@ -31,9 +31,9 @@ def replay(
       esft replay --at 120 --out step-120
       esft replay tuned.jsonl --model Qwen2.5-1.5B --out tuned
     """
-    from esft.model_save import save_model
+    from esft.models.save import save_model
+    from esft.models.whole_folder import require_free
     from esft.rebuild import find_source, rebuild
-    from esft.whole_folder import require_free
 
     require_free(out)
     with StopSignals() as signals, make_watcher(signals) as watcher:

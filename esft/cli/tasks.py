@@ -40,8 +40,8 @@ def tasks(name: str | None, grader: str | None, data_dir: str | None, as_json: b
     if name is None:
         _list(as_json)
         return
-    from esft.tasks import data_folder, get_task
     from esft.tasks.preview import preview
+    from esft.tasks.registry import data_folder, get_task
 
     task = get_task(name, grader)
     shown = preview(task, data_folder(data_dir, task))
@@ -49,7 +49,7 @@ def tasks(name: str | None, grader: str | None, data_dir: str | None, as_json: b
 
 
 def _list(as_json: bool) -> None:
-    from esft.tasks import get_task, task_names
+    from esft.tasks.registry import get_task, task_names
 
     every = [get_task(each) for each in task_names()]
     if as_json:

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from esft.embedded.card import Made, card
 from esft.embedded.examples import IGNORED, Mixture, accuracy, encode
 from esft.embedded.form import character_tokenizer, untrained_model
-from esft.quiet import quiet
+from esft.models.quiet import quiet
 from esft.tasks.synthetic import SYNTHETIC, TARGETS
 from esft.tasks.synthetic_rows import puzzles
 

@@ -6,9 +6,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from esft import __version__
-from esft.base_cache import cache_folder
 from esft.errors import RunError
 from esft.files import write_whole, writing
+from esft.models.base_cache import cache_folder
 
 
 class DistanceCache:

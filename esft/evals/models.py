@@ -11,7 +11,7 @@ from esft.base import Base
 from esft.engine.identity import identity
 from esft.evals.quantized import quantized_copy, release
 from esft.evals.score_cache import Weighed
-from esft.models import LoadedModel, load_model
+from esft.models.load import LoadedModel, load_model
 from esft.progress import Watcher
 from esft.rebuild import Source, bring_to, open_at_base
 

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import torch
 
 from esft.errors import ModelError
-from esft.model_save import clear_errors, write_model
-from esft.quiet import quiet
+from esft.models.quiet import quiet
+from esft.models.save import clear_errors, write_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from esft.models import LoadedModel
+    from esft.models.load import LoadedModel
 
 LOADS = ("nf4", "int8")
 """4 bits of a normal law's quantiles in blocks, or 8 bits a row (LLM.int8)."""

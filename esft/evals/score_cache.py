@@ -7,9 +7,9 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from esft.base_cache import cache_folder
 from esft.errors import RunError
 from esft.files import append_line, writing
+from esft.models.base_cache import cache_folder
 from esft.recorded import result_of
 from esft.rollout import RowResult
 from esft.tasks.task import Row

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from esft.batches import Batches
 from esft.errors import EsftError
-from esft.models import LoadedModel
+from esft.models.load import LoadedModel
 from esft.prepared import Prepared
 from esft.prior import PriorRows, PriorTask, ready
 from esft.recipe import Recipe

@@ -16,7 +16,7 @@ import esft
 from esft.errors import EsftError, RunError
 from esft.export.figures import Figures, figures
 from esft.export.prompts import Prompt
-from esft.models import LoadedModel, load_model
+from esft.models.load import LoadedModel, load_model
 
 _ASKED, _KEPT, _FOUND = "asked.json", "logits.safetensors", "found.json"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from esft.export.check import Comparison
 from esft.export.figures import NEW_TOKENS
-from esft.models import LoadedModel
+from esft.models.load import LoadedModel
 from esft.rebuild import Source
 
 

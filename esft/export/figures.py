@@ -11,7 +11,7 @@ from esft.batches import Batches
 from esft.engine.identity import identity
 from esft.export.prompts import Prompt
 from esft.generate import greedy_answers
-from esft.models import LoadedModel
+from esft.models.load import LoadedModel
 
 NEW_TOKENS = 32
 """Of a greedy answer, at most."""

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 
-from esft.device import parse_dtype
 from esft.engine.identity import identity
 from esft.errors import RunError
 from esft.export.card import card
@@ -15,12 +14,13 @@ from esft.export.exported import Exported, Tuned, base_of
 from esft.export.figures import figures
 from esft.export.prompts import find_prompts
 from esft.files import write_whole
-from esft.model_save import clear_errors, write_model
-from esft.models import LoadedModel
+from esft.models.device import parse_dtype
+from esft.models.load import LoadedModel
+from esft.models.save import clear_errors, write_model
+from esft.models.whole_folder import require_free, whole_folder
 from esft.progress import Watcher
 from esft.rebuild import Rebuilt, Source, rebuild
 from esft.recipe_file import load_recipe
-from esft.whole_folder import require_free, whole_folder
 
 
 def export(

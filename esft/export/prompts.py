@@ -12,8 +12,8 @@ from esft.rebuild import Source
 from esft.recipe_file import load_recipe
 from esft.rollout import chosen_scoring
 from esft.run import RunFolder
-from esft.tasks import data_folder, get_task
-from esft.tasks.conciseness import CONCISENESS
+from esft.tasks.benchmarks.conciseness import CONCISENESS
+from esft.tasks.registry import data_folder, get_task
 from esft.tasks.rows import read_split, split_rows
 from esft.tasks.task import Row
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from functools import partial
 
-from esft.tasks.labels import parse_label
+from esft.tasks.graders.labels import parse_label
 from esft.tasks.task import Option, Row, Score, Task
 
 LETTERS = "ABCDEFGHIJ"

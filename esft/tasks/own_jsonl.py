@@ -8,10 +8,10 @@ from typing import Any
 
 from esft.errors import TaskError
 from esft.tasks.columns import texts_column, wrong_column
-from esft.tasks.graders import named_grader
+from esft.tasks.graders.by_name import named_grader
+from esft.tasks.graders.numbers import parse_number
 from esft.tasks.json_lines import json_lines
 from esft.tasks.multiple_choice import choice_row, text_options
-from esft.tasks.numbers import parse_number
 from esft.tasks.own_columns import asked_messages, right_answers, row_id
 from esft.tasks.own_rows import OwnRows, Placed, own_rows
 from esft.tasks.task import Row, Task

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from esft.errors import TaskError
-from esft.tasks.grader_process import LIMIT_S, GraderProcess
+from esft.tasks.graders.process import LIMIT_S, GraderProcess
 from esft.tasks.json_lines import json_lines
 from esft.tasks.own_columns import asked_messages, right_answers, row_id
 from esft.tasks.own_rows import OwnRows, Placed, own_rows

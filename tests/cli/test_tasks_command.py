@@ -4,8 +4,8 @@ import pytest
 from click.testing import CliRunner
 
 from esft.cli import main
-from esft.tasks import get_task, task_names
 from esft.tasks.preview import preview
+from esft.tasks.registry import get_task, task_names
 
 
 def esft(*arguments, width=80):

@@ -13,7 +13,7 @@ from esft.errors import EsftError, RecipeError, RunError
 from esft.evals import distances as eval_drift
 from esft.evals.request import EvalRequest, run_eval
 from esft.evaluate import evaluate
-from esft.models import load_model
+from esft.models.load import load_model
 from esft.prior import ready, rows_of
 from esft.prior_spec import parse_prior_line
 from esft.rebuild import find_source, rebuild

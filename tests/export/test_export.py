@@ -29,7 +29,7 @@ from esft.export.figures import NEW_TOKENS, figures
 from esft.export.folder import export
 from esft.export.journal import export_journal
 from esft.export.prompts import PROMPTS, Prompt, find_prompts
-from esft.models import load_model
+from esft.models.load import load_model
 from esft.rebuild import find_source, rebuild
 from esft.tune import run_tuning
 

@@ -15,7 +15,7 @@ from esft.export.card import card
 from esft.export.check import Comparison
 from esft.export.exported import BaseModel, Exported, Tuned, base_of, comparison_text
 from esft.export.journal import export_journal
-from esft.models import load_model
+from esft.models.load import load_model
 from esft.rebuild import find_source
 from esft.tune import run_tuning
 

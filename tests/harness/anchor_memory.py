@@ -20,9 +20,9 @@ KINDS = ("float32", "float16", "int8")
 STORES = ("disk", "cpu", "device")
 PLAIN = f"""
 import sys
-from esft.models import load_model
+from esft.models.load import load_model
 from esft.rollout import Rollout
-from esft.tasks import get_task
+from esft.tasks.registry import get_task
 from esft.tasks.rows import split_rows
 
 loaded = load_model(sys.argv[1], dtype="bfloat16", device="cpu")
@@ -100,7 +100,8 @@ def main(model, folder):
             [
                 sys.executable,
                 "-c",
-                "import sys\nfrom esft.models import load_model\nfrom esft.engine import Weights\n"
+                "import sys\nfrom esft.models.load import load_model\n"
+                "from esft.engine import Weights\n"
                 "print(Weights(load_model(sys.argv[1], device='cpu').model).numel)",
                 model,
             ],

@@ -14,9 +14,9 @@ from esft.engine.members import population
 from esft.errors import TaskError
 from esft.generate import encode_prompt, stop_tokens
 from esft.kl.divergence import drawn_at_base, kl_between, prompts_of
-from esft.models import load_model
+from esft.models.load import load_model
 from esft.prepared import tokenized
-from esft.tasks import get_task
+from esft.tasks.registry import get_task
 from esft.tasks.rows import read_split
 
 PROMPTS = 20

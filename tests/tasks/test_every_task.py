@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from esft.tasks import get_task, task_names
+from esft.tasks.registry import get_task, task_names
 from esft.tasks.rows import read_split, row_source
 
 FILES = Path(__file__).parent / "files"

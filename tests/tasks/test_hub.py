@@ -6,8 +6,8 @@ import pytest
 from loopback_hub import LoopbackHub, run_python
 
 from esft.errors import TaskError
-from esft.tasks import get_task
 from esft.tasks.hub import HubRows
+from esft.tasks.registry import get_task
 from esft.tasks.rows import read_split, split_rows
 from esft.tasks.task import HubSource
 
@@ -19,7 +19,7 @@ SPLITS = ("train", "validation", "test")
 
 READ = """
 from esft.errors import TaskError
-from esft.tasks import get_task
+from esft.tasks.registry import get_task
 from esft.tasks.rows import split_rows
 try:
     split = split_rows(get_task({task!r}), 3, 2)

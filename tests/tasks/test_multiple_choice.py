@@ -6,14 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from esft.tasks.hellaswag import HELLASWAG
+from esft.tasks.benchmarks.hellaswag import HELLASWAG
+from esft.tasks.benchmarks.mmlu import MMLU
+from esft.tasks.benchmarks.mmlu_pro import MMLU_PRO
+from esft.tasks.benchmarks.piqa import PIQA
+from esft.tasks.benchmarks.winogrande import WINOGRANDE
 from esft.tasks.ids import made_id
-from esft.tasks.mmlu import MMLU
-from esft.tasks.mmlu_pro import MMLU_PRO
 from esft.tasks.multiple_choice import choice_row, grade_choice, text_options
-from esft.tasks.piqa import PIQA
 from esft.tasks.rows import read_split
-from esft.tasks.winogrande import WINOGRANDE
 
 FILES = Path(__file__).with_name("files")
 TASKS = [PIQA, HELLASWAG, WINOGRANDE, MMLU, MMLU_PRO]

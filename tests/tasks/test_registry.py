@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from esft.errors import TaskError
-from esft.tasks import get_task, task_names
+from esft.tasks.registry import get_task, task_names
 
 NAMES = [
     "add-two-digits",

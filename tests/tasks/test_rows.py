@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from esft.errors import TaskError
-from esft.tasks import get_task
 from esft.tasks.generated import GeneratedRows
+from esft.tasks.registry import get_task
 from esft.tasks.rows import read_split, split_rows
 
 from .some_rows import arc_object, plain_task, prompts, write_rows

@@ -1,0 +1,85 @@
+"""Write a model to a folder, in Hugging Face form: whole, or not at all."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from esft.errors import RunError
+from esft.files import is_full
+from esft.models.quiet import quiet
+from esft.models.whole_folder import whole_folder
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from esft.models.load import LoadedModel
+
+
+def save_model(loaded: LoadedModel, folder: Path, *, replace: bool = False) -> None:
+    """Write weights, config, generation config, tokenizer and chat template to `folder`.
+
+    `AutoModelForCausalLM.from_pretrained(folder)` gives a model with the same bits. The folder
+    appears by rename once everything is on the disk; until then nothing of that name is there,
+    or, where it is to be replaced, the one before.
+
+    Raises:
+        RunError: if `folder` exists, is not empty and must not be replaced, or cannot be written
+            (disk full, ...); nothing half-written is left.
+    """
+    folder = Path(folder).absolute()
+    with clear_errors(folder), whole_folder(folder, replace=replace) as partial:
+        write_model(loaded, partial)
+
+
+def write_model(loaded: LoadedModel, folder: Path) -> None:
+    """Write the files of `save_model` to a folder that is there and empty."""
+    with quiet(no_bars=True):
+        _save_model(loaded.model, folder)
+        _save_tokenizer(loaded.tokenizer, folder, drop_pad=loaded.borrowed_pad)
+
+
+def _save_model(model: PreTrainedModel, folder: Path) -> None:
+    from transformers import GenerationConfig
+
+    generation = model.generation_config
+    # save_pretrained refuses generation configs that some checkpoints come with (a temperature
+    # where nothing is sampled); as it came, it is written below.
+    model.generation_config = GenerationConfig()
+    try:
+        model.save_pretrained(folder)
+    finally:
+        model.generation_config = generation
+    generation.to_json_file(folder / "generation_config.json", use_diff=True)
+
+
+def _save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, *, drop_pad: bool) -> None:
+    tokenizer = copy.deepcopy(tokenizer)
+    if drop_pad:
+        tokenizer.pad_token = None
+    for how_it_was_loaded in ("is_local", "local_files_only"):
+        tokenizer.init_kwargs.pop(how_it_was_loaded, None)
+    tokenizer.save_pretrained(folder)
+
+
+@contextmanager
+def clear_errors(folder: Path) -> Iterator[None]:
+    """Turn an error of writing a model into a RunError that says what can be done."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise _unwritable(folder, error) from error
+
+
+def _unwritable(folder: Path, error: Exception) -> RunError:
+    return RunError(
+        f"the model could not be written to {folder}: {getattr(error, 'strerror', None) or error}",
+        hint="free some space, or name a folder on another disk; nothing was left half-written"
+        if is_full(error)
+        else "name a folder that can be written; nothing was left half-written",
+    )

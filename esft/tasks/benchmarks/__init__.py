@@ -1,0 +1,1 @@
+"""The benchmarks of the papers, in the form of their harness."""

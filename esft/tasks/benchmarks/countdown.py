@@ -1,0 +1,231 @@
+"""Countdown: reach a target with + - * /, using every given number exactly once."""
+
+import re
+from collections.abc import Mapping
+from fractions import Fraction
+from typing import Any
+
+from esft.errors import TaskError
+from esft.tasks.benchmarks.countdown_puzzles import SIZES, puzzles
+from esft.tasks.columns import is_text, wrong_column
+from esft.tasks.generated import GeneratedRows
+from esft.tasks.graders.arithmetic import Step, evaluate, steps
+from esft.tasks.ids import made_id
+from esft.tasks.task import HubSource, Row, RowSource, Score, Task
+
+OPENING = "<think>"
+FORMAT_SHARE = 0.1
+"""What the exact form of an answer adds to the reward."""
+
+_LARGEST_NUMBER = 999_999
+_TARGET = re.compile(r"-?[0-9]{1,18}(\.[0-9]{1,30})?")
+_TOLERANCE = Fraction(1, 10**9)  # files hold targets as printed floats, such as 14.318840579710146
+_TAGS = ("<think>", "</think>", "<answer>", "</answer>")
+
+
+def read_countdown(raw: Mapping[str, Any]) -> Row:
+    """A puzzle: its numbers (column numbers or nums), target and, where known, a solution.
+
+    Numbers are 2 to 6 from 0 to 999,999; the target is a number or a text with one, also negative
+    or with decimals. A solution that the grader refuses counts as none: published rows have some
+    that do not use each number once.
+
+    Raises:
+        TaskError: a column is missing or wrong; names it, what it holds and what was expected.
+    """
+    numbers = _numbers(raw)
+    target = _target(raw)
+    message = _message(numbers, target)
+    solution = _solution(raw, numbers, Fraction(target))
+    return Row(
+        id=_id(raw, message),
+        messages=({"role": "user", "content": message},),
+        answer=solution,
+        reference=None if solution is None else _written_out(solution, numbers),
+        opening=OPENING,
+        facts={"numbers": numbers, "target": Fraction(target)},
+    )
+
+
+def grade_countdown(row: Row, answer: str) -> Score:
+    """Correct + 0.1 * format, where the last <answer>...</answer> is what is correct or not.
+
+    `answer` is the text with the "<think>" that it begins with.
+
+    Source: the Countdown task of arXiv:2509.24372.
+    """
+    found = _within(answer, "answer")
+    correct = found is not None and _reaches(found, row.facts["numbers"], row.facts["target"])
+    return Score(reward=float(correct) + FORMAT_SHARE * format_of(answer), correct=correct)
+
+
+def format_of(answer: str) -> float:
+    """How well an answer keeps to the form that was asked for, whatever it says.
+
+    1 for <think>...</think>, optional space, <answer>...</answer>, each tag once and nothing
+    around them; else 0.5 for a pair of answer tags and 0.1 for a pair of think tags.
+    """
+    if _is_exact(answer.strip()):
+        return 1.0
+    return 0.5 * (_within(answer, "answer") is not None) + 0.1 * (
+        _within(answer, "think") is not None
+    )
+
+
+def _is_exact(text: str) -> bool:
+    if any(text.count(tag) != 1 for tag in _TAGS):
+        return False
+    thought, _, rest = text.partition("</think>")
+    return (
+        thought.startswith("<think>")
+        and rest.lstrip().startswith("<answer>")
+        and rest.endswith("</answer>")
+    )
+
+
+def _within(text: str, tag: str) -> str | None:
+    """What the last pair of these tags holds; None where there is no pair."""
+    opened, closed = f"<{tag}>", f"</{tag}>"
+    last = text.rfind(closed)
+    start = text.rfind(opened, 0, max(last, 0))
+    if start < 0:
+        return None
+    start += len(opened)
+    return text[start : text.find(closed, start)]
+
+
+def _reaches(expression: str, numbers: tuple[int, ...], target: Fraction) -> bool:
+    value = evaluate(expression, numbers)
+    if value is None:
+        return False
+    if target.denominator == 1:
+        return value == target
+    return abs(value - target) <= _TOLERANCE * abs(target)
+
+
+def _numbers(raw: Mapping[str, Any]) -> tuple[int, ...]:
+    name = "nums" if "nums" in raw and "numbers" not in raw else "numbers"
+    if name not in raw:
+        raise TaskError(f"column numbers (or nums) is missing, the row has: {_names(raw)}")
+    value = raw[name]
+    if (
+        not isinstance(value, list)
+        or not 2 <= len(value) <= 6
+        or not all(type(number) is int and 0 <= number <= _LARGEST_NUMBER for number in value)
+    ):
+        raise wrong_column(name, value, f"2 to 6 whole numbers from 0 to {_LARGEST_NUMBER:,}")
+    return tuple(value)
+
+
+def _target(raw: Mapping[str, Any]) -> str:
+    """The target in plain decimal notation."""
+    if "target" not in raw:
+        raise TaskError(f"column target is missing, the row has: {_names(raw)}")
+    value = raw["target"]
+    text = str(value) if isinstance(value, (int, float)) else value
+    if not isinstance(text, str) or not _TARGET.fullmatch(text.strip()):
+        raise wrong_column("target", value, 'a number, or a text with one such as "85" or "27.4"')
+    return text.strip()
+
+
+def _solution(raw: Mapping[str, Any], numbers: tuple[int, ...], target: Fraction) -> str | None:
+    """The solution without parentheses around it all; None without one that the grader accepts."""
+    value = raw.get("solution")
+    if value is None:
+        return None
+    if not is_text(value):
+        raise wrong_column("solution", value, "an expression, or null")
+    return _unwrapped(value) if _reaches(value, numbers, target) else None
+
+
+def _unwrapped(expression: str) -> str:
+    """A right expression without the parentheses that hold it all."""
+    expression = expression.strip()
+    while expression.startswith("(") and _closing(expression) == len(expression) - 1:
+        expression = expression[1:-1].strip()
+    return expression
+
+
+def _closing(expression: str) -> int:
+    """Where the parenthesis is closed that `expression` begins with."""
+    depth = 0
+    for place, sign in enumerate(expression):
+        depth += (sign == "(") - (sign == ")")
+        if depth == 0:
+            return place
+    return len(expression)
+
+
+def _id(raw: Mapping[str, Any], message: str) -> str:
+    if "id" not in raw:
+        return made_id("countdown", message)
+    value = raw["id"]
+    if type(value) is not int and not is_text(value):
+        raise wrong_column("id", value, "a whole number or a text that is not empty")
+    return str(value)
+
+
+def _message(numbers: tuple[int, ...], target: str) -> str:
+    listed = ", ".join(map(str, numbers))
+    return (
+        f"Numbers: {listed}\nTarget: {target}\n\n"
+        "Find an expression over these numbers whose value is the target. Every number has to be "
+        "used exactly once; besides the numbers there may be +, -, *, / and parentheses.\n"
+        "First try things out between <think> and </think>. Then write the expression alone "
+        "between <answer> and </answer>, as in <answer>(8 + 7) / 5 - 2</answer>."
+    )
+
+
+def _written_out(solution: str, numbers: tuple[int, ...]) -> str:
+    worked = "; ".join(map(_step_text, steps(solution, numbers)))
+    return f"{OPENING}{worked}</think>\n<answer>{solution}</answer>"
+
+
+def _step_text(step: Step) -> str:
+    left = f"({step.left})" if step.left.denominator > 1 else str(step.left)
+    right = f"({step.right})" if step.right.denominator > 1 or step.right < 0 else str(step.right)
+    return f"{left} {step.sign} {right} = {step.value}"
+
+
+def _names(raw: Mapping[str, Any]) -> str:
+    return ", ".join(map(str, raw)) or "no columns"
+
+
+def _generated() -> RowSource:
+    return GeneratedRows(name="generated countdown puzzles", make=puzzles, splits=tuple(SIZES))
+
+
+def _countdown(name: str, **differences: Any) -> Task:
+    return Task(
+        name=name,
+        grading="1 where the last <answer>...</answer> reaches the target with every number used "
+        "exactly once; plus 0.1 for the form <think>...</think> <answer>...</answer>, 0.05 for "
+        "answer tags alone, 0.01 for think tags alone",
+        scoring="generate",
+        scorings=("generate",),
+        max_new_tokens=1024,
+        max_reward=1 + FORMAT_SHARE,
+        read=read_countdown,
+        grade=grade_countdown,
+        **differences,
+    )
+
+
+COUNTDOWN = _countdown(
+    "countdown",
+    summary="reach a target with + - * / and every given number once; generated puzzles",
+    source="puzzles that esft generates from a fixed seed",
+    licence="Apache-2.0",
+    size=", ".join(f"{size:,} {split}" for split, size in SIZES.items()),
+    file="countdown",
+    make_source=_generated,
+)
+COUNTDOWN_3TO4 = _countdown(
+    "countdown-3to4",
+    summary="reach a target with + - * / and 3 or 4 given numbers; puzzles from the hub",
+    source="Jiayi-Pan/Countdown-Tasks-3to4",
+    licence="see the dataset's card",
+    size="train only",
+    file="countdown_tasks_3to4",
+    hub=HubSource(id="Jiayi-Pan/Countdown-Tasks-3to4"),
+)

@@ -1,0 +1,90 @@
+"""What a model's name means."""
+
+from pathlib import Path
+
+import pytest
+
+from esft.errors import ModelError
+from esft.models.find import KNOWN_NAMES, find_model
+
+
+@pytest.mark.parametrize(
+    ("name", "repository"),
+    [
+        ("Qwen2.5-1.5B", "Qwen/Qwen2.5-1.5B"),
+        ("Qwen3-0.6B-Base", "Qwen/Qwen3-0.6B-Base"),
+        ("Qwen2.5-Coder-7B", "Qwen/Qwen2.5-Coder-7B"),
+        ("Llama-3.2-1B", "meta-llama/Llama-3.2-1B"),
+        ("Meta-Llama-3-8B", "meta-llama/Meta-Llama-3-8B"),
+        ("SmolLM2-135M", "HuggingFaceTB/SmolLM2-135M"),
+        ("SmolLM3-3B", "HuggingFaceTB/SmolLM3-3B"),
+        ("gemma-2-2b", "google/gemma-2-2b"),
+        ("qwen2.5-1.5b-instruct", "Qwen/Qwen2.5-1.5B-Instruct"),
+        ("Qwen/Qwen2.5-1.5B-Instruct", "Qwen/Qwen2.5-1.5B-Instruct"),
+        ("someone/their.model_1", "someone/their.model_1"),
+    ],
+)
+def test_a_short_name_or_hub_id_means_a_repository(name, repository, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    assert find_model(name) == repository
+
+
+def test_every_known_name_has_an_owner(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    assert len(KNOWN_NAMES) > 20
+    assert all(find_model(name).endswith("/" + name) for name in KNOWN_NAMES)
+
+
+def test_an_existing_folder_wins_over_a_repository_of_the_same_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("Qwen/Qwen2.5-1.5B").mkdir(parents=True)
+    Path("SmolLM2-135M").mkdir()
+
+    assert find_model("Qwen/Qwen2.5-1.5B") == Path("Qwen/Qwen2.5-1.5B")
+    assert find_model("SmolLM2-135M") == Path("SmolLM2-135M")
+
+
+def test_a_gguf_file_in_the_home_folder_is_found(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "tiny.gguf").touch()
+
+    assert find_model("~/tiny.gguf") == tmp_path / "tiny.gguf"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["./my-model", "../x/y", "/no/such", "a/b/c", "~/m", "~nobody/m", "tiny.gguf", "a/tiny.GGUF"],
+)
+def test_a_path_that_is_not_there_is_said_to_be_missing(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    with pytest.raises(ModelError, match="no such file or folder") as caught:
+        find_model(name)
+
+    assert name in str(caught.value)
+
+
+def test_an_unknown_bare_name_is_refused_with_the_nearest_names_and_the_forms_that_work():
+    with pytest.raises(ModelError, match=r"'Qwen2\.5' is not known.*Qwen2\.5-3B") as caught:
+        find_model("Qwen2.5")
+
+    for form in ("short name", "hub id", "folder", ".gguf"):
+        assert form in caught.value.hint
+
+
+@pytest.mark.parametrize("name", ["zzzzzz", "", "z" * 5000])
+def test_a_name_like_no_other_is_refused_too(name):
+    with pytest.raises(ModelError, match=f"'{name}' is not known$"):
+        find_model(name)
+
+
+def test_a_safetensors_file_is_refused_with_its_folder_as_hint(tmp_path):
+    file = tmp_path / "model.safetensors"
+    file.touch()
+
+    with pytest.raises(ModelError, match=r"is a file but no \.gguf file") as caught:
+        find_model(str(file))
+
+    assert caught.value.hint == f"name the folder it is in: {tmp_path}"

@@ -1,0 +1,112 @@
+"""Models from .gguf files."""
+
+import gguf
+import pytest
+import torch
+from tiny_models import (
+    CHAT_TEMPLATE,
+    same_weights,
+    tiny_qwen2,
+    tiny_tokenizer,
+    write_gguf,
+)
+
+from esft.errors import ModelError
+from esft.models.load import load_model
+
+TEXT = "Héllo, the cab!<|im_end|>\n"
+Q8_0 = gguf.GGMLQuantizationType.Q8_0
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_gguf_file_gives_plain_weights_in_the_dtype_asked_for(tied, tmp_path):
+    model = tiny_qwen2(tied=tied)
+    file = write_gguf(tmp_path / "t.gguf", model)
+
+    loaded = load_model(str(file), dtype="float32")
+
+    assert same_weights(loaded.model, model)
+    assert loaded.source == str(file)
+    assert loaded.notes == ("t.gguf: weights dequantized to float32, as asked for",)
+    assert not hasattr(loaded.model.config, "quantization_config")
+    assert not getattr(loaded.model, "is_quantized", False)
+
+
+def test_quantized_blocks_are_dequantized(tmp_path):
+    model = tiny_qwen2()
+    file = write_gguf(tmp_path / "t.gguf", model, kind=Q8_0)
+
+    loaded = load_model(str(file), dtype="float32").model
+
+    for (name, parameter), original in zip(
+        loaded.named_parameters(), model.parameters(), strict=True
+    ):
+        expected = original.numpy()
+        if parameter.dim() == 2:
+            expected = gguf.quants.dequantize(gguf.quants.quantize(expected, Q8_0), Q8_0)
+        assert parameter.equal(torch.from_numpy(expected)), name
+
+
+@pytest.mark.parametrize(("native", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_gguf_weights_take_the_dtype_of_the_device_and_say_so(native, dtype, tmp_path, monkeypatch):
+    monkeypatch.setattr("esft.models.device.computes_bfloat16", lambda device: native)
+    file = write_gguf(tmp_path / "t.gguf")
+
+    loaded = load_model(str(file), device="cpu")
+
+    assert {p.dtype for p in loaded.model.parameters()} == {dtype}
+    assert str(dtype).removeprefix("torch.") in loaded.notes[0]
+
+
+def test_the_tokenizer_of_a_gguf_file_wins_over_one_that_lies_beside_it(tmp_path):
+    file = write_gguf(tmp_path / "t.gguf")
+    tiny_tokenizer(chat_template=False).save_pretrained(tmp_path)
+    vocabulary = tmp_path / "tokenizer.json"
+    vocabulary.write_text(vocabulary.read_text().replace('"ab"', '"ba"'))
+
+    tokenizer = load_model(str(file)).tokenizer
+
+    assert tokenizer(TEXT).input_ids == tiny_tokenizer()(TEXT).input_ids
+    assert tokenizer.chat_template == CHAT_TEMPLATE
+
+
+@pytest.mark.parametrize("length", [0, 3, 10, 100, 2000, 8000, -1000, -1])
+def test_a_gguf_file_cut_short_is_refused(length, tmp_path):
+    file = write_gguf(tmp_path / "t.gguf")
+    content = file.read_bytes()
+    file.write_bytes(content[:length])
+
+    with pytest.raises(ModelError, match=r"is no \.gguf file, or it is damaged or cut short"):
+        load_model(str(file))
+
+
+def test_a_file_that_is_no_gguf_is_refused(tmp_path):
+    file = tmp_path / "t.gguf"
+    file.write_bytes(b"<html>" * 1000)
+
+    with pytest.raises(ModelError, match=r"is no \.gguf file") as caught:
+        load_model(str(file))
+
+    assert "again" in caught.value.hint
+
+
+def test_a_gguf_file_of_an_architecture_that_transformers_lacks_is_refused(tmp_path):
+    file = write_gguf(tmp_path / "t.gguf", architecture="plamo9")
+
+    with pytest.raises(ModelError, match="architecture plamo9 is not supported") as caught:
+        load_model(str(file))
+
+    assert caught.value.hint == "take the model's safetensors"
+
+
+def test_a_gguf_file_is_parsed_once(tmp_path, monkeypatch):
+    file = write_gguf(tmp_path / "t.gguf")
+    parsed = []
+    reader = gguf.GGUFReader
+    counting = lambda path: parsed.append(path) or reader(path)  # noqa: E731
+    monkeypatch.setattr(gguf, "GGUFReader", counting)
+
+    load_model(str(file))
+
+    assert parsed == [str(file)]
+    assert gguf.GGUFReader is counting

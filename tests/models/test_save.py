@@ -1,0 +1,210 @@
+"""A saved model: the same model, whole or not there at all."""
+
+import errno
+import json
+import os
+
+import gguf
+import pytest
+import torch
+from tiny_models import (
+    CHAT_TEMPLATE,
+    logits_of,
+    same_weights,
+    tiny_llama,
+    tiny_qwen2,
+    tiny_tokenizer,
+    write_gguf,
+    write_model,
+)
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from esft.errors import RunError
+from esft.models.load import load_model
+from esft.models.save import save_model
+
+TEXT = "Héllo, the cab!<|im_end|>\n"
+CHAT = [{"role": "user", "content": "What is the capital of France?"}]
+Q8_0 = gguf.GGMLQuantizationType.Q8_0
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder with a tiny Llama with tied embeddings in float32, and its chat tokenizer."""
+    return write_model(tmp_path / "tiny")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("make", [tiny_llama, tiny_qwen2])
+def test_a_saved_model_answers_as_it_did(make, tied, dtype, tmp_path):
+    loaded = load_model(str(write_model(tmp_path / "m", make(tied=tied, dtype=dtype))))
+    for parameter in loaded.model.parameters():
+        parameter.mul_(1.5)
+
+    save_model(loaded, tmp_path / "saved")
+
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "saved")
+    assert same_weights(again, loaded.model)
+    assert logits_of(again).equal(logits_of(loaded.model))
+    assert not logits_of(again).equal(logits_of(make(tied=tied, dtype=dtype)))
+
+
+def test_a_saved_model_has_its_config_tokenizer_and_chat_template(folder, tmp_path):
+    loaded = load_model(str(folder))
+
+    save_model(loaded, tmp_path / "runs" / "one" / "model")
+
+    saved = tmp_path / "runs" / "one" / "model"
+    tokenizer = AutoTokenizer.from_pretrained(saved)
+    config = json.loads((saved / "config.json").read_text())
+    assert {path.name for path in saved.iterdir()} == {path.name for path in folder.iterdir()}
+    assert (config["dtype"], "quantization_config" in config) == ("float32", False)
+    assert tokenizer(TEXT).input_ids == loaded.tokenizer(TEXT).input_ids
+    assert tokenizer.apply_chat_template(CHAT, tokenize=False) == (
+        loaded.tokenizer.apply_chat_template(CHAT, tokenize=False)
+    )
+
+
+def test_a_model_from_a_gguf_file_is_saved_as_a_plain_one(tmp_path):
+    loaded = load_model(str(write_gguf(tmp_path / "t.gguf", kind=Q8_0)), dtype="bfloat16")
+
+    save_model(loaded, tmp_path / "saved")
+
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "saved")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "saved")
+    assert again.dtype == torch.bfloat16
+    assert logits_of(again).equal(logits_of(loaded.model))
+    assert not hasattr(again.config, "quantization_config")
+    assert tokenizer(TEXT).input_ids == loaded.tokenizer(TEXT).input_ids
+    assert tokenizer.chat_template == CHAT_TEMPLATE
+
+
+def test_nothing_saved_names_a_path_of_this_machine(folder, tmp_path):
+    save_model(load_model(str(folder)), tmp_path / "one")
+    save_model(load_model(str(write_gguf(tmp_path / "t.gguf"))), tmp_path / "two")
+
+    texts = [path for path in tmp_path.glob("???/*") if path.suffix in (".json", ".jinja")]
+    assert len(texts) >= 8
+    for path in texts:
+        assert str(tmp_path.parent) not in path.read_text()
+        assert "local_files_only" not in path.read_text()
+
+
+def test_a_pad_token_that_was_lent_is_not_saved(tmp_path):
+    folder = write_model(tmp_path / "m", tokenizer=tiny_tokenizer(pad=False))
+    loaded = load_model(str(folder))
+
+    save_model(loaded, tmp_path / "saved")
+
+    assert AutoTokenizer.from_pretrained(tmp_path / "saved").pad_token is None
+    assert loaded.tokenizer.pad_token == "<|im_end|>"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"do_sample": False, "temperature": 0.6, "top_p": 0.9, "eos_token_id": [2, 1]},
+        {"do_sample": True, "temperature": 0.7, "repetition_penalty": 1.1, "eos_token_id": 2},
+    ],
+)
+def test_the_generation_config_of_the_checkpoint_is_kept_whatever_it_says(
+    settings, folder, tmp_path
+):
+    (folder / "generation_config.json").write_text(json.dumps(settings))
+    loaded = load_model(str(folder))
+    loaded.model.generation_config.max_new_tokens = 7
+
+    save_model(loaded, tmp_path / "saved")
+
+    saved = json.loads((tmp_path / "saved" / "generation_config.json").read_text())
+    assert settings.items() <= saved.items()
+    assert saved["max_new_tokens"] == 7
+    assert loaded.model.generation_config.max_new_tokens == 7
+
+
+def test_whoever_may_read_the_folder_may_read_the_weights(folder, tmp_path):
+    save_model(load_model(str(folder)), tmp_path / "saved")
+
+    mode = (tmp_path / "saved").stat().st_mode & 0o666
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "saved").iterdir()} == {mode}
+
+
+def test_every_file_is_on_the_disk_before_the_folder_appears(folder, tmp_path, monkeypatch):
+    there = []
+    sync = os.fsync
+    monkeypatch.setattr(
+        os, "fsync", lambda file: there.append((tmp_path / "saved").exists()) or sync(file)
+    )
+
+    save_model(load_model(str(folder)), tmp_path / "saved")
+
+    files = len(list((tmp_path / "saved").iterdir()))
+    assert there == [False] * (files + 1) + [True]  # files, their folder; then the parent
+
+
+def test_an_empty_folder_is_filled(folder, tmp_path):
+    (tmp_path / "saved").mkdir()
+
+    save_model(load_model(str(folder)), tmp_path / "saved")
+
+    assert (tmp_path / "saved" / "model.safetensors").exists()
+
+
+def test_a_folder_with_something_in_it_is_refused_and_left_alone(folder, tmp_path):
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    with pytest.raises(RunError, match="exists, expected a new or an empty folder"):
+        save_model(load_model(str(folder)), folder)
+
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir()] == [folder.name]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), ValueError("a bug"), OSError(5, "I/O")])
+def test_a_save_that_fails_leaves_nothing_behind(error, folder, tmp_path, monkeypatch):
+    loaded = load_model(str(folder))
+    generation = loaded.model.generation_config
+
+    def fail(*args, **options):
+        raise error
+
+    monkeypatch.setattr(type(loaded.model), "save_pretrained", fail)
+
+    expected = RunError if isinstance(error, OSError) else type(error)
+    with pytest.raises(expected, match=r"I/O|bug|^$"):
+        save_model(loaded, tmp_path / "saved")
+    assert [path.name for path in tmp_path.iterdir()] == [folder.name]
+    assert loaded.model.generation_config is generation
+
+
+def test_a_full_disk_is_said_and_leaves_nothing_behind(folder, tmp_path):
+    loaded = load_model(str(folder))
+    resource = pytest.importorskip("resource")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))  # the weights take 100 kB
+    try:
+        with pytest.raises(RunError, match="could not be written") as caught:
+            save_model(loaded, tmp_path / "saved")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    assert caught.value.hint.startswith("free some space")
+    assert [path.name for path in tmp_path.iterdir()] == [folder.name]
+
+
+def test_a_disk_that_fills_up_while_the_tokenizer_is_written_is_said_too(
+    folder, tmp_path, monkeypatch
+):
+    loaded = load_model(str(folder))
+
+    def fail(*args, **options):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(type(loaded.tokenizer), "save_pretrained", fail)
+
+    with pytest.raises(RunError, match="No space left on device") as caught:
+        save_model(loaded, tmp_path / "saved")
+
+    assert caught.value.hint.startswith("free some space")
+    assert [path.name for path in tmp_path.iterdir()] == [folder.name]

@@ -1,0 +1,224 @@
+import time
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from esft.tasks.graders.arithmetic import Step, evaluate, steps
+
+NUMBERS = [2, 3, 3, 10]
+
+
+def trees():
+    """Random expressions as nested tuples: (number,), ("-", tree) or (tree, sign, tree)."""
+    leaf = st.tuples(st.integers(0, 120))
+    return st.recursive(
+        leaf,
+        lambda inner: (
+            st.tuples(inner, st.sampled_from("+-*/"), inner) | st.tuples(st.just("-"), inner)
+        ),
+        max_leaves=6,
+    )
+
+
+def leaves(tree):
+    if len(tree) == 1:
+        return [tree[0]]
+    return [number for part in tree if isinstance(part, tuple) for number in leaves(part)]
+
+
+def value_of(tree):
+    """The value of a tree by Fraction arithmetic; None where something is divided by zero."""
+    if len(tree) == 1:
+        return Fraction(tree[0])
+    if len(tree) == 2:
+        inner = value_of(tree[1])
+        return None if inner is None else -inner
+    left, right = value_of(tree[0]), value_of(tree[2])
+    if left is None or right is None or (tree[1] == "/" and right == 0):
+        return None
+    return {
+        "+": lambda: left + right,
+        "-": lambda: left - right,
+        "*": lambda: left * right,
+        "/": lambda: left / right,
+    }[tree[1]]()
+
+
+def wrapped(tree):
+    """A tree as text with parentheses around every part."""
+    if len(tree) == 1:
+        return str(tree[0])
+    if len(tree) == 2:
+        return f"(-{wrapped(tree[1])})"
+    return f"({wrapped(tree[0])} {tree[1]} {wrapped(tree[2])})"
+
+
+def terse(tree, outer=0):
+    """A tree as text with the fewest parentheses that keep its value."""
+    if len(tree) == 1:
+        return str(tree[0])
+    if len(tree) == 2:
+        return f"-{terse(tree[1], 3)}"
+    binding = 1 if tree[1] in "+-" else 2
+    text = f"{terse(tree[0], binding)}{tree[1]}{terse(tree[2], binding + 1)}"
+    return f"({text})" if binding < outer else text
+
+
+@given(tree=trees())
+def test_the_value_is_that_of_the_tree_with_all_its_parentheses(tree):
+    assert evaluate(wrapped(tree), leaves(tree)) == value_of(tree)
+
+
+@given(tree=trees())
+def test_the_value_is_that_of_the_tree_with_the_fewest_parentheses(tree):
+    assert evaluate(terse(tree), leaves(tree)) == value_of(tree)
+
+
+@given(tree=trees(), data=st.data())
+def test_the_order_of_the_numbers_does_not_count(tree, data):
+    numbers = data.draw(st.permutations(leaves(tree)))
+
+    assert evaluate(terse(tree), numbers) == value_of(tree)
+
+
+@given(tree=trees(), more=st.integers(0, 120))
+def test_a_number_too_many_or_too_few_is_no_answer(tree, more):
+    numbers = leaves(tree)
+
+    assert evaluate(terse(tree), [*numbers, more]) is None
+    assert evaluate(terse(tree), numbers[1:]) is None
+
+
+@pytest.mark.parametrize(
+    ("expression", "value"),
+    [
+        ("2 + 3 + 3 + 10", 18),
+        ("10-3-3-2", 2),
+        ("10/2/3*3", 5),
+        ("2 + 3 * 3 - 10", 1),
+        ("(2+3)*(10-3)", 35),
+        ("10 / (3 + 3) - 2", Fraction(-1, 3)),
+        ("10 × 3 ÷ 3 − 2", 8),
+        ("10 · 3 ⋅ 2 - 3", 57),
+        ("-2 + 3 + 3 * 10", 31),
+        ("+2 - -3 - (-3) + 10", 18),
+        ("-(2 - 3) * 3 + 10", 13),
+        ("10 * -(2 - 3) / 3", Fraction(10, 3)),
+        ("--2 + 3 + 3 + 10", 18),
+        ("2 * -3 * -3 * 10", 180),
+        ("\t(\n2)+ (((3)))+3\u00a0+10 ", 18),
+    ],
+)
+def test_right_expressions(expression, value):
+    assert evaluate(expression, NUMBERS) == value
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "",
+        " ",
+        "2",
+        "18",
+        "2 + 3 + 10",
+        "2 + 3 + 3 + 3 + 10",
+        "2 + 2 + 3 + 3 + 10",
+        "2 + 2 + 3 + 10",
+        "2 + 3 + 3 + 10 = 18",
+        "18 = 2 + 3 + 3 + 10",
+        "2 + 3 + 3 + 10 + 0",
+        "2 3 3 10",
+        "2(3 + 3) + 10",
+        "(2 + 3)(3 + 10)",
+        "2 + 3 + 310",
+        "23 + 3 + 10",
+        "2 + 3 + 3 + 010",
+        "2 + 3 + 3 + 10.0",
+        "2 + 3 + 3 + 1e1",
+        "2 + 3 + 3 + 1_0",
+        "2 + 3 + 3 + ١٠",
+        "2 + 3 + 3 + ¹⁰",
+        "2 + 3 ** 3 + 10",
+        "2 ^ 3 + 3 + 10",
+        "10 // 3 + 3 + 2",
+        "10 % 3 + 3 + 2",
+        "2 + 3 + 3 + ten",
+        "x + 2 + 3 + 3 + 10",
+        "2 + 3 + 3 + 10 + x",
+        "abs(2) + 3 + 3 + 10",
+        "2 + 3 + 3 + 10;",
+        "2, 3, 3, 10",
+        "[2 + 3] + 3 + 10",
+        "(2 + 3 + 3 + 10",
+        "2 + 3 + 3 + 10)",
+        "2) + (3 + 3 + 10",
+        "() + 2 + 3 + 3 + 10",
+        "2 + 3 + 3 + 10 +",
+        "2 + 3 + 3 + 10 -",
+        "* 2 + 3 + 3 + 10",
+        "2 + (* 3) + 3 + 10",
+        "2 + 3 + (3 + ) 10",
+        "10 / (3 - 3) + 2",
+        "2 / (3 - 3) / 10",
+        "__import__('os')",
+    ],
+)
+def test_no_expression_of_all_the_numbers(expression):
+    assert evaluate(expression, NUMBERS) is None
+    assert steps(expression, NUMBERS) == []
+
+
+def test_a_listed_zero_is_a_number_like_any_other_but_for_division():
+    assert evaluate("0 * 5", [0, 5]) == 0
+    assert evaluate("5 - 0", [0, 5]) == 5
+    assert evaluate("5 / 0", [0, 5]) is None
+    assert evaluate("00 * 5", [0, 5]) is None
+
+
+def test_steps_come_in_the_order_of_evaluation():
+    found = steps("10 - 2 * (3 / -4)", [2, 3, 4, 10])
+
+    assert found == [
+        Step(left=Fraction(3), sign="/", right=Fraction(-4), value=Fraction(-3, 4)),
+        Step(left=Fraction(2), sign="*", right=Fraction(-3, 4), value=Fraction(-3, 2)),
+        Step(left=Fraction(10), sign="-", right=Fraction(-3, 2), value=Fraction(23, 2)),
+    ]
+
+
+@given(expression=st.text() | st.text("01233+-*/()×÷−.=\n", max_size=30))
+def test_any_text_has_a_value_or_none(expression):
+    value = evaluate(expression, NUMBERS)
+
+    assert value is None or isinstance(value, Fraction)
+
+
+@pytest.mark.parametrize(
+    ("expression", "value"),
+    [
+        ("(" * 50_000 + "2 + 3" + ")" * 50_000, 5),
+        ("(" * 100_000, None),
+        (")" * 100_000, None),
+        ("-" * 100_000 + "2 + 3", 5),
+        ("+" * 100_000 + "2 + 3", 5),
+        ("-(" * 50_000 + "2 + 3" + ")" * 50_000, 5),
+        ("-(" * 50_000, None),
+        ("9" * 100_000, None),
+        ("0" * 100_000 + "2 + 3", None),
+        ("2 + 3" + " " * 100_000, 5),
+        ("2 + 3 " * 20_000, None),
+        ("2 + 3" + " + 2" * 20_000, None),
+        ("2" + "**9" * 30_000, None),
+        ("9**9**9**9**9", None),
+        ("1/0", None),
+        ("2 +" * 30_000, None),
+    ],
+)
+def test_hostile_expressions_take_no_longer_than_their_length_asks_for(expression, value):
+    start = time.process_time()
+
+    found = evaluate(expression, [2, 3])
+
+    assert found == value
+    assert time.process_time() - start < 1  # quadratic time would be minutes

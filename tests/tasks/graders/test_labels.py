@@ -1,0 +1,193 @@
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from esft.tasks.graders.labels import parse_label
+
+LABELS = ["A", "B", "C", "D"]
+TEXTS = ["dry palms", "wet palms", "palms covered with oil", "palms"]
+NUMBERS = ["1", "2", "3", "4"]
+LEGS = ["3 legs", "4 legs", "2 legs", "8 legs"]
+LISTED = "\n".join(f"{label}. {text}" for label, text in zip(LABELS, TEXTS, strict=True))
+
+ONE_NAMED = [
+    ("B", "B"),
+    ("(B)", "B"),
+    ("B.", "B"),
+    (" b\n", "B"),
+    ("**B**", "B"),
+    ("“B”", "B"),
+    (r"$\boxed{B}$", "B"),
+    ("Answer: B", "B"),
+    ("answer: b", "B"),
+    ("Answer:\nB", "B"),
+    ("The answer is B", "B"),
+    ("The answer is B.", "B"),
+    ("The answer is a.", "A"),
+    ("The correct answer is: **(C)**", "C"),
+    ("The answer is most likely C", "C"),
+    ("Option A is correct", "A"),
+    ("The answer is option (b)", "B"),
+    ("B) wet palms", "B"),
+    ("b) wet palms", "B"),
+    ("b) as I said", "B"),
+    ("B wet palms", "B"),
+    ("B. Because A is wrong", "B"),
+    ("B, since A and C are wrong", "B"),
+    ("A is right", "A"),
+    ("I'd go with D.", "D"),
+    ("wet palms", "B"),
+    ("Wet  Palms.", "B"),
+    ("A dry palms", "A"),
+    ("It is palms covered with oil", "C"),
+    (f"{LISTED}\nThe answer is D.", "D"),
+]
+
+NONE_OR_MORE_NAMED = [
+    "",
+    " ...",
+    "none of these",
+    "E",
+    "I think it is a plant",
+    "The answer is a plant",
+    "A plant needs light",
+    "The answer is A plant",
+    "A's",
+    "B or C",
+    "A) or B)",
+    "B/C",
+    "A, B",
+    "both A and B",
+    "The answer is A or B",
+    "The answer is A. The answer is B.",
+    "A. Or the answer is B or C",
+    "It is vitamin b",
+    "The answer is b vitamins",
+    "The answer is not B.",
+    "It is not option B",
+    "neither B nor C",
+    "dry palms or wet palms",
+    "I choose A, wet palms",
+    LISTED,
+]
+
+
+@pytest.mark.parametrize(("answer", "label"), ONE_NAMED)
+def test_an_answer_that_names_one_option(answer, label):
+    assert parse_label(answer, LABELS, TEXTS) == label
+
+
+@pytest.mark.parametrize("answer", NONE_OR_MORE_NAMED)
+def test_an_answer_that_names_no_option_or_more_than_one(answer):
+    assert parse_label(answer, LABELS, TEXTS) is None
+
+
+@pytest.mark.parametrize(
+    ("answer", "label"),
+    [
+        ("3", "3"),
+        ("(3)", "3"),
+        ("The answer is 3", "3"),
+        ("2. 4 legs", "2"),
+        ("3 legs", "1"),
+        ("The answer is 3 legs", "1"),
+        ("It has 8 legs", "4"),
+        ("3.5", None),
+        ("1-2", None),
+        ("7 legs", None),
+    ],
+)
+def test_labels_that_are_numbers_are_told_from_numbers_in_the_answer(answer, label):
+    assert parse_label(answer, NUMBERS, LEGS) == label
+
+
+def test_a_label_comes_before_an_option_of_the_same_text():
+    assert parse_label("3", NUMBERS, ["3", "1", "2", "4"]) == "3"
+
+
+def test_an_option_that_is_the_whole_answer_comes_before_a_label_in_it():
+    assert parse_label("Vitamin C.", LABELS, ["iron", "vitamin C", "oil", "salt"]) == "B"
+
+
+def test_options_of_equal_text_are_not_told_apart_by_it():
+    assert parse_label("wet", ["A", "B"], ["wet", "Wet."]) is None
+
+
+def test_an_option_of_marks_alone_is_not_named_by_an_empty_answer():
+    assert parse_label("", ["A", "B"], ["()", "dry"]) is None
+    assert parse_label("?", ["A", "B"], ["+", "dry"]) is None
+
+
+def test_five_labels():
+    assert parse_label("The answer is E", [*LABELS, "E"], [*TEXTS, "gloves"]) == "E"
+
+
+@pytest.mark.parametrize("text", ["{}", "({})", "**{}**", "{}.", "{})", "Answer: {}", "`{}`\n"])
+@pytest.mark.parametrize("labels", [LABELS, NUMBERS, ["A", "B", "C"], ["1", "2"]])
+def test_every_label_is_found_in_every_wrapping(text, labels):
+    for label in labels:
+        assert parse_label(text.format(label), labels, TEXTS[: len(labels)]) == label
+
+
+@given(answer=st.text())
+def test_any_text_names_an_option_or_none(answer):
+    assert parse_label(answer, LABELS, TEXTS) in {*LABELS, None}
+
+
+@given(
+    words=st.lists(
+        st.sampled_from(["A", "B", "a", "3", "answer", "is", "not", "or", "\n", ".", ":", "palms"])
+    ),
+    gap=st.sampled_from(["", " ", "\n"]),
+)
+def test_any_mix_of_the_words_that_count_names_an_option_or_none(words, gap):
+    assert parse_label(gap.join(words), LABELS, TEXTS) in {*LABELS, None}
+    assert parse_label(gap.join(words), NUMBERS, LEGS) in {*NUMBERS, None}
+
+
+@given(
+    label=st.sampled_from(LABELS),
+    before=st.text("*_`\"'()[]<>.,:;! \n"),
+    after=st.text("*_`\"'()[]<>.,:;! \n"),
+)
+def test_marks_around_a_label_change_nothing(label, before, after):
+    assert parse_label(before + label + after, LABELS, TEXTS) == label
+
+
+@given(texts=st.lists(st.text(min_size=1), min_size=2, max_size=4), answer=st.text())
+@settings(max_examples=50)
+def test_any_options_are_possible(texts, answer):
+    labels = LABELS[: len(texts)]
+
+    assert parse_label(answer, labels, texts) in {*labels, None}
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        "A ",
+        "B",
+        "answer is ",
+        "not ",
+        "or ",
+        " ",
+        "\n",
+        "1.",
+        "1,1",
+        "'",
+        "a'",
+        "*",
+        "palms ",
+        "\0",
+    ],
+)
+def test_a_long_answer_takes_no_longer_than_its_length_asks_for(piece):
+    answer = piece * (100_000 // len(piece))
+    start = time.process_time()
+
+    parse_label(answer, LABELS, [*TEXTS[:3], "palms " * 20 + "no"])
+    parse_label(answer, NUMBERS, LEGS)
+
+    assert time.process_time() - start < 3  # quadratic time would be minutes
