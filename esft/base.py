@@ -8,7 +8,7 @@ from esft.engine.noise import derived_seed
 from esft.errors import AnchorError, RecipeError
 from esft.models.base_file import MappedBase, map_base
 from esft.models.load import LoadedModel
-from esft.recipe import Anchor
+from esft.recipe.settings import Anchor
 
 
 @dataclass(frozen=True, kw_only=True)

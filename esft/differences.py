@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from esft.engine.journal_read import JournalRecord
-from esft.places import own_files
-from esft.recipe import Recipe
-from esft.recipe_checks import shown
-from esft.recipe_file import settings_of
+from esft.recipe.check import shown
+from esft.recipe.paths import own_files
+from esft.recipe.settings import Recipe
+from esft.recipe.toml import settings_of
 from esft.run_info import journal_header, rows_info
 from esft.session import Session
 

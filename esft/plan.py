@@ -7,7 +7,7 @@ from esft.engine.decay import pull_of
 from esft.engine.forecast import IDLE, forecast_norm
 from esft.engine.members import population
 from esft.engine.perturb import revert_way, unmoved_share
-from esft.recipe import Anchor, Search
+from esft.recipe.settings import Anchor, Search
 from esft.session import Session
 
 UNMOVED = 0.1

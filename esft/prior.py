@@ -8,8 +8,8 @@ from esft.batches import Batches
 from esft.errors import RecipeError, TaskError
 from esft.models.load import LoadedModel
 from esft.prepared import Prepared
-from esft.prior_spec import PriorSpec, repeated
-from esft.recipe import Recipe
+from esft.recipe.prior_line import PriorSpec, repeated
+from esft.recipe.settings import Recipe
 from esft.rollout import Rollout, chosen_scoring
 from esft.tasks.registry import data_folder, get_task
 from esft.tasks.rows import read_split, row_source

@@ -12,10 +12,10 @@ from esft.engine.replay import replay
 from esft.engine.weights import Weights
 from esft.errors import JournalError, RunError
 from esft.models.load import load_model
-from esft.places import placed
 from esft.progress import Watcher
-from esft.recipe import Anchor, Model
-from esft.recipe_file import load_recipe
+from esft.recipe.paths import placed
+from esft.recipe.settings import Anchor, Model
+from esft.recipe.toml import load_recipe
 from esft.recorded import best_of, summaries
 from esft.restore import load_nearest, noises
 from esft.run import RunFolder, open_run

@@ -17,10 +17,10 @@ from esft.errors import RunError
 from esft.failures import Failures
 from esft.files import writing
 from esft.models.whole_folder import remove_partial
-from esft.places import own_files, placed
 from esft.progress import Outcome, Watcher
-from esft.recipe import Recipe
-from esft.recipe_file import load_recipe, settings_of
+from esft.recipe.paths import own_files, placed
+from esft.recipe.settings import Recipe
+from esft.recipe.toml import load_recipe, settings_of
 from esft.recorded import drop_after, metrics, summaries
 from esft.restore import load_nearest, noises
 from esft.run import RunFolder, open_run, require_room

@@ -6,7 +6,7 @@ from esft.differences import recipe_differences
 from esft.engine.journal_read import JournalRecord
 from esft.errors import EsftError, JournalError, RunError
 from esft.evaluate import mean_and_error
-from esft.recipe import Recipe
+from esft.recipe.settings import Recipe
 from esft.recorded import evaluation, metrics, summaries
 from esft.run import RunFolder
 from esft.snapshots import Snapshots

@@ -8,8 +8,8 @@ import torch
 
 from esft import __version__
 from esft.engine.noise import NOISE_VERSION
-from esft.places import own_files, places
-from esft.recipe_file import settings_of
+from esft.recipe.paths import own_files, places
+from esft.recipe.toml import settings_of
 from esft.sampler import rows_hash
 from esft.session import Session
 

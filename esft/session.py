@@ -10,8 +10,8 @@ from esft.errors import RecipeError
 from esft.models.load import LoadedModel, load_model
 from esft.prepared import Prepared
 from esft.prior import PriorTask, prior_rows, ready
-from esft.recipe import Recipe
-from esft.recipe import Task as TaskSettings
+from esft.recipe.settings import Recipe
+from esft.recipe.settings import Task as TaskSettings
 from esft.rollout import Rollout, chosen_scoring
 from esft.tasks.registry import data_folder, get_task
 from esft.tasks.rows import Split, split_rows

@@ -9,8 +9,8 @@ from esft.engine.journal_read import read_journal
 from esft.failures import Failures
 from esft.plan import make_plan
 from esft.progress import Outcome, Watcher
-from esft.recipe import Recipe
-from esft.recipe_file import dump_recipe
+from esft.recipe.settings import Recipe
+from esft.recipe.toml import dump_recipe
 from esft.run import create_run, require_room
 from esft.run_info import journal_header, run_info
 from esft.run_lock import locked

@@ -12,7 +12,7 @@ from esft.errors import EsftError, JournalError, RunError
 from esft.models.load import load_model
 from esft.progress import Watcher
 from esft.rebuild import Rebuilt, Source, find_source, rebuild
-from esft.recipe_file import load_recipe
+from esft.recipe.toml import load_recipe
 from esft.run import RunFolder, open_run
 from esft.run_checks import (
     COPY,

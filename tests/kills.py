@@ -24,7 +24,7 @@ import esft.run
 import esft.snapshots
 from esft.engine.drift import Drift
 from esft.errors import EsftError
-from esft.recipe import Anchor, Model, Prior, Recipe, Run, Search, Task
+from esft.recipe.settings import Anchor, Model, Prior, Recipe, Run, Search, Task
 from esft.resume import Finished, resume_tuning
 from esft.rollout import Rollout
 from esft.tune import run_tuning

@@ -4,7 +4,7 @@ import json
 
 from tiny_models import write_model
 
-from esft.recipe import Anchor, Model, Recipe, Run, Search, Task
+from esft.recipe.settings import Anchor, Model, Recipe, Run, Search, Task
 
 
 def a_recipe(folder, *, model=None, anchor=None, task=None, **search):

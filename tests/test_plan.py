@@ -4,7 +4,7 @@ import pytest
 
 from esft.engine.forecast import forecast_norm
 from esft.plan import decay_effect
-from esft.recipe import Anchor, Search
+from esft.recipe.settings import Anchor, Search
 
 NUMEL = 10**6
 PUBLISHED = Search(steps=500, population=30, alpha=5e-4, seed=0)

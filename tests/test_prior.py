@@ -9,10 +9,10 @@ from esft.batches import Batches
 from esft.errors import RecipeError, TaskError
 from esft.evaluate import mean_and_error
 from esft.models.load import load_model
-from esft.places import own_files, placed
 from esft.prior import prior_rows, ready, rows_of
-from esft.prior_spec import parse_prior_line
-from esft.recipe import Prior
+from esft.recipe.paths import own_files, placed
+from esft.recipe.prior_line import parse_prior_line
+from esft.recipe.settings import Prior
 from esft.tasks.registry import get_task
 from esft.tasks.rows import read_split
 from esft.tune import run_tuning

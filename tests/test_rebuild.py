@@ -17,7 +17,7 @@ from esft.errors import EsftError, JournalError, RunError
 from esft.files import append_line
 from esft.models.save import save_model
 from esft.rebuild import find_source, rebuild, step_of
-from esft.recipe import Prior, Run
+from esft.recipe.settings import Prior, Run
 from esft.snapshots import Snapshots
 from esft.tune import run_tuning
 

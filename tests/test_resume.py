@@ -15,7 +15,7 @@ from tiny_models import tiny_llama, write_model
 from esft.engine.journal_read import read_journal
 from esft.errors import AnchorError, JournalError, RunError
 from esft.files import append_line
-from esft.recipe import Prior, Run
+from esft.recipe.settings import Prior, Run
 from esft.resume import Finished, resume_tuning
 from esft.run_lock import is_locked, locked
 from esft.tune import run_tuning

@@ -5,7 +5,7 @@ from runs import a_recipe, write_arc
 from tiny_models import write_model
 
 from esft.errors import RecipeError, TaskError
-from esft.recipe import Model, Recipe, Task
+from esft.recipe.settings import Model, Recipe, Task
 from esft.session import open_session
 
 

@@ -16,8 +16,8 @@ from esft.engine.members import population
 from esft.engine.noise import derived_seed
 from esft.errors import ModelError, RunError
 from esft.models.load import load_model
-from esft.recipe import Run
-from esft.recipe_file import load_recipe
+from esft.recipe.settings import Run
+from esft.recipe.toml import load_recipe
 from esft.rollout import Rollout
 from esft.tune import run_tuning
 

@@ -7,7 +7,7 @@ import pytest
 from runs import Notes, a_recipe, never
 
 from esft.errors import TaskError
-from esft.recipe import Task
+from esft.recipe.settings import Task
 from esft.rollout import Rollout
 from esft.tune import run_tuning
 

@@ -6,8 +6,8 @@ from functools import reduce
 
 import click
 
-from esft.recipe import Recipe
-from esft.recipe_file import load_recipe, parse_change
+from esft.recipe.settings import Recipe
+from esft.recipe.toml import load_recipe, parse_change
 
 TYPED = "esft.typed"
 """Where a context keeps what was typed behind the command."""
@@ -190,7 +190,7 @@ def _read_priors(
 ) -> tuple[str, ...] | None:
     if not given:
         return None  # those of the recipe stay
-    from esft.prior_file import read_priors
+    from esft.recipe.prior_file import read_priors
 
     return read_priors(given)
 

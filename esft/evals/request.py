@@ -13,13 +13,13 @@ from esft.evals.record import missed_records, noise_record, task_record
 from esft.evals.score_cache import ScoreCache
 from esft.evals.subjects import Missed, Subject, missed, prior_of, target_of
 from esft.files import write_whole
-from esft.places import placed
 from esft.prior import refuse_target, rows_of
-from esft.prior_spec import PriorSpec, parse_prior_line
 from esft.progress import Watcher
 from esft.rebuild import Source, find_source, step_of
-from esft.recipe import Prior, Recipe
-from esft.recipe_file import load_recipe
+from esft.recipe.paths import placed
+from esft.recipe.prior_line import PriorSpec, parse_prior_line
+from esft.recipe.settings import Prior, Recipe
+from esft.recipe.toml import load_recipe
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from esft.errors import EsftError
 from esft.models.load import LoadedModel
 from esft.prepared import Prepared
 from esft.prior import PriorRows, PriorTask, ready
-from esft.recipe import Recipe
+from esft.recipe.settings import Recipe
 from esft.rollout import Rollout
 from esft.session import task_and_rows
 

@@ -20,7 +20,7 @@ from esft.models.save import clear_errors, write_model
 from esft.models.whole_folder import require_free, whole_folder
 from esft.progress import Watcher
 from esft.rebuild import Rebuilt, Source, rebuild
-from esft.recipe_file import load_recipe
+from esft.recipe.toml import load_recipe
 
 
 def export(

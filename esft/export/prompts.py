@@ -6,10 +6,10 @@ from pathlib import Path
 
 from esft.errors import TaskError
 from esft.generate import encode_prompt
-from esft.places import placed
 from esft.progress import Watcher
 from esft.rebuild import Source
-from esft.recipe_file import load_recipe
+from esft.recipe.paths import placed
+from esft.recipe.toml import load_recipe
 from esft.rollout import chosen_scoring
 from esft.run import RunFolder
 from esft.tasks.benchmarks.conciseness import CONCISENESS

@@ -9,7 +9,7 @@ from runs import Notes, a_recipe, never
 from tiny_models import write_model
 
 from esft.cli import main
-from esft.recipe import Prior, Run
+from esft.recipe.settings import Prior, Run
 from esft.rollout import Rollout, RowResult
 from esft.tune import run_tuning
 

@@ -8,7 +8,7 @@ from click.testing import CliRunner
 from runs import Notes, a_recipe
 
 from esft.cli import main
-from esft.recipe import Run
+from esft.recipe.settings import Run
 from esft.tune import run_tuning
 
 

@@ -12,8 +12,8 @@ from runs import a_recipe
 from tiny_models import write_model
 
 from esft.cli import main
-from esft.recipe import Prior
-from esft.recipe_file import dump_recipe, load_recipe
+from esft.recipe.settings import Prior
+from esft.recipe.toml import dump_recipe, load_recipe
 
 TINY = ["--task", "conciseness", "--device", "cpu", "--steps", "2", "--population", "4"]
 ROWS = ["--set", "task.train=5", "--set", "task.holdout=4", "--set", "task.max_new_tokens=4"]

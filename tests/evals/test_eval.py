@@ -15,9 +15,9 @@ from esft.evals.request import EvalRequest, run_eval
 from esft.evaluate import evaluate
 from esft.models.load import load_model
 from esft.prior import ready, rows_of
-from esft.prior_spec import parse_prior_line
 from esft.rebuild import find_source, rebuild
-from esft.recipe import Prior, Run
+from esft.recipe.prior_line import parse_prior_line
+from esft.recipe.settings import Prior, Run
 from esft.rollout import Rollout
 from esft.tune import run_tuning
 

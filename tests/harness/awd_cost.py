@@ -15,7 +15,7 @@ from dataclasses import replace
 
 from esft.engine.members import population
 from esft.engine.perturb import perturbed
-from esft.recipe import Anchor, Model, Recipe, Search, Task
+from esft.recipe.settings import Anchor, Model, Recipe, Search, Task
 from esft.session import open_session
 
 ROUNDS = 7

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from esft.errors import TaskError
-from esft.recipe import GRADERS as RECIPE_GRADERS
+from esft.recipe.settings import GRADERS as RECIPE_GRADERS
 from esft.tasks.graders.by_name import (
     GRADERS,
     grade_contains,

@@ -7,7 +7,8 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 from esft.errors import RecipeError
-from esft.recipe import (
+from esft.recipe.check import Problem, SettingsError, as_toml, nearest, shown
+from esft.recipe.settings import (
     Anchor,
     Model,
     Prior,
@@ -18,7 +19,6 @@ from esft.recipe import (
     peak_problems,
     pull_problems,
 )
-from esft.recipe_checks import Problem, SettingsError, as_toml, nearest, shown
 
 _TABLES = {
     "model": Model,
@@ -76,7 +76,7 @@ def load_recipe(
 
 def shipped_recipes() -> dict[str, Path]:
     """Name to file of every recipe that comes with esft."""
-    here = Path(__file__).resolve().parent
+    here = Path(__file__).resolve().parents[1]
     # Installed they lie inside the package, in a checkout beside it.
     folder = here / "recipes" if (here / "recipes").is_dir() else here.parent / "recipes"
     files = sorted(folder.rglob("*.toml"))

@@ -5,8 +5,8 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from esft.prior_spec import OWN, PriorSpec
-from esft.recipe import Recipe
+from esft.recipe.prior_line import OWN, PriorSpec
+from esft.recipe.settings import Recipe
 from esft.tasks.registry import data_folder
 from esft.tasks.task import Task
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from esft.recipe_checks import Problem, SettingsError, as_toml, nearest, shown
+from esft.recipe.check import Problem, SettingsError, as_toml, nearest, shown
 from esft.run_names import slug
 from esft.tasks.words import GRADERS, REWARDS, SCORINGS, SPLITS
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from esft.prior_spec import PriorSpec, parse_prior_line, repeated
-from esft.recipe_checks import Checks, Problem, SettingsError, as_toml, shown
+from esft.recipe.check import Checks, Problem, SettingsError, as_toml, shown
+from esft.recipe.prior_line import PriorSpec, parse_prior_line, repeated
 from esft.tasks.words import GRADERS, REWARDS, SCORINGS
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from esft.errors import RecipeError, TaskError, UnknownTaskError
-from esft.prior_spec import OWN, PriorSpec, parse_prior_line, repeated
-from esft.recipe_checks import Problem, SettingsError
+from esft.recipe.check import Problem, SettingsError
+from esft.recipe.prior_line import OWN, PriorSpec, parse_prior_line, repeated
 from esft.tasks.registry import get_task, task_names
 
 __all__ = ["PriorSpec", "parse_prior_line", "read_prior_file", "read_priors"]

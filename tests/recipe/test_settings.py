@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from esft.errors import RecipeError
-from esft.recipe import Anchor, Model, Prior, Recipe, Run, Search, Task
-from esft.recipe_checks import SettingsError, as_toml, nearest
+from esft.recipe.check import SettingsError, as_toml, nearest
+from esft.recipe.settings import Anchor, Model, Prior, Recipe, Run, Search, Task
 
 
 def a_recipe(**tables):
@@ -305,7 +305,7 @@ def test_the_nearest_word_is_found_or_none(word, meant):
 
 def test_reading_settings_imports_no_heavy_library():
     heavy = "{'torch', 'transformers', 'datasets'}"
-    code = f"import sys, esft.recipe_file; assert not {heavy} & set(sys.modules)"
+    code = f"import sys, esft.recipe.toml; assert not {heavy} & set(sys.modules)"
 
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

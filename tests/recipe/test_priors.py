@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from esft.errors import RecipeError
-from esft.prior_file import PriorSpec, parse_prior_line, read_prior_file, read_priors
-from esft.recipe_checks import SettingsError
+from esft.recipe.check import SettingsError
+from esft.recipe.prior_file import PriorSpec, parse_prior_line, read_prior_file, read_priors
 from esft.tasks.words import GRADERS, REWARDS, SCORINGS, SPLITS
 
 

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from esft import recipe_file
 from esft.errors import RecipeError
-from esft.recipe import GRADERS, Anchor, Model, Prior, Recipe, Run, Search, Task
-from esft.recipe_checks import SettingsError
-from esft.recipe_file import dump_recipe, find_recipe, load_recipe, parse_change, shipped_recipes
+from esft.recipe import toml as recipe_file
+from esft.recipe.check import SettingsError
+from esft.recipe.settings import GRADERS, Anchor, Model, Prior, Recipe, Run, Search, Task
+from esft.recipe.toml import dump_recipe, find_recipe, load_recipe, parse_change, shipped_recipes
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 NEEDED = {"model.id": "tiny", "task.name": "arc"}

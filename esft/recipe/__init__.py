@@ -1,0 +1,1 @@
+"""Recipes: settings, and the text they are kept in."""
