@@ -13,21 +13,21 @@ from pathlib import Path
 from unittest import mock
 
 import torch
-from runs import Notes, never
+from tiny_runs import Notes, never
 from transformers import AutoModelForCausalLM  # noqa: F401 - costs the children no time
 
 import esft.engine.drift
 import esft.engine.undo
 import esft.files
 import esft.models.save
-import esft.run
-import esft.snapshots
+import esft.runs.folder
+import esft.runs.snapshots
 from esft.engine.drift import Drift
 from esft.errors import EsftError
 from esft.recipe.settings import Anchor, Model, Prior, Recipe, Run, Search, Task
-from esft.resume import Finished, resume_tuning
-from esft.rollout import Rollout
-from esft.tune import run_tuning
+from esft.rollout.rollout import Rollout
+from esft.tuning.resume import Finished, resume_tuning
+from esft.tuning.start import run_tuning
 
 PLACES = {
     "perturb": (esft.engine.undo.Undo, "replace"),
@@ -36,9 +36,9 @@ PLACES = {
     "step": (esft.engine.drift, "_update_of"),
     "journal": (esft.files, "_write_all"),
     "file": (esft.files, "_write_all"),
-    "snapshot": (esft.snapshots, "save_file"),
+    "snapshot": (esft.runs.snapshots, "save_file"),
     "model": (esft.models.save, "_save_tokenizer"),
-    "evaluation": (esft.run.RunFolder, "record_evaluation"),
+    "evaluation": (esft.runs.folder.RunFolder, "record_evaluation"),
     "rename": (esft.files, "sync"),
 }
 """What is called there; the process dies at one of the calls, files half-written."""

@@ -5,7 +5,7 @@ import json
 from esft.engine.forecast import Forecast, sum_of_squares
 from esft.engine.journal import JournalStep
 from esft.engine.members import net_coefficients, population
-from esft.run import create_run
+from esft.runs.folder import create_run
 
 NUMEL = 1000
 ROWS = 40

@@ -14,14 +14,14 @@ from click.testing import CliRunner
 from tiny_models import logits_of, same_weights
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from esft import generate
 from esft.cli import main
 from esft.engine import Drift, Member, Weights, perturbed
 from esft.engine.identity import identity
 from esft.engine.perturb import unmoved_share
 from esft.models.load import load_model
 from esft.models.save import save_model
-from esft.rollout import Rollout
+from esft.rollout import generate
+from esft.rollout.rollout import Rollout
 from esft.tasks.registry import get_task
 from esft.tasks.rows import read_split, split_rows
 

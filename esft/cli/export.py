@@ -52,7 +52,7 @@ def _folder(
 ) -> tuple[dict[str, object], list[str]]:
     from esft.export.exported import comparison_text
     from esft.export.folder import export as export_model
-    from esft.rebuild import find_source
+    from esft.tuning.rebuild import find_source
 
     source = find_source(run)
     with StopSignals() as signals, make_watcher(signals) as watcher:
@@ -81,7 +81,7 @@ def _journal(
     run: str | None, out: Path, dtype: None, which: dict
 ) -> tuple[dict[str, object], list[str]]:
     from esft.export.journal import export_journal
-    from esft.rebuild import find_source
+    from esft.tuning.rebuild import find_source
 
     source = find_source(run)
     with StopSignals() as signals, make_watcher(signals) as watcher:

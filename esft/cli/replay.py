@@ -33,7 +33,7 @@ def replay(
     """
     from esft.models.save import save_model
     from esft.models.whole_folder import require_free
-    from esft.rebuild import find_source, rebuild
+    from esft.tuning.rebuild import find_source, rebuild
 
     require_free(out)
     with StopSignals() as signals, make_watcher(signals) as watcher:

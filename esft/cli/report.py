@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from esft.run_names import find_run
+from esft.runs.names import find_run
 
 
 @click.command(short_help="Make a page with pictures of one or several runs.")

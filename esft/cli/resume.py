@@ -25,8 +25,8 @@ def resume(ctx: click.Context, run: str | None, force: bool, as_json: bool) -> N
       esft resume
       esft resume runs/arc-qwen2.5-1.5b-1
     """
-    from esft.resume import Finished, resume_tuning
-    from esft.run_names import find_run
+    from esft.runs.names import find_run
+    from esft.tuning.resume import Finished, resume_tuning
 
     path = find_run(run)
     with StopSignals() as signals, make_watcher(signals) as watcher:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from esft.run_list import ListedRun
+    from esft.runs.listing import ListedRun
 
 _HEADS = ("steps", "reward", "||D||", "size", "state")
 _WIDTHS = (13, 20, 10, 10)
@@ -25,7 +25,7 @@ def runs(as_json: bool) -> None:
 
     A run is killed where it did not end and no process works on it: esft resume goes on with it.
     """
-    from esft.run_list import listed_runs
+    from esft.runs.listing import listed_runs
 
     found = listed_runs()
     if as_json:

@@ -44,7 +44,7 @@ def tune(ctx: click.Context, recipe: str | None, **options: object) -> None:
           --steps 5 --population 8 --run-dir out
     """
     settings = recipe_of(ctx, recipe)
-    from esft.tune import run_tuning  # torch comes with it: --help does not wait for it
+    from esft.tuning.start import run_tuning  # torch comes with it: --help does not wait for it
 
     with StopSignals() as signals, make_watcher(signals) as watcher:
         outcome = run_tuning(settings, watcher, signals.asked)

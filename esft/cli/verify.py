@@ -13,7 +13,7 @@ from esft.cli.show import make_watcher, wrapped
 from esft.cli.stop import StopSignals
 
 if TYPE_CHECKING:
-    from esft.verify import Check
+    from esft.tuning.verify import Check
 
 _MARKS = {"ok": "ok", "failed": "failed", "not applicable": "n/a"}
 
@@ -43,7 +43,7 @@ def verify(
       esft verify
       esft verify arc-qwen2.5-1.5b-1 --quick
     """
-    from esft.verify import FAILED, Means, checks_of, find_target
+    from esft.tuning.verify import FAILED, Means, checks_of, find_target
 
     path, found = find_target(run), []
     with StopSignals() as signals:

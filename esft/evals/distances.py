@@ -2,19 +2,19 @@
 
 from dataclasses import asdict
 
-from esft.batches import Batches
 from esft.engine.forecast import Forecast, sum_of_squares
 from esft.engine.measures import measures
 from esft.engine.members import net_coefficients
 from esft.engine.replay import taken
 from esft.evals.distance_cache import DistanceCache
+from esft.evals.kl import TOP, Drawn, drawn_at_base, kl_between, prompts_of
 from esft.evals.models import RunModels
-from esft.evals.score_way import way_of
 from esft.evals.subjects import Subject
-from esft.kl.divergence import TOP, Drawn, drawn_at_base, kl_between, prompts_of
-from esft.progress import Watcher
-from esft.rebuild import Source
-from esft.run import finite
+from esft.rollout.batches import Batches
+from esft.rollout.cache_key import way_of
+from esft.runs.folder import finite
+from esft.tuning.rebuild import Source
+from esft.tuning.watcher import Watcher
 
 SEED = 0
 """Of the draws: all runs are compared on the same ones."""

@@ -3,13 +3,13 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from esft.batches import Batches
 from esft.evals.models import Models
-from esft.evals.score_cache import ScoreCache
-from esft.evals.score_way import Remembered, way_of
 from esft.evals.subjects import Subject
-from esft.evaluate import Evaluation, evaluate
-from esft.progress import Watcher
+from esft.rollout.batches import Batches
+from esft.rollout.cache import ScoreCache
+from esft.rollout.cache_key import Remembered, way_of
+from esft.rollout.evaluate import Evaluation, evaluate
+from esft.tuning.watcher import Watcher
 
 
 @dataclass(frozen=True, kw_only=True)

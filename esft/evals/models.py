@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 
-from esft.base import Base
 from esft.engine.identity import identity
 from esft.evals.quantized import quantized_copy, release
-from esft.evals.score_cache import Weighed
 from esft.models.load import LoadedModel, load_model
-from esft.progress import Watcher
-from esft.rebuild import Source, bring_to, open_at_base
+from esft.rollout.cache import Weighed
+from esft.tuning.rebuild import Source, bring_to, open_at_base
+from esft.tuning.tuned_model import Base
+from esft.tuning.watcher import Watcher
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

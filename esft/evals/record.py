@@ -5,11 +5,11 @@ from dataclasses import asdict
 
 from esft.evals.evaluator import Measured, NoiseFloor
 from esft.evals.subjects import Missed
-from esft.evaluate import Evaluation
-from esft.run import finite
-from esft.sampler import rows_hash
+from esft.rollout.evaluate import Evaluation
+from esft.runs.folder import finite
 from esft.stats.paired import compare, compare_rewards
 from esft.stats.verdict import diagnose
+from esft.tuning.sampler import rows_hash
 
 
 def task_record(

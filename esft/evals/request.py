@@ -3,23 +3,23 @@
 import json
 from dataclasses import dataclass
 
-from esft.batches import Batches
 from esft.errors import EsftError, RecipeError, RunError
 from esft.evals.distances import Distances
 from esft.evals.evaluator import Evaluator, Measured
 from esft.evals.form import EVAL_FORMAT
 from esft.evals.models import Models, QuantizedModels, RunModels, one_model
 from esft.evals.record import missed_records, noise_record, task_record
-from esft.evals.score_cache import ScoreCache
 from esft.evals.subjects import Missed, Subject, missed, prior_of, target_of
 from esft.files import write_whole
-from esft.prior import refuse_target, rows_of
-from esft.progress import Watcher
-from esft.rebuild import Source, find_source, step_of
 from esft.recipe.paths import placed
 from esft.recipe.prior_line import PriorSpec, parse_prior_line
 from esft.recipe.settings import Prior, Recipe
 from esft.recipe.toml import load_recipe
+from esft.rollout.batches import Batches
+from esft.rollout.cache import ScoreCache
+from esft.tuning.prior_tasks import refuse_target, rows_of
+from esft.tuning.rebuild import Source, find_source, step_of
+from esft.tuning.watcher import Watcher
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,14 +2,14 @@
 
 from dataclasses import dataclass
 
-from esft.batches import Batches
 from esft.errors import EsftError
 from esft.models.load import LoadedModel
-from esft.prepared import Prepared
-from esft.prior import PriorRows, PriorTask, ready
 from esft.recipe.settings import Recipe
-from esft.rollout import Rollout
-from esft.session import task_and_rows
+from esft.rollout.batches import Batches
+from esft.rollout.prepared import Prepared
+from esft.rollout.rollout import Rollout
+from esft.tuning.prior_tasks import PriorRows, PriorTask, ready
+from esft.tuning.session import task_and_rows
 
 
 @dataclass(frozen=True, kw_only=True)

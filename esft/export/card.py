@@ -10,9 +10,9 @@ import torch
 from esft import __version__
 from esft.engine.journal_read import lines_until
 from esft.export.exported import Exported, comparison_text
-from esft.rebuild import Source
 from esft.recipe.prior_line import parse_prior_line
-from esft.recorded import summaries
+from esft.runs.recorded import summaries
+from esft.tuning.rebuild import Source
 
 _CARD = """\
 ---

@@ -7,7 +7,7 @@ from pathlib import Path
 from esft.export.check import Comparison
 from esft.export.figures import NEW_TOKENS
 from esft.models.load import LoadedModel
-from esft.rebuild import Source
+from esft.tuning.rebuild import Source
 
 
 @dataclass(frozen=True, kw_only=True)

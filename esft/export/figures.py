@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from esft.batches import Batches
 from esft.engine.identity import identity
 from esft.export.prompts import Prompt
-from esft.generate import greedy_answers
 from esft.models.load import LoadedModel
+from esft.rollout.batches import Batches
+from esft.rollout.generate import greedy_answers
 
 NEW_TOKENS = 32
 """Of a greedy answer, at most."""

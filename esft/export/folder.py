@@ -18,9 +18,9 @@ from esft.models.device import parse_dtype
 from esft.models.load import LoadedModel
 from esft.models.save import clear_errors, write_model
 from esft.models.whole_folder import require_free, whole_folder
-from esft.progress import Watcher
-from esft.rebuild import Rebuilt, Source, rebuild
 from esft.recipe.toml import load_recipe
+from esft.tuning.rebuild import Rebuilt, Source, rebuild
+from esft.tuning.watcher import Watcher
 
 
 def export(

@@ -7,9 +7,9 @@ from esft.engine.journal import Journal
 from esft.engine.journal_read import lines_until
 from esft.errors import RunError
 from esft.files import write_whole, writing
-from esft.progress import Watcher
-from esft.rebuild import Source, rebuild, step_of
-from esft.recorded import best_of, summaries
+from esft.runs.recorded import best_of, summaries
+from esft.tuning.rebuild import Source, rebuild, step_of
+from esft.tuning.watcher import Watcher
 
 
 @dataclass(frozen=True, kw_only=True)

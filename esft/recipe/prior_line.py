@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from esft.recipe.check import Problem, SettingsError, as_toml, nearest, shown
-from esft.run_names import slug
+from esft.runs.names import slug
 from esft.tasks.words import GRADERS, REWARDS, SCORINGS, SPLITS
 
 OWN = (".jsonl", ".py")

@@ -9,7 +9,7 @@ from esft.engine.journal_read import JournalRecord
 from esft.engine.members import net_coefficients
 from esft.engine.replay import taken
 from esft.report.numbers import Decay, StepNumbers, number, quotient
-from esft.run_read import read_lines
+from esft.runs.records import read_lines
 
 
 def progress_of(

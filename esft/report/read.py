@@ -11,7 +11,7 @@ from esft.report.eval_file import drift_of, read_eval, task_of
 from esft.report.numbers import DriftNumbers, RunNumbers, TaskNumbers
 from esft.report.progress import decay_of, progress_of
 from esft.report.recorded_tasks import joined, recorded_tasks
-from esft.run_read import read_info
+from esft.runs.records import read_info
 
 T = TypeVar("T")
 

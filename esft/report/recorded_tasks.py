@@ -5,8 +5,8 @@ from pathlib import Path
 
 from esft.report.eval_file import score_of
 from esft.report.numbers import Change, Judgement, Score, TaskNumbers, number
-from esft.run_names import slug
-from esft.run_read import read_lines
+from esft.runs.names import slug
+from esft.runs.records import read_lines
 from esft.stats.paired import compare, compare_rewards
 from esft.stats.verdict import diagnose
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from esft.evaluate import mean_and_error
+from esft.rollout.evaluate import mean_and_error
 from esft.stats.intervals import Interval, bootstrap_interval
 
 

@@ -5,13 +5,13 @@ from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner
-from runs import Notes, a_recipe, never
 from tiny_models import write_model
+from tiny_runs import Notes, a_recipe, never
 
 from esft.cli import main
 from esft.recipe.settings import Prior, Run
-from esft.rollout import Rollout, RowResult
-from esft.tune import run_tuning
+from esft.rollout.rollout import Rollout, RowResult
+from esft.tuning.start import run_tuning
 
 
 def esft(*words):

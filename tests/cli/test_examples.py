@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from runs import write_arc
 from tiny_models import write_model
+from tiny_runs import write_arc
 
 from esft.cli import main
 

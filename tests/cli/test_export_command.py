@@ -2,7 +2,7 @@ import json
 
 import pytest
 from click.testing import CliRunner
-from runs import Notes, a_recipe, never
+from tiny_runs import Notes, a_recipe, never
 from transformers import AutoModelForCausalLM
 
 from esft.cli import main
@@ -10,7 +10,7 @@ from esft.export import check as export_check
 from esft.export import figures as export_figures
 from esft.export import folder as module
 from esft.export import prompts as export_prompts
-from esft.tune import run_tuning
+from esft.tuning.start import run_tuning
 
 
 @pytest.fixture(scope="module")

@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner
-from runs import Notes, a_recipe
+from tiny_runs import Notes, a_recipe
 
 from esft.cli import main
 from esft.recipe.settings import Run
-from esft.tune import run_tuning
+from esft.tuning.start import run_tuning
 
 
 def esft(*words):

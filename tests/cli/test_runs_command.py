@@ -3,10 +3,10 @@ import shutil
 
 import pytest
 from click.testing import CliRunner
-from runs import Notes, a_recipe, never
+from tiny_runs import Notes, a_recipe, never
 
 from esft.cli import main
-from esft.tune import run_tuning
+from esft.tuning.start import run_tuning
 
 LONG = "the-run-of-a-model-with-a-name-that-is-much-longer-than-a-line-of-eighty-columns-can-be-1"
 

@@ -7,8 +7,8 @@ from rich.progress import Progress
 
 from esft.cli.show import LiveWatcher, PlainWatcher, duration, gigabytes, wrapped
 from esft.cli.stop import StopSignals
-from esft.plan import Plan
-from esft.progress import StepMetrics
+from esft.tuning.plan import Plan
+from esft.tuning.watcher import StepMetrics
 
 METRICS = StepMetrics(
     step=12,

@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner
-from runs import a_recipe
 from tiny_models import write_model
+from tiny_runs import a_recipe
 
 from esft.cli import main
 from esft.recipe.settings import Prior

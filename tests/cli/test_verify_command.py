@@ -3,11 +3,11 @@ import shutil
 
 import pytest
 from click.testing import CliRunner
-from runs import Notes, a_recipe, never
+from tiny_runs import Notes, a_recipe, never
 
 from esft.cli import main
-from esft.run_lock import locked
-from esft.tune import run_tuning
+from esft.runs.lock import locked
+from esft.tuning.start import run_tuning
 
 
 def esft(*arguments):

@@ -12,15 +12,15 @@ from safetensors.torch import load_file
 from tiny_models import same_weights
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from esft.batches import Batches
 from esft.embedded import EMBEDDED
 from esft.embedded.card import Made, card
 from esft.embedded.examples import IGNORED, Mixture, accuracy, encode
 from esft.embedded.form import CHAT_TEMPLATE, VOCABULARY, character_tokenizer, untrained_model
 from esft.embedded.train import Training, learning_rate, puzzles_of, train
-from esft.generate import encode_prompt, greedy_answers
 from esft.models.load import load_model
-from esft.reference import encode_reference
+from esft.rollout.batches import Batches
+from esft.rollout.generate import encode_prompt, greedy_answers
+from esft.rollout.reference import encode_reference
 from esft.tasks.rows import read_split
 from esft.tasks.synthetic import PRIORS, SYNTHETIC, TARGETS
 from esft.tasks.synthetic_rows import Puzzle, puzzles, split_of

@@ -6,20 +6,20 @@ from dataclasses import replace
 
 import pytest
 import torch
-from runs import Notes, a_recipe, never, write_arc
 from tiny_models import tiny_llama, write_model
+from tiny_runs import Notes, a_recipe, never, write_arc
 
 from esft.errors import EsftError, RecipeError, RunError
 from esft.evals import distances as eval_drift
 from esft.evals.request import EvalRequest, run_eval
-from esft.evaluate import evaluate
 from esft.models.load import load_model
-from esft.prior import ready, rows_of
-from esft.rebuild import find_source, rebuild
 from esft.recipe.prior_line import parse_prior_line
 from esft.recipe.settings import Prior, Run
-from esft.rollout import Rollout
-from esft.tune import run_tuning
+from esft.rollout.evaluate import evaluate
+from esft.rollout.rollout import Rollout
+from esft.tuning.prior_tasks import ready, rows_of
+from esft.tuning.rebuild import find_source, rebuild
+from esft.tuning.start import run_tuning
 
 QUIET = {"kl_prompts": 0, "noise_floor": False}
 

@@ -7,8 +7,8 @@ import pytest
 
 from esft.evals.evaluator import Measured
 from esft.evals.record import task_record
-from esft.evaluate import evaluation_of
-from esft.rollout import RowResult
+from esft.rollout.evaluate import evaluation_of
+from esft.rollout.rollout import RowResult
 from esft.tasks.task import Row
 
 BASE = "1100" * 25

@@ -8,7 +8,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from runs import Notes, a_recipe, never, write_arc
 from tiny_models import (
     VOCABULARY,
     change_config,
@@ -18,6 +17,7 @@ from tiny_models import (
     tiny_llama,
     write_model,
 )
+from tiny_runs import Notes, a_recipe, never, write_arc
 from transformers import AutoModelForCausalLM
 
 from esft.errors import RunError
@@ -30,8 +30,8 @@ from esft.export.folder import export
 from esft.export.journal import export_journal
 from esft.export.prompts import PROMPTS, Prompt, find_prompts
 from esft.models.load import load_model
-from esft.rebuild import find_source, rebuild
-from esft.tune import run_tuning
+from esft.tuning.rebuild import find_source, rebuild
+from esft.tuning.start import run_tuning
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 WEIGHTS = "its weights are not those that were written"

@@ -4,12 +4,12 @@ import json
 import shutil
 
 import pytest
-from runs import Notes, a_recipe, never
+from tiny_runs import Notes, a_recipe, never
 
 from esft.errors import RunError
 from esft.export.journal import export_journal
-from esft.rebuild import find_source, rebuild
-from esft.tune import run_tuning
+from esft.tuning.rebuild import find_source, rebuild
+from esft.tuning.start import run_tuning
 
 
 @pytest.fixture(scope="module")

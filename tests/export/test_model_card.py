@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import ModelCard
-from runs import Notes, a_recipe, never
+from tiny_runs import Notes, a_recipe, never
 
 from esft.engine.journal_read import lines_until
 from esft.export.card import card
@@ -16,8 +16,8 @@ from esft.export.check import Comparison
 from esft.export.exported import BaseModel, Exported, Tuned, base_of, comparison_text
 from esft.export.journal import export_journal
 from esft.models.load import load_model
-from esft.rebuild import find_source
-from esft.tune import run_tuning
+from esft.tuning.rebuild import find_source
+from esft.tuning.start import run_tuning
 
 SAME = Comparison(
     same_weights=True,

@@ -21,7 +21,7 @@ STORES = ("disk", "cpu", "device")
 PLAIN = f"""
 import sys
 from esft.models.load import load_model
-from esft.rollout import Rollout
+from esft.rollout.rollout import Rollout
 from esft.tasks.registry import get_task
 from esft.tasks.rows import split_rows
 

@@ -16,7 +16,7 @@ from dataclasses import replace
 from esft.engine.members import population
 from esft.engine.perturb import perturbed
 from esft.recipe.settings import Anchor, Model, Recipe, Search, Task
-from esft.session import open_session
+from esft.tuning.session import open_session
 
 ROUNDS = 7
 DECAYS = {"none": (0.0, "l1"), "l1 0.01": (0.01, "l1"), "l2 10": (10.0, "l2")}

@@ -21,7 +21,7 @@ from lm_eval.tasks import TaskManager
 from esft.evals.evaluator import Measured
 from esft.evals.request import EvalRequest, run_eval
 from esft.models.load import load_model
-from esft.progress import Watcher
+from esft.tuning.watcher import Watcher
 
 FIXTURE = Path(__file__).with_name("scores.json")
 THEIRS = Path(lm_eval.__file__).parent / "tasks"

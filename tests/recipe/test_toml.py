@@ -16,7 +16,7 @@ from esft.recipe.check import SettingsError
 from esft.recipe.settings import GRADERS, Anchor, Model, Prior, Recipe, Run, Search, Task
 from esft.recipe.toml import dump_recipe, find_recipe, load_recipe, parse_change, shipped_recipes
 
-RECIPES = Path(__file__).parent.parent / "recipes"
+RECIPES = Path(__file__).parents[2] / "recipes"
 NEEDED = {"model.id": "tiny", "task.name": "arc"}
 MINIMAL = '[model]\nid = "tiny"\n[task]\nname = "arc"\n'
 
@@ -156,7 +156,7 @@ def test_recipes_are_found_inside_an_installed_package(tmp_path, monkeypatch):
     folder = tmp_path / "esft" / "recipes" / "more"
     folder.mkdir(parents=True)
     (folder / "one.toml").write_text(MINIMAL)
-    monkeypatch.setattr(recipe_file, "__file__", str(tmp_path / "esft" / "recipe_file.py"))
+    monkeypatch.setattr(recipe_file, "__file__", str(tmp_path / "esft" / "recipe" / "toml.py"))
 
     assert shipped_recipes() == {"more/one": folder / "one.toml"}
     assert load_recipe("more/one", {}).model.id == "tiny"

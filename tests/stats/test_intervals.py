@@ -4,7 +4,7 @@ import random
 import numpy as np
 import pytest
 
-from esft.evaluate import mean_and_error
+from esft.rollout.evaluate import mean_and_error
 from esft.stats.intervals import bootstrap_interval
 
 

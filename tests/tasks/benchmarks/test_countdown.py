@@ -17,7 +17,7 @@ from esft.tasks.benchmarks.countdown import (
 )
 from esft.tasks.rows import read_split, row_source
 
-FILES = Path(__file__).with_name("files")
+FILES = Path(__file__).parents[1] / "files"
 
 
 def puzzle(**changes):

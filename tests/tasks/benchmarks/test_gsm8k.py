@@ -8,7 +8,7 @@ from esft.errors import TaskError
 from esft.tasks.benchmarks.gsm8k import GSM8K, grade_gsm8k, read_gsm8k
 from esft.tasks.rows import read_split
 
-FILES = Path(__file__).with_name("files")
+FILES = Path(__file__).parents[1] / "files"
 
 RIGHT_IN_FORM = [
     "3 * 360 = 1080\n#### 1080",

@@ -7,7 +7,7 @@ from esft.errors import TaskError
 from esft.tasks.benchmarks.math_500 import MATH_500, read_math_500
 from esft.tasks.rows import read_split
 
-FILES = Path(__file__).with_name("files")
+FILES = Path(__file__).parents[1] / "files"
 
 
 def an_object(**changes):

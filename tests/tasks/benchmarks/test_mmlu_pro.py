@@ -7,7 +7,7 @@ from esft.tasks.benchmarks.mmlu_pro import MMLU_PRO, read_mmlu_pro
 from esft.tasks.rows import split_rows
 from esft.tasks.task import HubSource
 
-FILES = Path(__file__).with_name("files")
+FILES = Path(__file__).parents[1] / "files"
 
 
 def mmlu_pro_object(count=10, gold=8, **changes):

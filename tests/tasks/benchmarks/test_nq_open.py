@@ -6,7 +6,7 @@ from esft.errors import TaskError
 from esft.tasks.benchmarks.nq_open import NQ_OPEN, read_nq_open
 from esft.tasks.rows import read_split
 
-FILES = Path(__file__).with_name("files")
+FILES = Path(__file__).parents[1] / "files"
 
 
 def test_a_row_asks_for_the_answer_alone():

@@ -13,7 +13,7 @@ from esft.tasks.benchmarks.proofwriter import (
 )
 from esft.tasks.rows import read_split
 
-FILES = Path(__file__).with_name("files")
+FILES = Path(__file__).parents[1] / "files"
 
 RIGHT_IN_FORM = [
     "Answer: False",

@@ -6,7 +6,7 @@ from esft.errors import TaskError
 from esft.tasks.benchmarks.trivia_qa import TRIVIA_QA, read_trivia_qa
 from esft.tasks.rows import read_split
 
-FILES = Path(__file__).with_name("files")
+FILES = Path(__file__).parents[1] / "files"
 
 
 def an_object(value, aliases):

@@ -1,1 +1,0 @@
-"""KL divergence between two models, estimated on what they draw themselves."""

@@ -1,0 +1,1 @@
+"""Rollouts: from rows and a model to rewards."""

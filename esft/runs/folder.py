@@ -1,0 +1,122 @@
+"""The run folder: what a run leaves behind, never half there."""
+
+import json
+import math
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from esft.engine.journal import Journal
+from esft.errors import RunError
+from esft.files import append_line, write_whole, writing
+from esft.runs.names import slug
+from esft.runs.records import RUN_FORMAT, read_info
+
+
+class RunFolder:
+    """The files of one run; made by `create_run`, or opened again by `open_run`."""
+
+    def __init__(self, path: Path, info: dict[str, object]) -> None:
+        self.path = path
+        self.info = dict(info)
+        """Content of run.json."""
+        self.model_path = path / "model"
+        """Where the tuned model goes."""
+        self.recipe_path = path / "recipe.toml"
+        self.journal_path = path / "journal.jsonl"
+        self.metrics_path = path / "metrics.jsonl"
+        self.evaluations_path = path / "evals.jsonl"
+
+    def journal(self, checksum: str) -> Journal:
+        """Return the journal, to go on behind the line with `checksum`."""
+        return Journal(self.journal_path, checksum, append_line)
+
+    def record_metrics(self, metrics: dict[str, object]) -> None:
+        """Append to metrics.jsonl what a plot of this step needs."""
+        append_line(self.metrics_path, json.dumps(finite(metrics)))
+
+    def record_evaluation(self, summary: dict[str, object], rows: list[dict[str, object]]) -> None:
+        """Append to evals.jsonl, after writing the rows behind it to evals/."""
+        file = self.rows_path(str(summary["task"]), summary["step"])
+        with writing(file.parent):
+            file.parent.mkdir(exist_ok=True)
+        write_whole(file, "".join(json.dumps(finite(row)) + "\n" for row in rows))
+        append_line(self.evaluations_path, json.dumps(finite(summary)))
+
+    def rows_path(self, task: str, step: int) -> Path:
+        """Return where the rows behind an evaluation are."""
+        return self.path / "evals" / f"{slug(task)}-{step}.jsonl"
+
+    def update_info(self, **changes: object) -> None:
+        """Replace values of run.json."""
+        self.info.update(changes)
+        write_whole(self.path / "run.json", _as_json(self.info))
+
+
+def finite(record: dict[str, object]) -> dict[str, object]:
+    """Return a flat record with None for NaN and infinities, which JSON lacks."""
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in record.items()
+    }
+
+
+def create_run(
+    path: Path, recipe: str, info: dict[str, object], header: dict[str, object]
+) -> RunFolder:
+    """Make a run folder; it appears by rename once recipe, run.json and journal are there.
+
+    Args:
+        path: the folder, which does not exist or is empty.
+        recipe: the resolved recipe, as TOML.
+        info: content of run.json.
+        header: of the journal.
+
+    Raises:
+        RunError: if it cannot be written, or appeared in the meantime.
+    """
+    info = {"format": RUN_FORMAT, **info}
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        try:
+            part.chmod(0o755)
+            write_whole(part / "recipe.toml", recipe)
+            write_whole(part / "run.json", _as_json(info))
+            RunFolder(part, info).journal("").begin(header)
+            os.replace(part, path)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+    return RunFolder(path, info)
+
+
+def open_run(path: Path) -> RunFolder:
+    """Open the folder of a run that was made before.
+
+    Raises:
+        RunError: if run.json cannot be read, or another format of esft wrote it.
+    """
+    return RunFolder(path, read_info(path))
+
+
+def require_room(path: Path, nbytes: int) -> None:
+    """Refuse a run whose files would not fit on the disk.
+
+    Raises:
+        RunError: with the bytes needed and free.
+    """
+    nearest = path.absolute()
+    while not nearest.exists():
+        nearest = nearest.parent
+    free = shutil.disk_usage(nearest).free
+    if free < nbytes:
+        raise RunError(
+            f"{nearest} has {free / 1e6:,.0f} MB free, expected {nbytes / 1e6:,.0f} MB for the "
+            "tuned model and the snapshots of its drift",
+            hint="make room, or name a --run-dir on another disk",
+        )
+
+
+def _as_json(info: dict[str, object]) -> str:
+    return json.dumps(info, indent=2) + "\n"

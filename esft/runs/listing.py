@@ -1,0 +1,125 @@
+"""The runs under runs/ and how they stand, read without loading torch."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from esft.errors import RunError
+from esft.runs.lock import is_locked
+from esft.runs.names import is_run, list_runs
+from esft.runs.records import read_info, read_lines
+
+KILLED, DAMAGED = "killed", "damaged"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListedRun:
+    """How a run stands; None for what is not there yet or cannot be read."""
+
+    name: str
+    path: str
+    state: str = DAMAGED
+    """As recorded; KILLED where no process works on a run that did not end, or DAMAGED."""
+    started: str | None = None
+    model: str | None = None
+    task: str | None = None
+    steps: int | None = None
+    """Those done."""
+    planned: int | None = None
+    reward_before: float | None = None
+    """Mean over the holdout rows, of the base model."""
+    reward: float | None = None
+    """At the last evaluation after it."""
+    drift: float | None = None
+    """||D||."""
+    size: int = 0
+    """Bytes on the disk."""
+    problem: str | None = None
+    """Why it is damaged."""
+
+
+def listed_runs() -> list[ListedRun]:
+    """Return the runs under runs/, the newest first; one that cannot be read is DAMAGED."""
+    # A folder may go while the list is made.
+    return [_listed(path) for path in list_runs() if is_run(path)]
+
+
+def _listed(path: Path) -> ListedRun:
+    known: dict[str, object] = {"name": path.name, "path": str(path), "size": _size(path)}
+    try:
+        info = read_info(path)
+        known |= _about(info)
+        known |= _rewards(path)
+        known |= _drift(path)
+        known["steps"] = _steps(path)
+        known["state"] = _state(path, info)
+    except RunError as error:
+        known["problem"] = str(error)
+    except (OSError, LookupError, TypeError, ValueError) as error:
+        known["problem"] = f"{path} is not as a run is written: {type(error).__name__}: {error}"
+    return ListedRun(**known)
+
+
+def _about(info: dict) -> dict[str, object]:
+    return {
+        "started": _text(info["started"]),
+        "model": _text(info["model"]["id"]),
+        "task": _text(info["settings"]["task.name"]),
+        "planned": int(info["settings"]["search.steps"]),
+    }
+
+
+def _rewards(path: Path) -> dict[str, object]:
+    target = [line for line in read_lines(path / "evals.jsonl") if line["role"] == "target"]
+    before = [_number(line["reward"]) for line in target if line["step"] == 0]
+    after = [_number(line["reward"]) for line in target if line["step"] != 0]
+    return {
+        "reward_before": before[-1] if before else None,
+        "reward": after[-1] if after else None,
+    }
+
+
+def _drift(path: Path) -> dict[str, object]:
+    lines = read_lines(path / "metrics.jsonl")
+    return {"drift": _number(lines[-1]["drift"]) if lines else None}
+
+
+def _steps(path: Path) -> int:
+    """Return the number of whole lines of steps in a journal; esft verify checks what they say."""
+    file = path / "journal.jsonl"
+    try:
+        *lines, _ = file.read_bytes().split(b"\n")
+    except OSError as error:
+        raise RunError(f"{file} cannot be read: {error.strerror or error}") from error
+    if not lines or not lines[0].startswith(b'{"format":'):
+        raise RunError(f"{file} does not begin with a header")
+    return sum(line.startswith(b'{"step":') for line in lines)
+
+
+def _state(path: Path, info: dict) -> str:
+    if info["state"] != "running" or is_locked(path):
+        return _text(info["state"])
+    # It may have ended since run.json was read.
+    now = _text(read_info(path)["state"])
+    return KILLED if now == "running" else now
+
+
+def _size(path: Path) -> int:
+    total = 0
+    for folder, _, files in os.walk(path):
+        for file in files:
+            try:
+                total += os.lstat(os.path.join(folder, file)).st_size
+            except OSError:  # it went meanwhile
+                continue
+    return total
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r}, expected a text")
+    return value
+
+
+def _number(value: object) -> float | None:
+    return None if value is None else float(value)

@@ -1,0 +1,237 @@
+"""The model of any step of a run, from its journal and its base model."""
+
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from esft.engine.identity import identity
+from esft.engine.journal_read import JournalRecord, read_journal
+from esft.engine.noise import NOISE_VERSION, noise
+from esft.engine.replay import replay
+from esft.engine.weights import Weights
+from esft.errors import JournalError, RunError
+from esft.models.load import load_model
+from esft.recipe.paths import placed
+from esft.recipe.settings import Anchor, Model
+from esft.recipe.toml import load_recipe
+from esft.runs.folder import RunFolder, open_run
+from esft.runs.names import find_run
+from esft.runs.recorded import best_of, summaries
+from esft.runs.snapshots import Snapshots
+from esft.tuning.restore import load_nearest, noises
+from esft.tuning.tuned_model import Base, open_base
+from esft.tuning.watcher import Watcher
+
+_SAMPLE = 1 << 23
+"""Elements of noise that are timed to tell how long a replay takes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """What a model is rebuilt from: a run folder, or a journal alone."""
+
+    record: JournalRecord
+    run: RunFolder | None
+
+    @property
+    def best(self) -> int | None:
+        """The step with the best holdout reward; None where nothing says it."""
+        if self.run is not None:
+            best = best_of(summaries(self.run))
+            return None if best is None or best.step > self.record.last else best.step
+        return None if self.record.end is None else self.record.end.best
+
+    def weights_of(self, step: int) -> str | None:
+        """Return the identity that the model of `step` was recorded to have, where it was."""
+        if self.run is not None:
+            saved = self.run.info.get("saved")
+            same = saved is not None and saved["journal"] == self.record.checksums[step]
+            return saved["weights"] if same and saved["step"] == step else None
+        ends = self.record.end is not None and step == self.record.last
+        return self.record.end.weights if ends else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rebuilt:
+    """A model brought to a step."""
+
+    source: Source
+    step: int
+    base: Base
+    """Its weights are at `step`."""
+    weights: str
+    """Their identity."""
+    proven: bool
+    """Whether the run recorded that identity too: if it did, they agree."""
+
+
+def find_source(name: str | None) -> Source:
+    """Return what RUN means to replay, export and verify: a run, or the file of a journal.
+
+    Raises:
+        EsftError: if there is no such run or file, or its journal is damaged.
+    """
+    if name is not None and Path(name).is_file():
+        record = read_journal(Path(name))
+        if record.torn:
+            raise JournalError(
+                f"{name} ends in the middle of a line, expected whole lines: it was cut short",
+                hint="take another copy of it; in its run folder, esft resume makes the step again",
+            )
+        return Source(record=record, run=None)
+    run = open_run(find_run(name))
+    return Source(record=read_journal(run.journal_path), run=run)
+
+
+def step_of(source: Source, at: str) -> int:
+    """Return the step that "best", "last" or a number means.
+
+    Raises:
+        RunError: if the run has no such step, or nothing says which is the best.
+    """
+    last = source.record.last
+    if at == "last":
+        return last
+    if at == "best":
+        if source.best is None:
+            raise RunError(
+                f"{source.record.path} does not say which step is the best: there is no evaluation",
+                hint=f"name a step, 0 to {last}, or last",
+            )
+        return source.best
+    if not at.isascii() or not at.isdigit() or int(at) > last:
+        raise RunError(
+            f"--at is {at!r}, expected best, last or a step from 0 to {last}",
+            hint="0 is the base model",
+        )
+    return int(at)
+
+
+def rebuild(
+    source: Source,
+    at: str,
+    watcher: Watcher,
+    *,
+    model: str | None = None,
+    device: str | None = None,
+    from_base: bool = False,
+) -> Rebuilt:
+    """Load the base model of a run and bring it to a step, bit for bit, without rollouts.
+
+    Args:
+        source: the run or journal.
+        at: "best", "last" or the number of a step.
+        watcher: told of progress, and of the time it takes before it begins.
+        model: the base model; None takes that of the run.
+        device: where to; None takes the run's, or the best there is.
+        from_base: make every step again, without snapshots.
+
+    Raises:
+        EsftError: if there is no such step, the base model is another one, or the weights do not
+            come out as the run recorded them.
+    """
+    step = step_of(source, at)
+    base = open_at_base(source, step, watcher, model=model, device=device)
+    bring_to(base, source, step, watcher, from_base=from_base)
+    return _compared(source, step, base)
+
+
+def open_at_base(
+    source: Source,
+    step: int,
+    watcher: Watcher,
+    *,
+    model: str | None = None,
+    device: str | None = None,
+) -> Base:
+    """Load the base model of a run, at D = 0, as step `step` of it needs it; see `rebuild`."""
+    header = source.record.header_at(step)
+    _refuse_other_noise(source.record, header)
+    if source.record.torn:
+        watcher.notice(f"the journal's last line was cut off: step {source.record.last} is last")
+    settings, anchor = _settings(source, header)
+    watcher.phase(f"loading {model or settings.id}")
+    return _load(source, header, replace(settings, id=model or settings.id), device, anchor)
+
+
+def bring_to(
+    base: Base, source: Source, step: int, watcher: Watcher, *, from_base: bool = False
+) -> None:
+    """Bring a base model's weights from an earlier step to `step`; see `rebuild`."""
+    if source.run is not None and not from_base:
+        snapshots = Snapshots(source.run.path / "drift")
+        load_nearest(base.drift, source.record, step, snapshots, watcher.notice)
+    _replay(base, source.record, step, watcher)
+
+
+def _settings(source: Source, header: dict) -> tuple[Model, Anchor]:
+    """Return which base model to load, and how its drift is kept."""
+    kept = {"drift": header["drift"], "awd": header["awd"], "norm": header["norm"]}
+    if source.run is None:
+        return Model(id=str(header["model"]), dtype=str(header["dtype"])), Anchor(**kept)
+    recipe = load_recipe(str(source.run.recipe_path), {})
+    anchor = replace(recipe.anchor, **kept)
+    return replace(placed(recipe, source.run.info["places"]).model, dtype=header["dtype"]), anchor
+
+
+def _load(source: Source, header: dict, model: Model, device: str | None, anchor: Anchor) -> Base:
+    loaded = load_model(
+        model.id,
+        dtype=model.dtype,
+        device=model.device if device is None else device,
+        trust_remote_code=model.trust_remote_code,
+    )
+    found = identity(loaded.model)
+    if found != header["base"]:
+        raise RunError(
+            f"{model.id} in {header['dtype']} is another base model than that of "
+            f"{source.record.path}: sha256 {found[:16]}..., expected {header['base'][:16]}...",
+            hint=f"the run was made with {header['model']}: name that as --model",
+        )
+    globs = [None if header[key] is None else tuple(header[key]) for key in ("include", "exclude")]
+    return open_base(loaded, anchor, header["seed"], *globs)
+
+
+def _replay(base: Base, record: JournalRecord, step: int, watcher: Watcher) -> None:
+    since = base.drift.steps
+    if step > since:
+        seconds = _seconds_a_noise(base.weights) * noises(record, since, step)
+        watcher.rebuild(since, step, seconds)
+    replay(base.drift, record, step, lambda made: watcher.replayed(made, step))
+
+
+def _seconds_a_noise(weights: Weights) -> float:
+    """Return about how long a step takes for one noise, drawn and added for every weight."""
+    began, drawn = 0.0, 0
+    for piece in weights.pieces():
+        shift = noise(0, piece.name, piece.start, piece.count, piece.flat.device)
+        float(shift.mul_(0.5).add_(shift)[0])
+        if not began:  # the first one warms up
+            began = time.monotonic()
+            continue
+        drawn += piece.count
+        if drawn >= _SAMPLE:
+            break
+    return (time.monotonic() - began) * weights.numel / max(1, drawn)
+
+
+def _compared(source: Source, step: int, base: Base) -> Rebuilt:
+    found = identity(base.loaded.model)
+    expected = source.weights_of(step)
+    if expected is not None and found != expected:
+        raise RunError(
+            f"step {step} of {source.record.path} rebuilds weights of sha256 {found[:16]}..., "
+            f"expected {expected[:16]}..., which the run recorded",
+            hint="another version of torch or another device may round differently: take those in "
+            "run.json; else the run is damaged",
+        )
+    return Rebuilt(source=source, step=step, base=base, weights=found, proven=expected is not None)
+
+
+def _refuse_other_noise(record: JournalRecord, header: dict) -> None:
+    if header["noise_version"] != NOISE_VERSION:
+        raise JournalError(
+            f"{record.path} was made with noise version {header['noise_version']}, expected "
+            f"{NOISE_VERSION}",
+            hint="a newer esft may have it: pip install -U esft",
+        )

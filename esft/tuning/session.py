@@ -1,0 +1,127 @@
+"""What a run works with: model, weights, drift and rows, loaded and checked."""
+
+import os
+from dataclasses import dataclass, replace
+
+from esft.engine import Drift, Weights
+from esft.errors import RecipeError
+from esft.models.load import LoadedModel, load_model
+from esft.recipe.settings import Recipe
+from esft.recipe.settings import Task as TaskSettings
+from esft.rollout.batches import Batches
+from esft.rollout.prepared import Prepared
+from esft.rollout.rollout import Rollout, chosen_scoring
+from esft.tasks.registry import data_folder, get_task
+from esft.tasks.rows import Split, split_rows
+from esft.tasks.task import Task
+from esft.tuning.prior_tasks import PriorTask, prior_rows, ready
+from esft.tuning.tuned_model import Base, open_base
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """Everything between a recipe and its first step."""
+
+    recipe: Recipe
+    """With a seed."""
+    base: Base
+    """The model, with its drift."""
+    task: Task
+    rollout: Rollout
+    train: Prepared
+    holdout: Prepared
+    priors: tuple[PriorTask, ...]
+
+    @property
+    def loaded(self) -> LoadedModel:
+        """The model and its tokenizer."""
+        return self.base.loaded
+
+    @property
+    def weights(self) -> Weights:
+        """The parameters that are tuned."""
+        return self.base.weights
+
+    @property
+    def drift(self) -> Drift:
+        """How far they are from the base weights."""
+        return self.base.drift
+
+
+def open_session(recipe: Recipe, batch: int | None = None) -> Session:
+    """Load and check what a recipe names; what is quick to refuse is refused first.
+
+    Args:
+        recipe: the settings.
+        batch: sequences at a time that were found to fit; None starts as the recipe says.
+
+    Raises:
+        EsftError: if model, task, rows or settings do not go together.
+    """
+    task, split = task_and_rows(recipe.task)
+    recipe = with_counts(with_seed(recipe), split)
+    priors = prior_rows(recipe, task)
+    loaded = load_model(
+        recipe.model.id,
+        dtype=recipe.model.dtype,
+        device=recipe.model.device,
+        trust_remote_code=recipe.model.trust_remote_code,
+    )
+    rollout = Rollout(
+        loaded.model,
+        loaded.tokenizer,
+        task,
+        scoring=recipe.task.scoring,
+        reward=recipe.task.reward,
+        max_new_tokens=recipe.task.max_new_tokens,
+        batches=Batches(recipe.task.batch if batch is None else batch),
+    )
+    train, holdout = rollout.prepare(split.train), rollout.prepare(split.holdout)
+    base = open_base(
+        loaded, recipe.anchor, recipe.search.seed, recipe.model.include, recipe.model.exclude
+    )
+    return Session(
+        recipe=recipe,
+        base=base,
+        task=task,
+        rollout=rollout,
+        train=train,
+        holdout=holdout,
+        priors=ready(priors, loaded, rollout.batches),
+    )
+
+
+def with_seed(recipe: Recipe) -> Recipe:
+    """Return the recipe with a seed: its own, or one drawn now."""
+    if recipe.search.seed is not None:
+        return recipe
+    seed = int.from_bytes(os.urandom(4), "little")
+    return replace(recipe, search=replace(recipe.search, seed=seed))
+
+
+def with_counts(recipe: Recipe, split: Split) -> Recipe:
+    """Return the recipe with the numbers of rows that there are.
+
+    Raises:
+        RecipeError: if a step asks for more rows than there are to tune on.
+    """
+    train, asked = len(split.train), recipe.task.rows_per_step
+    if asked is not None and asked > train:
+        raise RecipeError(
+            f"[task] rows_per_step is {asked}, expected at most {train}: there are no more rows "
+            "to tune on",
+            hint=f"set rows_per_step = {train}, or add rows",
+        )
+    return replace(recipe, task=replace(recipe.task, train=train, holdout=len(split.holdout)))
+
+
+def task_and_rows(settings: TaskSettings) -> tuple[Task, Split]:
+    """Return the task of a recipe, and its rows.
+
+    Raises:
+        TaskError: if there is no such task, or its rows cannot be had.
+    """
+    task = get_task(settings.name, settings.grader)
+    chosen_scoring(task, settings.scoring, settings.reward)
+    folder = data_folder(settings.data_dir, task)
+    return task, split_rows(task, settings.train, settings.holdout, folder)

@@ -1,0 +1,101 @@
+"""What a run tells while it runs, and at its end."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from esft.rollout.evaluate import Evaluation
+from esft.tuning.plan import Plan
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepMetrics:
+    """What a step did: a line of metrics.jsonl."""
+
+    step: int
+    reward_mean: float
+    """Over the members whose reward is finite."""
+    reward_best: float
+    correct: float | None
+    """Share of rows answered right, over those members; None where no answers were made."""
+    grader_failures: int
+    """Answers to which the grader gave no score."""
+    members: int
+    """N, those that got a coefficient."""
+    drift: float
+    """||D||."""
+    forecast: float
+    """The ||D|| to expect by now, with the real coefficients but no signal."""
+    seconds: float
+    peak_memory: int
+    """Bytes."""
+    batch: int
+    """Sequences at a time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskScores:
+    """A task on the base model and on the model as it is."""
+
+    name: str
+    base: Evaluation
+    now: Evaluation
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a run came to."""
+
+    run_path: str
+    model_path: str
+    steps: int
+    planned: int
+    """The steps of the recipe; a run may end before, where it is stopped or past its peak."""
+    stopped: bool
+    """True where it was stopped and can be resumed."""
+    task: str
+    base: Evaluation
+    tuned: Evaluation
+    best_step: int | None
+    """The step with the best holdout reward; 0 is the base model, None where none is finite."""
+    priors: tuple[TaskScores, ...]
+    """The prior tasks, in the recipe's order."""
+    grader_failures: int
+    """Answers to which the grader gave no score, over the whole run."""
+    drift: float
+    forecast: float
+    seconds: float
+    peak_memory: int
+
+
+class Watcher(Protocol):
+    """Is told what a run does, while it does it."""
+
+    def plan(self, plan: Plan) -> None:
+        """The model is loaded; this is what will happen."""
+
+    def begin(self) -> None:
+        """The base is scored and the first step begins: from here on there is one in hand."""
+
+    def phase(self, text: str) -> None:
+        """Something that takes a while begins."""
+
+    def rebuild(self, since: int, to: int, seconds: float) -> None:
+        """The steps after `since` are made again from the journal, which takes about so long."""
+
+    def replayed(self, step: int, to: int) -> None:
+        """A step was made again."""
+
+    def member(self, step: int, done: int, size: int) -> None:
+        """A member was rolled out."""
+
+    def estimate(self, seconds: float, steps: int) -> None:
+        """The first member is done: the run of `steps` will take about so long."""
+
+    def step(self, metrics: StepMetrics, steps: int, seconds_left: float) -> None:
+        """A step is done and recorded."""
+
+    def evaluation(self, step: int, scores: tuple[TaskScores, ...]) -> None:
+        """The target, first, and the prior tasks were measured after `step`."""
+
+    def notice(self, text: str) -> None:
+        """Something out of the ordinary happened, and the run goes on."""

@@ -1,0 +1,237 @@
+"""Estimates on the embedded model agree with the exact KL divergence, in both directions."""
+
+import math
+from contextlib import contextmanager
+
+import pytest
+import torch
+from scoring import choice_row, question_row
+from tiny_models import tiny_llama, tiny_tokenizer
+
+from esft.engine import Drift, Weights
+from esft.engine.members import population
+from esft.errors import TaskError
+from esft.evals.kl import drawn_at_base, kl_between, prompts_of
+from esft.models.load import load_model
+from esft.rollout.batches import Batches
+from esft.rollout.generate import encode_prompt, stop_tokens
+from esft.rollout.prepared import tokenized
+from esft.tasks.registry import get_task
+from esft.tasks.rows import read_split
+
+PROMPTS = 20
+VOCABULARY = 99
+
+
+class Tuned:
+    """A model that has drifted by three steps, with the prompts of a task it half knows."""
+
+    def __init__(self, dtype="float32"):
+        loaded = load_model("embedded", dtype=dtype, device="cpu")
+        self.model, self.tokenizer = loaded.model, loaded.tokenizer
+        self.weights = Weights(self.model)
+        self.drift = Drift(self.weights)
+        rows = read_split(get_task("subtract-two-digits"), "test")[:PROMPTS]
+        self.prompts = [encode_prompt(self.tokenizer, row) for row in rows]
+
+    def walk(self, alpha=0.01):
+        for step in range(1, 4):
+            self.drift.step(population(0, step, 4), [1.5, -0.5, -1.25, 0.25], alpha)
+        return self
+
+    def kl(self, prompts=None, count=2, size=64, seed=0, **options):
+        return kl_between(
+            self.model,
+            self.tokenizer,
+            self.drift,
+            self.prompts if prompts is None else prompts,
+            count,
+            Batches(size),
+            seed,
+            **options,
+        )
+
+
+@pytest.fixture(scope="module")
+def tuned():
+    return Tuned().walk()
+
+
+def next_laws(model, prompt):
+    """log p of the token after a prompt, and of the one after each token, float64."""
+    size = model.config.vocab_size
+    with torch.no_grad():
+        contexts = torch.tensor([(*prompt, token) for token in range(size)])
+        logits = model(contexts).logits.double().log_softmax(-1)
+    return logits[0, len(prompt) - 1], logits[:, -1]
+
+
+def divergence(p, q):
+    return (p.exp() * (p - q)).sum(-1)
+
+
+def expected(p_laws, q_laws, stops):
+    """The expected sum of KL(p||q) over up to two tokens of one prompt, and of the tokens."""
+    (p_first, p_second), (q_first, q_second) = p_laws, q_laws
+    goes_on = p_first.exp()
+    goes_on[stops] = 0
+    kl = divergence(p_first, q_first) + (goes_on * divergence(p_second, q_second)).sum()
+    return float(kl), 1 + float(goes_on.sum())
+
+
+@pytest.fixture(scope="module")
+def exact(tuned):
+    """(kl, tokens) expected of each prompt, by direction: base to tuned, tuned to base."""
+    stops = stop_tokens(tuned.model, tuned.tokenizer)
+    now = [next_laws(tuned.model, prompt) for prompt in tuned.prompts]
+    with tuned.drift.at_base():
+        base = [next_laws(tuned.model, prompt) for prompt in tuned.prompts]
+    return (
+        [expected(p0, p, stops) for p0, p in zip(base, now, strict=True)],
+        [expected(p, p0, stops) for p0, p in zip(base, now, strict=True)],
+    )
+
+
+def per_token(parts):
+    return sum(kl for kl, _ in parts) / sum(tokens for _, tokens in parts)
+
+
+def prompts_drawn(tuned, number, seed):
+    """Prompts drawn with replacement, those of `tuned` being all there are."""
+    draw = torch.Generator().manual_seed(seed)
+    chosen = torch.randint(0, PROMPTS, (number,), generator=draw).tolist()
+    return [tuned.prompts[i] for i in chosen]
+
+
+@pytest.mark.parametrize("top", [0, 4])
+def test_estimates_have_the_exact_divergence_as_their_mean(tuned, exact, top):
+    found = [tuned.kl(seed=seed, top=top) for seed in range(16)]
+
+    for direction in (0, 1):
+        values = torch.tensor([each[direction].kl for each in found], dtype=torch.float64)
+        error = float(values.std()) / math.sqrt(len(values))
+        assert abs(float(values.mean()) - per_token(exact[direction])) < 4 * error
+
+
+def test_estimates_lie_within_their_stated_errors(tuned, exact):
+    seeds = range(20)
+    found = [tuned.kl(prompts_drawn(tuned, 50, seed), seed=seed) for seed in seeds]
+
+    for direction in (0, 1):
+        truth = per_token(exact[direction])
+        errors = [abs(each[direction].kl - truth) / each[direction].se for each in found]
+        # Of 20 with a chance of 0.95 each, fewer than 15 come once in 3,000 times.
+        assert sum(error < 1.96 for error in errors) >= 15
+        # Nor are the stated errors larger than they need be.
+        assert sum(error < 0.5 for error in errors) <= 15
+
+
+def test_a_larger_top_leaves_less_to_chance(tuned):
+    spread = [
+        torch.tensor([tuned.kl(seed=seed, top=top)[0].kl for seed in range(10)]).std()
+        for top in (0, 8)
+    ]
+
+    assert spread[1] < spread[0] / 2
+
+
+def test_each_direction_is_the_one_its_place_says():
+    tuned = Tuned().walk(alpha=0.03)  # far enough for the two to be told apart
+    now = [next_laws(tuned.model, prompt)[0] for prompt in tuned.prompts]
+    with tuned.drift.at_base():
+        base = [next_laws(tuned.model, prompt)[0] for prompt in tuned.prompts]
+    forth = float(divergence(torch.stack(base), torch.stack(now)).mean())
+    back = float(divergence(torch.stack(now), torch.stack(base)).mean())
+
+    base_to_tuned, tuned_to_base = tuned.kl(count=1, top=VOCABULARY)
+
+    assert abs(forth / back - 1) > 0.05
+    assert base_to_tuned.kl == pytest.approx(forth, rel=1e-4)
+    assert tuned_to_base.kl == pytest.approx(back, rel=1e-4)
+
+
+@pytest.mark.parametrize("top", [0, 4, VOCABULARY])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_without_drift_the_divergence_is_exactly_0(dtype, top):
+    for found in Tuned(dtype).kl(count=6, top=top):
+        assert (found.kl, found.se, found.far) == (0.0, 0.0, 0.0)
+        assert found.prompts == PROMPTS
+        assert found.tokens > PROMPTS
+
+
+@pytest.mark.parametrize("size", [1, 7])
+def test_estimates_are_the_same_in_every_batch_size(tuned, size):
+    for one, other in zip(tuned.kl(count=6, size=size), tuned.kl(count=6), strict=True):
+        assert one.tokens == other.tokens
+        assert one.kl == pytest.approx(other.kl, rel=1e-4)
+
+
+def test_the_weights_go_to_the_base_once_and_come_back(tuned, monkeypatch):
+    before = [parameter.clone() for parameter in tuned.model.parameters()]
+    there, times = tuned.drift.at_base, []
+
+    @contextmanager
+    def counted():
+        times.append(1)
+        with there():
+            yield
+
+    monkeypatch.setattr(tuned.drift, "at_base", counted)
+    tuned.kl(size=4)
+
+    assert times == [1]
+    assert all(now.equal(then) for now, then in zip(tuned.model.parameters(), before, strict=True))
+
+
+def test_what_was_drawn_from_the_base_serves_every_step(tuned):
+    with tuned.drift.at_base():
+        base = drawn_at_base(tuned.model, tuned.tokenizer, tuned.prompts, 4, Batches(), 7)
+
+    found = tuned.kl(count=4, seed=8, base=base)
+
+    assert found[0] == tuned.kl(count=4, seed=7)[0] != tuned.kl(count=4, seed=8)[0]
+    assert found[1] == tuned.kl(count=4, seed=8)[1]
+
+
+def test_continuations_end_where_the_context_does(tuned, monkeypatch):
+    long = tuned.prompts[0] * 21  # 126 tokens, of 128
+    monkeypatch.setattr(tuned.model.generation_config, "eos_token_id", [98])
+
+    for found in tuned.kl([long, tuned.prompts[0]], count=256):
+        assert found.tokens == 4
+
+
+def test_a_prompt_that_fills_the_context_is_refused(tuned):
+    with pytest.raises(TaskError, match="a prompt has 132 tokens, expected fewer than 128"):
+        tuned.kl([tuned.prompts[0] * 22])
+
+
+def test_no_prompt_is_refused(tuned):
+    with pytest.raises(ValueError, match="no prompt"):
+        tuned.kl([])
+
+
+def test_a_model_that_overflows_says_so():
+    tuned = Tuned().walk(alpha=1e38)
+
+    base_to_tuned, _ = tuned.kl()
+
+    assert math.isnan(base_to_tuned.kl)
+    assert math.isnan(base_to_tuned.se)
+
+
+@pytest.mark.parametrize("scoring", ["generate", "choice", "exact"])
+def test_prompts_are_what_stands_before_the_answers(scoring):
+    model, tokenizer = tiny_llama(), tiny_tokenizer(chat_template=False)
+    make = choice_row if scoring == "choice" else question_row
+    rows = tuple(make(number) for number in range(60))
+    prepared = tokenized(model, tokenizer, rows, scoring, with_references=scoring == "exact")
+
+    prompts = prompts_of(prepared)
+
+    assert len(prompts) == 50
+    # A plain prompt ends as the context of an option does.
+    assert [tokenizer.decode(prompt) for prompt in prompts[:3]] == [
+        row.messages[0]["content"].removesuffix("\nAnswer:") + "\nAnswer:" for row in rows[:3]
+    ]
+    assert len(prompts_of(prepared, limit=7)) == 7

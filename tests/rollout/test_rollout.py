@@ -1,0 +1,260 @@
+import inspect
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from scoring import a_task, choice_row, question_row
+from tiny_models import letters_model, tiny_llama, tiny_tokenizer
+
+from esft.errors import TaskError
+from esft.rollout.batches import Batches
+from esft.rollout.logprobs import logprobs
+from esft.rollout.rollout import Rollout, RowResult, mean_reward
+from esft.tasks.task import Score
+
+
+def a_rollout(model=None, **settings):
+    model = tiny_llama() if model is None else model
+    scoring = settings.pop("scoring", "choice")
+    return Rollout(model, tiny_tokenizer(), a_task(scoring), **settings)
+
+
+CHOICES = tuple(choice_row(number, gold=number % 3) for number in range(12))
+QUESTIONS = tuple(question_row(number) for number in range(12))
+
+
+def test_an_option_is_right_by_log_probability_per_character():
+    rollout = a_rollout()
+    prepared = rollout.prepare(CHOICES)
+    rollout_logprobs = a_rollout(reward="prob").score(prepared)
+
+    results = rollout.score(prepared)
+
+    assert {result.reward for result in results} <= {0.0, 1.0}
+    assert [result.reward == 1.0 for result in results] == [result.correct for result in results]
+    # The longest option has the lowest sum of log-probabilities, so the two ways differ.
+    assert [r.correct for r in results] != [r.correct_unnormalized for r in results]
+    assert all(0 < result.reward < 1 for result in rollout_logprobs)
+
+
+def test_probabilities_of_the_options_sum_to_one():
+    rollout = a_rollout(reward="prob")
+
+    per_gold = [
+        rollout.score(rollout.prepare(tuple(choice_row(7, gold=gold) for gold in range(3))))
+    ]
+
+    assert math.fsum(result.reward for result in per_gold[0]) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(("scoring", "rows"), [("choice", CHOICES), ("generate", QUESTIONS)])
+def test_in_float32_a_split_batch_gives_the_same_results(scoring, rows):
+    whole = a_rollout(scoring=scoring, batches=Batches(64))
+    expected = whole.score(whole.prepare(rows))
+    model, calls = tiny_llama(), []
+    forward = model.forward
+
+    def cramped(*args, **kwargs):
+        calls.append(len(kwargs["input_ids"]))
+        if calls[-1] > 5:
+            raise torch.OutOfMemoryError("no room")
+        return forward(*args, **kwargs)
+
+    model.forward = cramped
+    model.forward.__signature__ = inspect.signature(forward)
+    split = a_rollout(model, scoring=scoring, batches=Batches(64))
+
+    found = split.score(split.prepare(rows))
+
+    assert max(calls) > 5
+    assert split.batches.size <= 5
+    assert found == expected
+
+
+def test_the_reward_correct_replaces_the_grader_of_a_generated_answer():
+    graded = a_rollout(scoring="generate")
+    plain = a_rollout(scoring="generate", reward="correct")
+
+    rewards = [result.reward for result in graded.score(graded.prepare(QUESTIONS))]
+
+    assert any(0 < reward < 1 for reward in rewards)
+    assert {r.reward for r in plain.score(plain.prepare(QUESTIONS))} <= {0.0, 1.0}
+
+
+@pytest.mark.parametrize(
+    ("scoring", "rows"), [("choice", CHOICES), ("generate", QUESTIONS), ("exact", QUESTIONS)]
+)
+def test_an_overflowing_model_gives_nan_and_nothing_correct(scoring, rows):
+    model = tiny_llama()
+    model.model.norm.weight.fill_(float("nan"))
+    rollout = a_rollout(model, scoring=scoring)
+
+    results = rollout.score(rollout.prepare(rows))
+
+    assert all(math.isnan(result.reward) and not result.correct for result in results)
+
+
+@pytest.mark.parametrize(("scoring", "rows"), [("choice", CHOICES), ("generate", QUESTIONS)])
+def test_taking_rows_keeps_their_tokens(scoring, rows):
+    rollout = a_rollout(scoring=scoring)
+
+    taken = rollout.prepare(rows).take([7, 2])
+
+    assert taken == rollout.prepare((rows[7], rows[2]))
+
+
+@pytest.mark.parametrize(("scoring", "rows"), [("choice", CHOICES), ("generate", QUESTIONS)])
+def test_a_row_longer_than_the_context_is_refused_by_name(scoring, rows):
+    rollout = a_rollout(tiny_llama(max_position_embeddings=24), scoring=scoring)
+
+    with pytest.raises(TaskError, match=r"row row-0 of made-up needs \d+ tokens.*at most 24"):
+        rollout.prepare(rows)
+
+
+@pytest.mark.parametrize(
+    ("scoring", "reward", "message"),
+    [
+        ("rank", None, "'rank', expected choice or generate or exact"),
+        ("generate", "prob", "needs options"),
+    ],
+)
+def test_a_scoring_the_task_does_not_have_is_refused(scoring, reward, message):
+    with pytest.raises(TaskError, match=message):
+        Rollout(tiny_llama(), tiny_tokenizer(), a_task(), scoring=scoring, reward=reward)
+
+
+@pytest.mark.parametrize(("scoring", "rows"), [("choice", CHOICES), ("generate", QUESTIONS)])
+def test_the_output_layer_sees_contiguous_input_only_while_scoring(scoring, rows):
+    model, seen = tiny_llama(), []
+    rollout = a_rollout(model, scoring=scoring)
+    layer = model.get_output_embeddings()
+    forward = layer.forward
+    layer.forward = lambda hidden: seen.append(hidden.is_contiguous()) or forward(hidden)
+
+    rollout.score(rollout.prepare(rows))
+
+    assert seen
+    assert all(seen)
+    assert not layer._forward_pre_hooks
+
+
+@pytest.mark.parametrize(("scoring", "rows"), [("choice", CHOICES), ("generate", QUESTIONS)])
+def test_the_reward_logprob_is_the_mean_over_the_references_tokens(scoring, rows):
+    rollout = a_rollout(scoring=scoring, reward="logprob")
+    prepared = rollout.prepare(rows)
+
+    rewards = [result.reward for result in rollout.score(prepared)]
+
+    sums = logprobs(tiny_llama(), list(prepared.references), Batches())
+    counts = [len(each.targets) for each in prepared.references]
+    assert rewards == pytest.approx([a / b for a, b in zip(sums, counts, strict=True)], abs=1e-5)
+    assert all(reward < 0 for reward in rewards)
+
+
+def test_the_reference_of_a_row_with_options_is_the_right_one():
+    prepared = a_rollout(reward="logprob").prepare(CHOICES)
+
+    assert [each[row.gold] for row, each in zip(CHOICES, prepared.options, strict=True)] == list(
+        prepared.references
+    )
+
+
+@pytest.mark.parametrize(("scoring", "rows"), [("choice", CHOICES), ("generate", QUESTIONS)])
+def test_only_measuring_says_what_is_right_where_the_reward_is_logprob(scoring, rows):
+    rollout, plain = a_rollout(scoring=scoring, reward="logprob"), a_rollout(scoring=scoring)
+    prepared = rollout.prepare(rows)
+
+    scored, measured = rollout.score(prepared), rollout.measure(prepared)
+
+    assert {result.correct for result in scored} == {None}
+    assert [result.reward for result in measured] == [result.reward for result in scored]
+    expected = plain.measure(plain.prepare(rows))
+    assert [(each.correct, each.answer) for each in measured] == [
+        (each.correct, each.answer) for each in expected
+    ]
+
+
+@pytest.mark.parametrize("reward", [None, "correct"])
+def test_measuring_is_scoring_where_the_reward_is_of_the_answer(reward):
+    rollout = a_rollout(scoring="generate", reward=reward)
+    prepared = rollout.prepare(QUESTIONS)
+
+    assert rollout.measure(prepared) == rollout.score(prepared)
+
+
+def answered_in_letters(model, tokenizer, rows):
+    """The rows with the model's own greedy answers as references, every other one misspelt."""
+    generated = Rollout(model, tokenizer, a_task("generate"), max_new_tokens=3)
+    answers = [each.answer for each in generated.score(generated.prepare(rows))]
+    spelt = [text if i % 2 else f"{text[:-1]}!" for i, text in enumerate(answers)]
+    return tuple(replace(row, reference=text) for row, text in zip(rows, spelt, strict=True))
+
+
+@pytest.mark.parametrize("reward", [None, "correct", "logprob"])
+def test_scoring_exact_says_what_a_greedy_answer_would_be(reward):
+    tokenizer = tiny_tokenizer()
+    model = letters_model(tokenizer)
+    model.generation_config.eos_token_id = [0]  # no token of a turn's end is asked for
+    rows = answered_in_letters(model, tokenizer, QUESTIONS)
+    rollout = Rollout(model, tokenizer, a_task(), scoring="exact", reward=reward)
+    prepared = rollout.prepare(rows)
+
+    results = rollout.score(prepared)
+
+    assert [result.correct for result in results] == [bool(i % 2) for i in range(12)]
+    assert all(
+        result.answer == row.reference
+        for result, row in zip(results, rows, strict=True)
+        if result.correct
+    )
+    assert rollout.measure(prepared) == results
+    if reward == "logprob":
+        dense = Rollout(model, tokenizer, a_task("generate"), reward="logprob")
+        expected = [each.reward for each in dense.score(dense.prepare(rows))]
+        assert [result.reward for result in results] == pytest.approx(expected, abs=1e-5)
+    else:
+        assert [result.reward for result in results] == [float(i % 2) for i in range(12)]
+
+
+def test_an_answer_is_graded_with_its_opening():
+    graded = []
+    task = replace(
+        a_task("generate"),
+        grade=lambda row, answer: graded.append(answer) or Score(reward=0.0, correct=False),
+    )
+    rollout = Rollout(tiny_llama(), tiny_tokenizer(), task)
+    rows = tuple(replace(row, opening="<think>") for row in QUESTIONS)
+
+    results = rollout.score(rollout.prepare(rows))
+
+    assert len(graded) == 12
+    assert all(answer.startswith("<think>") for answer in graded)
+    assert [result.answer for result in results] == graded
+
+
+def test_what_a_grader_says_of_its_failure_comes_with_the_result():
+    failed = Score(reward=0.0, correct=False, failure="took longer than 1 s")
+    task = replace(a_task("generate"), grade=lambda row, answer: failed)
+    rollout = Rollout(tiny_llama(), tiny_tokenizer(), task)
+
+    results = rollout.score(rollout.prepare(QUESTIONS))
+
+    assert {(each.reward, each.failure) for each in results} == {(0.0, "took longer than 1 s")}
+
+
+def test_a_reference_longer_than_the_context_is_refused():
+    rollout = a_rollout(
+        tiny_llama(max_position_embeddings=80), scoring="generate", reward="logprob"
+    )
+    row = replace(QUESTIONS[0], reference="word " * 40)
+
+    with pytest.raises(TaskError, match=r"row row-0 of made-up needs 2\d\d tokens"):
+        rollout.prepare((row,))
+
+
+def test_rewards_are_averaged_in_row_order():
+    rewards = [1e16, 1.0, -1e16, 1.0]
+    results = [RowResult(reward=reward, correct=False, answer="") for reward in rewards]
+
+    assert mean_reward(results) == (((1e16 + 1.0) - 1e16) + 1.0) / 4

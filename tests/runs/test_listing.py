@@ -1,0 +1,209 @@
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+import esft.runs.listing
+from esft.runs.listing import listed_runs
+from esft.runs.lock import locked
+from esft.runs.names import RUNS
+from esft.runs.records import RUN_FORMAT, read_info
+
+HEADER = '{"format":1,"checksum":"0"}\n'
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def write_run(name, *, state="finished", steps=2, age=0, evaluations=((0, 0.25), (2, 0.5))):
+    """Write what a list of runs reads of a run, and return its folder."""
+    run = RUNS / name
+    run.mkdir(parents=True)
+    info = {
+        "format": RUN_FORMAT,
+        "state": state,
+        "started": "2026-03-01T00:00:00+00:00",
+        "model": {"id": "embedded"},
+        "settings": {"task.name": "arc", "search.steps": 3},
+    }
+    (run / "run.json").write_text(json.dumps(info))
+    (run / "recipe.toml").write_text("")
+    os.utime(run / "recipe.toml", (1e9 - age, 1e9 - age))
+    numbers = range(1, steps + 1)
+    (run / "journal.jsonl").write_text(HEADER + "".join(f'{{"step":{n}}}\n' for n in numbers))
+    lines = [json.dumps({"step": n, "drift": n / 2}) + "\n" for n in numbers]
+    (run / "metrics.jsonl").write_text("".join(lines))
+    scores = [{"step": n, "role": "target", "reward": reward} for n, reward in evaluations]
+    scores.insert(1, {"step": 0, "role": "prior", "reward": 0.9})
+    (run / "evals.jsonl").write_text("".join(json.dumps(score) + "\n" for score in scores))
+    return run
+
+
+def only_run():
+    (run,) = listed_runs()
+    return run
+
+
+def test_there_may_be_no_run():
+    assert listed_runs() == []
+
+
+def test_a_run_is_listed_with_what_it_came_to():
+    folder = write_run("arc-embedded-1")
+
+    run = only_run()
+
+    assert (run.name, run.path) == ("arc-embedded-1", str(folder))
+    assert (run.model, run.task) == ("embedded", "arc")
+    assert (run.steps, run.planned) == (2, 3)
+    assert (run.reward_before, run.reward) == (0.25, 0.5)
+    assert run.drift == 1.0
+    assert run.size == sum(file.stat().st_size for file in folder.iterdir())
+    assert (run.state, run.problem) == ("finished", None)
+
+
+def test_the_newest_comes_first():
+    for name, age in (("b", 2), ("a", 3), ("c", 1)):
+        write_run(name, age=age)
+
+    assert [run.name for run in listed_runs()] == ["c", "b", "a"]
+
+
+def test_a_run_without_evaluations_has_no_reward():
+    write_run("new", steps=0, evaluations=((0, None),))
+
+    run = only_run()
+
+    assert (run.reward_before, run.reward, run.drift, run.steps) == (None, None, None, 0)
+
+
+def test_a_run_that_has_just_begun_has_no_figures_yet():
+    folder = write_run("new", state="stopped", steps=0)
+    (folder / "metrics.jsonl").unlink()
+    (folder / "evals.jsonl").unlink()
+
+    run = only_run()
+
+    assert (run.state, run.reward_before, run.drift) == ("stopped", None, None)
+
+
+@pytest.mark.parametrize("state", ["finished", "stopped", "failed"])
+def test_a_run_that_ended_has_the_state_on_record(state):
+    write_run("run", state=state)
+
+    assert only_run().state == state
+
+
+def test_a_run_is_running_while_a_process_holds_it_and_killed_after():
+    folder = write_run("run", state="running")
+
+    with locked(folder):
+        while_held = only_run().state
+
+    assert while_held == "running"
+    assert only_run().state == "killed"
+
+
+def test_a_run_that_ends_while_it_is_looked_at_is_not_called_killed(monkeypatch):
+    folder = write_run("run", state="running")
+
+    def ends(path):
+        (folder / "run.json").write_text(json.dumps(read_info(folder) | {"state": "finished"}))
+        return False
+
+    monkeypatch.setattr(esft.runs.listing, "is_locked", ends)
+
+    assert only_run().state == "finished"
+
+
+@pytest.mark.parametrize("file", ["journal.jsonl", "metrics.jsonl", "evals.jsonl"])
+def test_a_line_that_is_being_written_does_not_count(file):
+    folder = write_run("run", state="running")
+    whole = only_run()
+    with open(folder / file, "a") as lines:
+        lines.write('{"step":3')
+
+    run = only_run()
+
+    assert (run.steps, run.drift, run.reward) == (whole.steps, whole.drift, whole.reward)
+    assert run.problem is None
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "problem"),
+    [
+        ("run.json", "{", "run.json cannot be read"),
+        ("run.json", '{"format": 99}', "has format 99, expected 2"),
+        ("run.json", f'{{"format": {RUN_FORMAT}}}', "not as a run is written: KeyError: 'started'"),
+        ("metrics.jsonl", '{"drift": 1}\n{\n', "metrics.jsonl: line 2 is no JSON"),
+        ("metrics.jsonl", '{"drift": []}\n', "not as a run is written: TypeError"),
+        ("evals.jsonl", "[]\n", "evals.jsonl: line 1 is no record"),
+        ("evals.jsonl", "{}\n", "not as a run is written: KeyError: 'role'"),
+        ("journal.jsonl", "", "journal.jsonl does not begin with a header"),
+        ("journal.jsonl", '{"step":1}\n', "journal.jsonl does not begin with a header"),
+        ("journal.jsonl", None, "journal.jsonl cannot be read: No such file"),
+    ],
+)
+def test_a_run_that_cannot_be_read_is_damaged_and_says_why(file, content, problem):
+    folder = write_run("broken", age=1)
+    write_run("whole")
+    (folder / file).unlink()
+    if content is not None:
+        (folder / file).write_text(content)
+
+    whole, broken = listed_runs()
+
+    assert whole.state == "finished"
+    assert broken.state == "damaged"
+    assert problem in broken.problem
+    assert broken.size > 0
+
+
+def test_what_can_be_read_of_a_damaged_run_is_told():
+    folder = write_run("run")
+    (folder / "metrics.jsonl").write_text("{\n")
+
+    run = only_run()
+
+    assert (run.state, run.model, run.reward) == ("damaged", "embedded", 0.5)
+
+
+def test_bytes_that_are_no_text_are_damage_too():
+    folder = write_run("run")
+    (folder / "evals.jsonl").write_bytes(b'{"role": "\xff"}\n')
+
+    assert "line 1 is no JSON" in only_run().problem
+
+
+def test_folders_that_are_no_runs_yet_are_left_out():
+    (RUNS / "empty").mkdir(parents=True)
+    write_run(".half-made.x1y2")
+
+    assert listed_runs() == []
+
+
+def test_a_run_that_goes_while_the_list_is_made_is_left_out(monkeypatch, tmp_path):
+    write_run("stays")
+    gone = tmp_path / "runs" / "gone"
+    found = esft.runs.listing.list_runs()
+    monkeypatch.setattr(esft.runs.listing, "list_runs", lambda: [gone, *found])
+
+    assert only_run().name == "stays"
+
+
+def test_torch_is_not_loaded():
+    write_run("run", state="running")
+    code = (
+        "import sys; from esft.cli import main; main(['runs'], standalone_mode=False); "
+        "print('torch' in sys.modules)"
+    )
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert "killed" in done.stdout
+    assert done.stdout.splitlines()[-1] == "False"

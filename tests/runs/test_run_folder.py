@@ -1,0 +1,102 @@
+import json
+import math
+
+import pytest
+
+from esft.engine.journal_read import read_journal
+from esft.errors import RunError
+from esft.runs.folder import RUN_FORMAT, create_run, open_run, require_room
+from esft.runs.names import choose_run_path
+
+
+def test_a_run_gets_the_next_free_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = []
+
+    for _ in range(3):
+        path = choose_run_path(None, "arc-easy", "org/SmolLM2-135M.Q4_1.gguf")
+        names.append(str(path))
+        create_run(path, "", {}, {})
+
+    assert names == [f"runs/arc-easy-smollm2-135m.q4-1-{number}" for number in (1, 2, 3)]
+
+
+def test_a_named_folder_that_holds_something_is_refused(tmp_path):
+    (tmp_path / "out").mkdir()
+    choose_run_path(str(tmp_path / "out"), "arc", "model")
+    (tmp_path / "out" / "precious").write_text("")
+
+    with pytest.raises(RunError, match=r"run folder .*out exists.*never overwritten") as caught:
+        choose_run_path(str(tmp_path / "out"), "arc", "model")
+
+    assert "another --run-dir" in caught.value.hint
+
+
+def test_the_folder_appears_whole_with_recipe_info_and_the_head_of_the_journal(tmp_path):
+    create_run(tmp_path / "a" / "run", 'x = "1"\n', {"state": "running"}, {"seed": 7})
+
+    assert (tmp_path / "a" / "run" / "recipe.toml").read_text() == 'x = "1"\n'
+    info = json.loads((tmp_path / "a" / "run" / "run.json").read_text())
+    assert info == {"format": RUN_FORMAT, "state": "running"}
+    record = read_journal(tmp_path / "a" / "run" / "journal.jsonl")
+    assert (record.headers, record.last) == (((1, {"seed": 7}),), 0)
+    assert [each.name for each in (tmp_path / "a").iterdir()] == ["run"]
+
+
+def test_a_folder_that_appears_meanwhile_is_not_overwritten(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "precious").write_text("")
+
+    with pytest.raises(RunError, match="cannot be written"):
+        create_run(tmp_path / "run", "", {}, {})
+
+    assert [each.name for each in tmp_path.iterdir()] == ["run"]
+    assert [each.name for each in (tmp_path / "run").iterdir()] == ["precious"]
+
+
+def test_what_a_run_records_is_there_line_by_line(tmp_path):
+    run = create_run(tmp_path / "run", "", {"state": "running", "device": "cpu"}, {})
+
+    run.record_metrics({"step": 1})
+    run.record_metrics({"step": 2})
+    run.record_evaluation({"step": 0, "task": "my Task"}, [{"id": "a"}, {"id": "b"}])
+    run.update_info(state="finished")
+
+    assert (run.path / "metrics.jsonl").read_text() == '{"step": 1}\n{"step": 2}\n'
+    assert json.loads((run.path / "evals.jsonl").read_text()) == {"step": 0, "task": "my Task"}
+    assert (run.path / "evals" / "my-task-0.jsonl").read_text() == '{"id": "a"}\n{"id": "b"}\n'
+    info = json.loads((run.path / "run.json").read_text())
+    assert info == {"format": RUN_FORMAT, "state": "finished", "device": "cpu"}
+
+
+def test_nan_is_recorded_as_null(tmp_path):
+    run = create_run(tmp_path / "run", "", {}, {})
+
+    run.record_evaluation({"step": 0, "task": "t", "reward": math.nan}, [{"reward": math.inf}])
+
+    assert (run.path / "evals.jsonl").read_text() == '{"step": 0, "task": "t", "reward": null}\n'
+    assert (run.path / "evals" / "t-0.jsonl").read_text() == '{"reward": null}\n'
+
+
+def test_a_disk_without_room_for_the_model_is_refused_before_the_run(tmp_path):
+    require_room(tmp_path / "not" / "there", 1)
+
+    with pytest.raises(RunError, match="MB free, expected 1,000,000,000,000 MB"):
+        require_room(tmp_path / "not" / "there", 10**18)
+
+
+@pytest.mark.parametrize(
+    ("version", "hint"),
+    [
+        (RUN_FORMAT - 1, "its journal still rebuilds its model: esft replay"),
+        (RUN_FORMAT + 1, "a newer esft may have written it"),
+        ("two", "a newer esft may have written it"),
+    ],
+)
+def test_a_run_of_another_format_says_what_can_be_done(tmp_path, version, hint):
+    (tmp_path / "run.json").write_text(json.dumps({"format": version}))
+
+    with pytest.raises(RunError, match=f"has format {version!r}, expected {RUN_FORMAT}") as caught:
+        open_run(tmp_path)
+
+    assert hint in caught.value.hint

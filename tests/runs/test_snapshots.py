@@ -1,0 +1,112 @@
+"""Snapshots: whole or not at all, and known to be good before they are used."""
+
+import pytest
+import torch
+
+from esft.engine.state import DriftState
+from esft.errors import RunError, SnapshotError
+from esft.runs.snapshots import Snapshots
+
+
+def a_state(step, kind="float16"):
+    values = torch.arange(5, dtype=getattr(torch, kind)) * step
+    tensors = {"w": values}
+    if kind == "int8":
+        tensors["w:scales"] = torch.tensor([0.25])
+    return DriftState(
+        steps=step,
+        sum_of_squares=0.1 * step,
+        kind=kind,
+        tensors=tensors,
+        figures={"w": {"exponent": 3, "largest": 0.1}},
+    )
+
+
+def written(folder, *steps, kind="float16"):
+    snapshots = Snapshots(folder / "drift")
+    for step in steps:
+        snapshots.write(a_state(step, kind), f"checksum {step}")
+    return snapshots
+
+
+@pytest.mark.parametrize("kind", ["float32", "float16", "int8"])
+def test_what_was_written_comes_back(tmp_path, kind):
+    state = written(tmp_path, 7, kind=kind).read(7, "checksum 7")
+
+    expected = a_state(7, kind)
+    assert (state.steps, state.sum_of_squares, state.kind) == (7, 0.1 * 7, kind)
+    assert state.figures == expected.figures
+    assert state.tensors.keys() == expected.tensors.keys()
+    for name, tensor in expected.tensors.items():
+        assert state.tensors[name].equal(tensor)
+        assert state.tensors[name].dtype == tensor.dtype
+
+
+def test_any_flipped_byte_or_cut_is_found(tmp_path):
+    snapshots = written(tmp_path, 7)
+    whole = snapshots.path(7).read_bytes()
+
+    for place in range(len(whole)):
+        data = bytearray(whole)
+        data[place] ^= 0x04
+        snapshots.path(7).write_bytes(data)
+        with pytest.raises(SnapshotError):
+            snapshots.read(7, "checksum 7")
+    for cut in range(0, len(whole), 9):
+        snapshots.path(7).write_bytes(whole[:cut])
+        with pytest.raises(SnapshotError, match="is damaged"):
+            snapshots.read(7, "checksum 7")
+
+
+def test_one_of_another_journal_is_refused(tmp_path):
+    with pytest.raises(SnapshotError, match="belongs to another journal"):
+        written(tmp_path, 7).read(7, "checksum 8")
+
+
+def test_one_that_is_named_as_another_step_is_refused(tmp_path):
+    snapshots = written(tmp_path, 7)
+    snapshots.path(7).rename(snapshots.path(8))
+
+    with pytest.raises(SnapshotError, match="is of step 7"):
+        snapshots.read(8, "checksum 7")
+
+
+@pytest.mark.parametrize(
+    ("best", "left"), [(None, [50, 40]), (50, [50, 40]), (10, [50, 40, 10]), (0, [50, 40])]
+)
+def test_the_newest_two_and_the_best_are_kept(tmp_path, best, left):
+    snapshots = written(tmp_path, 10, 20, 30, 40, 50)
+
+    snapshots.prune(best)
+
+    assert snapshots.steps() == left
+
+
+def test_those_of_later_steps_can_be_dropped(tmp_path):
+    snapshots = written(tmp_path, 10, 20, 30)
+
+    snapshots.drop_after(20)
+
+    assert snapshots.steps() == [20, 10]
+
+
+def test_one_that_cannot_be_written_leaves_those_before_it(tmp_path, monkeypatch):
+    snapshots = written(tmp_path, 10)
+
+    def full(tensors, path, metadata):
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("esft.runs.snapshots.save_file", full)
+    with pytest.raises(RunError, match=r"step-000020.safetensors cannot be written: No space left"):
+        snapshots.write(a_state(20), "checksum 20")
+
+    assert [path.name for path in (tmp_path / "drift").iterdir()] == ["step-000010.safetensors"]
+
+
+def test_a_folder_without_any_has_no_steps(tmp_path):
+    assert Snapshots(tmp_path / "drift").steps() == []
+    (tmp_path / "drift").mkdir()
+    (tmp_path / "drift" / "notes.txt").write_text("")
+    (tmp_path / "drift" / ".step-000003.safetensors.part").write_text("")
+    assert Snapshots(tmp_path / "drift").steps() == []

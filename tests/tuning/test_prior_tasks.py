@@ -1,0 +1,303 @@
+import json
+from dataclasses import replace
+
+import pytest
+from tiny_models import write_model
+from tiny_runs import Notes, a_recipe, never, write_arc
+
+from esft.errors import RecipeError, TaskError
+from esft.models.load import load_model
+from esft.recipe.paths import own_files, placed
+from esft.recipe.prior_line import parse_prior_line
+from esft.recipe.settings import Prior
+from esft.rollout.batches import Batches
+from esft.rollout.evaluate import mean_and_error
+from esft.tasks.registry import get_task
+from esft.tasks.rows import read_split
+from esft.tuning.prior_tasks import prior_rows, ready, rows_of
+from esft.tuning.start import run_tuning
+
+
+def with_priors(recipe, *tasks, **settings):
+    return replace(recipe, prior=Prior(tasks=tasks, **({"rows": 4} | settings)))
+
+
+def evals(run):
+    return [json.loads(line) for line in (run / "evals.jsonl").read_text().splitlines()]
+
+
+def program(folder, name):
+    """A prior task in a file: eight test rows, rewarded by the length of the answer."""
+    rows = [{"prompt": f"{name} {n}", "split": "test"} for n in range(8)]
+    file = folder / f"{name}.py"
+    file.write_text(f"def rows():\n    return {rows!r}\n\ndef reward(row, answer):\n    return 1\n")
+    return str(file)
+
+
+def own_rows(folder, name):
+    """A task in a file: three rows without a split, answered by 7."""
+    file = folder / f"{name}.jsonl"
+    file.write_text("".join(f'{{"prompt": "{n}?", "answer": 7}}\n' for n in range(3)))
+    return str(file)
+
+
+def test_prior_rows_are_the_first_of_the_test_split(tmp_path):
+    recipe = with_priors(a_recipe(tmp_path), "countdown", rows=5)
+
+    (prior,) = prior_rows(recipe, get_task("conciseness"))
+
+    assert list(prior.rows) == read_split(get_task("countdown"), "test")[:5]
+
+
+def test_prior_rows_are_those_of_the_validation_split_where_there_is_no_test(tmp_path, monkeypatch):
+    monkeypatch.setenv("ESFT_DATA_DIR", str(write_arc(tmp_path / "data", rows=6)))
+
+    (prior,) = prior_rows(with_priors(a_recipe(tmp_path), "arc"), get_task("conciseness"))
+
+    assert [row.id for row in prior.rows] == [f"validation-{n}" for n in range(4)]
+
+
+def test_a_folder_named_for_the_target_counts_for_prior_tasks_of_the_hub_alone(tmp_path):
+    data = write_arc(tmp_path / "data", rows=6)
+    recipe = a_recipe(tmp_path)
+    recipe = replace(recipe, task=replace(recipe.task, name="arc", data_dir=str(data)))
+
+    easy, countdown = prior_rows(with_priors(recipe, "arc-easy", "countdown"), get_task("arc"))
+
+    assert len(easy.rows) == len(countdown.rows) == 4
+
+
+@pytest.mark.parametrize("tasks", [("conciseness",), ("countdown", "conciseness")])
+def test_the_target_is_no_prior_task(tmp_path, tasks):
+    with pytest.raises(RecipeError, match="tasks have conciseness, expected tasks of other names"):
+        prior_rows(with_priors(a_recipe(tmp_path), *tasks), get_task("conciseness"))
+
+
+def test_a_prior_task_without_rows_and_one_with_too_few_say_so(tmp_path, monkeypatch):
+    monkeypatch.setenv("ESFT_DATA_DIR", str(write_arc(tmp_path / "data", rows=3)))
+    target, recipe = get_task("conciseness"), a_recipe(tmp_path)
+
+    with pytest.raises(TaskError, match="arc has 3 validation rows, expected 4") as few:
+        prior_rows(with_priors(recipe, "arc"), target)
+    with pytest.raises(TaskError, match="gsm8k has neither test nor validation rows"):
+        prior_rows(with_priors(recipe, "gsm8k"), target)
+
+    assert few.value.hint == "name the task with the rows there are: arc:3"
+
+
+def test_a_prior_task_may_name_its_own_number_of_rows(tmp_path):
+    recipe = with_priors(a_recipe(tmp_path), "countdown:2", "sort-digits", "copy-letters:5")
+
+    found = prior_rows(recipe, get_task("conciseness"))
+
+    assert [len(each.rows) for each in found] == [2, 4, 5]
+    assert [str(each.spec) for each in found] == list(recipe.prior.tasks)
+
+
+def test_too_few_rows_for_a_number_in_the_line_are_said_with_the_line_that_works(tmp_path):
+    spec = parse_prior_line(f"{own_rows(tmp_path, 'mine')}:9 grader=number split=train")
+
+    with pytest.raises(TaskError, match=r"mine has 3 train rows, expected 9$") as few:
+        rows_of(spec, 200, None)
+
+    working = few.value.hint.partition(": ")[2]
+    assert working == f"{tmp_path}/mine.jsonl:3 grader=number split=train"
+    assert len(rows_of(parse_prior_line(working), 200, None).rows) == 3
+
+
+@pytest.mark.parametrize("tasks", [["conciseness:5"], ["countdown", "Conciseness:2"]])
+def test_the_target_is_no_prior_task_however_its_line_reads(tmp_path, tasks):
+    with pytest.raises(RecipeError, match="expected tasks of other names than the target"):
+        prior_rows(with_priors(a_recipe(tmp_path), *tasks), get_task("conciseness"))
+
+
+def test_rows_can_be_had_without_a_recipe_and_for_any_task(tmp_path):
+    found = rows_of(parse_prior_line("countdown:3"), 200, None)
+
+    assert found.task.name == "countdown"
+    assert list(found.rows) == read_split(get_task("countdown"), "test")[:3]
+
+
+def test_a_named_split_is_taken_and_no_other_is_looked_at(tmp_path):
+    data = write_arc(tmp_path / "data", rows=6)
+    (data / "arc_easy.test.jsonl").write_text("no rows at all")
+
+    for split in ("train", "validation"):
+        found = rows_of(parse_prior_line(f"arc-easy:1 split={split}"), 4, str(data))
+        assert [row.id for row in found.rows] == [f"{split}-0"]
+    with pytest.raises(TaskError, match="prior task arc has no test rows"):
+        rows_of(parse_prior_line("arc:1 split=test"), 4, str(data))
+
+
+def test_a_data_folder_without_train_rows_is_enough(tmp_path):
+    data = write_arc(tmp_path / "data", rows=6)
+    (data / "arc_challenge.train.jsonl").unlink()
+
+    found = rows_of(parse_prior_line("arc"), 4, str(data))
+
+    assert [row.id for row in found.rows] == [f"validation-{n}" for n in range(4)]
+
+
+def test_a_task_with_train_rows_alone_is_refused_with_the_line_that_measures_those(tmp_path):
+    spec = parse_prior_line(f"{own_rows(tmp_path, 'mine')}:2 grader=number")
+
+    with pytest.raises(TaskError, match="mine has neither test nor validation rows") as caught:
+        rows_of(spec, 200, None)
+
+    assert f"train rows: {replace(spec, split='train')}, or" in caught.value.hint
+
+
+def test_the_folder_of_a_line_comes_before_that_of_the_run_and_holds_for_any_task(tmp_path):
+    data = write_arc(tmp_path / "data", rows=6)
+    (data / "countdown.test.jsonl").write_text("no rows at all")
+
+    arc = rows_of(parse_prior_line(f"arc:2 data_dir={data}"), 4, str(tmp_path / "elsewhere"))
+    own = rows_of(parse_prior_line("countdown:2"), 4, str(data))
+
+    assert len(arc.rows) == len(own.rows) == 2
+    with pytest.raises(TaskError, match=r"countdown\.test\.jsonl line 1 is no JSON"):
+        rows_of(parse_prior_line(f"countdown:2 data_dir={data}"), 4, None)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("arc scoring=exact", "scoring is 'exact', expected choice or generate for arc"),
+        ("countdown reward=prob", "needs options to choose from: countdown"),
+        ("countdown grader=number", "countdown has a grader of its own"),
+    ],
+)
+def test_what_a_task_cannot_do_is_refused_before_its_rows_are_read(line, message):
+    with pytest.raises(TaskError, match=message):
+        rows_of(parse_prior_line(f"{line} data_dir=nowhere"), 4, None)
+
+
+def test_each_prior_task_is_scored_as_its_line_says(tmp_path):
+    data = write_arc(tmp_path / "data", rows=6)
+    own = own_rows(tmp_path, "mine")
+    lines = [
+        "arc:3 scoring=generate max_new_tokens=3",
+        "arc-easy:3 reward=prob",
+        f"{own}:2 grader=contains split=train",
+        "countdown:2",
+    ]
+    specs = [parse_prior_line(line) for line in lines]
+    loaded = load_model(str(write_model(tmp_path / "base")), device="cpu")
+
+    priors = ready(tuple(rows_of(each, 4, str(data)) for each in specs), loaded, Batches())
+
+    assert [each.name for each in priors] == ["arc", "arc-easy", "mine", "countdown"]
+    assert [each.rollout.scoring for each in priors] == [
+        "generate", "choice", "generate", "generate",
+    ]  # fmt: skip
+    usual = get_task("countdown").max_new_tokens
+    assert [each.rollout.max_new_tokens for each in priors] == [3, 16, 256, usual]
+    assert [each.spec for each in priors] == specs
+    assert all(0 < each.reward < 1 for each in priors[1].rollout.measure(priors[1].prepared))
+    graded = rows_of(specs[2], 4, None).task
+    assert graded.grade(priors[2].prepared.rows[0], "it is 7, no less").correct
+
+
+def test_files_named_in_lines_are_found_again_from_another_folder(tmp_path, monkeypatch):
+    own_rows(tmp_path, "mine")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    recipe = with_priors(a_recipe(tmp_path), "mine.jsonl:2 grader=number", "arc:3 data_dir=data")
+    files = own_files(recipe)
+
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    moved = placed(recipe, {"folder": str(tmp_path), "data_dir": None})
+
+    assert list(files) == ["mine.jsonl"]
+    assert own_files(moved) == files
+    assert moved.prior.tasks == (
+        f"{tmp_path}/mine.jsonl:2 grader=number",
+        f"arc:3 data_dir={tmp_path}/data",
+    )
+
+
+def test_a_folder_of_any_name_can_hold_the_files_of_a_run(tmp_path):
+    home = tmp_path / "a b=c #d"
+    home.mkdir()
+    own_rows(home, "mine")
+    recipe = with_priors(a_recipe(tmp_path), "mine.jsonl")
+
+    (spec,) = placed(recipe, {"folder": str(home), "data_dir": None}).prior.specs
+
+    assert spec.name == str(home / "mine.jsonl")
+
+
+def test_target_and_priors_are_evaluated_first_every_so_many_steps_and_last(tmp_path):
+    names = [program(tmp_path, "first"), program(tmp_path, "second")]
+    recipe = with_priors(a_recipe(tmp_path, steps=5), *names, every=2)
+    notes = Notes()
+
+    outcome = run_tuning(recipe, notes, never)
+
+    lines = evals(tmp_path / "run")
+    assert [(line["step"], line["task"]) for line in lines] == [
+        (step, task) for step in (0, 2, 4, 5) for task in ("conciseness", "first", "second")
+    ]
+    assert [line["role"] for line in lines] == ["target", "prior", "prior"] * 4
+    assert {line["n"] for line in lines if line["role"] == "prior"} == {4}
+    assert [step for step, _ in notes.evaluations] == [2, 4]
+    assert [each.name for each in notes.evaluations[0][1]] == ["conciseness", "first", "second"]
+    assert [each.name for each in outcome.priors] == ["first", "second"]
+    for step in (0, 2, 4, 5):
+        rows = (tmp_path / "run" / "evals" / f"first-{step}.jsonl").read_text().splitlines()
+        assert len(rows) == 4
+
+
+def test_an_evaluation_at_the_last_step_is_made_once(tmp_path):
+    recipe = with_priors(a_recipe(tmp_path, steps=4), program(tmp_path, "first"), every=2)
+
+    run_tuning(recipe, Notes(), never)
+
+    assert [line["step"] for line in evals(tmp_path / "run")] == [0, 0, 2, 2, 4, 4]
+
+
+def test_evaluations_between_change_no_bit_of_a_run(tmp_path):
+    plain, watched = tmp_path / "plain", tmp_path / "watched"
+    plain.mkdir()
+    watched.mkdir()
+    recipe = with_priors(a_recipe(watched), program(tmp_path, "first"), every=1)
+
+    run_tuning(a_recipe(plain), Notes(), never)
+    run_tuning(recipe, Notes(), never)
+
+    steps = [
+        (each / "run" / "journal.jsonl").read_text().splitlines()[1:] for each in (plain, watched)
+    ]
+    figures = [[json.loads(line) for line in lines] for lines in steps]
+    assert [(line["rewards"], line["coefficients"]) for line in figures[0]] == [
+        (line["rewards"], line["coefficients"]) for line in figures[1]
+    ]
+    files = [each / "run" / "model" / "model.safetensors" for each in (plain, watched)]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_run_json_names_the_rows_of_each_prior_task(tmp_path):
+    run_tuning(with_priors(a_recipe(tmp_path), program(tmp_path, "first")), Notes(), never)
+
+    rows = json.loads((tmp_path / "run" / "run.json").read_text())["rows"]
+    assert rows["prior task first"]["n"] == 4
+    assert len(rows["prior task first"]["hash"]) == 16
+
+
+def test_the_first_lines_name_the_prior_tasks(tmp_path):
+    notes = Notes()
+
+    run_tuning(with_priors(a_recipe(tmp_path), program(tmp_path, "first"), every=2), notes, never)
+
+    assert ("prior", "first: 4 rows each, every 2 steps") in notes.plans[0].lines
+
+
+def test_errors_of_a_prior_task_are_those_of_its_rows(tmp_path):
+    outcome = run_tuning(
+        with_priors(a_recipe(tmp_path), program(tmp_path, "first")), Notes(), never
+    )
+
+    scores = outcome.priors[0].base
+    expected = mean_and_error([float(result.correct) for result in scores.results])
+    assert (scores.accuracy, scores.accuracy_se) == expected

@@ -1,0 +1,210 @@
+"""The journal and the base model are the model: of any step, also without its run folder."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_models import tiny_llama, write_model
+from tiny_runs import Notes, a_recipe, never
+
+from esft.engine.identity import identity
+from esft.engine.journal import Journal
+from esft.engine.journal_read import lines_until, read_journal
+from esft.errors import EsftError, JournalError, RunError
+from esft.files import append_line
+from esft.models.save import save_model
+from esft.recipe.settings import Prior, Run
+from esft.runs.snapshots import Snapshots
+from esft.tuning.rebuild import find_source, rebuild, step_of
+from esft.tuning.start import run_tuning
+
+DECAYS = {
+    "none": {},
+    "l2": {"awd": 10.0, "norm": "l2"},
+    "l1": {"awd": 0.05, "norm": "l1"},
+}
+
+
+def a_run(folder, **recipe):
+    """Tune a tiny model for five steps, with a snapshot of steps 2 and 4; return its folder."""
+    made = replace(
+        a_recipe(folder, **({"steps": 5} | recipe)),
+        prior=Prior(every=2),
+        run=Run(dir=str(folder / "run"), snapshot_every=2),
+    )
+    run_tuning(made, Notes(), never)
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return a_run(tmp_path_factory.mktemp("rebuild"), anchor={"awd": 0.5})
+
+
+def saved(run):
+    return json.loads((run / "run.json").read_text())["saved"]["weights"]
+
+
+def rebuilt(name, at="last", **kwargs):
+    notes = Notes()
+    return rebuild(find_source(str(name)), at, notes, **kwargs), notes
+
+
+@pytest.mark.parametrize(
+    ("decay", "antithetic"),
+    [("none", False), ("l2", True), ("l1", False), ("l1", True)],
+)
+@pytest.mark.parametrize("kept", ["float32", "float16", "int8"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_the_journal_alone_rebuilds_the_final_weights(tmp_path, dtype, kept, decay, antithetic):
+    run = a_run(
+        tmp_path,
+        model=tiny_llama(dtype=dtype),
+        anchor={"drift": kept, **DECAYS[decay]},
+        antithetic=antithetic,
+        steps=3,
+        task={"train": 3, "holdout": 2, "max_new_tokens": 3},
+    )
+    shutil.copy(run / "journal.jsonl", tmp_path / "journal.jsonl")
+
+    model, notes = rebuilt(tmp_path / "journal.jsonl")
+
+    assert model.weights == saved(run)
+    assert notes.rebuilds[0][:2] == (0, 3)
+    save_model(model.base.loaded, tmp_path / "out")
+    left, right = (
+        load_file(each / "model.safetensors") for each in (tmp_path / "out", run / "model")
+    )
+    assert left.keys() == right.keys()
+    assert all(left[name].view(torch.uint8).equal(right[name].view(torch.uint8)) for name in left)
+
+
+def test_the_nearest_snapshot_and_the_base_lead_to_the_same_bits(run):
+    kept = Snapshots(run / "drift").steps()
+    assert kept[:2] == [5, 4]
+
+    for step in range(6):
+        near, near_notes = rebuilt(run, str(step))
+        far, far_notes = rebuilt(run, str(step), from_base=True)
+
+        assert near.weights == far.weights
+        start = max(each for each in (0, *kept) if each <= step)
+        assert [each[:2] for each in near_notes.rebuilds] == [(start, step)] * (start < step)
+        assert [each[:2] for each in far_notes.rebuilds] == [(0, step)] * (step > 0)
+
+
+def test_step_0_is_the_base_model_and_last_the_saved_one(run):
+    base, _ = rebuilt(run, "0")
+    last, _ = rebuilt(run, "last")
+
+    assert base.weights == read_journal(run / "journal.jsonl").headers[0][1]["base"]
+    assert last.weights == saved(run)
+    assert (base.proven, last.proven) == (False, True)
+    assert identity(last.base.loaded.model) == last.weights
+
+
+def test_best_is_the_step_with_the_best_holdout_reward(run, tmp_path):
+    lines = [json.loads(line) for line in (run / "evals.jsonl").read_text().splitlines()]
+    best = max(lines, key=lambda line: (line["reward"], -line["step"]))["step"]
+
+    assert step_of(find_source(str(run)), "best") == best
+    with pytest.raises(RunError, match="does not say which step is the best"):
+        step_of(find_source(str(run / "journal.jsonl")), "best")
+
+
+@pytest.mark.parametrize("at", ["6", "-1", "1.5", "first", "", "²"])
+def test_a_step_that_is_none_is_refused(run, at):
+    with pytest.raises(RunError, match=r"expected best, last or a step from 0 to 5"):
+        step_of(find_source(str(run)), at)
+
+
+def test_a_journal_that_was_exported_says_what_it_rebuilds(run, tmp_path):
+    path = tmp_path / "tuned.jsonl"
+    path.write_bytes((run / "journal.jsonl").read_bytes())
+    Journal(path, read_journal(path).checksum, append_line).end(5, saved(run), 4)
+
+    model, _ = rebuilt(path)
+
+    assert model.proven
+    assert step_of(find_source(str(path)), "best") == 4
+
+
+def test_weights_other_than_those_recorded_are_refused(run, tmp_path):
+    path = tmp_path / "tuned.jsonl"
+    path.write_bytes((run / "journal.jsonl").read_bytes())
+    Journal(path, read_journal(path).checksum, append_line).end(5, "0" * 64, 4)
+
+    with pytest.raises(RunError, match=r"rebuilds weights of sha256 \w+\.\.\., expected 0000"):
+        rebuilt(path)
+
+
+def test_another_base_model_is_refused(run, tmp_path):
+    write_model(tmp_path / "other", tiny_llama(seed=1))
+
+    with pytest.raises(RunError, match="is another base model than that of") as caught:
+        rebuilt(run, model=str(tmp_path / "other"))
+
+    assert "--model" in caught.value.hint
+
+
+def test_the_base_model_may_have_moved(run, tmp_path):
+    shutil.copytree(run.parent / "base", tmp_path / "moved")
+
+    assert rebuilt(run, model=str(tmp_path / "moved"))[0].weights == saved(run)
+
+
+def damaged(run, tmp_path, change):
+    path = tmp_path / "journal.jsonl"
+    path.write_bytes(change((run / "journal.jsonl").read_bytes()))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda data: b"", "is empty"),
+        (lambda data: data[:-9], "ends in the middle of a line"),
+        (lambda data: data.replace(b'"format":1', b'"format":2', 1), "has format 2"),
+        (lambda data: data.replace(b"A", b"B", 1), "is not as it was written"),
+    ],
+)
+def test_a_journal_that_is_not_whole_rebuilds_nothing(run, tmp_path, change, match):
+    with pytest.raises(JournalError, match=match):
+        rebuilt(damaged(run, tmp_path, change))
+
+
+def test_any_flipped_byte_rebuilds_nothing(run, tmp_path):
+    data = (run / "journal.jsonl").read_bytes()
+    path = tmp_path / "journal.jsonl"
+
+    for place in range(0, len(data), 7):
+        path.write_bytes(data[:place] + bytes([data[place] ^ 0x10]) + data[place + 1 :])
+        with pytest.raises(EsftError):
+            find_source(str(path))
+
+
+def test_a_run_that_was_cut_off_rebuilds_its_last_whole_step(run, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    journal = tmp_path / "run" / "journal.jsonl"
+    journal.write_bytes(journal.read_bytes()[:-9])
+
+    model, notes = rebuilt(tmp_path / "run")
+
+    assert model.step == 4
+    assert notes.notices == ["the journal's last line was cut off: step 4 is last"]
+
+
+def test_another_noise_is_refused(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("esft.tuning.rebuild.NOISE_VERSION", 2)
+
+    with pytest.raises(JournalError, match="made with noise version 1, expected 2"):
+        rebuilt(run)
+
+
+def test_lines_until_a_step_rebuild_that_step(run, tmp_path):
+    (tmp_path / "part.jsonl").write_text(lines_until(read_journal(run / "journal.jsonl"), 3))
+
+    assert rebuilt(tmp_path / "part.jsonl")[0].weights == rebuilt(run, "3")[0].weights

@@ -1,0 +1,470 @@
+"""A run goes on where it stopped, if everything is as it was."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from kills import in_process
+from tiny_models import tiny_llama, write_model
+from tiny_runs import Notes, a_recipe, never
+
+from esft.engine.journal_read import read_journal
+from esft.errors import AnchorError, JournalError, RunError
+from esft.files import append_line
+from esft.recipe.settings import Prior, Run
+from esft.runs.lock import is_locked, locked
+from esft.tuning.resume import Finished, resume_tuning
+from esft.tuning.start import run_tuning
+
+
+def jsonl(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def weights(run):
+    return (run / "model" / "model.safetensors").read_bytes()
+
+
+def stopped_after(folder, done, name="run", **recipe):
+    """Return a run on a tiny model that was stopped after some of its steps."""
+    recipe = replace(a_recipe(folder, **({"steps": 5} | recipe)), run=Run(dir=str(folder / name)))
+    notes = Notes()
+    run_tuning(recipe, notes, lambda: len(notes.steps) >= done)
+    return folder / name
+
+
+def resumed(run, **kwargs):
+    notes = Notes()
+    return resume_tuning(run, notes, never, **kwargs), notes
+
+
+def told(notes):
+    """What is out of the ordinary with the resuming, not with a step."""
+    return [notice for notice in notes.notices if not notice.startswith("step ")]
+
+
+def edit(path, old, new):
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def state_of(run):
+    return json.loads((run / "run.json").read_text())["state"]
+
+
+@pytest.mark.parametrize("kept", ["float32", "float16", "int8"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_a_run_stopped_and_resumed_is_the_one_never_stopped(tmp_path, dtype, kept):
+    recipe = {"model": tiny_llama(dtype=dtype), "anchor": {"awd": 0.5, "drift": kept}}
+    whole = stopped_after(tmp_path, 5, "whole", **recipe)
+    run = stopped_after(tmp_path, 2, **recipe)
+    assert state_of(run) == "stopped"
+
+    outcome, notes = resumed(run)
+
+    assert (outcome.steps, outcome.stopped) == (5, False)
+    assert (run / "journal.jsonl").read_bytes() == (whole / "journal.jsonl").read_bytes()
+    assert weights(run) == weights(whole)
+    assert state_of(run) == "finished"
+    assert [step.step for step in notes.steps] == [3, 4, 5]
+    assert [line["step"] for line in jsonl(run / "metrics.jsonl")] == [1, 2, 3, 4, 5]
+    assert outcome.drift == jsonl(whole / "metrics.jsonl")[-1]["drift"]
+    assert outcome.forecast == jsonl(whole / "metrics.jsonl")[-1]["forecast"]
+
+
+def test_without_a_snapshot_the_steps_are_made_again_from_the_base(tmp_path):
+    whole = stopped_after(tmp_path, 5, "whole")
+    run = stopped_after(tmp_path, 3)
+    for snapshot in (run / "drift").iterdir():
+        snapshot.unlink()
+
+    _, notes = resumed(run)
+
+    assert notes.rebuilds[0][:2] == (0, 3)
+    assert notes.replays == []
+    assert weights(run) == weights(whole)
+
+
+def test_a_damaged_snapshot_is_passed_over_and_said(tmp_path):
+    whole = stopped_after(tmp_path, 5, "whole")
+    run = stopped_after(tmp_path, 3)
+    (snapshot,) = (run / "drift").iterdir()
+    data = bytearray(snapshot.read_bytes())
+    data[-5] ^= 1
+    snapshot.write_bytes(data)
+
+    _, notes = resumed(run)
+
+    assert "step-000003.safetensors is damaged" in notes.notices[0]
+    assert weights(run) == weights(whole)
+
+
+def test_what_stands_in_the_way_is_cleared(tmp_path):
+    whole = stopped_after(tmp_path, 5, "whole")
+    run = stopped_after(tmp_path, 3)
+    journal = run / "journal.jsonl"
+    journal.write_bytes(journal.read_bytes()[:-7])
+    (run / ".model.1234abcd.partial").mkdir()
+    (run / "drift" / ".step-000004.safetensors.part").write_bytes(b"half")
+    with open(run / "metrics.jsonl", "a") as file:
+        file.write('{"step": 4, "rew')
+
+    _, notes = resumed(run)
+
+    assert told(notes) == ["the journal's last line was cut off: step 3 is made again"]
+    assert journal.read_bytes() == (whole / "journal.jsonl").read_bytes()
+    assert weights(run) == weights(whole)
+    assert not list(run.rglob("*.part*"))
+    assert [line["step"] for line in jsonl(run / "evals.jsonl")] == [0, 5]
+
+
+def test_a_step_whose_metrics_were_lost_has_what_the_journal_tells(tmp_path):
+    whole = stopped_after(tmp_path, 5, "whole")
+    run = stopped_after(tmp_path, 3)
+    (run / "drift" / "step-000003.safetensors").unlink()
+    (run / "metrics.jsonl").write_text(
+        "".join((run / "metrics.jsonl").read_text().splitlines(keepends=True)[:2])
+    )
+
+    resumed(run)
+
+    found, expected = jsonl(run / "metrics.jsonl"), jsonl(whole / "metrics.jsonl")
+    assert [line["step"] for line in found] == [1, 2, 3, 4, 5]
+    assert found[2]["replayed"]
+    for key in ("reward_mean", "reward_best", "drift", "forecast", "members"):
+        assert found[2][key] == pytest.approx(expected[2][key], rel=1e-6)
+
+
+def test_a_finished_run_says_so_and_does_nothing(tmp_path):
+    run = stopped_after(tmp_path, 5)
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+    result, notes = resumed(run)
+
+    assert result == Finished(run_path=str(run), model_path=str(run / "model"), steps=5)
+    assert notes.phases == []
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_a_finished_run_whose_journal_lost_lines_is_no_finished_run(tmp_path):
+    run = stopped_after(tmp_path, 5)
+    whole = (run / "journal.jsonl").read_bytes()
+    (run / "journal.jsonl").write_bytes(b"".join(whole.splitlines(keepends=True)[:4]))
+
+    with pytest.raises(RunError, match=r"has 3 whole steps, but .* finished with 5: lines are"):
+        resumed(run)
+    resumed(run, force=True)
+
+    assert (run / "journal.jsonl").read_bytes() == whole
+
+
+def test_a_forced_run_goes_on_beyond_its_end(tmp_path):
+    whole = stopped_after(tmp_path, 5, "whole")
+    run = stopped_after(tmp_path, 3, steps=3)
+    edit(run / "recipe.toml", "steps = 3", "steps = 5")
+
+    assert isinstance(resumed(run)[0], Finished)
+    outcome, notes = resumed(run, force=True)
+
+    assert outcome.steps == 5
+    assert told(notes) == ["forced: search.steps is 5, the run has 3"]
+    assert weights(run) == weights(whole)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "what"),
+    [
+        ("sigma = 0.02", "sigma = 0.03", r"search.sigma is 0.03, the run has 0.02"),
+        ("awd = 0.0", "awd = 0.5", r"anchor.awd is 0.5, the run has 0.0"),
+        ("train = 6", "train = 5", r"task.train is 5, the run has 6"),
+        ("population = 4", "population = 6", r"search.population is 6, the run has 4"),
+    ],
+)
+def test_a_changed_recipe_is_refused_by_name_and_can_be_forced(tmp_path, old, new, what):
+    run = stopped_after(tmp_path, 2)
+    edit(run / "recipe.toml", old, new)
+
+    with pytest.raises(RunError, match=what) as caught:
+        resumed(run)
+    assert "--force" in caught.value.hint
+    outcome, notes = resumed(run, force=True)
+
+    assert outcome.steps == 5
+    assert any(notice.startswith("forced: ") for notice in notes.notices)
+    record = read_journal(run / "journal.jsonl")
+    assert [since for since, _ in record.headers] == [1, 3]
+    assert isinstance(resumed(run)[0], Finished)  # nothing is different any more
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "what"),
+    [
+        ("seed = 1", "seed = 2", "search.seed is 2, the run has 1"),
+        ('drift = "float16"', 'drift = "int8"', "anchor.drift is"),
+        ("# include =", 'include = ["*mlp*"] #', "model.include is"),
+    ],
+)
+def test_what_the_journal_holds_for_one_value_alone_cannot_be_forced(tmp_path, old, new, what):
+    run = stopped_after(tmp_path, 2)
+    edit(run / "recipe.toml", old, new)
+
+    with pytest.raises(RunError, match=what) as caught:
+        resumed(run)
+    assert "--force" not in caught.value.hint
+    with pytest.raises(RunError, match=f"cannot go on: {what}"):
+        resumed(run, force=True)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ('store = "cpu"', 'store = "disk"'),
+        ('store = "cpu"', 'store = "device"'),
+        ("snapshot_every = 25", "snapshot_every = 1"),
+    ],
+)
+def test_settings_that_change_no_bit_may_change(tmp_path, change, monkeypatch):
+    monkeypatch.setenv("ESFT_CACHE_DIR", str(tmp_path / "cache"))
+    whole = stopped_after(tmp_path, 5, "whole")
+    run = stopped_after(tmp_path, 2)
+    edit(run / "recipe.toml", *change)
+
+    _, notes = resumed(run)
+
+    assert told(notes) == []
+    assert weights(run) == weights(whole)
+
+
+def test_a_changed_base_model_is_refused(tmp_path):
+    run = stopped_after(tmp_path, 2)
+    write_model(tmp_path / "base", tiny_llama(seed=1))
+
+    with pytest.raises(RunError, match=r"base model is sha256 \w+\.\.\., the run has sha256"):
+        resumed(run)
+
+    assert read_journal(run / "journal.jsonl").last == 2
+
+
+def test_changed_rows_are_refused(tmp_path):
+    file = tmp_path / "own.jsonl"
+    rows = [{"prompt": f"What is {n}?", "answer": "abc"} for n in range(11)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    base = a_recipe(tmp_path, steps=5)
+    recipe = replace(base, task=replace(base.task, name=str(file), grader="exact"))
+    notes = Notes()
+    run_tuning(recipe, notes, lambda: len(notes.steps) >= 2)
+
+    edit(file, "What is 3?", "What is three?")
+    with pytest.raises(RunError, match=r"rows train is 6 rows of hash \w+, the run has 6 rows"):
+        resumed(tmp_path / "run")
+    edit(file, "What is three?", "What is 3?")
+    edit(file, '"abc"', '"abd"')
+    with pytest.raises(RunError, match=r"file own.jsonl is sha256 \w+\.\.\., the run has sha256"):
+        resumed(tmp_path / "run")
+
+
+def test_another_noise_is_refused(tmp_path, monkeypatch):
+    run = stopped_after(tmp_path, 2)
+    monkeypatch.setattr("esft.tuning.run_info.NOISE_VERSION", 2)
+
+    with pytest.raises(RunError, match="noise_version is 2, the run has 1"):
+        resumed(run)
+
+
+def test_the_batch_that_was_found_to_fit_is_kept_also_below_that_of_the_recipe(tmp_path):
+    run = stopped_after(tmp_path, 2, task={"batch": 8})
+    info = json.loads((run / "run.json").read_text())
+    assert info["batches"] == [[0, 8]]
+    (run / "run.json").write_text(json.dumps(info | {"batches": [[0, 8], [1, 2]]}))
+
+    _, notes = resumed(run)
+
+    assert [step.batch for step in notes.steps] == [2, 2, 2]
+
+
+def test_a_damaged_journal_is_refused_and_left_alone(tmp_path):
+    run = stopped_after(tmp_path, 3)
+    edit(run / "journal.jsonl", '"step":2', '"step":3')
+    before = (run / "journal.jsonl").read_bytes()
+
+    with pytest.raises(JournalError, match="line 3 is not as it was written"):
+        resumed(run)
+
+    assert (run / "journal.jsonl").read_bytes() == before
+
+
+def test_a_run_goes_on_from_another_folder_and_without_its_variables(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    whole = stopped_after(tmp_path, 5, "whole")
+    recipe = a_recipe(tmp_path, steps=5)
+    recipe = replace(
+        recipe, model=replace(recipe.model, id="base"), run=Run(dir=str(tmp_path / "run"))
+    )
+    notes = Notes()
+    run_tuning(recipe, notes, lambda: len(notes.steps) >= 2)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+
+    resumed(tmp_path / "run")
+
+    assert weights(tmp_path / "run") == weights(whole)
+
+
+def test_other_versions_are_said(tmp_path):
+    run = stopped_after(tmp_path, 2)
+    edit(run / "run.json", f'"torch": "{torch.__version__}"', '"torch": "1.0"')
+
+    _, notes = resumed(run)
+
+    assert told(notes) == [
+        f"torch {torch.__version__} (was 1.0): from here on results can differ in their last bits"
+    ]
+
+
+def test_two_processes_cannot_work_on_one_run(tmp_path):
+    run = stopped_after(tmp_path, 2)
+
+    with locked(run):
+        assert is_locked(run)
+        with pytest.raises(RunError, match=r"run .* is in use: another process"):
+            resumed(run)
+    assert not is_locked(run)
+
+    resumed(run)
+
+
+def die_holding(path):
+    import os
+    import signal
+    from pathlib import Path
+
+    with locked(Path(path)):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_process_that_is_killed_leaves_no_lock(tmp_path):
+    (tmp_path / "run").mkdir()
+
+    code, _ = in_process(die_holding, tmp_path / "run")
+
+    assert code == -9
+    assert (tmp_path / "run" / ".lock").exists()
+    assert not is_locked(tmp_path / "run")
+
+
+def test_a_base_file_that_changes_while_it_is_in_use_stops_the_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("ESFT_CACHE_DIR", str(tmp_path / "cache"))
+    recipe = a_recipe(tmp_path, steps=5, anchor={"store": "disk"})
+    notes = Notes()
+
+    def touch(step, done, size):
+        if step == 3:
+            (tmp_path / "base" / "model.safetensors").touch()
+
+    notes.member = touch
+    with pytest.raises(AnchorError, match=r"model.safetensors changed while its weights were"):
+        run_tuning(recipe, notes, never)
+
+    assert read_journal(tmp_path / "run" / "journal.jsonl").last == 2
+
+
+def given_holdout_rewards(monkeypatch, rewards):
+    """Let the target's evaluations, in order, have these rewards."""
+    from esft.tuning import evaluations
+
+    left, measure = iter(rewards), evaluations.evaluate
+
+    def evaluate(rollout, rows, memory):
+        return replace(measure(rollout, rows, memory), reward=next(left))
+
+    monkeypatch.setattr(evaluations, "evaluate", evaluate)
+
+
+def peaking(tmp_path, patience):
+    recipe = a_recipe(tmp_path, steps=6)
+    return replace(
+        recipe,
+        prior=Prior(every=1),
+        run=Run(dir=str(tmp_path / "run"), snapshot_every=1, stop_after_peak=patience),
+    )
+
+
+def test_the_best_step_is_kept(tmp_path, monkeypatch):
+    given_holdout_rewards(monkeypatch, [0.1, 0.2, 0.5, 0.3, 0.5, 0.1, 0.2])
+
+    outcome = run_tuning(peaking(tmp_path, None), Notes(), never)
+
+    assert outcome.best_step == 2  # the first of equal ones
+    kept = sorted(path.name for path in (tmp_path / "run" / "drift").iterdir())
+    assert kept == [f"step-00000{step}.safetensors" for step in (2, 5, 6)]
+
+
+@pytest.mark.parametrize(("patience", "steps"), [(1, 3), (2, 4), (3, 5)])
+def test_a_run_ends_so_many_evaluations_after_its_peak(tmp_path, monkeypatch, patience, steps):
+    given_holdout_rewards(monkeypatch, [0.1, 0.2, 0.5, 0.3, 0.4, 0.1, 0.2])
+
+    outcome = run_tuning(peaking(tmp_path, patience), Notes(), never)
+
+    assert (outcome.steps, outcome.stopped, outcome.best_step) == (steps, False, 2)
+    assert state_of(tmp_path / "run") == "finished"
+    assert isinstance(resumed(tmp_path / "run")[0], Finished)
+
+
+def test_a_base_model_that_stays_the_best_counts_as_the_peak(tmp_path, monkeypatch):
+    given_holdout_rewards(monkeypatch, [0.9, 0.2, 0.5, 0.3, 0.4, 0.1, 0.2])
+
+    outcome = run_tuning(peaking(tmp_path, 2), Notes(), never)
+
+    assert (outcome.steps, outcome.best_step) == (2, 0)
+
+
+def test_an_append_that_fails_while_resuming_changes_nothing(tmp_path, monkeypatch):
+    whole = stopped_after(tmp_path, 5, "whole")
+    run = stopped_after(tmp_path, 2)
+
+    def full(path, line):
+        if path.name == "journal.jsonl":
+            raise RunError(f"{path} cannot be written: No space left on device")
+        append_line(path, line)
+
+    monkeypatch.setattr("esft.runs.folder.append_line", full)
+    with pytest.raises(RunError, match="No space left"):
+        resumed(run)
+    monkeypatch.undo()
+    resumed(run)
+
+    assert weights(run) == weights(whole)
+
+
+@pytest.fixture(scope="module")
+def five_steps(tmp_path_factory):
+    """A finished run of five steps on a tiny model."""
+    return stopped_after(tmp_path_factory.mktemp("five"), 5)
+
+
+@given(cut=st.integers(0, 2**16))
+@settings(max_examples=8, deadline=None)
+def test_any_prefix_of_the_journal_is_resumed_from_its_last_whole_step_or_refused(
+    tmp_path_factory, five_steps, cut
+):
+    run = tmp_path_factory.mktemp("prefix") / "run"
+    shutil.copytree(five_steps, run)
+    edit(run / "run.json", '"state": "finished"', '"state": "running"')
+    whole = (run / "journal.jsonl").read_bytes()
+    (run / "journal.jsonl").write_bytes(whole[: cut % (len(whole) + 1)])
+    lines = (run / "journal.jsonl").read_bytes().count(b"\n")
+
+    if lines == 0:
+        with pytest.raises(JournalError):
+            resumed(run)
+        return
+    _, notes = resumed(run)
+
+    assert [step.step for step in notes.steps] == list(range(lines, 6))
+    assert (run / "journal.jsonl").read_bytes() == whole
+    assert weights(run) == weights(five_steps)

@@ -1,0 +1,402 @@
+import json
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from tiny_models import tiny_llama, tiny_qwen2
+from tiny_runs import Notes, a_recipe, never
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from esft.engine import Drift, Weights
+from esft.engine.identity import identity
+from esft.engine.journal import unpack
+from esft.engine.members import population
+from esft.engine.noise import derived_seed
+from esft.errors import ModelError, RunError
+from esft.models.load import load_model
+from esft.recipe.settings import Run
+from esft.recipe.toml import load_recipe
+from esft.rollout.rollout import Rollout
+from esft.tuning import loop as tuning
+from esft.tuning import start as tune
+from esft.tuning.start import run_tuning
+
+
+def jsonl(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def tuned_weights(run_path):
+    model = AutoModelForCausalLM.from_pretrained(run_path / "model")
+    return {name: parameter.detach() for name, parameter in model.named_parameters()}
+
+
+def same(left, right):
+    return left.keys() == right.keys() and all(
+        left[name].view(torch.uint8).equal(right[name].view(torch.uint8)) for name in left
+    )
+
+
+def given_rewards(monkeypatch, rewards):
+    remaining = iter(rewards)
+    monkeypatch.setattr(tuning, "mean_reward", lambda results: next(remaining))
+
+
+def test_a_run_leaves_the_whole_run_folder(tmp_path):
+    outcome = run_tuning(a_recipe(tmp_path), Notes(), never)
+
+    run = tmp_path / "run"
+    assert {each.name for each in run.iterdir()} == {
+        "recipe.toml",
+        "run.json",
+        "journal.jsonl",
+        "metrics.jsonl",
+        "evals.jsonl",
+        "evals",
+        "drift",
+        "model",
+        ".lock",
+    }
+    assert load_recipe(str(run / "recipe.toml"), {}) == a_recipe(tmp_path)
+    assert [line.get("step") for line in jsonl(run / "journal.jsonl")] == [None, 1, 2, 3]
+    assert [line["step"] for line in jsonl(run / "metrics.jsonl")] == [1, 2, 3]
+    evals = jsonl(run / "evals.jsonl")
+    assert [(line["step"], line["role"]) for line in evals] == [(0, "target"), (3, "target")]
+    assert evals[1]["reward"] == outcome.tuned.reward
+    assert len(jsonl(run / "evals" / "conciseness-3.jsonl")) == 5
+    info = json.loads((run / "run.json").read_text())
+    base = load_model(str(tmp_path / "base"), device="cpu").model
+    assert info["state"] == "finished"
+    assert info["model"]["base"] == identity(base)
+    assert outcome.steps == 3
+    assert not outcome.stopped
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("make", [tiny_llama, tiny_qwen2])
+def test_the_saved_model_answers_as_the_tuned_one(tmp_path, monkeypatch, make, dtype):
+    sessions = []
+    opened = tune.open_session
+    monkeypatch.setattr(
+        tune, "open_session", lambda recipe: sessions.append(opened(recipe)) or sessions[-1]
+    )
+
+    run_tuning(a_recipe(tmp_path, model=make(dtype=dtype)), Notes(), never)
+
+    in_memory = sessions[0].loaded.model
+    saved = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "model")
+    tokens = torch.arange(5, 45).view(2, 20)
+    with torch.no_grad():
+        assert saved.dtype == dtype
+        assert saved(tokens).logits.equal(in_memory(tokens).logits)
+        assert not saved(tokens).logits.equal(
+            AutoModelForCausalLM.from_pretrained(tmp_path / "base")(tokens).logits
+        )
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "run" / "model")
+    assert tokenizer.chat_template == sessions[0].loaded.tokenizer.chat_template
+
+
+@pytest.mark.parametrize(
+    ("anchor", "antithetic"),
+    [
+        ({}, False),
+        ({"awd": 10.0, "norm": "l2"}, False),
+        ({"awd": 0.05, "norm": "l1"}, True),
+        ({"awd": 10.0, "norm": "l2", "drift": "float32"}, True),
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_journal_and_the_base_model_are_the_tuned_model(tmp_path, anchor, antithetic, dtype):
+    recipe = a_recipe(tmp_path, model=tiny_llama(dtype=dtype), anchor=anchor, antithetic=antithetic)
+    run_tuning(recipe, Notes(), never)
+    header, *steps = jsonl(tmp_path / "run" / "journal.jsonl")
+
+    base = load_model(str(tmp_path / "base"), device="cpu").model
+    assert identity(base) == header["base"]
+    drift = Drift(Weights(base), dtype=header["drift"], seed=derived_seed("drift", header["seed"]))
+    for step in steps:
+        members = population(
+            header["seed"], step["step"], header["population"], header["antithetic"]
+        )
+        counted = [
+            (member, c)
+            for member, c in zip(members, unpack(step["coefficients"]), strict=True)
+            if not math.isnan(c)
+        ]
+        drift.step(
+            [m for m, _ in counted],
+            [c for _, c in counted],
+            header["alpha"],
+            header["awd"],
+            header["norm"],
+        )
+
+    assert same(dict(base.named_parameters()), tuned_weights(tmp_path / "run"))
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_seed_others(tmp_path):
+    def run(name, seed):
+        recipe = replace(a_recipe(tmp_path, seed=seed), run=Run(dir=str(tmp_path / name)))
+        run_tuning(recipe, Notes(), never)
+        return (tmp_path / name / "journal.jsonl").read_bytes(), tuned_weights(tmp_path / name)
+
+    first, again, zero = run("first", 42), run("again", 42), run("zero", 0)
+
+    assert first[0] == again[0]
+    assert same(first[1], again[1])
+    assert first[0] != zero[0]
+    assert not same(first[1], zero[1])
+
+
+def test_a_seed_that_is_not_given_is_drawn_and_recorded(tmp_path):
+    run_tuning(a_recipe(tmp_path, seed=None, steps=1), Notes(), never)
+
+    seed = load_recipe(str(tmp_path / "run" / "recipe.toml"), {}).search.seed
+    assert isinstance(seed, int)
+    assert jsonl(tmp_path / "run" / "journal.jsonl")[0]["seed"] == seed
+
+
+def test_n_steps_make_n_updates_each_with_every_member(tmp_path, monkeypatch):
+    updates = []
+    step = Drift.step
+
+    def counted(self, members, *rest):
+        updates.append(len(members))
+        step(self, members, *rest)
+
+    monkeypatch.setattr(Drift, "step", counted)
+    given_rewards(monkeypatch, [0.1, 0.2, 0.3, 0.4] * 5)
+    notes = Notes()
+
+    run_tuning(a_recipe(tmp_path, steps=5), notes, never)
+
+    assert updates == [4] * 5
+    assert notes.members == [(step, done, 4) for step in range(1, 6) for done in range(1, 5)]
+
+
+def test_the_drift_of_a_run_is_what_the_forecast_says(tmp_path):
+    # 29,000 weights: the norm of random steps is within about 1 % of its expectation.
+    outcome = run_tuning(a_recipe(tmp_path, steps=6, population=8), Notes(), never)
+
+    assert outcome.drift == pytest.approx(outcome.forecast, rel=0.03)
+
+
+def test_all_members_of_a_step_see_the_same_rows(tmp_path, monkeypatch):
+    members = []
+    score = Rollout.score
+    monkeypatch.setattr(
+        Rollout, "score", lambda self, rows: members.append(rows.rows) or score(self, rows)
+    )
+
+    run_tuning(a_recipe(tmp_path, task={"rows_per_step": 2}), Notes(), never)
+
+    per_step = [members[start : start + 4] for start in (0, 4, 8)]
+    assert all(rows == step[0] and len(rows) == 2 for step in per_step for rows in step)
+    # Three steps of two rows deal the six train rows once each.
+    assert len({row.id for step in per_step for row in step[0]}) == 6
+
+
+def test_equal_rewards_leave_the_weights_and_are_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(tuning, "mean_reward", lambda results: 0.25)
+    notes = Notes()
+
+    outcome = run_tuning(a_recipe(tmp_path, steps=2), notes, never)
+
+    assert outcome.drift == 0
+    assert notes.notices == [
+        f"step {step}: all rewards are 0.25, so there is no update; the weights stay"
+        for step in (1, 2)
+    ]
+    base = load_model(str(tmp_path / "base"), device="cpu").model
+    assert same(dict(base.named_parameters()), tuned_weights(tmp_path / "run"))
+
+
+def test_a_member_without_a_finite_reward_is_left_out_and_said(tmp_path, monkeypatch):
+    given_rewards(monkeypatch, [0.1, math.nan, 0.2, 0.4])
+    notes = Notes()
+
+    run_tuning(a_recipe(tmp_path, steps=1), notes, never)
+
+    assert notes.notices == ["step 1: 1 of 4 members gave no finite reward and are left out"]
+    assert notes.steps[0].members == 3
+    assert notes.steps[0].reward_mean == pytest.approx(0.7 / 3)
+    coefficients = unpack(jsonl(tmp_path / "run" / "journal.jsonl")[1]["coefficients"])
+    assert [math.isnan(c) for c in coefficients] == [False, True, False, False]
+
+
+def test_mostly_overflowing_members_end_the_run_with_the_last_good_model(tmp_path, monkeypatch):
+    given_rewards(monkeypatch, [0.1, 0.2, 0.3, 0.4, math.nan, math.nan, math.inf, 0.2])
+
+    with pytest.raises(RunError, match="step 2: 3 of 4 members gave no finite reward") as caught:
+        run_tuning(a_recipe(tmp_path), Notes(), never)
+
+    assert "--dtype bfloat16" in caught.value.hint
+    assert [line.get("step") for line in jsonl(tmp_path / "run" / "journal.jsonl")] == [None, 1]
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["state"] == "failed"
+    tuned_weights(tmp_path / "run")
+
+
+def test_a_base_model_that_overflows_is_refused_before_the_first_step(tmp_path):
+    model = tiny_llama(dtype=torch.float16)
+    # Finite weights, whose products pass the largest float16.
+    model.model.embed_tokens.weight.mul_(30000)
+    model.model.layers[0].mlp.down_proj.weight.fill_(60000)
+
+    with pytest.raises(RunError, match=r"base model gives NaN .* in torch.float16") as caught:
+        run_tuning(a_recipe(tmp_path, model=model), Notes(), never)
+
+    assert caught.value.hint == "take --dtype bfloat16 or float32"
+    assert not (tmp_path / "run" / "model").exists()
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["state"] == "failed"
+
+
+def test_stopping_finishes_the_step_in_hand_and_saves_the_model(tmp_path):
+    notes = Notes()
+
+    outcome = run_tuning(a_recipe(tmp_path, steps=50), notes, lambda: len(notes.steps) >= 2)
+
+    assert outcome.stopped
+    assert outcome.steps == 2
+    assert [line["step"] for line in jsonl(tmp_path / "run" / "evals.jsonl")] == [0, 2]
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["state"] == "stopped"
+    tuned_weights(tmp_path / "run")
+
+
+def test_a_stop_at_once_leaves_nothing_half_written(tmp_path, monkeypatch):
+    def interrupted(loaded, folder):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("esft.models.save._save_tokenizer", lambda *a, **k: interrupted(*a[:2]))
+
+    with pytest.raises(KeyboardInterrupt):
+        run_tuning(a_recipe(tmp_path, steps=1), Notes(), never)
+
+    assert not (tmp_path / "run" / "model").exists()
+    assert not list((tmp_path / "run").glob(".*.partial"))
+    assert len(jsonl(tmp_path / "run" / "journal.jsonl")) == 2
+
+
+def test_a_step_that_cannot_be_recorded_is_not_made(tmp_path, monkeypatch):
+    from esft.engine.journal import Journal
+
+    append = Journal.append
+
+    def full(self, step):
+        if step.step == 2:
+            raise RunError("journal.jsonl cannot be written: No space left on device")
+        append(self, step)
+
+    monkeypatch.setattr(Journal, "append", full)
+
+    with pytest.raises(RunError, match="No space left"):
+        run_tuning(a_recipe(tmp_path), Notes(), never)
+
+    steps = jsonl(tmp_path / "run" / "journal.jsonl")[1:]
+    base = load_model(str(tmp_path / "base"), device="cpu").model
+    drift = Drift(Weights(base), dtype="float16", seed=derived_seed("drift", 1))
+    drift.step(population(1, 1, 4), list(unpack(steps[0]["coefficients"])), 0.02, 0.0, "l1")
+    assert len(steps) == 1
+    assert same(dict(base.named_parameters()), tuned_weights(tmp_path / "run"))
+
+
+def test_memory_that_runs_out_in_a_step_is_said_and_no_torn_model_is_saved(tmp_path, monkeypatch):
+    update = Drift._update
+
+    def cramped(self, *rest):
+        update(self, *rest)
+        if self._steps == 2:
+            raise torch.OutOfMemoryError("no room")
+
+    monkeypatch.setattr(Drift, "_update", cramped)
+    given_rewards(monkeypatch, [0.1, 0.2, 0.3, 0.4] * 2)
+    notes = Notes()
+
+    with pytest.raises(ModelError, match="memory ran out in step 2, outside the scoring"):
+        run_tuning(a_recipe(tmp_path), notes, never)
+
+    assert not (tmp_path / "run" / "model").exists()
+    assert "model of step 1 was not saved: a step was interrupted half-way" in notes.notices[-1]
+    assert len(jsonl(tmp_path / "run" / "journal.jsonl")) == 3
+
+
+def test_a_batch_too_large_is_split_recorded_and_changes_no_answer(tmp_path, monkeypatch):
+    plain = run_tuning(a_recipe(tmp_path), Notes(), never)
+    generate = Rollout._answer
+
+    def cramped(self, prepared):
+        run = self.batches.run
+
+        def limited(items, work):
+            def work_within(batch):
+                if len(batch) > 2:
+                    raise torch.OutOfMemoryError("no room")
+                return work(batch)
+
+            return run(items, work_within)
+
+        monkeypatch.setattr(self.batches, "run", limited)
+        try:
+            return generate(self, prepared)
+        finally:
+            monkeypatch.setattr(self.batches, "run", run)
+
+    monkeypatch.setattr(Rollout, "_answer", cramped)
+    monkeypatch.setenv("ESFT_CACHE_DIR", str(tmp_path / "empty"))
+    notes = Notes()
+    recipe = replace(a_recipe(tmp_path), run=Run(dir=str(tmp_path / "split")))
+
+    split = run_tuning(recipe, notes, never)
+
+    journals = [(tmp_path / name / "journal.jsonl").read_bytes() for name in ("run", "split")]
+    assert journals[0] == journals[1]
+    assert same(tuned_weights(tmp_path / "run"), tuned_weights(tmp_path / "split"))
+    assert split.tuned.reward == plain.tuned.reward
+    batches = json.loads((tmp_path / "split" / "run.json").read_text())["batches"]
+    assert batches == [[0, 64], [0, 2]]
+    assert any("memory ran out" in notice for notice in notes.notices)
+
+
+def test_globs_leave_parameters_alone(tmp_path):
+    recipe = a_recipe(tmp_path)
+    recipe = replace(recipe, model=replace(recipe.model, exclude=("*norm*", "*embed*")))
+
+    run_tuning(recipe, Notes(), never)
+
+    base = dict(load_model(str(tmp_path / "base"), device="cpu").model.named_parameters())
+    tuned = tuned_weights(tmp_path / "run")
+    stayed = {name for name in base if base[name].equal(tuned[name])}
+    assert stayed == {name for name in base if "norm" in name or "embed" in name}
+
+
+def test_the_first_lines_say_what_will_happen(tmp_path):
+    notes = Notes()
+    recipe = a_recipe(tmp_path, anchor={"awd": 10.0, "norm": "l2"}, steps=500, sigma=1e-5)
+
+    run_tuning(recipe, notes, lambda: True)
+
+    (plan,) = notes.plans
+    text = "\n".join(" ".join(line) for line in plan.lines)
+    for expected in (
+        "float32 on cpu",
+        "conciseness by generate up to 6 tokens: 6 train rows",
+        "5 holdout",
+        "500 steps, N 4, sigma 1e-05, alpha 0.02, zscore, seed 1",
+        "L2, alpha * lambda 0.2 a step, half-life 4 steps",
+        "restoring",
+        str(tmp_path / "run"),
+    ):
+        assert expected in text
+    assert notes.estimates[0][0] > 0
+
+
+def test_a_run_folder_that_exists_is_refused_before_anything_is_loaded(tmp_path):
+    recipe = a_recipe(tmp_path)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "precious").write_text("")
+    notes = Notes()
+
+    with pytest.raises(RunError, match="exists"):
+        run_tuning(recipe, notes, never)
+
+    assert notes.phases == []

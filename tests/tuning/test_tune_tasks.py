@@ -1,0 +1,119 @@
+"""Runs on a user's own tasks, and on rewards that need no answer."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from tiny_runs import Notes, a_recipe, never
+
+from esft.errors import TaskError
+from esft.recipe.settings import Task
+from esft.rollout.rollout import Rollout
+from esft.tuning.start import run_tuning
+
+
+def jsonl(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def own_recipe(folder, file, **task):
+    settings = {"rows_per_step": 4, "max_new_tokens": 5} | task
+    return replace(a_recipe(folder, steps=2), task=Task(name=str(file), **settings))
+
+
+def write_program(folder, body):
+    """A program with 16 rows and a reward() of this body."""
+    rows = 'def rows():\n    return [{"prompt": f"Say {n}!", "n": n} for n in range(16)]\n\n\n'
+    file = folder / "my.py"
+    file.write_text(f"{rows}def reward(row, answer):\n{body}")
+    return file
+
+
+def test_ones_own_rows_are_tuned_on_and_measured_half_and_half(tmp_path):
+    rows = [{"prompt": f"What is {n} + 1?", "answer": n + 1} for n in range(11)]
+    file = tmp_path / "sums.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    outcome = run_tuning(own_recipe(tmp_path, file, grader="number"), Notes(), never)
+
+    assert outcome.task == "sums"
+    assert outcome.base.n == 5
+    info = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert (info["rows"]["train"]["n"], info["rows"]["holdout"]["n"]) == (6, 5)
+    assert outcome.grader_failures == 0
+
+
+def test_a_run_without_a_folder_named_is_called_after_the_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    file = write_program(tmp_path, "    return len(answer)\n")
+    recipe = own_recipe(tmp_path, file)
+
+    outcome = run_tuning(replace(recipe, run=replace(recipe.run, dir=None)), Notes(), never)
+
+    assert outcome.run_path.startswith("runs/my-")
+
+
+def test_a_program_grades_with_any_finite_number(tmp_path):
+    file = write_program(tmp_path, "    return -10.0 - len(answer)\n")
+
+    outcome = run_tuning(own_recipe(tmp_path, file), Notes(), never)
+
+    lengths = [len(result.answer) for result in outcome.base.results]
+    assert [result.reward for result in outcome.base.results] == [-10.0 - n for n in lengths]
+    assert outcome.base.accuracy == 0
+
+
+def test_answers_without_a_score_count_as_0_are_counted_and_shown_once(tmp_path):
+    file = write_program(tmp_path, '    return 1 / (row["n"] % 2)\n')
+    notes = Notes()
+
+    outcome = run_tuning(own_recipe(tmp_path, file), notes, never)
+
+    told = [notice for notice in notes.notices if "grader gave no score" in notice]
+    assert len(told) == 1
+    assert "raised ZeroDivisionError" in told[0]
+    assert told[0].startswith("my at step 0: ")
+    # Half of all answers: 8 holdout rows twice, and those of two steps of four members.
+    metrics = jsonl(tmp_path / "run" / "metrics.jsonl")
+    assert outcome.grader_failures == 8 + sum(line["grader_failures"] for line in metrics)
+    assert outcome.base.summary()["grader_failures"] == 4
+    assert all(result.reward == (0.0 if result.failure else 1.0) for result in outcome.base.results)
+
+
+def test_a_program_that_cannot_be_imported_stops_before_a_model_is_loaded(tmp_path):
+    file = write_program(tmp_path, "    return 1\nimport no_such_module_anywhere\n")
+    recipe = own_recipe(tmp_path, file)
+    recipe = replace(recipe, model=replace(recipe.model, id=str(tmp_path / "no model")))
+
+    with pytest.raises(TaskError, match="no_such_module_anywhere"):
+        run_tuning(recipe, Notes(), never)
+
+
+def test_with_reward_logprob_members_answer_nothing_and_the_base_and_the_end_do(
+    tmp_path, monkeypatch
+):
+    answered = []
+    answer = Rollout._answer
+    monkeypatch.setattr(
+        Rollout, "_answer", lambda self, rows: answered.append(len(rows.rows)) or answer(self, rows)
+    )
+    recipe = a_recipe(tmp_path, task={"reward": "logprob"})
+
+    outcome = run_tuning(recipe, Notes(), never)
+
+    assert answered == [5, 5]
+    assert outcome.base.reward < 0
+    assert 0 <= outcome.base.accuracy <= 1
+    metrics = jsonl(tmp_path / "run" / "metrics.jsonl")
+    assert [line["correct"] for line in metrics] == [None] * 3
+    assert all(line["reward_best"] < 0 for line in metrics)
+
+
+def test_reward_logprob_is_learned(tmp_path):
+    recipe = a_recipe(
+        tmp_path, task={"reward": "logprob"}, steps=12, population=16, antithetic=True
+    )
+
+    outcome = run_tuning(recipe, Notes(), never)
+
+    assert outcome.tuned.reward > outcome.base.reward + 0.05
