@@ -16,7 +16,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from esft.cli.stop import StopSignals
 
 if TYPE_CHECKING:
-    from esft.rollout.evaluate import Evaluation
+    from esft.rollout.results import Evaluation
     from esft.tuning.plan import Plan
     from esft.tuning.watcher import Outcome, StepMetrics, TaskScores
 
@@ -154,7 +154,7 @@ def wrapped(label: str, text: str) -> str:
 
 def change_text(scores: TaskScores) -> str:
     """Return the share right before and now, with the change row by row, and their errors."""
-    from esft.rollout.evaluate import paired_change
+    from esft.rollout.results import paired_change
 
     change, error = paired_change(scores.base, scores.now, "correct")
     return (
@@ -168,7 +168,7 @@ def _short(evaluation: Evaluation) -> str:
 
 def outcome_text(outcome: Outcome) -> str:
     """Return the result of a run, for people."""
-    from esft.rollout.evaluate import paired_change
+    from esft.rollout.results import paired_change
 
     lines = [f"{outcome.task}, {outcome.base.n} holdout rows, +- standard error"]
     for label, attribute, what in (

@@ -15,7 +15,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from esft.embedded.card import Made, card
 from esft.embedded.examples import IGNORED, Mixture, accuracy, encode
 from esft.embedded.form import character_tokenizer, untrained_model
-from esft.models.quiet import quiet
 from esft.tasks.synthetic import SYNTHETIC, TARGETS
 from esft.tasks.synthetic_rows import puzzles
 
@@ -129,8 +128,7 @@ def main(out: Path, steps: int, batch: int, seed: int, threads: int) -> None:
         weights=model.num_parameters(),
         scores=_scores(model, tokenizer),
     )
-    with quiet(no_bars=True):
-        model.save_pretrained(out)
+    model.save_pretrained(out)
     tokenizer.save_pretrained(out, save_jinja_files=False)
     (out / "README.md").write_text(card(made), encoding="utf-8")
 

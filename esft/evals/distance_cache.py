@@ -7,8 +7,7 @@ from pathlib import Path
 
 from esft import __version__
 from esft.errors import RunError
-from esft.files import write_whole, writing
-from esft.models.base_cache import cache_folder
+from esft.files import cache_folder, write_whole, writing
 
 
 class DistanceCache:

@@ -8,7 +8,8 @@ from esft.evals.subjects import Subject
 from esft.rollout.batches import Batches
 from esft.rollout.cache import ScoreCache
 from esft.rollout.cache_key import Remembered, way_of
-from esft.rollout.evaluate import Evaluation, evaluate
+from esft.rollout.evaluate import evaluate
+from esft.rollout.results import Evaluation
 from esft.tuning.watcher import Watcher
 
 

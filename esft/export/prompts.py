@@ -8,12 +8,11 @@ from esft.errors import TaskError
 from esft.recipe.paths import placed
 from esft.recipe.toml import load_recipe
 from esft.rollout.generate import encode_prompt
-from esft.rollout.rollout import chosen_scoring
 from esft.runs.folder import RunFolder
 from esft.tasks.benchmarks.conciseness import CONCISENESS
 from esft.tasks.registry import data_folder, get_task
 from esft.tasks.rows import read_split, split_rows
-from esft.tasks.task import Row
+from esft.tasks.task import Row, chosen_scoring
 from esft.tuning.rebuild import Source
 from esft.tuning.watcher import Watcher
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from esft.errors import AnchorError
-from esft.files import FULL_DISK
+from esft.files import FULL_DISK, cache_folder
 
 KINDS = {
     torch.float64: "F64",
@@ -32,18 +32,6 @@ ELSEWHERE = (
 
 _PIECE = 1 << 22  # bytes on the host at a time
 _ABANDONED = 3600  # seconds without a write, after which the writer of a part is taken for dead
-
-
-def cache_folder() -> Path:
-    """Return where esft keeps what it can make again.
-
-    $ESFT_CACHE_DIR, else $XDG_CACHE_HOME/esft, else ~/.cache/esft.
-    """
-    own = os.environ.get("ESFT_CACHE_DIR")
-    if own:
-        return Path(own).expanduser()
-    shared = os.environ.get("XDG_CACHE_HOME")
-    return (Path(shared) if shared else Path.home() / ".cache") / "esft"
 
 
 def base_path(base_identity: str) -> Path:

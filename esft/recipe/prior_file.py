@@ -138,7 +138,7 @@ def _check_task(spec: PriorSpec, line: _Line) -> None:
     try:
         task = get_task(spec.name, spec.grader)
         if spec.scoring is not None or spec.reward is not None:
-            from esft.rollout.rollout import chosen_scoring  # torch comes with it
+            from esft.tasks.task import chosen_scoring
 
             chosen_scoring(task, spec.scoring, spec.reward)
     except UnknownTaskError as error:

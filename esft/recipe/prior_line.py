@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from esft.files import slug
 from esft.recipe.check import Problem, SettingsError, as_toml, nearest, shown
-from esft.runs.names import slug
 from esft.tasks.words import GRADERS, REWARDS, SCORINGS, SPLITS
 
 OWN = (".jsonl", ".py")

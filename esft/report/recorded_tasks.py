@@ -3,9 +3,9 @@
 import math
 from pathlib import Path
 
+from esft.files import slug
 from esft.report.eval_file import score_of
 from esft.report.numbers import Change, Judgement, Score, TaskNumbers, number
-from esft.runs.names import slug
 from esft.runs.records import read_lines
 from esft.stats.paired import compare, compare_rewards
 from esft.stats.verdict import diagnose

@@ -8,10 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from esft.errors import RunError
-from esft.files import append_line, writing
-from esft.models.base_cache import cache_folder
-from esft.rollout.rollout import RowResult
-from esft.runs.recorded import result_of
+from esft.files import append_line, cache_folder, writing
+from esft.rollout.results import RowResult, result_of
 from esft.tasks.task import Row
 
 

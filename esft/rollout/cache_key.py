@@ -8,7 +8,8 @@ import torch
 
 from esft import __version__
 from esft.rollout.cache import ScoreCache, Way, Weighed
-from esft.rollout.rollout import Rollout, RowResult
+from esft.rollout.results import RowResult
+from esft.rollout.rollout import Rollout
 from esft.tasks.task import Row
 
 

@@ -4,31 +4,15 @@ import copy
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from esft.errors import TaskError
 from esft.rollout.batches import Batches
 from esft.rollout.generate import greedy_answers
 from esft.rollout.logprobs import Continuation, Forced, forced, logprobs
 from esft.rollout.prepared import Prepared, tokenized
-from esft.tasks.task import Row, Score, Task
-
-
-@dataclass(frozen=True, kw_only=True)
-class RowResult:
-    """What a model made of one row."""
-
-    reward: float
-    """NaN where the model overflowed."""
-    correct: bool | None
-    """None where it was not looked at: reward "logprob" needs no answer."""
-    answer: str
-    """The text generated, or the option chosen; by scoring "exact" the likeliest token in each
-    place of the reference. Empty where nothing was looked at."""
-    correct_unnormalized: bool | None = None
-    """For choice: right without dividing by the length of the options (acc)."""
-    failure: str | None = None
-    """Why the grader gave no score, which counts as 0; None where it gave one."""
+from esft.rollout.results import RowResult
+from esft.tasks.task import Row, Score, Task, chosen_scoring
 
 
 class Rollout:
@@ -201,27 +185,6 @@ class Rollout:
                 )
 
 
-def chosen_scoring(task: Task, scoring: str | None, reward: str | None) -> str:
-    """Return the way a task is scored, checked against what it and the reward allow.
-
-    Raises:
-        TaskError: if the task has no such scoring, or "prob" is asked of generate.
-    """
-    scoring = task.scoring if scoring is None else scoring
-    if scoring not in task.scorings:
-        raise TaskError(
-            f"scoring is {scoring!r}, expected {' or '.join(task.scorings)} for {task.name}"
-        )
-    if reward == "prob" and scoring != "choice":
-        raise TaskError(
-            f"reward is 'prob', which needs options to choose from: {task.name} is scored by "
-            f"{scoring}",
-            hint="set task.reward to logprob or correct, or task.scoring to choice where the task "
-            "has it",
-        )
-    return scoring
-
-
 @contextmanager
 def contiguous_output(model) -> Iterator[None]:
     """Let the output layer see contiguous input inside the block.
@@ -236,14 +199,6 @@ def contiguous_output(model) -> Iterator[None]:
         yield
     finally:
         hook.remove()
-
-
-def mean_reward(results: list[RowResult]) -> float:
-    """Return the mean reward, summed in float64 in row order; NaN if any row overflowed."""
-    total = 0.0
-    for result in results:
-        total += result.reward
-    return total / len(results)
 
 
 def _choice_result(row: Row, logprobs: list[float], reward: str | None) -> RowResult:

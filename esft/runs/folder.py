@@ -10,7 +10,7 @@ from pathlib import Path
 from esft.engine.journal import Journal
 from esft.errors import RunError
 from esft.files import append_line, write_whole, writing
-from esft.runs.names import slug
+from esft.files import slug
 from esft.runs.records import RUN_FORMAT, read_info
 
 

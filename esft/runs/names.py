@@ -1,9 +1,9 @@
 """Which folder a run goes to, and which one a name means."""
 
-import re
 from pathlib import Path
 
 from esft.errors import RunError
+from esft.files import slug
 
 RUNS = Path("runs")
 
@@ -64,11 +64,6 @@ def list_runs() -> list[Path]:
 def is_run(path: Path) -> bool:
     """Return whether a path is a run folder."""
     return (path / "run.json").is_file()
-
-
-def slug(text: str) -> str:
-    """Return a text as a part of a file's name."""
-    return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-.") or "run"
 
 
 def _newest() -> Path:

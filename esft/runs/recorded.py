@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 from esft.errors import RunError
 from esft.files import write_whole
-from esft.rollout.evaluate import Evaluation
-from esft.rollout.rollout import RowResult
+from esft.rollout.results import Evaluation, number, result_of
 from esft.runs.folder import RunFolder
 from esft.runs.records import read_lines
 
@@ -58,10 +57,10 @@ def evaluation(run: RunFolder, summary: dict[str, object]) -> Evaluation:
         )
     return Evaluation(
         n=len(rows),
-        accuracy=_number(summary["accuracy"]),
-        accuracy_se=_number(summary["se"]),
-        reward=_number(summary["reward"]),
-        reward_se=_number(summary["reward_se"]),
+        accuracy=number(summary["accuracy"]),
+        accuracy_se=number(summary["se"]),
+        reward=number(summary["reward"]),
+        reward_se=number(summary["reward_se"]),
         acc=summary.get("acc"),
         results=tuple(result_of(row) for row in rows),
     )
@@ -77,20 +76,5 @@ def drop_after(run: RunFolder, step: int) -> None:
                 write_whole(path, text)
 
 
-def result_of(row: dict) -> RowResult:
-    """Return what a line of rows says a model made of a row."""
-    return RowResult(
-        reward=_number(row["reward"]),
-        correct=row["correct"],
-        answer=row["answer"],
-        correct_unnormalized=row.get("correct_unnormalized"),
-        failure=row.get("failure"),
-    )
-
-
 def _key(line: dict[str, object]) -> tuple[object, object]:
     return line["step"], line.get("task")
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else value

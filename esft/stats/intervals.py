@@ -87,3 +87,13 @@ def _quantiles(cells: np.ndarray, tail: float) -> tuple[int, int]:
     low = int(np.searchsorted(below, tail, side="right"))
     high = int(np.searchsorted(below, 1 - tail, side="left"))
     return first + low, first + high
+
+
+def mean_and_error(values: list[float]) -> tuple[float, float]:
+    """Return the mean and its standard error (ddof 1); the error of a single value is NaN."""
+    count = len(values)
+    mean = math.fsum(values) / count
+    if count == 1:
+        return mean, math.nan
+    variance = math.fsum((value - mean) ** 2 for value in values) / (count - 1)
+    return mean, math.sqrt(variance / count)

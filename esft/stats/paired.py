@@ -4,8 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from esft.rollout.evaluate import mean_and_error
-from esft.stats.intervals import Interval, bootstrap_interval
+from esft.stats.intervals import Interval, bootstrap_interval, mean_and_error
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from esft.errors import TaskError
+
 Scoring = Literal["choice", "generate", "exact"]
 """How a row is scored: by the log-probabilities of its options, by grading a greedy answer, or by
 whether the greedy answer is the reference to the token, which takes one forward and no answer."""
@@ -149,3 +151,24 @@ class Task:
     )
     """Our split to what the source calls it. One without right answers, or that there is not,
     is left out."""
+
+
+def chosen_scoring(task: Task, scoring: str | None, reward: str | None) -> str:
+    """Return the way a task is scored, checked against what it and the reward allow.
+
+    Raises:
+        TaskError: if the task has no such scoring, or "prob" is asked of generate.
+    """
+    scoring = task.scoring if scoring is None else scoring
+    if scoring not in task.scorings:
+        raise TaskError(
+            f"scoring is {scoring!r}, expected {' or '.join(task.scorings)} for {task.name}"
+        )
+    if reward == "prob" and scoring != "choice":
+        raise TaskError(
+            f"reward is 'prob', which needs options to choose from: {task.name} is scored by "
+            f"{scoring}",
+            hint="set task.reward to logprob or correct, or task.scoring to choice where the task "
+            "has it",
+        )
+    return scoring

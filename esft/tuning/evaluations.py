@@ -6,8 +6,9 @@ from collections.abc import Callable
 from esft.errors import RunError
 from esft.rollout.cache import ScoreCache, Weighed
 from esft.rollout.cache_key import Remembered, way_of
-from esft.rollout.evaluate import Evaluation, evaluate
+from esft.rollout.evaluate import evaluate
 from esft.rollout.prepared import Prepared
+from esft.rollout.results import Evaluation
 from esft.rollout.rollout import Rollout
 from esft.runs.folder import RunFolder
 from esft.runs.recorded import Best, best_of, evaluation, summaries
@@ -118,7 +119,7 @@ class Evaluations:
             )
         self._failures.add(f"{task} at step {step}", rows, list(found.results))
         summary = {"step": step, "task": task, "role": role} | found.summary()
-        self._run.record_evaluation(summary, found.rows(rows))
+        self._run.record_evaluation(summary, found.rows(rows.rows))
         self._recorded.append(summary)
         return found
 

@@ -3,7 +3,7 @@
 import reprlib
 
 from esft.rollout.prepared import Prepared
-from esft.rollout.rollout import RowResult
+from esft.rollout.results import RowResult
 from esft.tuning.watcher import Watcher
 
 

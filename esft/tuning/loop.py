@@ -15,7 +15,7 @@ from esft.errors import EsftError, ModelError, RunError
 from esft.models.save import save_model
 from esft.rollout.batches import out_of_memory
 from esft.rollout.prepared import Prepared
-from esft.rollout.rollout import RowResult, mean_reward
+from esft.rollout.results import RowResult, mean_reward
 from esft.runs.folder import RunFolder
 from esft.runs.snapshots import Snapshots
 from esft.tuning.evaluations import Evaluations

@@ -10,10 +10,10 @@ from esft.recipe.prior_line import PriorSpec, repeated
 from esft.recipe.settings import Recipe
 from esft.rollout.batches import Batches
 from esft.rollout.prepared import Prepared
-from esft.rollout.rollout import Rollout, chosen_scoring
+from esft.rollout.rollout import Rollout
 from esft.tasks.registry import data_folder, get_task
 from esft.tasks.rows import read_split, row_source
-from esft.tasks.task import Row, RowSource, Task
+from esft.tasks.task import Row, RowSource, Task, chosen_scoring
 
 
 @dataclass(frozen=True, kw_only=True)

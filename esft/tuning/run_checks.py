@@ -5,10 +5,10 @@ from pathlib import Path
 from esft.engine.journal_read import JournalRecord
 from esft.errors import EsftError, JournalError, RunError
 from esft.recipe.settings import Recipe
-from esft.rollout.evaluate import mean_and_error
 from esft.runs.folder import RunFolder
 from esft.runs.recorded import evaluation, metrics, summaries
 from esft.runs.snapshots import Snapshots
+from esft.stats.intervals import mean_and_error
 from esft.tuning.differences import recipe_differences
 
 DAMAGE = (EsftError, OSError, LookupError, TypeError, ValueError, AttributeError)

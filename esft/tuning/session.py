@@ -10,10 +10,10 @@ from esft.recipe.settings import Recipe
 from esft.recipe.settings import Task as TaskSettings
 from esft.rollout.batches import Batches
 from esft.rollout.prepared import Prepared
-from esft.rollout.rollout import Rollout, chosen_scoring
+from esft.rollout.rollout import Rollout
 from esft.tasks.registry import data_folder, get_task
 from esft.tasks.rows import Split, split_rows
-from esft.tasks.task import Task
+from esft.tasks.task import Task, chosen_scoring
 from esft.tuning.prior_tasks import PriorTask, prior_rows, ready
 from esft.tuning.tuned_model import Base, open_base
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Protocol
 
-from esft.rollout.evaluate import Evaluation
+from esft.rollout.results import Evaluation
 from esft.tuning.plan import Plan
 
 

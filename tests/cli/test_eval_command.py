@@ -10,7 +10,8 @@ from tiny_runs import Notes, a_recipe, never
 
 from esft.cli import main
 from esft.recipe.settings import Prior, Run
-from esft.rollout.rollout import Rollout, RowResult
+from esft.rollout.results import RowResult
+from esft.rollout.rollout import Rollout
 from esft.tuning.start import run_tuning
 
 

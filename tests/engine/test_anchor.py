@@ -16,7 +16,8 @@ from some_weights import (
 )
 
 from esft.engine import Drift, Member, Weights, perturbed
-from esft.engine.drift import DRIFT_STORES, STORES
+from esft.engine.anchor import STORES
+from esft.engine.drift import DRIFT_STORES
 from esft.engine.perturb import revert_way
 from esft.errors import AnchorError
 

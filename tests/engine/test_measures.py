@@ -17,7 +17,8 @@ from some_weights import (
 from test_scratch import Allocated
 
 from esft.engine import Drift, Member, Weights, perturbed
-from esft.engine.drift import DRIFT_STORES, STORES
+from esft.engine.anchor import STORES
+from esft.engine.drift import DRIFT_STORES
 from esft.engine.measures import layer_of, measures
 from esft.errors import AnchorError
 

@@ -7,8 +7,7 @@ import pytest
 
 from esft.evals.evaluator import Measured
 from esft.evals.record import task_record
-from esft.rollout.evaluate import evaluation_of
-from esft.rollout.rollout import RowResult
+from esft.rollout.results import RowResult, evaluation_of
 from esft.tasks.task import Row
 
 BASE = "1100" * 25

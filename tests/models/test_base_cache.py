@@ -17,7 +17,8 @@ from tiny_models import write_gguf
 import esft.models.base_file as base_weights
 from esft.engine.identity import identity
 from esft.errors import AnchorError
-from esft.models.base_cache import cache_folder, write_base
+from esft.files import cache_folder
+from esft.models.base_cache import write_base
 from esft.models.base_file import map_base
 from esft.models.load import load_model
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from esft.errors import RecipeError
 from esft.recipe.check import SettingsError
-from esft.recipe.prior_file import PriorSpec, parse_prior_line, read_prior_file, read_priors
+from esft.recipe.prior_file import read_prior_file, read_priors
+from esft.recipe.prior_line import PriorSpec, parse_prior_line
 from esft.tasks.words import GRADERS, REWARDS, SCORINGS, SPLITS
 
 

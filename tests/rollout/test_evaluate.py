@@ -4,8 +4,10 @@ import pytest
 from scoring import a_task, choice_row
 from tiny_models import tiny_llama, tiny_tokenizer
 
-from esft.rollout.evaluate import Evaluation, evaluate, mean_and_error, paired_change
-from esft.rollout.rollout import Rollout, RowResult
+from esft.rollout.evaluate import evaluate
+from esft.rollout.results import Evaluation, RowResult, paired_change
+from esft.rollout.rollout import Rollout
+from esft.stats.intervals import mean_and_error
 
 
 def an_evaluation(rewards):
@@ -53,7 +55,7 @@ def test_an_evaluation_of_options_gives_both_accuracies_and_a_record_a_row():
 
     evaluation = evaluate(rollout, prepared)
 
-    summary, records = evaluation.summary(), evaluation.rows(prepared)
+    summary, records = evaluation.summary(), evaluation.rows(prepared.rows)
     assert summary["n"] == 12
     assert summary["accuracy"] == summary["acc_norm"] == sum(r["correct"] for r in records) / 12
     assert summary["acc"] == sum(r.correct_unnormalized for r in evaluation.results) / 12

@@ -10,7 +10,8 @@ from tiny_models import letters_model, tiny_llama, tiny_tokenizer
 from esft.errors import TaskError
 from esft.rollout.batches import Batches
 from esft.rollout.logprobs import logprobs
-from esft.rollout.rollout import Rollout, RowResult, mean_reward
+from esft.rollout.results import RowResult, mean_reward
+from esft.rollout.rollout import Rollout
 from esft.tasks.task import Score
 
 

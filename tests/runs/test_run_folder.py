@@ -5,7 +5,8 @@ import pytest
 
 from esft.engine.journal_read import read_journal
 from esft.errors import RunError
-from esft.runs.folder import RUN_FORMAT, create_run, open_run, require_room
+from esft.runs.records import RUN_FORMAT
+from esft.runs.folder import create_run, open_run, require_room
 from esft.runs.names import choose_run_path
 
 

@@ -4,8 +4,7 @@ import random
 import numpy as np
 import pytest
 
-from esft.rollout.evaluate import mean_and_error
-from esft.stats.intervals import bootstrap_interval
+from esft.stats.intervals import bootstrap_interval, mean_and_error
 
 
 def changed(rows, gained, lost):

@@ -3,7 +3,7 @@ from itertools import product
 
 import pytest
 
-from esft.rollout.evaluate import mean_and_error
+from esft.stats.intervals import mean_and_error
 from esft.stats.paired import compare, compare_rewards, mcnemar
 
 

@@ -11,7 +11,7 @@ from esft.recipe.paths import own_files, placed
 from esft.recipe.prior_line import parse_prior_line
 from esft.recipe.settings import Prior
 from esft.rollout.batches import Batches
-from esft.rollout.evaluate import mean_and_error
+from esft.stats.intervals import mean_and_error
 from esft.tasks.registry import get_task
 from esft.tasks.rows import read_split
 from esft.tuning.prior_tasks import prior_rows, ready, rows_of
