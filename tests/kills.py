@@ -24,7 +24,7 @@ import esft.runs.folder
 import esft.runs.snapshots
 from esft.engine.drift import Drift
 from esft.errors import EsftError
-from esft.recipe.settings import Anchor, Model, Prior, Recipe, Run, Search, Task
+from esft.recipe.settings import Anchor, Model, Prior, Recipe, Run, Search, TaskSettings
 from esft.rollout.rollout import Rollout
 from esft.tuning.resume import Finished, resume_tuning
 from esft.tuning.start import run_tuning
@@ -48,7 +48,7 @@ def embedded_recipe(folder, **anchor):
     """Return a recipe of a few short steps on the embedded model."""
     return Recipe(
         model=Model(id="embedded", device="cpu"),
-        task=Task(
+        task=TaskSettings(
             name="subtract-two-digits", train=48, holdout=24, rows_per_step=12, reward="logprob"
         ),
         search=Search(seed=3, steps=6, population=6, sigma=0.005, alpha=0.05, antithetic=True),

@@ -4,7 +4,7 @@ import json
 
 from tiny_models import write_model
 
-from esft.recipe.settings import Anchor, Model, Recipe, Run, Search, Task
+from esft.recipe.settings import Anchor, Model, Recipe, Run, Search, TaskSettings
 
 
 def a_recipe(folder, *, model=None, anchor=None, task=None, **search):
@@ -16,7 +16,7 @@ def a_recipe(folder, *, model=None, anchor=None, task=None, **search):
     rows = {"train": 6, "holdout": 5, "max_new_tokens": 6} | (task or {})
     return Recipe(
         model=Model(id=str(model_folder), device="cpu"),
-        task=Task(name="conciseness", **rows),
+        task=TaskSettings(name="conciseness", **rows),
         search=Search(**settings),
         anchor=Anchor(**(anchor or {})),
         run=Run(dir=str(folder / "run")),

@@ -45,7 +45,7 @@ class Model:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Task:
+class TaskSettings:
     """What the model is tuned on, and how answers are rewarded: the [task] table."""
 
     name: str
@@ -222,7 +222,7 @@ class Recipe:
     """Every setting of a run, checked; SettingsError where tables contradict each other."""
 
     model: Model
-    task: Task
+    task: TaskSettings
     search: Search = field(default_factory=Search)
     anchor: Anchor = field(default_factory=Anchor)
     prior: Prior = field(default_factory=Prior)

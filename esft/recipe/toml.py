@@ -15,14 +15,14 @@ from esft.recipe.settings import (
     Recipe,
     Run,
     Search,
-    Task,
+    TaskSettings,
     peak_problems,
     pull_problems,
 )
 
 _TABLES = {
     "model": Model,
-    "task": Task,
+    "task": TaskSettings,
     "search": Search,
     "anchor": Anchor,
     "prior": Prior,

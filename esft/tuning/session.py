@@ -6,8 +6,7 @@ from dataclasses import dataclass, replace
 from esft.engine import Drift, Weights
 from esft.errors import RecipeError
 from esft.models.load import LoadedModel, load_model
-from esft.recipe.settings import Recipe
-from esft.recipe.settings import Task as TaskSettings
+from esft.recipe.settings import Recipe, TaskSettings
 from esft.rollout.batches import Batches
 from esft.rollout.prepared import Prepared
 from esft.rollout.rollout import Rollout

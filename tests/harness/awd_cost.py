@@ -15,7 +15,7 @@ from dataclasses import replace
 
 from esft.engine.members import population
 from esft.engine.perturb import perturbed
-from esft.recipe.settings import Anchor, Model, Recipe, Search, Task
+from esft.recipe.settings import Anchor, Model, Recipe, Search, TaskSettings
 from esft.tuning.session import open_session
 
 ROUNDS = 7
@@ -28,7 +28,7 @@ def main(model):
         session = open_session(
             Recipe(
                 model=Model(id=model, device="cpu"),
-                task=Task(name="conciseness", train=20, holdout=1, max_new_tokens=32),
+                task=TaskSettings(name="conciseness", train=20, holdout=1, max_new_tokens=32),
                 search=Search(seed=1, population=12, sigma=0.006, alpha=0.004),
                 anchor=replace(Anchor(), drift=kind),
             )

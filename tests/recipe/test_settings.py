@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from esft.errors import RecipeError
 from esft.recipe.check import SettingsError, as_toml, nearest
-from esft.recipe.settings import Anchor, Model, Prior, Recipe, Run, Search, Task
+from esft.recipe.settings import Anchor, Model, Prior, Recipe, Run, Search, TaskSettings
 
 
 def a_recipe(**tables):
-    return Recipe(**({"model": Model(id="tiny"), "task": Task(name="arc")} | tables))
+    return Recipe(**({"model": Model(id="tiny"), "task": TaskSettings(name="arc")} | tables))
 
 
 def test_a_recipe_of_a_model_and_a_task_has_the_published_settings_and_no_decay():
@@ -29,13 +29,15 @@ def test_a_recipe_of_a_model_and_a_task_has_the_published_settings_and_no_decay(
     assert (recipe.task.train, recipe.task.holdout, recipe.task.rows_per_step) == (None, None, None)
 
 
-@pytest.mark.parametrize("table", [Model(id="tiny"), Task(name="arc"), Search(), Anchor(), Run()])
+@pytest.mark.parametrize(
+    "table", [Model(id="tiny"), TaskSettings(name="arc"), Search(), Anchor(), Run()]
+)
 def test_settings_cannot_be_changed_once_checked(table):
     with pytest.raises(FrozenInstanceError, match="cannot assign"):
         setattr(table, fields(table)[0].name, "other")
 
 
-@pytest.mark.parametrize("table", [Model, Task, Search, Anchor, Run])
+@pytest.mark.parametrize("table", [Model, TaskSettings, Search, Anchor, Run])
 def test_settings_are_given_by_name_alone(table):
     with pytest.raises(TypeError, match="positional"):
         table("other")
@@ -44,13 +46,16 @@ def test_settings_are_given_by_name_alone(table):
 @pytest.mark.parametrize(
     ("table", "key"),
     [
-        *[(Task, key) for key in ("train", "holdout", "rows_per_step", "max_new_tokens", "batch")],
+        *[
+            (TaskSettings, key)
+            for key in ("train", "holdout", "rows_per_step", "max_new_tokens", "batch")
+        ],
         *[(Search, key) for key in ("steps", "population", "seed")],
     ],
 )
 @pytest.mark.parametrize("value", [-1, True, 5.0, "5", math.inf, [5]])
 def test_a_count_is_refused_unless_it_is_a_whole_number_in_range(table, key, value):
-    required = {"name": "arc"} if table is Task else {}
+    required = {"name": "arc"} if table is TaskSettings else {}
 
     expected = f"{key} is {re.escape(as_toml(value))}, expected a whole number, "
     with pytest.raises(RecipeError, match=expected) as caught:
@@ -62,9 +67,9 @@ def test_a_count_is_refused_unless_it_is_a_whole_number_in_range(table, key, val
 @pytest.mark.parametrize("key", ["train", "holdout", "rows_per_step", "max_new_tokens", "batch"])
 def test_zero_rows_or_tokens_are_refused_and_one_is_enough(key):
     with pytest.raises(RecipeError, match=rf"\[task\] {key} is 0, expected .*, 1 or more"):
-        Task(name="arc", **{key: 0})
+        TaskSettings(name="arc", **{key: 0})
 
-    assert getattr(Task(name="arc", **{key: 1}), key) == 1
+    assert getattr(TaskSettings(name="arc", **{key: 1}), key) == 1
 
 
 @pytest.mark.parametrize("antithetic", [False, True])
@@ -115,10 +120,10 @@ def test_a_whole_number_is_fine_for_a_scale_and_kept_as_a_float():
 @pytest.mark.parametrize(
     ("make", "choices"),
     [
-        (lambda value: Task(name="arc", scoring=value), ("choice", "generate", "exact")),
-        (lambda value: Task(name="arc", reward=value), ("correct", "prob", "logprob")),
+        (lambda value: TaskSettings(name="arc", scoring=value), ("choice", "generate", "exact")),
+        (lambda value: TaskSettings(name="arc", reward=value), ("correct", "prob", "logprob")),
         (
-            lambda value: Task(name="arc", grader=value),
+            lambda value: TaskSettings(name="arc", grader=value),
             ("exact", "contains", "number", "choice", "math"),
         ),
         (lambda value: Search(shaping=value), ("zscore", "ranks")),
@@ -165,8 +170,8 @@ def test_remote_code_is_off_and_switched_on_only_by_true():
         lambda text: Model(id=text),
         lambda text: Model(id="tiny", dtype=text),
         lambda text: Model(id="tiny", device=text),
-        lambda text: Task(name=text),
-        lambda text: Task(name="arc", data_dir=text),
+        lambda text: TaskSettings(name=text),
+        lambda text: TaskSettings(name="arc", data_dir=text),
         lambda text: Run(dir=text),
     ],
 )
@@ -185,7 +190,7 @@ def test_text_is_refused_when_empty_or_not_text(make, text):
             lambda: Model(id=None),
             'give --model Qwen2.5-1.5B, or set id = "Qwen2.5-1.5B" under [model]',
         ),
-        (lambda: Task(name=None), 'give --task arc, or set name = "arc" under [task]'),
+        (lambda: TaskSettings(name=None), 'give --task arc, or set name = "arc" under [task]'),
     ],
 )
 def test_a_missing_model_or_task_names_the_option_that_gives_it(make, hint):
@@ -235,19 +240,19 @@ def test_odd_antithetic_population_is_refused_with_a_fix():
 
 def test_a_step_cannot_take_more_rows_than_train_has():
     with pytest.raises(RecipeError, match="rows_per_step is 11, expected at most 10") as caught:
-        Task(name="arc", train=10, rows_per_step=11)
+        TaskSettings(name="arc", train=10, rows_per_step=11)
 
     assert caught.value.hint == "set rows_per_step = 10, or train = 11"
-    assert Task(name="arc", train=10, rows_per_step=10).rows_per_step == 10
+    assert TaskSettings(name="arc", train=10, rows_per_step=10).rows_per_step == 10
 
 
 def test_a_probability_as_reward_needs_options():
     with pytest.raises(RecipeError, match='reward is "prob", expected "correct"') as caught:
-        Task(name="arc", reward="prob", scoring="generate")
+        TaskSettings(name="arc", reward="prob", scoring="generate")
 
     assert caught.value.hint == 'set reward = "logprob", or scoring = "choice"'
     for scoring in ("choice", None):
-        assert Task(name="arc", reward="prob", scoring=scoring).reward == "prob"
+        assert TaskSettings(name="arc", reward="prob", scoring=scoring).reward == "prob"
 
 
 def test_an_l2_decay_that_jumps_past_the_base_weights_is_refused_with_a_fix():
@@ -286,7 +291,7 @@ def test_all_that_is_wrong_with_a_table_is_said_at_once_a_line_each():
 
 def test_a_contradiction_is_not_reported_for_a_value_that_is_wrong_by_itself():
     with pytest.raises(SettingsError, match="train is 0") as caught:
-        Task(name="arc", train=0, rows_per_step=5)
+        TaskSettings(name="arc", train=0, rows_per_step=5)
 
     assert len(caught.value.problems) == 1
 
@@ -312,12 +317,12 @@ def test_reading_settings_imports_no_heavy_library():
 
 def test_an_end_at_a_peak_needs_evaluations_to_see_it():
     with pytest.raises(SettingsError, match="stop_after_peak is 3, expected evaluations") as caught:
-        Recipe(model=Model(id="m"), task=Task(name="arc"), run=Run(stop_after_peak=3))
+        Recipe(model=Model(id="m"), task=TaskSettings(name="arc"), run=Run(stop_after_peak=3))
 
     assert "prior.every = 25" in caught.value.hint
     Recipe(
         model=Model(id="m"),
-        task=Task(name="arc"),
+        task=TaskSettings(name="arc"),
         prior=Prior(every=5),
         run=Run(stop_after_peak=3),
     )

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from esft.errors import RecipeError
 from esft.recipe import toml as recipe_file
 from esft.recipe.check import SettingsError
-from esft.recipe.settings import GRADERS, Anchor, Model, Prior, Recipe, Run, Search, Task
+from esft.recipe.settings import GRADERS, Anchor, Model, Prior, Recipe, Run, Search, TaskSettings
 from esft.recipe.toml import dump_recipe, find_recipe, load_recipe, parse_change, shipped_recipes
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -62,7 +62,7 @@ def recipes(draw):
             exclude=draw(maybe(globs | st.just(()))),
             trust_remote_code=draw(st.booleans()),
         ),
-        task=Task(
+        task=TaskSettings(
             name=draw(texts()),
             grader=draw(st.sampled_from([None, *GRADERS])),
             train=train,
@@ -98,7 +98,7 @@ def recipes(draw):
 
 
 def with_text(text):
-    return Recipe(model=Model(id=text, include=(text, text)), task=Task(name=text))
+    return Recipe(model=Model(id=text, include=(text, text)), task=TaskSettings(name=text))
 
 
 @given(recipe=recipes())
@@ -257,7 +257,7 @@ def test_every_setting_can_be_changed():
             exclude=("e",),
             trust_remote_code=True,
         ),
-        task=Task(
+        task=TaskSettings(
             name="f",
             train=2,
             holdout=3,

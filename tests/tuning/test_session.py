@@ -5,7 +5,7 @@ from tiny_models import write_model
 from tiny_runs import a_recipe, write_arc
 
 from esft.errors import RecipeError, TaskError
-from esft.recipe.settings import Model, Recipe, Task
+from esft.recipe.settings import Model, Recipe, TaskSettings
 from esft.tuning.session import open_session
 
 
@@ -13,7 +13,7 @@ def arc_recipe(folder, **task):
     model = write_model(folder / "base")
     return Recipe(
         model=Model(id=str(model), device="cpu"),
-        task=Task(name="arc-easy", train=3, holdout=4, **task),
+        task=TaskSettings(name="arc-easy", train=3, holdout=4, **task),
     )
 
 
@@ -49,7 +49,7 @@ def test_the_recipe_of_a_session_says_how_many_rows_there_are(tmp_path):
 
     asked = open_session(recipe).recipe.task
     found = open_session(
-        replace(recipe, task=Task(name="arc-easy", data_dir=str(data)))
+        replace(recipe, task=TaskSettings(name="arc-easy", data_dir=str(data)))
     ).recipe.task
 
     assert (asked.train, asked.holdout) == (3, 4)
@@ -58,7 +58,7 @@ def test_the_recipe_of_a_session_says_how_many_rows_there_are(tmp_path):
 
 def test_more_rows_a_step_than_there_are_is_refused_with_their_number(tmp_path):
     data = write_arc(tmp_path / "data", rows=7)
-    task = Task(name="arc-easy", data_dir=str(data), rows_per_step=8)
+    task = TaskSettings(name="arc-easy", data_dir=str(data), rows_per_step=8)
 
     with pytest.raises(RecipeError, match="rows_per_step is 8, expected at most 7") as caught:
         open_session(replace(arc_recipe(tmp_path), task=task))

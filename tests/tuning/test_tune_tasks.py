@@ -7,7 +7,7 @@ import pytest
 from tiny_runs import Notes, a_recipe, never
 
 from esft.errors import TaskError
-from esft.recipe.settings import Task
+from esft.recipe.settings import TaskSettings
 from esft.rollout.rollout import Rollout
 from esft.tuning.start import run_tuning
 
@@ -18,7 +18,7 @@ def jsonl(path):
 
 def own_recipe(folder, file, **task):
     settings = {"rows_per_step": 4, "max_new_tokens": 5} | task
-    return replace(a_recipe(folder, steps=2), task=Task(name=str(file), **settings))
+    return replace(a_recipe(folder, steps=2), task=TaskSettings(name=str(file), **settings))
 
 
 def write_program(folder, body):
