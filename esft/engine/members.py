@@ -43,7 +43,7 @@ def population(run_seed: int, step: int, size: int, antithetic: bool = False) ->
     return [Member(seed, sign) for seed in seeds for sign in (1, -1)]
 
 
-def counted(
+def with_coefficients(
     members: list[Member], coefficients: tuple[float, ...]
 ) -> tuple[list[Member], list[float]]:
     """Return the members that got a coefficient, with it; NaN stands for none.

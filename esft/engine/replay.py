@@ -5,7 +5,7 @@ from collections.abc import Callable
 from esft.engine.drift import Drift
 from esft.engine.journal import JournalStep
 from esft.engine.journal_read import JournalRecord
-from esft.engine.members import Member, counted, population
+from esft.engine.members import Member, population, with_coefficients
 
 
 def replay(
@@ -26,13 +26,13 @@ def replay(
         raise ValueError(f"to is {to}, expected {drift.steps} to {record.last}")
     for step in range(drift.steps + 1, to + 1):
         header = record.header_at(step)
-        takers, coefficients = taken(record.steps[step - 1], header)
+        takers, coefficients = contributions(record.steps[step - 1], header)
         drift.step(takers, coefficients, header["alpha"], header["awd"], header["norm"])
         if on_step is not None:
             on_step(step)
 
 
-def taken(step: JournalStep, header: dict[str, object]) -> tuple[list[Member], list[float]]:
+def contributions(step: JournalStep, header: dict[str, object]) -> tuple[list[Member], list[float]]:
     """Return the members of a step that got a coefficient, and their coefficients."""
     members = population(header["seed"], step.step, header["population"], header["antithetic"])
-    return counted(members, step.coefficients)
+    return with_coefficients(members, step.coefficients)

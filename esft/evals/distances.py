@@ -5,7 +5,7 @@ from dataclasses import asdict
 from esft.engine.forecast import Forecast, sum_of_squares
 from esft.engine.measures import measures
 from esft.engine.members import net_coefficients
-from esft.engine.replay import taken
+from esft.engine.replay import contributions
 from esft.evals.distance_cache import DistanceCache
 from esft.evals.kl import TOP, Drawn, drawn_at_base, kl_between, prompts_of
 from esft.evals.models import RunModels
@@ -121,7 +121,7 @@ class Distances:
             numel = self._models.base.weights.numel
             self._forecast = Forecast(numel, header["alpha"], header["awd"], header["norm"])
         for made in record.steps[self._forecast_at : step]:
-            members, coefficients = taken(made, record.header_at(made.step))
+            members, coefficients = contributions(made, record.header_at(made.step))
             self._forecast.step(
                 len(members), sum_of_squares(net_coefficients(members, coefficients))
             )

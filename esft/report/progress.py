@@ -7,7 +7,7 @@ from esft.engine.decay import pull_of
 from esft.engine.forecast import Forecast, sum_of_squares
 from esft.engine.journal_read import JournalRecord
 from esft.engine.members import net_coefficients
-from esft.engine.replay import taken
+from esft.engine.replay import contributions
 from esft.report.numbers import Decay, StepNumbers, number, quotient
 from esft.runs.records import read_lines
 
@@ -41,7 +41,7 @@ def free_forecast(record: JournalRecord, numel: int) -> dict[int, float]:
     forecast, found = Forecast(numel, alpha), {}
     for step in record.steps:
         header = record.header_at(step.step)
-        members, coefficients = taken(step, header)
+        members, coefficients = contributions(step, header)
         squares = sum_of_squares(net_coefficients(members, coefficients))
         # A run that was forced to another alpha: its updates are longer by as much.
         forecast.step(len(members), squares * (header["alpha"] / alpha) ** 2)

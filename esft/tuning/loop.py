@@ -8,7 +8,7 @@ from dataclasses import asdict
 from esft.engine.forecast import Forecast, sum_of_squares
 from esft.engine.identity import identity
 from esft.engine.journal import Journal, JournalStep, as_recorded
-from esft.engine.members import Member, counted, net_coefficients, population
+from esft.engine.members import Member, net_coefficients, population, with_coefficients
 from esft.engine.perturb import perturbed
 from esft.engine.shaping import EQUAL, shape
 from esft.errors import EsftError, ModelError, RunError
@@ -167,7 +167,7 @@ class Tuning:
 
     def _update(self, members: list[Member], coefficients: tuple[float, ...]) -> int:
         """Make the step; return N, the members that took part."""
-        takers, weights = counted(members, coefficients)
+        takers, weights = with_coefficients(members, coefficients)
         search, anchor = self._search, self._anchor
         self._session.drift.step(takers, weights, search.alpha, anchor.awd, anchor.norm)
         self._forecast.step(len(takers), sum_of_squares(net_coefficients(takers, weights)))

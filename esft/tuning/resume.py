@@ -11,7 +11,7 @@ import torch
 from esft.engine.forecast import Forecast, sum_of_squares
 from esft.engine.journal_read import JournalRecord, read_journal
 from esft.engine.members import net_coefficients
-from esft.engine.replay import replay, taken
+from esft.engine.replay import contributions, replay
 from esft.errors import RunError
 from esft.files import writing
 from esft.models.whole_folder import remove_partial
@@ -175,7 +175,7 @@ def _restore(
     known = {line["step"] for line in metrics(run)}
 
     def advance(step: int) -> None:
-        members, coefficients = taken(record.steps[step - 1], record.header_at(step))
+        members, coefficients = contributions(record.steps[step - 1], record.header_at(step))
         forecast.step(len(members), sum_of_squares(net_coefficients(members, coefficients)))
 
     def made(step: int) -> None:
@@ -195,7 +195,7 @@ def _metrics(
 ) -> dict[str, object]:
     """Return what the journal tells of a step whose line of metrics was lost."""
     made = record.steps[step - 1]
-    members, _ = taken(made, record.header_at(step))
+    members, _ = contributions(made, record.header_at(step))
     rewards = [reward for reward in made.rewards if math.isfinite(reward)]
     return {
         "step": step,
