@@ -32,7 +32,7 @@ from esft.tuning.start import run_tuning
 PLACES = {
     "perturb": (esft.engine.undo.Undo, "replace"),
     "revert": (Drift, "composed"),
-    "rollout": (Rollout, "score"),
+    "rollout": (Rollout, "roll_out"),
     "step": (esft.engine.drift, "_update_of"),
     "journal": (esft.files, "_write_all"),
     "file": (esft.files, "_write_all"),

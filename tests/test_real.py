@@ -121,7 +121,7 @@ def test_the_share_that_a_small_sigma_does_not_move_is_as_measured(loaded):
 def test_the_real_model_knows_some_answers_and_is_not_concise(loaded, questions):
     rollout = Rollout(loaded.model, loaded.tokenizer, get_task("conciseness"), max_new_tokens=24)
 
-    results = rollout.score(rollout.prepare(questions.holdout))
+    results = rollout.roll_out(rollout.encode(questions.holdout))
 
     assert sum(result.correct for result in results) >= 2
     assert all(result.answer.strip() for result in results)
@@ -150,7 +150,7 @@ def test_a_tuned_real_model_loads_and_answers_as_it_did(loaded, tmp_path):
     assert model.dtype == torch.bfloat16
     rows = split_rows(get_task("conciseness"), 4, 6).holdout
     rollout = Rollout(model, tokenizer, get_task("conciseness"), max_new_tokens=12)
-    answers = [result.answer for result in rollout.score(rollout.prepare(rows))]
+    answers = [result.answer for result in rollout.roll_out(rollout.encode(rows))]
     recorded = (run / "evals" / "conciseness-1.jsonl").read_text().splitlines()
     assert answers == [json.loads(line)["answer"] for line in recorded]
 
@@ -160,14 +160,14 @@ def test_in_float32_rows_that_leave_their_batch_change_no_answer_of_the_real_mod
 ):
     rows = split_rows(get_task("conciseness"), 8, 16).holdout
     rollout = Rollout(exact.model, exact.tokenizer, get_task("conciseness"), max_new_tokens=32)
-    prepared, seen = rollout.prepare(rows), []
+    encoded, seen = rollout.encode(rows), []
     counted = exact.model.register_forward_pre_hook(
         lambda _, args, kwargs: seen.append(len(kwargs["input_ids"])), with_kwargs=True
     )
 
-    leaving = rollout.score(prepared)
+    leaving = rollout.roll_out(encoded)
     monkeypatch.setattr(generate, "LEAVE", 1.0)
-    staying = rollout.score(prepared)
+    staying = rollout.roll_out(encoded)
     counted.remove()
 
     assert leaving == staying
@@ -182,7 +182,7 @@ def test_the_real_model_finds_the_right_solution_likelier_than_that_of_another_q
     others = [replace(row, reference=rows[i - 1].reference) for i, row in enumerate(rows)]
 
     right, wrong = (
-        [result.reward for result in rollout.score(rollout.prepare(tuple(each)))]
+        [result.reward for result in rollout.roll_out(rollout.encode(tuple(each)))]
         for each in (rows, others)
     )
 
@@ -195,7 +195,7 @@ def test_answers_of_the_real_model_to_countdown_are_graded_with_their_opening(lo
     rollout = Rollout(loaded.model, loaded.tokenizer, task, max_new_tokens=24)
     rows = tuple(read_split(task, "test")[:4])
 
-    results = rollout.score(rollout.prepare(rows))
+    results = rollout.roll_out(rollout.encode(rows))
 
     assert all(result.answer.startswith("<think>") for result in results)
     assert all(0 <= result.reward <= 1.1 for result in results)
@@ -209,7 +209,7 @@ def test_log_probabilities_of_all_options_agree_with_those_of_the_harness(name, 
         rows = tuple(task.read(json.loads(line)) for line in islice(lines, len(expected)))
     rollout = Rollout(exact.model, exact.tokenizer, task)
 
-    found = rollout.option_logprobs(rollout.prepare(rows))
+    found = rollout.option_logprobs(rollout.encode(rows))
 
     assert len(rows) >= 8
     # Two ways to batch in float32, sums of up to 60 tokens: 5e-5 apart was seen on 100 rows.

@@ -198,7 +198,7 @@ def _with_error(estimate: dict) -> str:
 
 def _print_texts(measured, texts: int) -> None:
     base, last = measured.evaluations[0], measured.evaluations[-1]
-    rows = measured.subject.prepared.rows
+    rows = measured.subject.encoded.rows
     for word, turned in (("gained", (False, True)), ("lost", (True, False))):
         places = [
             place

@@ -11,7 +11,7 @@ from esft.evals.kl import TOP, Drawn, drawn_at_base, kl_between, prompts_of
 from esft.evals.models import RunModels
 from esft.evals.subjects import Subject
 from esft.rollout.batches import Batches
-from esft.rollout.cache_key import way_of
+from esft.rollout.cache import scoring_settings
 from esft.runs.folder import finite
 from esft.tuning.rebuild import Source
 from esft.tuning.watcher import Watcher
@@ -67,7 +67,7 @@ class Distances:
         if step == 0:
             return
         path = self._cache.path(
-            "drift", self._models.weighed(step), self._models.loaded.device.type
+            "drift", self._models.version(step), self._models.loaded.device.type
         )
         found = self._cache.known(path, DRIFT)
         if found is None:
@@ -86,9 +86,9 @@ class Distances:
         return finite(dict(zip(DRIFT, figures, strict=False))) | {"layers": layers}
 
     def _measure_kl(self, step: int, subject: Subject) -> None:
-        prompts = prompts_of(subject.prepared, self._prompts)
-        way = way_of(subject.rollout, self._models.loaded.device)
-        key = ("kl", self._models.weighed(step), way, prompts, self._tokens, SEED, TOP)
+        prompts = prompts_of(subject.encoded, self._prompts)
+        settings = scoring_settings(subject.rollout, self._models.loaded.device)
+        key = ("kl", self._models.version(step), settings, prompts, self._tokens, SEED, TOP)
         path = self._cache.path(*key)
         found = self._cache.known(path, WAYS)
         if found is None:

@@ -6,8 +6,7 @@ from dataclasses import dataclass, replace
 from esft.evals.models import Models
 from esft.evals.subjects import Subject
 from esft.rollout.batches import Batches
-from esft.rollout.cache import ScoreCache
-from esft.rollout.cache_key import Remembered, way_of
+from esft.rollout.cache import EvaluationCache, Remembered, scoring_settings
 from esft.rollout.evaluate import evaluate
 from esft.rollout.results import Evaluation
 from esft.tuning.watcher import Watcher
@@ -48,7 +47,7 @@ class Evaluator:
         self,
         models: Models,
         subjects: tuple[Subject, ...],
-        cache: ScoreCache,
+        cache: EvaluationCache,
         watcher: Watcher,
     ) -> None:
         self._models = models
@@ -84,18 +83,18 @@ class Evaluator:
                 left.correct != right.correct
                 for left, right in zip(first.results, again.results, strict=True)
             )
-        rows = sum(len(subject.prepared.rows) for subject in self._subjects)
+        rows = sum(len(subject.encoded.rows) for subject in self._subjects)
         return NoiseFloor(batch=sizes[0], other=sizes[1], changed=changed, rows=rows)
 
     def _evaluation(self, step: int, subject: Subject) -> Evaluation:
-        models, rollout, prepared = self._models, subject.rollout, subject.prepared
-        way = way_of(rollout, models.loaded.device)
-        memory = Remembered(self._cache, models.weighed(step), way, prepared.rows)
-        if len(memory.known()) < len(prepared.rows):
+        models, rollout, encoded = self._models, subject.rollout, subject.encoded
+        settings = scoring_settings(rollout, models.loaded.device)
+        memory = Remembered(self._cache, models.version(step), settings, encoded.rows)
+        if len(memory.known()) < len(encoded.rows):
             rollout = rollout.on(models.at(step))
-            count = len(prepared.rows)
+            count = len(encoded.rows)
             self._watcher.phase(f"step {step}: {subject.name}, {count} rows")
-        return evaluate(rollout, prepared, memory)
+        return evaluate(rollout, encoded, memory)
 
 
 def _with_batch(subject: Subject, size: int) -> Subject:

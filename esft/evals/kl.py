@@ -8,8 +8,8 @@ from esft.errors import TaskError
 from esft.evals.kl_estimate import KlEstimate, estimate
 from esft.evals.kl_laws import Laws, laws_at, likeliest_laws
 from esft.rollout.batches import Batches
+from esft.rollout.encode import EncodedRows
 from esft.rollout.logprobs import Continuation
-from esft.rollout.prepared import Prepared
 from esft.rollout.sample import sampled
 
 PROMPTS = 50
@@ -90,17 +90,17 @@ def drawn_at_base(
     return _drawn(model, tokenizer, prompts, count, batches, _seed("base", seed), top)
 
 
-def prompts_of(prepared: Prepared, limit: int = PROMPTS) -> list[tuple[int, ...]]:
+def prompts_of(encoded: EncodedRows, limit: int = PROMPTS) -> list[tuple[int, ...]]:
     """Return the tokens that the first `limit` rows begin with.
 
     Those of the prompt where an answer is generated, of the context of the first option where
     options are scored, and of what stands before the reference where that is.
     """
-    if prepared.prompts:
-        return list(prepared.prompts[:limit])
-    if prepared.options:
-        return [_context(options[0]) for options in prepared.options[:limit]]
-    return [_context(reference) for reference in prepared.references[:limit]]
+    if encoded.prompts:
+        return list(encoded.prompts[:limit])
+    if encoded.options:
+        return [_context(options[0]) for options in encoded.options[:limit]]
+    return [_context(reference) for reference in encoded.references[:limit]]
 
 
 def _context(continuation: Continuation) -> tuple[int, ...]:

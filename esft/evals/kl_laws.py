@@ -31,7 +31,7 @@ def likeliest_laws(
 ) -> list[Laws]:
     """Return the laws of each continuation, the `top` likeliest tokens of each place one by one.
 
-    Continuations go through the model as `forced` of logprobs sends them. In batches of the
+    Continuations go through the model as `teacher_forced` of logprobs sends them. In batches of the
     same size the same weights give the same bits.
     """
     return _laws(model, [(each, None) for each in continuations], batches, top)

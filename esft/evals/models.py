@@ -10,7 +10,7 @@ import torch
 from esft.engine.identity import identity
 from esft.evals.quantized import quantized_copy, release
 from esft.models.load import LoadedModel, load_model
-from esft.rollout.cache import Weighed
+from esft.rollout.cache import ModelVersion
 from esft.tuning.rebuild import Source, bring_to, open_at_base
 from esft.tuning.tuned_model import Base
 from esft.tuning.watcher import Watcher
@@ -26,7 +26,7 @@ class Models(Protocol):
     """In rising order; 0 is the base model."""
     loaded: LoadedModel
 
-    def weighed(self, step: int) -> Weighed:
+    def version(self, step: int) -> ModelVersion:
         """Return which weights those of `step` are, without making them."""
 
     def at(self, step: int) -> PreTrainedModel:
@@ -43,11 +43,11 @@ class OneModel:
     def __init__(self, loaded: LoadedModel) -> None:
         self.steps = (0,)
         self.loaded = loaded
-        self._weighed = Weighed(base=identity(loaded.model), journal="")
+        self._version = ModelVersion(base=identity(loaded.model), journal="")
 
-    def weighed(self, step: int) -> Weighed:
+    def version(self, step: int) -> ModelVersion:
         """Return those of the model."""
-        return self._weighed
+        return self._version
 
     def at(self, step: int) -> PreTrainedModel:
         """Return the one there is."""
@@ -83,10 +83,10 @@ class RunModels:
         self.base: Base = open_at_base(source, steps[-1], watcher, model=model, device=device)
         self.loaded = self.base.loaded
 
-    def weighed(self, step: int) -> Weighed:
+    def version(self, step: int) -> ModelVersion:
         """Return base and journal up to `step`."""
         journal = self._source.record.checksums[step] if step else ""
-        return Weighed(base=self.base.identity, journal=journal)
+        return ModelVersion(base=self.base.identity, journal=journal)
 
     def at(self, step: int) -> PreTrainedModel:
         """Rebuild `step`, unless the weights are there already."""
@@ -112,9 +112,9 @@ class QuantizedModels:
         self._watcher = watcher
         self._made: tuple[int, PreTrainedModel] | None = None
 
-    def weighed(self, step: int) -> Weighed:
+    def version(self, step: int) -> ModelVersion:
         """Return which weights were quantized, and how."""
-        return replace(self._models.weighed(step), load=self._load)
+        return replace(self._models.version(step), load=self._load)
 
     def at(self, step: int) -> PreTrainedModel:
         """Return the quantized copy of `step`; one at a time is kept."""

@@ -23,7 +23,7 @@ def task_record(
         "role": subject.role,
         "rows": base.n,
         "scoring": subject.rollout.scoring,
-        "hash": rows_hash(subject.prepared.rows),
+        "hash": rows_hash(subject.encoded.rows),
         "evaluations": [
             {"step": step} | finite(each.summary())
             for step, each in zip(steps, evaluations, strict=True)
@@ -66,7 +66,7 @@ def _comparison(
     step: int, base: Evaluation, now: Evaluation, measured: Measured
 ) -> dict[str, object]:
     paired = compare(correct(base), correct(now))
-    ids = [row.id for row in measured.subject.prepared.rows]
+    ids = [row.id for row in measured.subject.encoded.rows]
     rewards = compare_rewards(_rows(base), _rows(now))
     figures = {
         "step": step,

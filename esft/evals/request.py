@@ -16,7 +16,7 @@ from esft.recipe.prior_line import PriorSpec, parse_prior_line
 from esft.recipe.settings import Prior, Recipe
 from esft.recipe.toml import load_recipe
 from esft.rollout.batches import Batches
-from esft.rollout.cache import ScoreCache
+from esft.rollout.cache import EvaluationCache
 from esft.tuning.prior_tasks import refuse_target, rows_of
 from esft.tuning.rebuild import Source, find_source, step_of
 from esft.tuning.watcher import Watcher
@@ -87,7 +87,7 @@ def run_eval(request: EvalRequest, watcher: Watcher) -> EvalResult:
         distances = Distances(
             source, models, subjects, request.kl_prompts, request.kl_tokens, watcher
         )
-    evaluator = Evaluator(models, subjects, ScoreCache(), watcher)
+    evaluator = Evaluator(models, subjects, EvaluationCache(), watcher)
     half = str(models.loaded.dtype) != "torch.float32"
     floor = evaluator.noise_floor() if request.noise_floor and half else None
     measured = evaluator.run(distances.measure if distances else lambda step: None)
@@ -95,7 +95,7 @@ def run_eval(request: EvalRequest, watcher: Watcher) -> EvalResult:
         "format": EVAL_FORMAT,
         "model": models.loaded.id,
         "run": None if source is None or source.run is None else str(source.run.path),
-        "base": models.weighed(0).base,
+        "base": models.version(0).base,
         "journal": None if source is None else source.record.checksum,
         "margin": request.margin,
         "load": request.load,

@@ -6,7 +6,7 @@ from esft.errors import EsftError
 from esft.models.load import LoadedModel
 from esft.recipe.settings import Recipe
 from esft.rollout.batches import Batches
-from esft.rollout.prepared import Prepared
+from esft.rollout.encode import EncodedRows
 from esft.rollout.rollout import Rollout
 from esft.tuning.prior_tasks import PriorRows, PriorTask, ready
 from esft.tuning.session import task_and_rows
@@ -19,7 +19,7 @@ class Subject:
     role: str
     """"target" or "prior"."""
     rollout: Rollout
-    prepared: Prepared
+    encoded: EncodedRows
 
     @property
     def name(self) -> str:
@@ -53,7 +53,7 @@ def target_of(recipe: Recipe, loaded: LoadedModel, batches: Batches) -> Subject:
         max_new_tokens=settings.max_new_tokens,
         batches=batches,
     )
-    return Subject(role="target", rollout=rollout, prepared=rollout.prepare(split.holdout))
+    return Subject(role="target", rollout=rollout, encoded=rollout.encode(split.holdout))
 
 
 def prior_of(rows: PriorRows, loaded: LoadedModel, batches: Batches) -> Subject:
@@ -63,7 +63,7 @@ def prior_of(rows: PriorRows, loaded: LoadedModel, batches: Batches) -> Subject:
         EsftError: if a row does not fit the model.
     """
     prior: PriorTask = ready((rows,), loaded, batches)[0]
-    return Subject(role="prior", rollout=prior.rollout, prepared=prior.prepared)
+    return Subject(role="prior", rollout=prior.rollout, encoded=prior.encoded)
 
 
 def missed(name: str, error: EsftError) -> Missed:

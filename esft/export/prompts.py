@@ -7,7 +7,7 @@ from pathlib import Path
 from esft.errors import TaskError
 from esft.recipe.paths import placed
 from esft.recipe.toml import load_recipe
-from esft.rollout.generate import encode_prompt
+from esft.rollout.encode import encode_prompt
 from esft.runs.folder import RunFolder
 from esft.tasks.benchmarks.conciseness import CONCISENESS
 from esft.tasks.registry import data_folder, get_task

@@ -5,16 +5,21 @@ import json
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 
+import torch
+
+from esft import __version__
 from esft.errors import RunError
 from esft.files import append_line, cache_folder, writing
 from esft.rollout.results import RowResult, result_of
+from esft.rollout.rollout import Rollout
 from esft.tasks.task import Row
 
 
 @dataclass(frozen=True, kw_only=True)
-class Weighed:
+class ModelVersion:
     """Which weights are scored."""
 
     base: str
@@ -26,7 +31,7 @@ class Weighed:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Way:
+class ScoringSettings:
     """How rows are scored, as far as it can change a result."""
 
     task: str
@@ -41,7 +46,7 @@ class Way:
     """Hashes of the files of a task of the user's own."""
 
 
-class ScoreCache:
+class EvaluationCache:
     """A folder with a .jsonl file for each evaluation, a line a row; it may be deleted any time.
 
     Args:
@@ -51,9 +56,9 @@ class ScoreCache:
     def __init__(self, folder: Path | None = None) -> None:
         self._folder = cache_folder() / "evals" if folder is None else folder
 
-    def path(self, weighed: Weighed, way: Way, rows: Iterable[Row]) -> Path:
+    def path(self, model: ModelVersion, settings: ScoringSettings, rows: Iterable[Row]) -> Path:
         """Return the file of an evaluation."""
-        text = repr((weighed, way, [asdict(row) for row in rows]))
+        text = repr((model, settings, [asdict(row) for row in rows]))
         return self._folder / f"{hashlib.sha256(text.encode()).hexdigest()}.jsonl"
 
     def known(self, path: Path) -> list[RowResult]:
@@ -69,3 +74,64 @@ class ScoreCache:
         with suppress(RunError), writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             append_line(path, "\n".join(json.dumps(asdict(result)) for result in results))
+
+
+def scoring_settings(rollout: Rollout, device: torch.device) -> ScoringSettings:
+    """Return the settings with which `rollout` scores rows on a device, in this process."""
+    threads = f"{torch.get_num_threads()} threads" if device.type == "cpu" else ""
+    libraries = [f"{name} {version(name)}" for name in ("torch", "transformers")]
+    return ScoringSettings(
+        task=rollout.task.name,
+        scoring=rollout.scoring,
+        reward=rollout.reward,
+        max_new_tokens=rollout.max_new_tokens,
+        batch=rollout.batches.size,
+        place=(device.type, threads, f"esft {__version__}", *libraries),
+        files=_hashes(rollout.task.source),
+    )
+
+
+class Remembered:
+    """The memory of one evaluation: a file of the cache.
+
+    Args:
+        cache: where it is.
+        model: the weights that are scored.
+        settings: how.
+        rows: which rows.
+    """
+
+    def __init__(
+        self,
+        cache: EvaluationCache,
+        model: ModelVersion,
+        settings: ScoringSettings,
+        rows: tuple[Row, ...],
+    ) -> None:
+        self._cache = cache
+        self._path = cache.path(model, settings, rows)
+        self._open = True
+
+    def known(self) -> list[RowResult]:
+        """Return the results of the first rows, as far as they are known."""
+        return self._cache.known(self._path)
+
+    def add(self, results: list[RowResult]) -> None:
+        """Keep the results of the next rows, up to the first part in which a grader failed.
+
+        A grader that ran out of time may not do so again.
+        """
+        self._open = self._open and all(result.failure is None for result in results)
+        if self._open:
+            self._cache.add(self._path, results)
+
+
+def _hashes(source: str) -> tuple[str, ...]:
+    """Return the hashes of a user's own program and of the rows beside it."""
+    path = Path(source)
+    if path.suffix not in (".py", ".jsonl"):
+        return ()
+    files = {path, path.with_suffix(".jsonl")}
+    return tuple(
+        hashlib.sha256(each.read_bytes()).hexdigest() for each in sorted(files) if each.is_file()
+    )

@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from esft.rollout.prepared import Prepared
+from esft.rollout.encode import EncodedRows
 from esft.rollout.results import Evaluation, RowResult, evaluation_of
 from esft.rollout.rollout import Rollout
 
@@ -20,21 +20,21 @@ class Memory(Protocol):
         """Keep the results of the next rows."""
 
 
-def evaluate(rollout: Rollout, prepared: Prepared, memory: Memory | None = None) -> Evaluation:
-    """Score `prepared` rows on the model as it is, in parts that are always the same.
+def evaluate(rollout: Rollout, encoded: EncodedRows, memory: Memory | None = None) -> Evaluation:
+    """Score `encoded` rows on the model as it is, in parts that are always the same.
 
     Args:
         rollout: scores the rows that `memory` does not know.
-        prepared: any number of rows.
+        encoded: any number of rows.
         memory: of this evaluation; an interrupted one goes on from what it knows.
     """
-    total = len(prepared.rows)
+    total = len(encoded.rows)
     results = [] if memory is None else memory.known()[:total]
     part = max(PART, rollout.batches.size)
     while len(results) < total:
         # Up to the next multiple, so that batches are made up alike whatever was known.
         stop = min(total, (len(results) // part + 1) * part)
-        found = rollout.measure(prepared.take(list(range(len(results), stop))))
+        found = rollout.evaluate(encoded.take(list(range(len(results), stop))))
         results += found
         if memory is not None:
             memory.add(found)

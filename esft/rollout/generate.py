@@ -17,7 +17,6 @@ from transformers import (
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from esft.rollout.batches import Batches
-from esft.tasks.task import Row
 
 LEAVE = 1 / 8
 """Share of a batch that is done before the rest goes on without it: leaving copies the cache."""
@@ -39,21 +38,6 @@ class Answer:
     """False where a logit was NaN: the weights or activations overflowed."""
     tokens: tuple[int, ...]
     """As they were made, with the stop token where one was met."""
-
-
-def encode_prompt(tokenizer, row: Row) -> tuple[int, ...]:
-    """Return the tokens of a row's prompt: chat template where there is one, else plain text.
-
-    A chat template writes its own special tokens, so no second BOS is added. The row's opening
-    stands at the end.
-    """
-    if tokenizer.chat_template is None:
-        opening = f" {row.opening}" if row.opening else ""
-        return tuple(tokenizer(row.prompt + opening)["input_ids"])
-    text = tokenizer.apply_chat_template(
-        list(row.messages), tokenize=False, add_generation_prompt=True
-    )
-    return tuple(tokenizer(text + row.opening, add_special_tokens=False)["input_ids"])
 
 
 def greedy_answers(

@@ -24,7 +24,7 @@ class Continuation:
 
 
 @dataclass(frozen=True)
-class Forced:
+class TeacherForced:
     """What a model makes of a continuation that is given to it token by token."""
 
     logprob: float
@@ -35,11 +35,13 @@ class Forced:
 
 
 def logprobs(model, continuations: list[Continuation], batches: Batches) -> list[float]:
-    """Return log p(continuation | context) of each, as `forced` does."""
-    return [each.logprob for each in forced(model, continuations, batches)]
+    """Return log p(continuation | context) of each, as `teacher_forced` does."""
+    return [each.logprob for each in teacher_forced(model, continuations, batches)]
 
 
-def forced(model, continuations: list[Continuation], batches: Batches) -> list[Forced]:
+def teacher_forced(
+    model, continuations: list[Continuation], batches: Batches
+) -> list[TeacherForced]:
     """Return the log-probability and the argmax of each, worked out in float32.
 
     They go through the model in order of length, padded on the right: under causal attention no
@@ -49,13 +51,13 @@ def forced(model, continuations: list[Continuation], batches: Batches) -> list[F
         range(len(continuations)), key=lambda i: len(continuations[i].tokens), reverse=True
     )
     found = batches.run([continuations[i] for i in order], lambda batch: _batch(model, batch))
-    results: list[Forced | None] = [None] * len(continuations)
+    results: list[TeacherForced | None] = [None] * len(continuations)
     for i, result in zip(order, found, strict=True):
         results[i] = result
     return results
 
 
-def _batch(model, batch: list[Continuation]) -> list[Forced]:
+def _batch(model, batch: list[Continuation]) -> list[TeacherForced]:
     most = LOGITS // model.get_output_embeddings().weight.shape[0]
     return [result for group in in_groups(batch, most) for result in _score(model, group)]
 
@@ -74,14 +76,16 @@ def in_groups(batch: list[Continuation], most: int) -> Iterator[list[Continuatio
 
 
 @torch.inference_mode()
-def _score(model, group: list[Continuation]) -> list[Forced]:
+def _score(model, group: list[Continuation]) -> list[TeacherForced]:
     logprobs = vocabulary_logprobs(model, group)
     wanted = torch.tensor([token for each in group for token in each.targets], device=model.device)
     found = logprobs.gather(-1, wanted.unsqueeze(-1)).squeeze(-1)  # (targets,)
     lengths = [len(each.targets) for each in group]
     sums = torch.stack([part.sum() for part in found.split(lengths)]).tolist()
     argmax = logprobs.argmax(dim=-1).split(lengths)
-    return [Forced(total, tuple(part.tolist())) for total, part in zip(sums, argmax, strict=True)]
+    return [
+        TeacherForced(total, tuple(part.tolist())) for total, part in zip(sums, argmax, strict=True)
+    ]
 
 
 def vocabulary_logprobs(model, group: list[Continuation]) -> Tensor:

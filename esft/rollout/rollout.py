@@ -8,9 +8,9 @@ from dataclasses import replace
 
 from esft.errors import TaskError
 from esft.rollout.batches import Batches
+from esft.rollout.encode import EncodedRows, encode_rows
 from esft.rollout.generate import greedy_answers
-from esft.rollout.logprobs import Continuation, Forced, forced, logprobs
-from esft.rollout.prepared import Prepared, tokenized
+from esft.rollout.logprobs import Continuation, TeacherForced, logprobs, teacher_forced
 from esft.rollout.results import RowResult
 from esft.tasks.task import Row, Score, Task, chosen_scoring
 
@@ -65,64 +65,64 @@ class Rollout:
         other._model = model
         return other
 
-    def prepare(self, rows: tuple[Row, ...]) -> Prepared:
+    def encode(self, rows: tuple[Row, ...]) -> EncodedRows:
         """Tokenize rows.
 
         Raises:
             TaskError: if a row does not fit the model's context, or has no reference answer where
                 something looks at it.
         """
-        prepared = tokenized(
+        encoded = encode_rows(
             self._model,
             self._tokenizer,
             rows,
             self.scoring,
             with_references=self.reward == "logprob" or self.scoring == "exact",
         )
-        self._refuse_too_long(prepared)
-        return prepared
+        self._refuse_too_long(encoded)
+        return encoded
 
-    def score(self, prepared: Prepared) -> list[RowResult]:
+    def roll_out(self, encoded: EncodedRows) -> list[RowResult]:
         """Return the rewards that the model as it is now gets, in row order.
 
         With reward "logprob" no answer is made or chosen, so that nothing is said of its being
         right, but by scoring "exact".
         """
         if self.reward != "logprob" or self.scoring == "exact":
-            return self._answered(prepared)
+            return self._answered(encoded)
         return [
             RowResult(reward=reward, correct=None, answer="")
-            for reward in self._reference_logprobs(prepared)
+            for reward in self._reference_logprobs(encoded)
         ]
 
-    def measure(self, prepared: Prepared) -> list[RowResult]:
+    def evaluate(self, encoded: EncodedRows) -> list[RowResult]:
         """Return the rewards and whether the answers are right, in row order."""
-        results = self._answered(prepared)
+        results = self._answered(encoded)
         if self.reward != "logprob" or self.scoring == "exact":
             return results
-        rewards = self._reference_logprobs(prepared)
+        rewards = self._reference_logprobs(encoded)
         return [
             replace(result, reward=reward) for result, reward in zip(results, rewards, strict=True)
         ]
 
-    def _answered(self, prepared: Prepared) -> list[RowResult]:
+    def _answered(self, encoded: EncodedRows) -> list[RowResult]:
         ways = {"choice": self._choose, "generate": self._answer, "exact": self._compare}
-        return ways[self.scoring](prepared)
+        return ways[self.scoring](encoded)
 
-    def _reference_logprobs(self, prepared: Prepared) -> list[float]:
-        sums = logprobs(self._model, list(prepared.references), self.batches)
+    def _reference_logprobs(self, encoded: EncodedRows) -> list[float]:
+        sums = logprobs(self._model, list(encoded.references), self.batches)
         return [
-            total / len(each.targets) for total, each in zip(sums, prepared.references, strict=True)
+            total / len(each.targets) for total, each in zip(sums, encoded.references, strict=True)
         ]
 
-    def _compare(self, prepared: Prepared) -> list[RowResult]:
-        found = forced(self._model, list(prepared.references), self.batches)
+    def _compare(self, encoded: EncodedRows) -> list[RowResult]:
+        found = teacher_forced(self._model, list(encoded.references), self.batches)
         return [
             self._exact_result(reference, each)
-            for reference, each in zip(prepared.references, found, strict=True)
+            for reference, each in zip(encoded.references, found, strict=True)
         ]
 
-    def _exact_result(self, reference: Continuation, found: Forced) -> RowResult:
+    def _exact_result(self, reference: Continuation, found: TeacherForced) -> RowResult:
         correct = found.argmax == reference.targets
         reward = found.logprob / len(reference.targets)
         if not math.isnan(reward) and self.reward != "logprob":
@@ -133,30 +133,30 @@ class Rollout:
             answer=self._tokenizer.decode(found.argmax, skip_special_tokens=True),
         )
 
-    def option_logprobs(self, prepared: Prepared) -> list[list[float]]:
+    def option_logprobs(self, encoded: EncodedRows) -> list[list[float]]:
         """Return log p(continuation | context) of each option of each row."""
-        flat = [option for options in prepared.options for option in options]
+        flat = [option for options in encoded.options for option in options]
         found = iter(logprobs(self._model, flat, self.batches))
-        return [[next(found) for _ in row.options] for row in prepared.rows]
+        return [[next(found) for _ in row.options] for row in encoded.rows]
 
-    def _choose(self, prepared: Prepared) -> list[RowResult]:
+    def _choose(self, encoded: EncodedRows) -> list[RowResult]:
         return [
             _choice_result(row, found, self.reward)
-            for row, found in zip(prepared.rows, self.option_logprobs(prepared), strict=True)
+            for row, found in zip(encoded.rows, self.option_logprobs(encoded), strict=True)
         ]
 
-    def _answer(self, prepared: Prepared) -> list[RowResult]:
+    def _answer(self, encoded: EncodedRows) -> list[RowResult]:
         with contiguous_output(self._model):
             answers = greedy_answers(
                 self._model,
                 self._tokenizer,
-                list(prepared.prompts),
+                list(encoded.prompts),
                 self.max_new_tokens,
                 self.batches,
             )
         return [
             self._graded(row, row.opening + answer.text, answer.finite)
-            for row, answer in zip(prepared.rows, answers, strict=True)
+            for row, answer in zip(encoded.rows, answers, strict=True)
         ]
 
     def _graded(self, row: Row, answer: str, finite: bool) -> RowResult:
@@ -173,9 +173,9 @@ class Rollout:
     def _reward_of(self, score: Score) -> float:
         return float(score.correct) if self.reward == "correct" else score.reward
 
-    def _refuse_too_long(self, prepared: Prepared) -> None:
+    def _refuse_too_long(self, encoded: EncodedRows) -> None:
         limit = getattr(self._model.config, "max_position_embeddings", None)
-        for row, need in zip(prepared.rows, prepared.needs(self.max_new_tokens), strict=True):
+        for row, need in zip(encoded.rows, encoded.needs(self.max_new_tokens), strict=True):
             if limit is not None and need > limit:
                 raise TaskError(
                     f"row {row.id} of {self.task.name} needs {need:,} tokens with its answer, "

@@ -4,10 +4,9 @@ import math
 from collections.abc import Callable
 
 from esft.errors import RunError
-from esft.rollout.cache import ScoreCache, Weighed
-from esft.rollout.cache_key import Remembered, way_of
+from esft.rollout.cache import EvaluationCache, ModelVersion, Remembered, scoring_settings
+from esft.rollout.encode import EncodedRows
 from esft.rollout.evaluate import evaluate
-from esft.rollout.prepared import Prepared
 from esft.rollout.results import Evaluation
 from esft.rollout.rollout import Rollout
 from esft.runs.folder import RunFolder
@@ -41,7 +40,7 @@ class Evaluations:
         self._watcher = watcher
         self._failures = failures
         self._checksum = checksum
-        self._cache = ScoreCache()
+        self._cache = EvaluationCache()
         self._recorded = summaries(run)
         self._base: tuple[Evaluation, ...] = ()
 
@@ -75,7 +74,7 @@ class Evaluations:
         """Return target and prior tasks at `step`, where the weights are, measuring what is new."""
         session = self._session
         tasks = [("target", session.rollout, session.holdout)]
-        tasks += [("prior", each.rollout, each.prepared) for each in session.priors]
+        tasks += [("prior", each.rollout, each.encoded) for each in session.priors]
         found = [self._on_record(step, rollout.task.name) for _, rollout, _ in tasks]
         if None in found:
             priors = f" and {len(session.priors)} prior tasks" if session.priors else ""
@@ -103,7 +102,7 @@ class Evaluations:
                 return evaluation(self._run, summary)
         return None
 
-    def _measure(self, step: int, role: str, rollout: Rollout, rows: Prepared) -> Evaluation:
+    def _measure(self, step: int, role: str, rollout: Rollout, rows: EncodedRows) -> Evaluation:
         task, memory = rollout.task.name, self._memory(step, rollout, rows)
         if step == 0:
             # A run that lost its first evaluation measures it with D set aside.
@@ -123,9 +122,9 @@ class Evaluations:
         self._recorded.append(summary)
         return found
 
-    def _memory(self, step: int, rollout: Rollout, rows: Prepared) -> Remembered:
-        weighed = Weighed(
+    def _memory(self, step: int, rollout: Rollout, rows: EncodedRows) -> Remembered:
+        model = ModelVersion(
             base=self._session.base.identity, journal=self._checksum() if step else ""
         )
-        way = way_of(rollout, self._session.loaded.device)
-        return Remembered(self._cache, weighed, way, rows.rows)
+        settings = scoring_settings(rollout, self._session.loaded.device)
+        return Remembered(self._cache, model, settings, rows.rows)

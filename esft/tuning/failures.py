@@ -2,7 +2,7 @@
 
 import reprlib
 
-from esft.rollout.prepared import Prepared
+from esft.rollout.encode import EncodedRows
 from esft.rollout.results import RowResult
 from esft.tuning.watcher import Watcher
 
@@ -19,7 +19,7 @@ class Failures:
         self._watcher = watcher
         self.count = count
 
-    def add(self, where: str, rows: Prepared, results: list[RowResult]) -> None:
+    def add(self, where: str, rows: EncodedRows, results: list[RowResult]) -> None:
         """Count the failures among the results of `rows`."""
         failed = [i for i, result in enumerate(results) if result.failure is not None]
         if failed and not self.count:

@@ -14,7 +14,7 @@ from esft.engine.shaping import EQUAL, shape
 from esft.errors import EsftError, ModelError, RunError
 from esft.models.save import save_model
 from esft.rollout.batches import out_of_memory
-from esft.rollout.prepared import Prepared
+from esft.rollout.encode import EncodedRows
 from esft.rollout.results import RowResult, mean_reward
 from esft.runs.folder import RunFolder
 from esft.runs.snapshots import Snapshots
@@ -153,10 +153,12 @@ class Tuning:
         self._done = step
         self._report(step, rewards, results, size, time.monotonic() - began)
 
-    def _roll_out(self, step: int, place: int, member: Member, rows: Prepared) -> list[RowResult]:
+    def _roll_out(
+        self, step: int, place: int, member: Member, rows: EncodedRows
+    ) -> list[RowResult]:
         began = time.monotonic()
         with perturbed(self._session.weights, member, self._search.sigma):
-            results = self._session.rollout.score(rows)
+            results = self._session.rollout.roll_out(rows)
         self._failures.add(f"step {step}", rows, results)
         if step == self._first + 1 and place == 0:
             seconds = time.monotonic() - began + self._noise_seconds

@@ -118,7 +118,7 @@ def _prior_lines(session: Session) -> list[str]:
     prior = session.recipe.prior
     if not session.priors:
         return []
-    counts = [len(each.prepared.rows) for each in session.priors]
+    counts = [len(each.encoded.rows) for each in session.priors]
     when = "before and after" if prior.every is None else f"every {prior.every} steps"
     if len(set(counts)) == 1:
         names = ", ".join(each.name for each in session.priors)

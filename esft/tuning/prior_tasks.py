@@ -9,7 +9,7 @@ from esft.models.load import LoadedModel
 from esft.recipe.prior_line import PriorSpec, repeated
 from esft.recipe.settings import Recipe
 from esft.rollout.batches import Batches
-from esft.rollout.prepared import Prepared
+from esft.rollout.encode import EncodedRows
 from esft.rollout.rollout import Rollout
 from esft.tasks.registry import data_folder, get_task
 from esft.tasks.rows import read_split, row_source
@@ -32,7 +32,7 @@ class PriorTask:
     name: str
     spec: PriorSpec
     rollout: Rollout
-    prepared: Prepared
+    encoded: EncodedRows
 
 
 def prior_rows(recipe: Recipe, target: Task) -> tuple[PriorRows, ...]:
@@ -110,8 +110,8 @@ def _ready(prior: PriorRows, loaded: LoadedModel, batches: Batches) -> PriorTask
         max_new_tokens=prior.spec.max_new_tokens,
         batches=batches,
     )
-    prepared = rollout.prepare(prior.rows)
-    return PriorTask(name=prior.task.name, spec=prior.spec, rollout=rollout, prepared=prepared)
+    encoded = rollout.encode(prior.rows)
+    return PriorTask(name=prior.task.name, spec=prior.spec, rollout=rollout, encoded=encoded)
 
 
 def _split(spec: PriorSpec, task: Task, source: RowSource) -> str:

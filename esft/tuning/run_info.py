@@ -52,10 +52,10 @@ def versions() -> dict[str, str]:
 def rows_info(session: Session) -> dict[str, dict[str, object]]:
     """Return how many rows there are of each kind, and their hash."""
     found = {"train": session.train, "holdout": session.holdout}
-    found |= {f"prior task {prior.name}": prior.prepared for prior in session.priors}
+    found |= {f"prior task {prior.name}": prior.encoded for prior in session.priors}
     return {
-        name: {"n": len(prepared.rows), "hash": rows_hash(prepared.rows)}
-        for name, prepared in found.items()
+        name: {"n": len(encoded.rows), "hash": rows_hash(encoded.rows)}
+        for name, encoded in found.items()
     }
 
 

@@ -8,7 +8,7 @@ from esft.errors import RecipeError
 from esft.models.load import LoadedModel, load_model
 from esft.recipe.settings import Recipe, TaskSettings
 from esft.rollout.batches import Batches
-from esft.rollout.prepared import Prepared
+from esft.rollout.encode import EncodedRows
 from esft.rollout.rollout import Rollout
 from esft.tasks.registry import data_folder, get_task
 from esft.tasks.rows import Split, split_rows
@@ -27,8 +27,8 @@ class Session:
     """The model, with its drift."""
     task: Task
     rollout: Rollout
-    train: Prepared
-    holdout: Prepared
+    train: EncodedRows
+    holdout: EncodedRows
     priors: tuple[PriorTask, ...]
 
     @property
@@ -75,7 +75,7 @@ def open_session(recipe: Recipe, batch: int | None = None) -> Session:
         max_new_tokens=recipe.task.max_new_tokens,
         batches=Batches(recipe.task.batch if batch is None else batch),
     )
-    train, holdout = rollout.prepare(split.train), rollout.prepare(split.holdout)
+    train, holdout = rollout.encode(split.train), rollout.encode(split.holdout)
     base = open_base(
         loaded, recipe.anchor, recipe.search.seed, recipe.model.include, recipe.model.exclude
     )

@@ -52,14 +52,14 @@ def answers(monkeypatch, *outcomes):
     """What is scored from now on comes out right as these texts of 0 and 1 say, one a call."""
     left = list(outcomes)
 
-    def measure(self, prepared):
+    def measure(self, encoded):
         outcome = left.pop(0)
         return [
             RowResult(reward=float(right), correct=right == "1", answer=f"say {len(left)}")
-            for right, _ in zip(outcome, prepared.rows, strict=True)
+            for right, _ in zip(outcome, encoded.rows, strict=True)
         ]
 
-    monkeypatch.setattr(Rollout, "measure", measure)
+    monkeypatch.setattr(Rollout, "evaluate", measure)
 
 
 def test_all_verdicts_stand_together_at_the_end(run, monkeypatch):
@@ -160,10 +160,10 @@ def test_without_a_run_or_a_task_it_says_what_is_missing(tmp_path, monkeypatch):
 
 
 def test_ctrl_c_says_that_what_was_measured_is_kept(run, monkeypatch):
-    def interrupted(self, prepared):
+    def interrupted(self, encoded):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Rollout, "measure", interrupted)
+    monkeypatch.setattr(Rollout, "evaluate", interrupted)
 
     done = esft("eval", "--prior", "reverse-letters:5", "--kl-prompts", "0")
 

@@ -19,8 +19,8 @@ from esft.embedded.form import CHAT_TEMPLATE, VOCABULARY, character_tokenizer, u
 from esft.embedded.train import Training, learning_rate, puzzles_of, train
 from esft.models.load import load_model
 from esft.rollout.batches import Batches
-from esft.rollout.generate import encode_prompt, greedy_answers
-from esft.rollout.reference import encode_reference
+from esft.rollout.encode import encode_prompt, encode_reference
+from esft.rollout.generate import greedy_answers
 from esft.tasks.rows import read_split
 from esft.tasks.synthetic import PRIORS, SYNTHETIC, TARGETS
 from esft.tasks.synthetic_rows import Puzzle, puzzles, split_of

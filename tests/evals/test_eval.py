@@ -43,13 +43,13 @@ def run(tmp_path):
 @pytest.fixture
 def counted(monkeypatch):
     """The numbers of rows that were scored, call by call."""
-    calls, measure = [], Rollout.measure
+    calls, evaluate = [], Rollout.evaluate
 
-    def counting(self, prepared):
-        calls.append(len(prepared.rows))
-        return measure(self, prepared)
+    def counting(self, encoded):
+        calls.append(len(encoded.rows))
+        return evaluate(self, encoded)
 
-    monkeypatch.setattr(Rollout, "measure", counting)
+    monkeypatch.setattr(Rollout, "evaluate", counting)
     return calls
 
 
@@ -134,25 +134,25 @@ def test_each_step_is_scored_on_its_own_weights(run):
         model = rebuild(find_source(str(run)), str(step), Notes()).base.loaded
         rows = rows_of(parse_prior_line("reverse-letters:6"), 200, None)
         (prior,) = ready((rows,), model, None)
-        expected = evaluate(prior.rollout, prior.prepared)
+        expected = evaluate(prior.rollout, prior.encoded)
         assert result.measured[1].evaluations[number].results == expected.results
 
 
 def test_an_evaluation_that_was_interrupted_goes_on(run, counted, monkeypatch):
     request = asked(run, priors=("reverse-letters:150",), at="0")
-    measure = Rollout.measure
+    evaluate = Rollout.evaluate
 
-    def interrupted(self, prepared):
+    def interrupted(self, encoded):
         if len(counted) == 2:
             raise KeyboardInterrupt
-        return measure(self, prepared)
+        return evaluate(self, encoded)
 
-    monkeypatch.setattr(Rollout, "measure", interrupted)
+    monkeypatch.setattr(Rollout, "evaluate", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run_eval(request, Notes())
     assert counted == [64, 64]
     counted.clear()
-    monkeypatch.setattr(Rollout, "measure", measure)
+    monkeypatch.setattr(Rollout, "evaluate", evaluate)
 
     run_eval(request, Notes())
 
@@ -556,4 +556,4 @@ def test_a_prior_task_may_be_the_target_of_no_run(tmp_path):
     with pytest.raises(EsftError, match="no-such-task"):
         rows_of(parse_prior_line("no-such-task"), 5, None)
     rows = rows_of(parse_prior_line("conciseness:5 split=train"), 200, None)
-    assert len(ready((rows,), loaded, None)[0].prepared.rows) == 5
+    assert len(ready((rows,), loaded, None)[0].encoded.rows) == 5

@@ -22,8 +22,8 @@ def measured(*outcomes):
         for number in range(len(outcomes[0]))
     )
     rollout = SimpleNamespace(task=SimpleNamespace(name="letters"), scoring="exact")
-    prepared = SimpleNamespace(rows=rows)
-    subject = SimpleNamespace(name="letters", role="prior", rollout=rollout, prepared=prepared)
+    encoded = SimpleNamespace(rows=rows)
+    subject = SimpleNamespace(name="letters", role="prior", rollout=rollout, encoded=encoded)
     return Measured(subject=subject, evaluations=evaluations)
 
 

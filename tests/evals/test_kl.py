@@ -14,8 +14,8 @@ from esft.errors import TaskError
 from esft.evals.kl import drawn_at_base, kl_between, prompts_of
 from esft.models.load import load_model
 from esft.rollout.batches import Batches
-from esft.rollout.generate import encode_prompt, stop_tokens
-from esft.rollout.prepared import tokenized
+from esft.rollout.encode import encode_prompt, encode_rows
+from esft.rollout.generate import stop_tokens
 from esft.tasks.registry import get_task
 from esft.tasks.rows import read_split
 
@@ -225,13 +225,13 @@ def test_prompts_are_what_stands_before_the_answers(scoring):
     model, tokenizer = tiny_llama(), tiny_tokenizer(chat_template=False)
     make = choice_row if scoring == "choice" else question_row
     rows = tuple(make(number) for number in range(60))
-    prepared = tokenized(model, tokenizer, rows, scoring, with_references=scoring == "exact")
+    encoded = encode_rows(model, tokenizer, rows, scoring, with_references=scoring == "exact")
 
-    prompts = prompts_of(prepared)
+    prompts = prompts_of(encoded)
 
     assert len(prompts) == 50
     # A plain prompt ends as the context of an option does.
     assert [tokenizer.decode(prompt) for prompt in prompts[:3]] == [
         row.messages[0]["content"].removesuffix("\nAnswer:") + "\nAnswer:" for row in rows[:3]
     ]
-    assert len(prompts_of(prepared, limit=7)) == 7
+    assert len(prompts_of(encoded, limit=7)) == 7

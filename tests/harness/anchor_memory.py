@@ -32,11 +32,11 @@ if loaded.folder is not None:
 task = get_task("conciseness")
 rollout = Rollout(loaded.model, loaded.tokenizer, task, max_new_tokens={TOKENS})
 split = split_rows(task, {ROWS}, {ROWS})
-train, holdout = rollout.prepare(split.train), rollout.prepare(split.holdout)
+train, holdout = rollout.encode(split.train), rollout.encode(split.holdout)
 print("scoring", file=sys.stderr, flush=True)
 for _ in range(3):
-    rollout.score(train)
-    rollout.measure(holdout)
+    rollout.roll_out(train)
+    rollout.evaluate(holdout)
 """
 
 

@@ -44,7 +44,7 @@ def measure(session, kind):
         members = population(search.seed, number, search.population)
         began = time.perf_counter()
         with perturbed(session.weights, members[0], search.sigma):
-            session.rollout.score(session.train)
+            session.rollout.roll_out(session.train)
         taken = {"member": time.perf_counter() - began}
         for name in random.Random(number).sample(list(DECAYS), len(DECAYS)):
             awd, norm = DECAYS[name]

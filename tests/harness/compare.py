@@ -128,7 +128,7 @@ def write_tasks(folder: Path, rows: dict[str, list[dict]]) -> dict[str, tuple[st
 def our_rows(measured: Measured) -> list[dict]:
     """What esft eval makes of the rows."""
     subject, (evaluation,) = measured.subject, measured.evaluations
-    found = zip(subject.rollout.option_logprobs(subject.prepared), evaluation.results, strict=True)
+    found = zip(subject.rollout.option_logprobs(subject.encoded), evaluation.results, strict=True)
     return [
         {"logprobs": logprobs, "acc": result.correct_unnormalized, "acc_norm": result.correct}
         for logprobs, result in found

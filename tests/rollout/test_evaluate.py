@@ -51,11 +51,11 @@ def test_a_paired_change_takes_out_what_the_rows_have_in_common():
 def test_an_evaluation_of_options_gives_both_accuracies_and_a_record_a_row():
     rows = tuple(choice_row(number, gold=number % 3) for number in range(12))
     rollout = Rollout(tiny_llama(), tiny_tokenizer(), a_task())
-    prepared = rollout.prepare(rows)
+    encoded = rollout.encode(rows)
 
-    evaluation = evaluate(rollout, prepared)
+    evaluation = evaluate(rollout, encoded)
 
-    summary, records = evaluation.summary(), evaluation.rows(prepared.rows)
+    summary, records = evaluation.summary(), evaluation.rows(encoded.rows)
     assert summary["n"] == 12
     assert summary["accuracy"] == summary["acc_norm"] == sum(r["correct"] for r in records) / 12
     assert summary["acc"] == sum(r.correct_unnormalized for r in evaluation.results) / 12

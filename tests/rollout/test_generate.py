@@ -9,7 +9,8 @@ from transformers import Cache
 
 from esft.rollout import generate
 from esft.rollout.batches import Batches
-from esft.rollout.generate import encode_prompt, greedy_answers
+from esft.rollout.encode import encode_prompt
+from esft.rollout.generate import greedy_answers
 
 
 def prompts_of(tokenizer, numbers=range(9)):

@@ -7,8 +7,8 @@ from tiny_models import tiny_llama, tiny_qwen2, tiny_tokenizer
 
 from esft.rollout import logprobs as module
 from esft.rollout.batches import Batches
-from esft.rollout.choice import encode_option
-from esft.rollout.logprobs import forced, logprobs
+from esft.rollout.encode import encode_option
+from esft.rollout.logprobs import logprobs, teacher_forced
 from esft.tasks.task import Option
 
 
@@ -79,7 +79,7 @@ def test_the_argmax_is_that_of_each_continuation_alone():
     model, tokenizer = tiny_llama(), tiny_tokenizer()
     options = options_of(tokenizer, [choice_row(number) for number in (1, 22, 333)])
 
-    found = forced(model, options, Batches())
+    found = teacher_forced(model, options, Batches())
 
     for option, result in zip(options, found, strict=True):
         with torch.no_grad():

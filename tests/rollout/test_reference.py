@@ -7,9 +7,9 @@ from tiny_models import letters_model, tiny_llama, tiny_tokenizer
 
 from esft.errors import TaskError
 from esft.rollout.batches import Batches
-from esft.rollout.generate import encode_prompt, greedy_answers
+from esft.rollout.encode import encode_prompt, encode_reference
+from esft.rollout.generate import greedy_answers
 from esft.rollout.logprobs import logprobs
-from esft.rollout.reference import encode_reference
 
 
 def argmax_of(model, tokens):

@@ -27,10 +27,10 @@ QUESTIONS = tuple(question_row(number) for number in range(12))
 
 def test_an_option_is_right_by_log_probability_per_character():
     rollout = a_rollout()
-    prepared = rollout.prepare(CHOICES)
-    rollout_logprobs = a_rollout(reward="prob").score(prepared)
+    encoded = rollout.encode(CHOICES)
+    rollout_logprobs = a_rollout(reward="prob").roll_out(encoded)
 
-    results = rollout.score(prepared)
+    results = rollout.roll_out(encoded)
 
     assert {result.reward for result in results} <= {0.0, 1.0}
     assert [result.reward == 1.0 for result in results] == [result.correct for result in results]
@@ -43,7 +43,7 @@ def test_probabilities_of_the_options_sum_to_one():
     rollout = a_rollout(reward="prob")
 
     per_gold = [
-        rollout.score(rollout.prepare(tuple(choice_row(7, gold=gold) for gold in range(3))))
+        rollout.roll_out(rollout.encode(tuple(choice_row(7, gold=gold) for gold in range(3))))
     ]
 
     assert math.fsum(result.reward for result in per_gold[0]) == pytest.approx(1)
@@ -52,7 +52,7 @@ def test_probabilities_of_the_options_sum_to_one():
 @pytest.mark.parametrize(("scoring", "rows"), [("choice", CHOICES), ("generate", QUESTIONS)])
 def test_in_float32_a_split_batch_gives_the_same_results(scoring, rows):
     whole = a_rollout(scoring=scoring, batches=Batches(64))
-    expected = whole.score(whole.prepare(rows))
+    expected = whole.roll_out(whole.encode(rows))
     model, calls = tiny_llama(), []
     forward = model.forward
 
@@ -66,7 +66,7 @@ def test_in_float32_a_split_batch_gives_the_same_results(scoring, rows):
     model.forward.__signature__ = inspect.signature(forward)
     split = a_rollout(model, scoring=scoring, batches=Batches(64))
 
-    found = split.score(split.prepare(rows))
+    found = split.roll_out(split.encode(rows))
 
     assert max(calls) > 5
     assert split.batches.size <= 5
@@ -77,10 +77,10 @@ def test_the_reward_correct_replaces_the_grader_of_a_generated_answer():
     graded = a_rollout(scoring="generate")
     plain = a_rollout(scoring="generate", reward="correct")
 
-    rewards = [result.reward for result in graded.score(graded.prepare(QUESTIONS))]
+    rewards = [result.reward for result in graded.roll_out(graded.encode(QUESTIONS))]
 
     assert any(0 < reward < 1 for reward in rewards)
-    assert {r.reward for r in plain.score(plain.prepare(QUESTIONS))} <= {0.0, 1.0}
+    assert {r.reward for r in plain.roll_out(plain.encode(QUESTIONS))} <= {0.0, 1.0}
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_an_overflowing_model_gives_nan_and_nothing_correct(scoring, rows):
     model.model.norm.weight.fill_(float("nan"))
     rollout = a_rollout(model, scoring=scoring)
 
-    results = rollout.score(rollout.prepare(rows))
+    results = rollout.roll_out(rollout.encode(rows))
 
     assert all(math.isnan(result.reward) and not result.correct for result in results)
 
@@ -100,9 +100,9 @@ def test_an_overflowing_model_gives_nan_and_nothing_correct(scoring, rows):
 def test_taking_rows_keeps_their_tokens(scoring, rows):
     rollout = a_rollout(scoring=scoring)
 
-    taken = rollout.prepare(rows).take([7, 2])
+    taken = rollout.encode(rows).take([7, 2])
 
-    assert taken == rollout.prepare((rows[7], rows[2]))
+    assert taken == rollout.encode((rows[7], rows[2]))
 
 
 @pytest.mark.parametrize(("scoring", "rows"), [("choice", CHOICES), ("generate", QUESTIONS)])
@@ -110,7 +110,7 @@ def test_a_row_longer_than_the_context_is_refused_by_name(scoring, rows):
     rollout = a_rollout(tiny_llama(max_position_embeddings=24), scoring=scoring)
 
     with pytest.raises(TaskError, match=r"row row-0 of made-up needs \d+ tokens.*at most 24"):
-        rollout.prepare(rows)
+        rollout.encode(rows)
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_the_output_layer_sees_contiguous_input_only_while_scoring(scoring, rows
     forward = layer.forward
     layer.forward = lambda hidden: seen.append(hidden.is_contiguous()) or forward(hidden)
 
-    rollout.score(rollout.prepare(rows))
+    rollout.roll_out(rollout.encode(rows))
 
     assert seen
     assert all(seen)
@@ -143,34 +143,34 @@ def test_the_output_layer_sees_contiguous_input_only_while_scoring(scoring, rows
 @pytest.mark.parametrize(("scoring", "rows"), [("choice", CHOICES), ("generate", QUESTIONS)])
 def test_the_reward_logprob_is_the_mean_over_the_references_tokens(scoring, rows):
     rollout = a_rollout(scoring=scoring, reward="logprob")
-    prepared = rollout.prepare(rows)
+    encoded = rollout.encode(rows)
 
-    rewards = [result.reward for result in rollout.score(prepared)]
+    rewards = [result.reward for result in rollout.roll_out(encoded)]
 
-    sums = logprobs(tiny_llama(), list(prepared.references), Batches())
-    counts = [len(each.targets) for each in prepared.references]
+    sums = logprobs(tiny_llama(), list(encoded.references), Batches())
+    counts = [len(each.targets) for each in encoded.references]
     assert rewards == pytest.approx([a / b for a, b in zip(sums, counts, strict=True)], abs=1e-5)
     assert all(reward < 0 for reward in rewards)
 
 
 def test_the_reference_of_a_row_with_options_is_the_right_one():
-    prepared = a_rollout(reward="logprob").prepare(CHOICES)
+    encoded = a_rollout(reward="logprob").encode(CHOICES)
 
-    assert [each[row.gold] for row, each in zip(CHOICES, prepared.options, strict=True)] == list(
-        prepared.references
+    assert [each[row.gold] for row, each in zip(CHOICES, encoded.options, strict=True)] == list(
+        encoded.references
     )
 
 
 @pytest.mark.parametrize(("scoring", "rows"), [("choice", CHOICES), ("generate", QUESTIONS)])
 def test_only_measuring_says_what_is_right_where_the_reward_is_logprob(scoring, rows):
     rollout, plain = a_rollout(scoring=scoring, reward="logprob"), a_rollout(scoring=scoring)
-    prepared = rollout.prepare(rows)
+    encoded = rollout.encode(rows)
 
-    scored, measured = rollout.score(prepared), rollout.measure(prepared)
+    scored, measured = rollout.roll_out(encoded), rollout.evaluate(encoded)
 
     assert {result.correct for result in scored} == {None}
     assert [result.reward for result in measured] == [result.reward for result in scored]
-    expected = plain.measure(plain.prepare(rows))
+    expected = plain.evaluate(plain.encode(rows))
     assert [(each.correct, each.answer) for each in measured] == [
         (each.correct, each.answer) for each in expected
     ]
@@ -179,15 +179,15 @@ def test_only_measuring_says_what_is_right_where_the_reward_is_logprob(scoring, 
 @pytest.mark.parametrize("reward", [None, "correct"])
 def test_measuring_is_scoring_where_the_reward_is_of_the_answer(reward):
     rollout = a_rollout(scoring="generate", reward=reward)
-    prepared = rollout.prepare(QUESTIONS)
+    encoded = rollout.encode(QUESTIONS)
 
-    assert rollout.measure(prepared) == rollout.score(prepared)
+    assert rollout.evaluate(encoded) == rollout.roll_out(encoded)
 
 
 def answered_in_letters(model, tokenizer, rows):
     """The rows with the model's own greedy answers as references, every other one misspelt."""
     generated = Rollout(model, tokenizer, a_task("generate"), max_new_tokens=3)
-    answers = [each.answer for each in generated.score(generated.prepare(rows))]
+    answers = [each.answer for each in generated.roll_out(generated.encode(rows))]
     spelt = [text if i % 2 else f"{text[:-1]}!" for i, text in enumerate(answers)]
     return tuple(replace(row, reference=text) for row, text in zip(rows, spelt, strict=True))
 
@@ -199,9 +199,9 @@ def test_scoring_exact_says_what_a_greedy_answer_would_be(reward):
     model.generation_config.eos_token_id = [0]  # no token of a turn's end is asked for
     rows = answered_in_letters(model, tokenizer, QUESTIONS)
     rollout = Rollout(model, tokenizer, a_task(), scoring="exact", reward=reward)
-    prepared = rollout.prepare(rows)
+    encoded = rollout.encode(rows)
 
-    results = rollout.score(prepared)
+    results = rollout.roll_out(encoded)
 
     assert [result.correct for result in results] == [bool(i % 2) for i in range(12)]
     assert all(
@@ -209,10 +209,10 @@ def test_scoring_exact_says_what_a_greedy_answer_would_be(reward):
         for result, row in zip(results, rows, strict=True)
         if result.correct
     )
-    assert rollout.measure(prepared) == results
+    assert rollout.evaluate(encoded) == results
     if reward == "logprob":
         dense = Rollout(model, tokenizer, a_task("generate"), reward="logprob")
-        expected = [each.reward for each in dense.score(dense.prepare(rows))]
+        expected = [each.reward for each in dense.roll_out(dense.encode(rows))]
         assert [result.reward for result in results] == pytest.approx(expected, abs=1e-5)
     else:
         assert [result.reward for result in results] == [float(i % 2) for i in range(12)]
@@ -227,7 +227,7 @@ def test_an_answer_is_graded_with_its_opening():
     rollout = Rollout(tiny_llama(), tiny_tokenizer(), task)
     rows = tuple(replace(row, opening="<think>") for row in QUESTIONS)
 
-    results = rollout.score(rollout.prepare(rows))
+    results = rollout.roll_out(rollout.encode(rows))
 
     assert len(graded) == 12
     assert all(answer.startswith("<think>") for answer in graded)
@@ -239,7 +239,7 @@ def test_what_a_grader_says_of_its_failure_comes_with_the_result():
     task = replace(a_task("generate"), grade=lambda row, answer: failed)
     rollout = Rollout(tiny_llama(), tiny_tokenizer(), task)
 
-    results = rollout.score(rollout.prepare(QUESTIONS))
+    results = rollout.roll_out(rollout.encode(QUESTIONS))
 
     assert {(each.reward, each.failure) for each in results} == {(0.0, "took longer than 1 s")}
 
@@ -251,7 +251,7 @@ def test_a_reference_longer_than_the_context_is_refused():
     row = replace(QUESTIONS[0], reference="word " * 40)
 
     with pytest.raises(TaskError, match=r"row row-0 of made-up needs 2\d\d tokens"):
-        rollout.prepare((row,))
+        rollout.encode((row,))
 
 
 def test_rewards_are_averaged_in_row_order():

@@ -184,9 +184,9 @@ def test_the_drift_of_a_run_is_what_the_forecast_says(tmp_path):
 
 def test_all_members_of_a_step_see_the_same_rows(tmp_path, monkeypatch):
     members = []
-    score = Rollout.score
+    score = Rollout.roll_out
     monkeypatch.setattr(
-        Rollout, "score", lambda self, rows: members.append(rows.rows) or score(self, rows)
+        Rollout, "roll_out", lambda self, rows: members.append(rows.rows) or score(self, rows)
     )
 
     run_tuning(a_recipe(tmp_path, task={"rows_per_step": 2}), Notes(), never)
@@ -324,7 +324,7 @@ def test_a_batch_too_large_is_split_recorded_and_changes_no_answer(tmp_path, mon
     plain = run_tuning(a_recipe(tmp_path), Notes(), never)
     generate = Rollout._answer
 
-    def cramped(self, prepared):
+    def cramped(self, encoded):
         run = self.batches.run
 
         def limited(items, work):
@@ -337,7 +337,7 @@ def test_a_batch_too_large_is_split_recorded_and_changes_no_answer(tmp_path, mon
 
         monkeypatch.setattr(self.batches, "run", limited)
         try:
-            return generate(self, prepared)
+            return generate(self, encoded)
         finally:
             monkeypatch.setattr(self.batches, "run", run)
 

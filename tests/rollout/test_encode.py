@@ -2,7 +2,7 @@ import pytest
 from tiny_models import tiny_tokenizer
 
 from esft.errors import TaskError
-from esft.rollout.choice import encode_option
+from esft.rollout.encode import encode_option
 from esft.tasks.task import Option
 
 

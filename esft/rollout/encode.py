@@ -1,0 +1,137 @@
+"""Rows as tokens, made once and used by every member."""
+
+from dataclasses import dataclass
+
+from esft.errors import TaskError
+from esft.rollout.generate import stop_tokens
+from esft.rollout.logprobs import Continuation
+from esft.tasks.task import Option, Row
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodedRows:
+    """Rows with their tokens; a tuple is empty where nothing looks at it."""
+
+    rows: tuple[Row, ...]
+    prompts: tuple[tuple[int, ...], ...] = ()
+    options: tuple[tuple[Continuation, ...], ...] = ()
+    references: tuple[Continuation, ...] = ()
+
+    def take(self, places: list[int]) -> "EncodedRows":
+        """Return the rows at `places`, in that order."""
+        return EncodedRows(
+            rows=tuple(self.rows[i] for i in places),
+            prompts=tuple(self.prompts[i] for i in places) if self.prompts else (),
+            options=tuple(self.options[i] for i in places) if self.options else (),
+            references=tuple(self.references[i] for i in places) if self.references else (),
+        )
+
+    def needs(self, max_new_tokens: int) -> list[int]:
+        """Return the tokens that each row takes at most, with its answer."""
+        return [self._need(i, max_new_tokens) for i in range(len(self.rows))]
+
+    def _need(self, i: int, max_new_tokens: int) -> int:
+        whole = list(self.options[i]) if self.options else []
+        if self.references:
+            whole.append(self.references[i])
+        needs = [len(each.tokens) + 1 for each in whole]
+        if self.prompts:
+            needs.append(len(self.prompts[i]) + max_new_tokens)
+        return max(needs)
+
+
+def encode_rows(
+    model, tokenizer, rows: tuple[Row, ...], scoring: str, *, with_references: bool
+) -> EncodedRows:
+    """Return rows with the tokens that a scoring needs.
+
+    Args:
+        model: says which token ends a reference answer.
+        tokenizer: the model's.
+        rows: any number of rows.
+        scoring: "choice", "generate" or "exact".
+        with_references: also those of the right option, or of the reference answer.
+
+    Raises:
+        TaskError: if a row has no reference answer where one is asked for.
+    """
+    prompts: tuple[tuple[int, ...], ...] = ()
+    options: tuple[tuple[Continuation, ...], ...] = ()
+    references: tuple[Continuation, ...] = ()
+    if scoring == "generate":
+        prompts = tuple(encode_prompt(tokenizer, row) for row in rows)
+    if scoring == "choice":
+        options = tuple(
+            tuple(encode_option(tokenizer, option) for option in row.options) for row in rows
+        )
+    if with_references and scoring == "choice":
+        references = tuple(every[row.gold] for row, every in zip(rows, options, strict=True))
+    elif with_references:
+        references = tuple(encode_reference(model, tokenizer, row) for row in rows)
+    return EncodedRows(rows=rows, prompts=prompts, options=options, references=references)
+
+
+def encode_prompt(tokenizer, row: Row) -> tuple[int, ...]:
+    """Return the tokens of a row's prompt: chat template where there is one, else plain text.
+
+    A chat template writes its own special tokens, so no second BOS is added. The row's opening
+    stands at the end.
+    """
+    if tokenizer.chat_template is None:
+        opening = f" {row.opening}" if row.opening else ""
+        return tuple(tokenizer(row.prompt + opening)["input_ids"])
+    text = tokenizer.apply_chat_template(
+        list(row.messages), tokenize=False, add_generation_prompt=True
+    )
+    return tuple(tokenizer(text + row.opening, add_special_tokens=False)["input_ids"])
+
+
+def encode_option(tokenizer, option: Option) -> Continuation:
+    """Return the tokens of an option.
+
+    Context and continuation are tokenized together and split after the context's own tokens;
+    spaces at the context's end go to the continuation; special tokens as the tokenizer adds them.
+
+    Raises:
+        TaskError: if the context has no token or the continuation adds none.
+    """
+    context = option.context.rstrip()
+    whole = tokenizer(option.context + option.continuation)["input_ids"]
+    split = len(tokenizer(context)["input_ids"])
+    if split == 0 or split >= len(whole):
+        raise TaskError(
+            f"context {option.context[-40:]!r} with option {option.continuation[:40]!r} has "
+            f"{split} and {len(whole) - split} tokens, expected at least one each"
+        )
+    return Continuation(tuple(whole[:-1]), tuple(whole[split:]))
+
+
+def encode_reference(model, tokenizer, row: Row) -> Continuation:
+    """Return the tokens of a row's prompt and its reference answer.
+
+    The answer goes on from the prompt as a generated one does, and ends with the token that ends
+    a turn, where the tokenizer has one that the model stops at: so all its tokens are the argmax
+    exactly where the greedy answer is the reference.
+
+    Raises:
+        TaskError: if the row has no reference, or one without tokens.
+    """
+    if row.reference is None:
+        raise TaskError(
+            f"row {row.id} has no reference answer, expected one: reward is 'logprob'",
+            hint="leave the row out, or take another reward of the task",
+        )
+    prompt = encode_prompt(tokenizer, row)
+    text = row.reference.removeprefix(row.opening)
+    if tokenizer.chat_template is None and not row.opening:
+        text = f" {text}"  # the plain prompt ends with a colon
+    answer = tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+    end = tokenizer.eos_token_id
+    if end in stop_tokens(model, tokenizer):
+        answer = (*answer, end)
+    if not prompt or not answer:
+        raise TaskError(
+            f"row {row.id} has {len(prompt)} tokens of prompt and {len(answer)} of reference "
+            "answer, expected at least one each"
+        )
+    return Continuation(prompt + answer[:-1], answer)
