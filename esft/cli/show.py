@@ -209,7 +209,7 @@ def outcome_text(outcome: Outcome) -> str:
 
 def outcome_record(outcome: Outcome) -> dict[str, object]:
     """Return the result of a run, for programs."""
-    from esft.runs.folder import finite
+    from esft.runs.records import finite
 
     return {
         "run": outcome.run_path,

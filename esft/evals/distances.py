@@ -12,7 +12,7 @@ from esft.evals.models import RunModels
 from esft.evals.subjects import Subject
 from esft.rollout.batches import Batches
 from esft.rollout.cache import scoring_settings
-from esft.runs.folder import finite
+from esft.runs.records import finite
 from esft.tuning.rebuild import Source
 from esft.tuning.watcher import Watcher
 

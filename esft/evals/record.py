@@ -6,7 +6,7 @@ from dataclasses import asdict
 from esft.evals.evaluator import Measured, NoiseFloor
 from esft.evals.subjects import Missed
 from esft.rollout.results import Evaluation
-from esft.runs.folder import finite
+from esft.runs.records import finite
 from esft.stats.paired import compare, compare_rewards
 from esft.stats.verdict import diagnose
 from esft.tuning.sampler import rows_hash

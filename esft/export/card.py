@@ -11,7 +11,7 @@ from esft import __version__
 from esft.engine.journal_read import lines_until
 from esft.export.exported import Exported, comparison_text
 from esft.recipe.prior_line import parse_prior_line
-from esft.runs.recorded import summaries
+from esft.runs.records import summaries
 from esft.tuning.rebuild import Source
 
 _CARD = """\
@@ -120,7 +120,7 @@ def _scores(source: Source, exported: Exported) -> str:
         return "The journal that this was made from holds no scores."
     step = exported.tuned.step
     # The last of a task and step counts, as the run itself reads them.
-    found = {(each["task"], each["step"]): each for each in summaries(source.run)}
+    found = {(each["task"], each["step"]): each for each in summaries(source.run.path)}
     tasks = {task: each["role"] for (task, _), each in found.items()}
     if not tasks:
         return "The run has no evaluation on record."

@@ -7,7 +7,7 @@ from esft.engine.journal import Journal
 from esft.engine.journal_read import lines_until
 from esft.errors import RunError
 from esft.files import write_whole, writing
-from esft.runs.recorded import best_of, summaries
+from esft.runs.records import best_of, summaries
 from esft.tuning.rebuild import Source, rebuild, step_of
 from esft.tuning.watcher import Watcher
 
@@ -80,6 +80,6 @@ def require_no_file(out: Path) -> None:
 def _best_until(source: Source, step: int) -> int | None:
     """Return the best step up to `step`, where something says it."""
     if source.run is not None:
-        best = best_of([each for each in summaries(source.run) if each["step"] <= step])
+        best = best_of([each for each in summaries(source.run.path) if each["step"] <= step])
         return None if best is None else best.step
     return source.best if source.best is not None and source.best <= step else None

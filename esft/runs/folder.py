@@ -1,7 +1,6 @@
 """The run folder: what a run leaves behind, never half there."""
 
 import json
-import math
 import os
 import shutil
 import tempfile
@@ -10,8 +9,7 @@ from pathlib import Path
 from esft.engine.journal import Journal
 from esft.errors import RunError
 from esft.files import append_line, write_whole, writing
-from esft.files import slug
-from esft.runs.records import RUN_FORMAT, read_info
+from esft.runs.records import RUN_FORMAT, finite, read_info, rows_path
 
 
 class RunFolder:
@@ -38,28 +36,16 @@ class RunFolder:
 
     def record_evaluation(self, summary: dict[str, object], rows: list[dict[str, object]]) -> None:
         """Append to evals.jsonl, after writing the rows behind it to evals/."""
-        file = self.rows_path(str(summary["task"]), summary["step"])
+        file = rows_path(self.path, summary["task"], summary["step"])
         with writing(file.parent):
             file.parent.mkdir(exist_ok=True)
         write_whole(file, "".join(json.dumps(finite(row)) + "\n" for row in rows))
         append_line(self.evaluations_path, json.dumps(finite(summary)))
 
-    def rows_path(self, task: str, step: int) -> Path:
-        """Return where the rows behind an evaluation are."""
-        return self.path / "evals" / f"{slug(task)}-{step}.jsonl"
-
     def update_info(self, **changes: object) -> None:
         """Replace values of run.json."""
         self.info.update(changes)
         write_whole(self.path / "run.json", _as_json(self.info))
-
-
-def finite(record: dict[str, object]) -> dict[str, object]:
-    """Return a flat record with None for NaN and infinities, which JSON lacks."""
-    return {
-        key: None if isinstance(value, float) and not math.isfinite(value) else value
-        for key, value in record.items()
-    }
 
 
 def create_run(

@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from esft.errors import RunError
-from esft.runs.lock import is_locked
-from esft.runs.names import is_run, list_runs
-from esft.runs.records import read_info, read_lines
+from esft.runs.names import is_locked, is_run, list_runs
+from esft.runs.records import metrics, read_info, summaries
 
 KILLED, DAMAGED = "killed", "damaged"
 
@@ -48,9 +47,16 @@ def _listed(path: Path) -> ListedRun:
     known: dict[str, object] = {"name": path.name, "path": str(path), "size": _size(path)}
     try:
         info = read_info(path)
-        known |= _about(info)
-        known |= _rewards(path)
-        known |= _drift(path)
+        known["started"] = _text(info["started"])
+        known["model"] = _text(info["model"]["id"])
+        known["task"] = _text(info["settings"]["task.name"])
+        known["planned"] = int(info["settings"]["search.steps"])
+        target = [line for line in summaries(path) if line["role"] == "target"]
+        for line in target:
+            before_or_after = "reward" if line["step"] else "reward_before"
+            known[before_or_after] = _number(line["reward"])
+        lines = metrics(path)
+        known["drift"] = _number(lines[-1]["drift"]) if lines else None
         known["steps"] = _steps(path)
         known["state"] = _state(path, info)
     except RunError as error:
@@ -58,30 +64,6 @@ def _listed(path: Path) -> ListedRun:
     except (OSError, LookupError, TypeError, ValueError) as error:
         known["problem"] = f"{path} is not as a run is written: {type(error).__name__}: {error}"
     return ListedRun(**known)
-
-
-def _about(info: dict) -> dict[str, object]:
-    return {
-        "started": _text(info["started"]),
-        "model": _text(info["model"]["id"]),
-        "task": _text(info["settings"]["task.name"]),
-        "planned": int(info["settings"]["search.steps"]),
-    }
-
-
-def _rewards(path: Path) -> dict[str, object]:
-    target = [line for line in read_lines(path / "evals.jsonl") if line["role"] == "target"]
-    before = [_number(line["reward"]) for line in target if line["step"] == 0]
-    after = [_number(line["reward"]) for line in target if line["step"] != 0]
-    return {
-        "reward_before": before[-1] if before else None,
-        "reward": after[-1] if after else None,
-    }
-
-
-def _drift(path: Path) -> dict[str, object]:
-    lines = read_lines(path / "metrics.jsonl")
-    return {"drift": _number(lines[-1]["drift"]) if lines else None}
 
 
 def _steps(path: Path) -> int:

@@ -1,11 +1,17 @@
-"""Which folder a run goes to, and which one a name means."""
+"""Run folders by name: where a new run goes, which one is meant, whether a process works on it."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from esft.errors import RunError
-from esft.files import slug
+from esft.files import slug, writing
 
 RUNS = Path("runs")
+_PATIENCE = 1.0
+"""Seconds to wait for a lock: `esft runs` looks at it for a moment."""
 
 
 def choose_run_path(named: str | None, task: str, model: str) -> Path:
@@ -39,15 +45,20 @@ def find_run(name: str | None) -> Path:
         RunError: if there is none, with the names there are.
     """
     if name is None:
-        return _newest()
+        runs = list_runs()
+        if not runs:
+            raise RunError(
+                f"there is no run under {RUNS}/",
+                hint="name the folder of a run, or start one: esft tune quickstart",
+            )
+        return runs[0]
     for path in (RUNS / name, Path(name)):
         if is_run(path):
             return path
-    found = Path(name)
-    what = "is no run folder: it has no run.json" if found.exists() else "is no run"
+    problem = "is not a run folder: it has no run.json" if Path(name).exists() else "is not a run"
     names = ", ".join(path.name for path in list_runs()[:5])
     raise RunError(
-        f"{name} {what}, expected a name under {RUNS}/ or the path of a run folder",
+        f"{name} {problem}, expected a name under {RUNS}/ or the path of a run folder",
         hint=f"esft runs lists them; the newest are {names}" if names else "esft tune makes one",
     )
 
@@ -57,8 +68,8 @@ def list_runs() -> list[Path]:
     if not RUNS.is_dir():
         return []
     # Hidden ones are still being made, or were left half-made by a kill.
-    found = (path for path in RUNS.iterdir() if not path.name.startswith("."))
-    return sorted(filter(is_run, found), key=_age, reverse=True)
+    runs = [path for path in RUNS.iterdir() if not path.name.startswith(".") and is_run(path)]
+    return sorted(runs, key=_began, reverse=True)
 
 
 def is_run(path: Path) -> bool:
@@ -66,19 +77,45 @@ def is_run(path: Path) -> bool:
     return (path / "run.json").is_file()
 
 
-def _newest() -> Path:
-    runs = list_runs()
-    if not runs:
-        raise RunError(
-            f"there is no run under {RUNS}/",
-            hint="name the folder of a run, or start one: esft tune quickstart",
-        )
-    return runs[0]
-
-
-def _age(path: Path) -> tuple[float, str]:
+def _began(run: Path) -> tuple[float, str]:
     # recipe.toml is written once, when the run begins.
     try:
-        return (path / "recipe.toml").stat().st_mtime, path.name
+        return (run / "recipe.toml").stat().st_mtime, run.name
     except OSError:
-        return 0.0, path.name
+        return 0.0, run.name
+
+
+@contextmanager
+def locked(run: Path) -> Iterator[None]:
+    """Hold a run folder inside the block. The system lets go when the process ends, however.
+
+    Raises:
+        RunError: if another process holds it, or the folder cannot be written.
+    """
+    lock = FileLock(run / ".lock")
+    with writing(run):
+        try:
+            lock.acquire(timeout=_PATIENCE)
+        except Timeout:
+            raise RunError(
+                f"run {run} is in use: another process is working on it",
+                hint="wait until it ends, or stop it with Ctrl-C in its terminal",
+            ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def is_locked(run: Path) -> bool:
+    """Return whether a process holds a run folder; False where that cannot be seen."""
+    file = run / ".lock"
+    if not file.exists():
+        return False
+    try:
+        with FileLock(file).acquire(timeout=0):
+            return False
+    except Timeout:
+        return True
+    except OSError:
+        return False

@@ -1,21 +1,34 @@
-"""The files of a run folder, read back without loading torch."""
+"""What a run folder has on record, read back without loading torch."""
 
 import json
+import math
+from dataclasses import dataclass
 from pathlib import Path
 
 from esft.errors import RunError
+from esft.files import slug, write_whole
+from esft.rollout.results import Evaluation, number, result_of
 
-RUN_FORMAT = 2
-"""Of run.json: 2 since runs can be resumed."""
+RUN_FORMAT = 3
+"""Of run.json: 3 since a row can ask several questions; 2 since runs can be resumed."""
 
 
-def read_info(path: Path) -> dict[str, object]:
+@dataclass(frozen=True, kw_only=True)
+class Best:
+    """The step whose holdout reward is the best so far."""
+
+    step: int
+    """0 is the base model."""
+    reward: float
+
+
+def read_info(run: Path) -> dict[str, object]:
     """Return the content of the run.json of a run folder.
 
     Raises:
         RunError: if it cannot be read, or another format of esft wrote it.
     """
-    file = path / "run.json"
+    file = run / "run.json"
     try:
         info = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -29,8 +42,8 @@ def read_info(path: Path) -> dict[str, object]:
         older = isinstance(version, int) and version < RUN_FORMAT
         raise RunError(
             f"{file} has format {version!r}, expected {RUN_FORMAT}",
-            hint="it was made before runs could be resumed; its journal still rebuilds its model: "
-            f"esft replay {path / 'journal.jsonl'} --out DIR"
+            hint="an older esft made this run; its journal still rebuilds its model: "
+            f"esft replay {run / 'journal.jsonl'} --out DIR"
             if older
             else "a newer esft may have written it: pip install -U esft",
         )
@@ -43,7 +56,7 @@ def read_lines(path: Path) -> list[dict]:
     A file that is not there has none.
 
     Raises:
-        RunError: if a whole line is no record, with its number.
+        RunError: if a whole line is not a record, with its number.
     """
     try:
         *lines, _ = path.read_bytes().split(b"\n")
@@ -55,14 +68,82 @@ def read_lines(path: Path) -> list[dict]:
 def _record(path: Path, number: int, line: bytes) -> dict:
     try:
         record = json.loads(line)
+        problem = None if isinstance(record, dict) else "is not a record"
     except ValueError as error:
-        raise _damaged(path, number, f"is no JSON: {error}") from error
-    if not isinstance(record, dict):
-        raise _damaged(path, number, "is no record")
+        problem = f"is not JSON: {error}"
+    if problem is not None:
+        raise RunError(
+            f"{path}: line {number} {problem}", hint="take another copy of it, or move it away"
+        )
     return record
 
 
-def _damaged(path: Path, number: int, what: str) -> RunError:
-    return RunError(
-        f"{path}: line {number} {what}", hint="take another copy of it, or move it away"
+def finite(record: dict[str, object]) -> dict[str, object]:
+    """Return a flat record with None for NaN and infinities, which JSON lacks."""
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in record.items()
+    }
+
+
+def metrics(run: Path) -> list[dict[str, object]]:
+    """Return the lines of metrics.jsonl: one a step."""
+    return read_lines(run / "metrics.jsonl")
+
+
+def summaries(run: Path) -> list[dict[str, object]]:
+    """Return the lines of evals.jsonl: one an evaluation, in the order they were made."""
+    return read_lines(run / "evals.jsonl")
+
+
+def best_of(summaries: list[dict[str, object]]) -> Best | None:
+    """Return the best step of the target among `summaries`, the first of equal ones."""
+    best = None
+    for summary in summaries:
+        reward = number(summary["reward"])
+        if summary["role"] != "target" or math.isnan(reward):
+            continue
+        if best is None or reward > best.reward:
+            best = Best(step=summary["step"], reward=reward)
+    return best
+
+
+def rows_path(run: Path, task: str, step: int) -> Path:
+    """Return where the rows behind an evaluation are."""
+    return run / "evals" / f"{slug(task)}-{step}.jsonl"
+
+
+def evaluation(run: Path, summary: dict[str, object]) -> Evaluation:
+    """Return an evaluation with its rows.
+
+    Raises:
+        RunError: if its rows are not there.
+    """
+    file = rows_path(run, summary["task"], summary["step"])
+    rows = read_lines(file)
+    if len(rows) != summary["n"]:
+        raise RunError(
+            f"{file} has {len(rows)} rows, expected {summary['n']}, as evals.jsonl says",
+            hint="take the file back; or move evals.jsonl away, and they are evaluated again",
+        )
+    return Evaluation(
+        n=len(rows),
+        accuracy=number(summary["accuracy"]),
+        accuracy_se=number(summary["se"]),
+        reward=number(summary["reward"]),
+        reward_se=number(summary["reward_se"]),
+        acc=summary.get("acc"),
+        results=tuple(result_of(row) for row in rows),
     )
+
+
+def drop_after(run: Path, step: int) -> None:
+    """Remove what is recorded of steps after `step`, and lines that were cut off half-way."""
+    for path in (run / "metrics.jsonl", run / "evals.jsonl"):
+        if path.exists():
+            lines = [line for line in read_lines(path) if line["step"] <= step]
+            # A line that is there twice counts once: the last.
+            kept = {(line["step"], line.get("task")): line for line in lines}
+            text = "".join(json.dumps(line) + "\n" for line in kept.values())
+            if text.encode() != path.read_bytes():
+                write_whole(path, text)

@@ -10,7 +10,7 @@ from esft.rollout.evaluate import evaluate
 from esft.rollout.results import Evaluation
 from esft.rollout.rollout import Rollout
 from esft.runs.folder import RunFolder
-from esft.runs.recorded import Best, best_of, evaluation, summaries
+from esft.runs.records import Best, best_of, evaluation, summaries
 from esft.tuning.failures import Failures
 from esft.tuning.session import Session
 from esft.tuning.watcher import TaskScores, Watcher
@@ -41,7 +41,7 @@ class Evaluations:
         self._failures = failures
         self._checksum = checksum
         self._cache = EvaluationCache()
-        self._recorded = summaries(run)
+        self._recorded = summaries(run.path)
         self._base: tuple[Evaluation, ...] = ()
 
     @property
@@ -99,7 +99,7 @@ class Evaluations:
     def _on_record(self, step: int, task: str) -> Evaluation | None:
         for summary in self._recorded:
             if (summary["step"], summary["task"]) == (step, task):
-                return evaluation(self._run, summary)
+                return evaluation(self._run.path, summary)
         return None
 
     def _measure(self, step: int, role: str, rollout: Rollout, rows: EncodedRows) -> Evaluation:

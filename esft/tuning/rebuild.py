@@ -16,7 +16,7 @@ from esft.recipe.settings import Anchor, Model
 from esft.recipe.toml import load_recipe
 from esft.runs.folder import RunFolder, open_run
 from esft.runs.names import find_run
-from esft.runs.recorded import best_of, summaries
+from esft.runs.records import best_of, summaries
 from esft.runs.snapshots import Snapshots
 from esft.tuning.restore import load_nearest, noises
 from esft.tuning.tuned_model import Base, open_base
@@ -37,7 +37,7 @@ class Source:
     def best(self) -> int | None:
         """The step with the best holdout reward; None where nothing says it."""
         if self.run is not None:
-            best = best_of(summaries(self.run))
+            best = best_of(summaries(self.run.path))
             return None if best is None or best.step > self.record.last else best.step
         return None if self.record.end is None else self.record.end.best
 

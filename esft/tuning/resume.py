@@ -19,8 +19,8 @@ from esft.recipe.paths import own_files, placed
 from esft.recipe.settings import Recipe
 from esft.recipe.toml import load_recipe, settings_of
 from esft.runs.folder import RunFolder, open_run, require_room
-from esft.runs.lock import locked
-from esft.runs.recorded import drop_after, metrics, summaries
+from esft.runs.names import locked
+from esft.runs.records import drop_after, metrics, summaries
 from esft.runs.snapshots import Snapshots
 from esft.tuning.differences import Difference, recipe_differences, session_differences
 from esft.tuning.failures import Failures
@@ -157,7 +157,7 @@ def _clear(run: RunFolder, record: JournalRecord, watcher: Watcher) -> None:
     for folder in (run.path, run.path / "drift", run.path / "evals"):
         for part in folder.glob(".*.part"):
             part.unlink(missing_ok=True)
-    drop_after(run, record.last)
+    drop_after(run.path, record.last)
     Snapshots(run.path / "drift").drop_after(record.last)
 
 
@@ -172,7 +172,7 @@ def _restore(
     """Bring drift and forecast to the journal's last step, and fill gaps in metrics.jsonl."""
     load_nearest(session.drift, record, record.last, Snapshots(run.path / "drift"), watcher.notice)
     since = session.drift.steps
-    known = {line["step"] for line in metrics(run)}
+    known = {line["step"] for line in metrics(run.path)}
 
     def advance(step: int) -> None:
         members, coefficients = contributions(record.steps[step - 1], record.header_at(step))
@@ -218,5 +218,5 @@ def _record_change(run: RunFolder, session: Session, recipe: Recipe) -> None:
 
 
 def _failures_so_far(run: RunFolder) -> int:
-    lines = [*metrics(run), *summaries(run)]
+    lines = [*metrics(run.path), *summaries(run.path)]
     return sum(line.get("grader_failures", 0) for line in lines)

@@ -6,7 +6,7 @@ from esft.engine.journal_read import JournalRecord
 from esft.errors import EsftError, JournalError, RunError
 from esft.recipe.settings import Recipe
 from esft.runs.folder import RunFolder
-from esft.runs.recorded import evaluation, metrics, summaries
+from esft.runs.records import evaluation, metrics, rows_path, summaries
 from esft.runs.snapshots import Snapshots
 from esft.stats.intervals import mean_and_error
 from esft.tuning.differences import recipe_differences
@@ -79,7 +79,7 @@ def check_metrics(run: RunFolder, last: int | None) -> str:
     Raises:
         RunError: if a line is damaged, or the steps are not those of the journal.
     """
-    file, steps = run.metrics_path, [line.get("step") for line in metrics(run)]
+    file, steps = run.metrics_path, [line.get("step") for line in metrics(run.path)]
     cut = _cut_off(file, run)
     if last is None:
         return f"{counted(len(steps))}{cut}; the journal cannot say whether these are all"
@@ -99,7 +99,7 @@ def check_evaluations(run: RunFolder, last: int | None) -> str:
     Raises:
         RunError: if a line is damaged, its rows are not there, or give another accuracy.
     """
-    file, found = run.evaluations_path, summaries(run)
+    file, found = run.evaluations_path, summaries(run.path)
     cut = _cut_off(file, run)
     for summary in found:
         _refuse_other_rows(run, summary)
@@ -163,11 +163,11 @@ def _refuse_other_steps(record: JournalRecord, info: dict) -> None:
 
 
 def _refuse_other_rows(run: RunFolder, summary: dict) -> None:
-    found = evaluation(run, summary)
+    found = evaluation(run.path, summary)
     accuracy, _ = mean_and_error([float(row.correct) for row in found.results])
     if accuracy != found.accuracy:
         raise RunError(
-            f"{run.rows_path(summary['task'], summary['step'])} has accuracy {accuracy:g}, "
+            f"{rows_path(run.path, summary['task'], summary['step'])} has accuracy {accuracy:g}, "
             f"expected {found.accuracy:g}, as evals.jsonl says",
             hint=COPY,
         )

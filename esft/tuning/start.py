@@ -9,8 +9,7 @@ from esft.engine.journal_read import read_journal
 from esft.recipe.settings import Recipe
 from esft.recipe.toml import dump_recipe
 from esft.runs.folder import create_run, require_room
-from esft.runs.lock import locked
-from esft.runs.names import choose_run_path
+from esft.runs.names import choose_run_path, locked
 from esft.runs.snapshots import NEWEST
 from esft.tuning.failures import Failures
 from esft.tuning.loop import Tuning

@@ -12,8 +12,7 @@ from esft.errors import EsftError, JournalError, RunError
 from esft.models.load import load_model
 from esft.recipe.toml import load_recipe
 from esft.runs.folder import RunFolder, open_run
-from esft.runs.lock import is_locked
-from esft.runs.names import find_run
+from esft.runs.names import find_run, is_locked
 from esft.tuning.rebuild import Rebuilt, Source, find_source, rebuild
 from esft.tuning.run_checks import (
     COPY,

@@ -62,7 +62,7 @@ def test_a_run_that_is_not_there_is_named_with_a_hint(runs):
     done = esft("report", "nosuch")
 
     assert done.exit_code == 1
-    assert "nosuch is no run" in done.stderr
+    assert "nosuch is not a run" in done.stderr
     assert "Hint: esft runs lists them" in done.stderr
 
 

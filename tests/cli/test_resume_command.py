@@ -68,7 +68,7 @@ def test_a_run_that_is_none_is_refused_with_those_there_are(stopped):
         done = esft(*words)
 
         assert done.exit_code == 1
-        assert "Error: tinny is no run, expected a name under runs/" in done.stderr
+        assert "Error: tinny is not a run, expected a name under runs/" in done.stderr
         assert "the newest are tiny" in done.stderr
 
 

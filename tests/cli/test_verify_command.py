@@ -6,7 +6,7 @@ from click.testing import CliRunner
 from tiny_runs import Notes, a_recipe, never
 
 from esft.cli import main
-from esft.runs.lock import locked
+from esft.runs.names import locked
 from esft.tuning.start import run_tuning
 
 

@@ -16,7 +16,7 @@ from esft.engine.journal_read import read_journal
 from esft.errors import AnchorError, JournalError, RunError
 from esft.files import append_line
 from esft.recipe.settings import Prior, Run
-from esft.runs.lock import is_locked, locked
+from esft.runs.names import is_locked, locked
 from esft.tuning.resume import Finished, resume_tuning
 from esft.tuning.start import run_tuning
 

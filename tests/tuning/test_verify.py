@@ -14,7 +14,7 @@ from esft.engine.journal import Journal
 from esft.engine.journal_read import read_journal
 from esft.errors import RunError
 from esft.files import append_line
-from esft.runs.lock import locked
+from esft.runs.names import locked
 from esft.tuning.resume import resume_tuning
 from esft.tuning.start import run_tuning
 from esft.tuning.verify import Means, checks_of, find_target
@@ -224,7 +224,7 @@ def test_without_a_recipe_the_journal_rebuilds_the_saved_model_still(run):
     [
         (lambda file: file.unlink(), "has 0 rows, expected 5"),
         (lambda file: edit(file, lambda lines: lines[1:]), "has 4 rows, expected 5"),
-        (lambda file: edit(file, lambda lines: [*lines[1:], "{\n"]), "line 5 is no JSON"),
+        (lambda file: edit(file, lambda lines: [*lines[1:], "{\n"]), "line 5 is not JSON"),
         (
             lambda file: edit(file, lambda rows: [_turned(rows[0]), *rows[1:]]),
             "expected 0, as evals.jsonl says",
@@ -250,7 +250,7 @@ def _turned(row):
     [
         (lambda lines: [lines[0]], "lacks the target task at step 3"),
         (lambda lines: [*lines, '{"step": 2}\n'], "KeyError: 'task'"),
-        (lambda lines: [*lines, "\xff\n"], "line 3 is no JSON"),
+        (lambda lines: [*lines, "\xff\n"], "line 3 is not JSON"),
     ],
 )
 def test_evaluations_that_are_not_those_of_the_run_are_found(run, change, text):
@@ -279,7 +279,7 @@ def test_an_evaluation_behind_the_journal_is_found(run):
         (cut_off, "ends in the middle of a line"),
         (lambda file: edit(file, lambda lines: lines[:-1]), "lacks step 3, expected 1 to 3"),
         (lambda file: edit(file, lambda lines: [lines[0], lines[2]]), "lacks step 2"),
-        (lambda file: edit(file, lambda lines: ["[]\n", *lines[1:]]), "line 1 is no record"),
+        (lambda file: edit(file, lambda lines: ["[]\n", *lines[1:]]), "line 1 is not a record"),
         (lambda file: append_line(file, '{"step": 4}'), "has step 4, expected 1 to 3"),
         (os.unlink, "lacks step 1"),
     ],
@@ -366,7 +366,7 @@ def test_weights_that_run_json_does_not_claim_fail_model_and_rebuild(run):
     ("damage", "text"),
     [
         (lambda run: (run / "run.json").write_text("{"), "cannot be read"),
-        (lambda run: change_info(run, format=99), "format 99, expected 2"),
+        (lambda run: change_info(run, format=99), "format 99, expected 3"),
         (lambda run: change_info(run, state="finisled"), "state 'finisled', expected one of"),
         (lambda run: change_info(run, saved=None), "lacks saved"),
     ],
@@ -456,5 +456,5 @@ def test_a_run_that_a_process_works_on_is_refused(finished):
 
 
 def test_a_name_that_means_no_run_is_refused(tmp_path):
-    with pytest.raises(RunError, match="is no run"):
+    with pytest.raises(RunError, match="is not a run"):
         find_target(str(tmp_path / "none"))
