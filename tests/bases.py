@@ -6,8 +6,7 @@ import torch
 
 from esft.engine import Weights
 from esft.engine.identity import identity
-from esft.models.base_cache import base_path
-from esft.models.base_file import map_base
+from esft.models.base_file import base_path, map_base
 
 
 def mapped_base(loaded):
@@ -35,7 +34,9 @@ def bits(tensor):
 
 
 def content(folder):
-    return sorted(path.name for path in folder.rglob("*") if path.is_file())
+    return sorted(
+        path.name for path in folder.rglob("*") if path.is_file() and path.name != ".lock"
+    )
 
 
 def cut_off(path):

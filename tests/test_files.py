@@ -2,12 +2,23 @@ import errno
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from esft import files
 from esft.errors import RunError
-from esft.files import append_line, write_whole
+from esft.files import (
+    append_line,
+    cache_folder,
+    remove_partial,
+    whole_file,
+    whole_folder,
+    write_whole,
+)
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
 
 
 def test_lines_are_added_one_after_another(tmp_path):
@@ -17,21 +28,29 @@ def test_lines_are_added_one_after_another(tmp_path):
     assert (tmp_path / "log").read_text() == "one\nzwei ü\n"
 
 
+@pytest.mark.parametrize("content", ["zwei ü", "zwei ü".encode()])
+def test_a_file_is_replaced_by_text_or_bytes_in_a_folder_that_is_made(tmp_path, content):
+    write_whole(tmp_path / "new" / "file", "one")
+    write_whole(tmp_path / "new" / "file", content)
+
+    assert (tmp_path / "new" / "file").read_text() == "zwei ü"
+    assert names(tmp_path / "new") == ["file"]
+
+
 @pytest.mark.parametrize("write", [append_line, write_whole])
 def test_a_write_that_fails_leaves_the_file_as_it_was(tmp_path, monkeypatch, write):
-    path = tmp_path / "log"
-    append_line(path, "one")
+    append_line(tmp_path / "log", "one")
 
     def full(descriptor):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(files.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(RunError, match=r"log cannot be written: No space left") as caught:
-        write(path, "two")
+        write(tmp_path / "log", "two")
 
     assert caught.value.hint == "make room on the disk"
-    assert path.read_text() == "one\n"
-    assert [each.name for each in tmp_path.iterdir()] == ["log"]
+    assert (tmp_path / "log").read_text() == "one\n"
+    assert names(tmp_path) == ["log"]
 
 
 def test_a_line_that_only_fits_in_part_is_taken_back(tmp_path):
@@ -60,3 +79,124 @@ def test_a_folder_that_is_not_there_is_named(tmp_path):
         append_line(tmp_path / "missing" / "log", "one")
 
     assert "folder exists" in caught.value.hint
+
+
+def test_of_two_writers_of_one_file_neither_disturbs_the_other(tmp_path):
+    with whole_file(tmp_path / "file") as first:
+        with whole_file(tmp_path / "file") as second:
+            first.write_text("first")
+            second.write_text("second")
+        assert (tmp_path / "file").read_text() == "second"
+
+    assert (tmp_path / "file").read_text() == "first"
+    assert names(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("lend", [whole_file, whole_folder])
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), ValueError("a bug"), OSError(5, "I/O")])
+def test_an_error_leaves_neither_a_file_nor_a_folder(tmp_path, lend, error):
+    expected = RunError if isinstance(error, OSError) else type(error)
+
+    with pytest.raises(expected, match=r"I/O|bug|^$"), lend(tmp_path / "target"):
+        raise error
+
+    assert names(tmp_path) == []
+
+
+def test_everything_is_on_the_disk_before_its_name_appears(tmp_path, monkeypatch):
+    events = []
+    sync = os.fsync
+    target = tmp_path / "target"
+    monkeypatch.setattr(os, "fsync", lambda file: events.append(target.exists()) or sync(file))
+
+    with whole_folder(target) as part:
+        (part / "a").write_text("a")
+        (part / "b").write_text("b")
+    in_folder = list(events)
+    target = tmp_path / "file"
+    with whole_file(target) as part:
+        part.write_text("c")
+
+    assert in_folder == [False] * 3 + [True]  # files, their folder; then the parent
+    assert events[4:] == [False, True]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX permissions")
+def test_whoever_may_read_the_folder_may_read_what_was_written_for_the_owner_alone(tmp_path):
+    with whole_folder(tmp_path / "folder") as part:
+        (part / "file").touch(mode=0o600)
+    with whole_file(tmp_path / "folder" / "other") as part:
+        part.unlink()
+        part.touch(mode=0o600)
+
+    mode = (tmp_path / "folder").stat().st_mode & 0o666
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "folder").iterdir()} == {mode}
+
+
+@pytest.mark.parametrize("replace", [False, True])
+def test_a_folder_that_is_filled_meanwhile_is_kept_unless_it_is_to_be_replaced(tmp_path, replace):
+    target = tmp_path / "target"
+    target.mkdir()
+
+    def write():
+        with whole_folder(target, replace=replace) as part:
+            (part / "ours").touch()
+            (target / "theirs").touch()
+
+    if replace:
+        write()
+    else:
+        with pytest.raises(RunError, match="cannot be written: Directory not empty"):
+            write()
+
+    assert names(target) == ["ours" if replace else "theirs"]
+    assert names(tmp_path) == ["target"]
+
+
+def test_a_folder_with_something_in_it_is_refused(tmp_path):
+    (tmp_path / "file").touch()
+
+    with (
+        pytest.raises(RunError, match="exists, expected a new or an empty folder"),
+        whole_folder(tmp_path),
+    ):
+        pass
+
+    assert names(tmp_path) == ["file"]
+
+
+def test_what_killed_processes_left_is_removed_and_nothing_else(tmp_path):
+    script = (
+        "import os, sys\n"
+        "from pathlib import Path\n"
+        "from esft.files import whole_file, whole_folder\n"
+        "with whole_file(Path('file')), whole_folder(Path('folder')) as part:\n"
+        "    (part / 'half').touch()\n"
+        "    os._exit(1)"
+    )
+    for name in ("file", ".hidden"):
+        (tmp_path / name).touch()
+    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=False)
+    left = names(tmp_path)
+
+    remove_partial(tmp_path)
+
+    assert len(left) == 4
+    assert names(tmp_path) == [".hidden", "file"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "folder"),
+    [
+        ({"ESFT_CACHE_DIR": "~/a", "XDG_CACHE_HOME": "/b"}, Path.home() / "a"),
+        ({"ESFT_CACHE_DIR": "", "XDG_CACHE_HOME": "/b"}, Path("/b/esft")),
+        ({"XDG_CACHE_HOME": ""}, Path.home() / ".cache" / "esft"),
+    ],
+)
+def test_the_cache_lies_where_the_environment_says(settings, folder, monkeypatch):
+    for name in ("ESFT_CACHE_DIR", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+
+    assert cache_folder() == folder

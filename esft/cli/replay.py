@@ -31,8 +31,8 @@ def replay(
       esft replay --at 120 --out step-120
       esft replay tuned.jsonl --model Qwen2.5-1.5B --out tuned
     """
+    from esft.files import require_free
     from esft.models.save import save_model
-    from esft.models.whole_folder import require_free
     from esft.tuning.rebuild import find_source, rebuild
 
     require_free(out)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from esft import __version__
 from esft.errors import RunError
-from esft.files import cache_folder, write_whole, writing
+from esft.files import cache_folder, write_whole
 
 
 class DistanceCache:
@@ -37,6 +37,4 @@ class DistanceCache:
     def keep(self, path: Path, record: dict[str, object]) -> None:
         """Keep a record. A cache that cannot be written is done without."""
         with suppress(RunError):
-            with writing(path):
-                path.parent.mkdir(parents=True, exist_ok=True)
             write_whole(path, json.dumps(record))

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from esft.errors import ModelError
+from esft.files import writing
 from esft.models.quiet import quiet
-from esft.models.save import clear_errors, write_model
+from esft.models.save import write_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -48,7 +49,7 @@ def quantized_copy(loaded: LoadedModel, load: str) -> PreTrainedModel:
     if load not in settings:
         raise ValueError(f"load is {load!r}, expected one of {', '.join(LOADS)}")
     with tempfile.TemporaryDirectory(prefix="esft-quantized-") as folder:
-        with clear_errors(Path(folder)):
+        with writing(Path(folder)):
             write_model(loaded, Path(folder))
         try:
             with quiet(bars_too=True):

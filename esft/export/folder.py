@@ -13,11 +13,10 @@ from esft.export.check import Comparison, check_anew, keep_reference
 from esft.export.exported import Exported, Tuned, base_of
 from esft.export.figures import figures
 from esft.export.prompts import find_prompts
-from esft.files import write_whole
+from esft.files import require_free, whole_folder, write_whole
 from esft.models.device import parse_dtype
 from esft.models.load import LoadedModel
-from esft.models.save import clear_errors, write_model
-from esft.models.whole_folder import require_free, whole_folder
+from esft.models.save import write_model
 from esft.recipe.toml import load_recipe
 from esft.tuning.rebuild import Rebuilt, Source, rebuild
 from esft.tuning.watcher import Watcher
@@ -65,7 +64,7 @@ def export(
     if wanted not in (None, loaded.dtype):
         _release()  # the drift, which holds on to the weights as they are
         _convert_(loaded, wanted)
-    with clear_errors(out), whole_folder(out) as partial, _work_beside(partial) as work:
+    with whole_folder(out) as partial, _work_beside(partial) as work:
         watcher.phase(f"saving the model to {out}")
         write_model(loaded, partial)
         weights, kept = identity(loaded.model), _name(loaded.model.dtype)

@@ -6,7 +6,7 @@ from pathlib import Path
 from esft.engine.journal import Journal
 from esft.engine.journal_read import lines_until
 from esft.errors import RunError
-from esft.files import write_whole, writing
+from esft.files import write_whole
 from esft.runs.records import best_of, summaries
 from esft.tuning.rebuild import Source, rebuild, step_of
 from esft.tuning.watcher import Watcher
@@ -61,8 +61,6 @@ def export_journal(
     end = Journal(out, source.record.checksums[step], lambda _, line: lines.append(line))
     end.end(step, weights, _best_until(source, step))
     text = lines_until(source.record, step) + "".join(f"{line}\n" for line in lines)
-    with writing(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
     write_whole(out, text)
     named = str(source.record.header_at(step)["model"])
     return ExportedJournal(step=step, weights=weights, model=named, size=len(text))

@@ -2,32 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+import shutil
+from collections.abc import Container, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from filelock import FileLock
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
-from esft.errors import AnchorError
-from esft.models.base_cache import ELSEWHERE, KINDS, base_path, remove_base, size_text, write_base
+from esft.errors import AnchorError, RunError
+from esft.files import cache_folder, remove_partial, whole_file, writing
 from esft.models.check import weight_files
 
 if TYPE_CHECKING:
     from esft.models.load import LoadedModel
 
+_KINDS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+_ELSEWHERE = (
+    "set ESFT_CACHE_DIR to a folder on another disk, or keep the base weights in memory: [anchor] "
+    'store = "cpu"'
+)
 _PIECE = 1 << 22  # bytes compared at a time
 
-
-@dataclass(frozen=True)
-class Stamp:
-    """What of a file changes when its content does."""
-
-    size: int
-    mtime_ns: int
-    inode: int
+Stamp = tuple[int, int, int]
+"""Size, time of the last change and inode of a file: what changes when its content does."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,22 +40,17 @@ class MappedBase:
 
     tensors: dict[str, Tensor]
     """Canonical name -> (numel,), on the host, in the dtype of the loaded parameter."""
-    files: tuple[Path, ...]
-    """What is mapped."""
-    note: str
+    files: dict[Path, Stamp]
+    """What is mapped, as it was before."""
+    note: str = ""
     """What to tell the user: which files, and why they were written if they were."""
-    stamps: tuple[Stamp, ...]
-    """Of the files, from before they were mapped."""
 
     def changed(self) -> Path | None:
         """Return a mapped file that is gone or was touched since; None where there is none.
 
         To be asked before a run goes on: reading what was cut off a mapped file kills the process.
         """
-        for path, stamp in zip(self.files, self.stamps, strict=True):
-            if _stamp(path) != stamp:
-                return path
-        return None
+        return next((path for path, stamp in self.files.items() if _stamp(path) != stamp), None)
 
 
 def map_base(loaded: LoadedModel, names: list[str], base_identity: str) -> MappedBase:
@@ -59,7 +58,7 @@ def map_base(loaded: LoadedModel, names: list[str], base_identity: str) -> Mappe
 
     These are the checkpoint's own safetensors files, where they hold every parameter under its
     name, in its dtype and shape; else one file in the cache, written by the first run that needs
-    it (see `write_base`). Every bit is compared, in pieces.
+    it. Every bit is compared, in pieces.
 
     Args:
         loaded: a model at its base weights.
@@ -77,7 +76,12 @@ def map_base(loaded: LoadedModel, names: list[str], base_identity: str) -> Mappe
         mapped = _map_files(files, wanted)
     except _UnfitError as error:
         return _map_cache(loaded, names, base_path(base_identity), why=str(error))
-    return replace(mapped, note=f"base weights mapped from {_listed(mapped.files)}")
+    return replace(mapped, note=f"base weights mapped from {_listed(list(mapped.files))}")
+
+
+def base_path(base_identity: str) -> Path:
+    """Return the cache's file for the base model of this identity, there or not."""
+    return cache_folder() / "bases" / f"{base_identity}.safetensors"
 
 
 class _UnfitError(Exception):
@@ -88,34 +92,59 @@ def _map_cache(loaded: LoadedModel, names: list[str], path: Path, why: str) -> M
     parameters = {
         name: parameter.detach()
         for name, parameter in loaded.model.named_parameters()
-        if parameter.dtype in KINDS
+        if parameter.dtype in _KINDS
     }
-    before = _stamp(path)
+    how = "mapped from"
     try:
-        mapped, how = _map_files([path], parameters), "mapped from"
+        mapped = _map_files([path], parameters)
     except _UnfitError:
-        mapped = _write_and_map(path, parameters, before)
-        how = "written once to" if before is None else "written anew (it was damaged) to"
+        with _writing_alone(path):
+            try:  # another process may have written it while this one waited for its turn
+                mapped = _map_files([path], parameters)
+            except _UnfitError:
+                how = f"written {'anew (it was damaged)' if path.exists() else 'once'} to"
+                mapped = _write_and_map(path, parameters)
+    (stamp,) = mapped.files.values()
     return replace(
         mapped,
         tensors={name: mapped.tensors[name] for name in names},
-        note=f"base weights {how} {path} ({size_text(mapped.stamps[0].size)}), since {why}",
+        note=f"base weights {how} {path} ({_size_text(stamp[0])}), since {why}",
     )
 
 
-def _write_and_map(
-    path: Path, parameters: Mapping[str, Tensor], damaged: Stamp | None
-) -> MappedBase:
-    # Another process may have replaced the damaged file by now, and have mapped the new one.
-    if damaged is not None and _stamp(path) == damaged:
-        remove_base(path)
-    write_base(path, parameters)
+@contextmanager
+def _writing_alone(path: Path) -> Iterator[None]:
+    """Let no other process write to the cache's folder inside the block."""
+    try:
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(path.parent / ".lock"):
+                remove_partial(path.parent)  # what killed writers left has the size of a model
+                yield
+    except RunError as error:
+        raise AnchorError(
+            f"the base weights: {error}", hint=f"{error.hint}, {_ELSEWHERE}"
+        ) from error
+
+
+def _write_and_map(path: Path, parameters: Mapping[str, Tensor]) -> MappedBase:
+    needed, free = sum(p.nbytes for p in parameters.values()), shutil.disk_usage(path.parent).free
+    if free < needed:
+        raise AnchorError(
+            f"{path.parent} has {_size_text(free)} free, expected {_size_text(needed)} for the "
+            "base weights",
+            hint=f"make room, {_ELSEWHERE}",
+        )
+    # Nobody but its owner may write to it. What lies on the host is written from where it is;
+    # of a model on another device safetensors makes a copy on the host, as on saving the model.
+    with whole_file(path, mode=0o644) as part:
+        save_file({name: p.contiguous() for name, p in parameters.items()}, part)
     try:
         return _map_files([path], parameters)
     except _UnfitError as error:
         raise AnchorError(
             f"{path} does not hold the base weights that were written to it: {error}",
-            hint=f"check the disk, {ELSEWHERE}",
+            hint=f"check the disk, {_ELSEWHERE}",
         ) from error
 
 
@@ -125,26 +154,19 @@ def _map_files(paths: list[Path], parameters: Mapping[str, Tensor]) -> MappedBas
     stamps: dict[Path, Stamp] = {}
     for path in paths:
         stamp = _stamp(path)  # before anything is read: a later change must show
-        found = _open(path, parameters)
-        if found and stamp is not None:
-            tensors |= found
+        read = _open(path, parameters)
+        if read and stamp is not None:
+            tensors |= read
             stamps[path] = stamp
     for name, parameter in parameters.items():
         if name not in tensors:
-            raise _UnfitError(f"{name} is not in {_listed(tuple(paths))}")
+            raise _UnfitError(f"{name} is not in {_listed(paths)}")
         _check_same(name, tensors[name], parameter)
-    return MappedBase(
-        tensors={name: tensors[name].view(-1) for name in parameters},
-        files=tuple(stamps),
-        note="",
-        stamps=tuple(stamps.values()),
-    )
+    return MappedBase(tensors={name: tensors[name].view(-1) for name in parameters}, files=stamps)
 
 
 def _open(path: Path, names: Container[str]) -> dict[str, Tensor]:
     """Return those tensors of a file that have one of the names; views of the mapped file."""
-    from safetensors import SafetensorError, safe_open
-
     try:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys() if name in names}  # noqa: SIM118
@@ -153,21 +175,18 @@ def _open(path: Path, names: Container[str]) -> dict[str, Tensor]:
 
 
 def _check_same(name: str, mapped: Tensor, parameter: Tensor) -> None:
-    if mapped.dtype != parameter.dtype:
-        raise _UnfitError(f"{name} is {mapped.dtype} on the disk, and {parameter.dtype} loaded")
-    if mapped.shape != parameter.shape:
-        raise _UnfitError(
-            f"{name} is {tuple(mapped.shape)} on the disk, and {tuple(parameter.shape)} loaded"
-        )
+    for ours, theirs in (
+        (mapped.dtype, parameter.dtype),
+        (tuple(mapped.shape), tuple(parameter.shape)),
+    ):
+        if ours != theirs:
+            raise _UnfitError(f"{name} is {ours} on the disk, and {theirs} loaded")
     if mapped.data_ptr() % mapped.element_size():
-        raise _UnfitError(f"{name} lies at an odd place of its file")
-    ones, others = mapped.view(-1), parameter.reshape(-1)
+        raise _UnfitError(f"{name} is not aligned in its file")
     count = _PIECE // mapped.element_size()
-    for start in range(0, ones.numel(), count):
-        if not np.array_equal(
-            _bytes(ones[start : start + count]), _bytes(others[start : start + count])
-        ):
-            raise _UnfitError(f"{name} has other bits on the disk than loaded")
+    pieces = zip(mapped.view(-1).split(count), parameter.reshape(-1).split(count), strict=True)
+    if not all(np.array_equal(_bytes(one), _bytes(other)) for one, other in pieces):
+        raise _UnfitError(f"{name} has other bits on the disk than loaded")
 
 
 def _bytes(flat: Tensor) -> np.ndarray:
@@ -180,10 +199,12 @@ def _stamp(path: Path) -> Stamp | None:
         status = path.stat()
     except OSError:
         return None
-    return Stamp(status.st_size, status.st_mtime_ns, status.st_ino)
+    return status.st_size, status.st_mtime_ns, status.st_ino
 
 
-def _listed(files: tuple[Path, ...]) -> str:
-    if len(files) == 1:
-        return str(files[0])
-    return f"{len(files)} files in {files[0].parent}"
+def _listed(files: list[Path]) -> str:
+    return str(files[0]) if len(files) == 1 else f"{len(files)} files in {files[0].parent}"
+
+
+def _size_text(nbytes: int) -> str:
+    return f"{nbytes / 1e9:.2f} GB" if nbytes >= 1e9 else f"{nbytes / 1e6:.2f} MB"

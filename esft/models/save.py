@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from esft.errors import RunError
-from esft.files import is_full
+from esft.files import whole_folder
 from esft.models.quiet import quiet
-from esft.models.whole_folder import whole_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -31,7 +27,7 @@ def save_model(loaded: LoadedModel, folder: Path, *, replace: bool = False) -> N
             (disk full, ...); nothing half-written is left.
     """
     folder = Path(folder).absolute()
-    with clear_errors(folder), whole_folder(folder, replace=replace) as partial:
+    with whole_folder(folder, replace=replace) as partial:
         write_model(loaded, partial)
 
 
@@ -63,23 +59,3 @@ def _save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, *, drop_pa
     for how_it_was_loaded in ("is_local", "local_files_only"):
         tokenizer.init_kwargs.pop(how_it_was_loaded, None)
     tokenizer.save_pretrained(folder)
-
-
-@contextmanager
-def clear_errors(folder: Path) -> Iterator[None]:
-    """Turn an error of writing a model into a RunError that says what can be done."""
-    from safetensors import SafetensorError
-
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        raise _unwritable(folder, error) from error
-
-
-def _unwritable(folder: Path, error: Exception) -> RunError:
-    return RunError(
-        f"the model could not be written to {folder}: {getattr(error, 'strerror', None) or error}",
-        hint="free some space, or name a folder on another disk; nothing was left half-written"
-        if is_full(error)
-        else "name a folder that can be written; nothing was left half-written",
-    )

@@ -1,16 +1,15 @@
 """A report on disk: one page, and a picture a section."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from esft.files import sync, write_whole, writing
+from esft.files import write_whole, writing
 from esft.report.draw import as_png
 from esft.report.numbers import RunNumbers
 from esft.report.page import make_page
 from esft.report.read import named_apart, read_run
-from esft.report.sections import NAMES, Section, sections_of
+from esft.report.sections import NAMES, sections_of
 
 REPORT_FORMAT = 1
 """Of the numbers that `Report.as_record` returns."""
@@ -48,12 +47,10 @@ def write_report(paths: Sequence[Path], out: Path | None = None) -> Report:
     found = list({path.resolve(): path for path in paths}.values())
     runs = named_apart([read_run(path) for path in found])
     page, folder = _places(found, out)
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
     sections = sections_of(runs)
     pictures = {section.name: folder / f"{section.name}.png" for section in sections}
     for section in sections:
-        _write_picture(pictures[section.name], section)
+        write_whole(pictures[section.name], as_png(section.charts, section.keys))
     _remove_others(folder, pictures)
     addresses = {name: file.relative_to(page.parent).as_posix() for name, file in pictures.items()}
     write_whole(page, make_page(runs, sections, addresses))
@@ -66,17 +63,6 @@ def _places(paths: Sequence[Path], out: Path | None) -> tuple[Path, Path]:
         return paths[0] / "report.html", paths[0] / "report"
     folder = Path("report") if out is None else out
     return folder / "report.html", folder
-
-
-def _write_picture(file: Path, section: Section) -> None:
-    part = file.with_name(f".{file.name}.part")
-    with writing(file):
-        try:
-            part.write_bytes(as_png(section.charts, section.keys))
-            sync(part)
-            os.replace(part, file)
-        finally:
-            part.unlink(missing_ok=True)
 
 
 def _remove_others(folder: Path, pictures: dict[str, Path]) -> None:

@@ -1,14 +1,12 @@
 """The run folder: what a run leaves behind, never half there."""
 
 import json
-import os
 import shutil
-import tempfile
 from pathlib import Path
 
 from esft.engine.journal import Journal
 from esft.errors import RunError
-from esft.files import append_line, write_whole, writing
+from esft.files import append_line, whole_folder, write_whole
 from esft.runs.records import RUN_FORMAT, finite, read_info, rows_path
 
 
@@ -37,8 +35,6 @@ class RunFolder:
     def record_evaluation(self, summary: dict[str, object], rows: list[dict[str, object]]) -> None:
         """Append to evals.jsonl, after writing the rows behind it to evals/."""
         file = rows_path(self.path, summary["task"], summary["step"])
-        with writing(file.parent):
-            file.parent.mkdir(exist_ok=True)
         write_whole(file, "".join(json.dumps(finite(row)) + "\n" for row in rows))
         append_line(self.evaluations_path, json.dumps(finite(summary)))
 
@@ -63,17 +59,10 @@ def create_run(
         RunError: if it cannot be written, or appeared in the meantime.
     """
     info = {"format": RUN_FORMAT, **info}
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-        try:
-            part.chmod(0o755)
-            write_whole(part / "recipe.toml", recipe)
-            write_whole(part / "run.json", _as_json(info))
-            RunFolder(part, info).journal("").begin(header)
-            os.replace(part, path)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
+    with whole_folder(path) as part:
+        write_whole(part / "recipe.toml", recipe)
+        write_whole(part / "run.json", _as_json(info))
+        RunFolder(part, info).journal("").begin(header)
     return RunFolder(path, info)
 
 

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from esft.engine.state import DriftState
 from esft.errors import SnapshotError
-from esft.files import sync, writing
+from esft.files import whole_file
 
 SNAPSHOT_FORMAT = 1
 NEWEST = 2
@@ -56,7 +56,6 @@ class Snapshots:
             RunError: if it cannot be written, as on a full disk; those before it stay.
         """
         path = self.path(state.steps)
-        part = path.with_name(f".{path.name}.part")
         about = {
             "format": SNAPSHOT_FORMAT,
             "step": state.steps,
@@ -66,17 +65,8 @@ class Snapshots:
             "journal": checksum,
         }
         about["sha256"] = _digest(about, state)
-        with writing(path):
-            self._folder.mkdir(exist_ok=True)
-            try:
-                save_file(state.tensors, part, metadata={"esft": json.dumps(about)})
-                # safetensors writes for the owner alone.
-                part.chmod(self._folder.stat().st_mode & 0o666)
-                sync(part)
-                part.replace(path)
-                sync(self._folder)
-            finally:
-                part.unlink(missing_ok=True)
+        with whole_file(path) as part:
+            save_file(state.tensors, part, metadata={"esft": json.dumps(about)})
 
     def read(self, step: int, checksum: str) -> DriftState:
         """Return the state in a snapshot, its tensors mapped from the file.

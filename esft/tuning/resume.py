@@ -13,8 +13,7 @@ from esft.engine.journal_read import JournalRecord, read_journal
 from esft.engine.members import net_coefficients
 from esft.engine.replay import contributions, replay
 from esft.errors import RunError
-from esft.files import writing
-from esft.models.whole_folder import remove_partial
+from esft.files import remove_partial, writing
 from esft.recipe.paths import own_files, placed
 from esft.recipe.settings import Recipe
 from esft.recipe.toml import load_recipe, settings_of
@@ -153,10 +152,8 @@ def _clear(run: RunFolder, record: JournalRecord, watcher: Watcher) -> None:
         with writing(record.path), open(record.path, "r+b") as file:
             file.truncate(record.whole)
             os.fsync(file.fileno())
-    remove_partial(run.path)
     for folder in (run.path, run.path / "drift", run.path / "evals"):
-        for part in folder.glob(".*.part"):
-            part.unlink(missing_ok=True)
+        remove_partial(folder)
     drop_after(run.path, record.last)
     Snapshots(run.path / "drift").drop_after(record.last)
 

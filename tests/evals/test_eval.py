@@ -544,9 +544,9 @@ def test_a_full_disk_is_said_where_a_model_is_to_be_loaded_in_fewer_bits(run, mo
 
     monkeypatch.setattr("esft.evals.quantized.write_model", full)
 
-    with pytest.raises(RunError, match="could not be written to") as caught:
+    with pytest.raises(RunError, match="cannot be written") as caught:
         run_eval(asked(run, load="int8"), Notes())
-    assert "free some space" in caught.value.hint
+    assert "make room" in caught.value.hint
 
 
 def test_a_prior_task_may_be_the_target_of_no_run(tmp_path):

@@ -247,7 +247,7 @@ def test_a_full_disk_is_said_and_leaves_nothing(run, tmp_path, in_process):
     source = find_source(run)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))  # the weights take 100 kB
     try:
-        with pytest.raises(RunError, match="could not be written"):
+        with pytest.raises(RunError, match="cannot be written"):
             export(source, "last", tmp_path / "out", Notes())
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -48,7 +48,7 @@ def test_a_folder_that_appears_meanwhile_is_not_overwritten(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "precious").write_text("")
 
-    with pytest.raises(RunError, match="cannot be written"):
+    with pytest.raises(RunError, match="exists, expected a new or an empty folder"):
         create_run(tmp_path / "run", "", {}, {})
 
     assert [each.name for each in tmp_path.iterdir()] == ["run"]

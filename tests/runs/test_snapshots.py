@@ -108,5 +108,5 @@ def test_a_folder_without_any_has_no_steps(tmp_path):
     assert Snapshots(tmp_path / "drift").steps() == []
     (tmp_path / "drift").mkdir()
     (tmp_path / "drift" / "notes.txt").write_text("")
-    (tmp_path / "drift" / ".step-000003.safetensors.part").write_text("")
+    (tmp_path / "drift" / ".step-000003.safetensors.1234abcd.partial").write_text("")
     assert Snapshots(tmp_path / "drift").steps() == []

@@ -110,7 +110,7 @@ def test_what_stands_in_the_way_is_cleared(tmp_path):
     journal = run / "journal.jsonl"
     journal.write_bytes(journal.read_bytes()[:-7])
     (run / ".model.1234abcd.partial").mkdir()
-    (run / "drift" / ".step-000004.safetensors.part").write_bytes(b"half")
+    (run / "drift" / ".step-000004.safetensors.1234abcd.partial").write_bytes(b"half")
     with open(run / "metrics.jsonl", "a") as file:
         file.write('{"step": 4, "rew')
 
