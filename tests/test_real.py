@@ -94,7 +94,7 @@ def test_members_and_steps_leave_every_bit_of_the_real_model_where_it_belongs(lo
         logged = identity(loaded.model)
     assert identity(loaded.model) == before
     drift = Drift(weights, dtype="float16")
-    with perturbed(weights, Member(1), 6e-3):
+    with perturbed(weights, Member(1), 6e-3, drift):
         restored = identity(loaded.model)
     assert identity(loaded.model) == before
     assert before != logged == restored

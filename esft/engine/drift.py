@@ -15,8 +15,7 @@ from esft.engine.noise import MAX_NOISE, derived_seed, noise
 from esft.engine.state import DriftState, refuse_other
 from esft.engine.stream import Parts, Stream
 from esft.engine.tally import Tally
-from esft.engine.undo import finish
-from esft.engine.weights import Piece, Weights
+from esft.engine.weights import Piece, Weights, finish
 from esft.errors import AnchorError
 
 __all__ = ["DRIFT_STORES", "STORES", "Drift"]
@@ -68,9 +67,7 @@ class Drift:
             raise ValueError(
                 f"drift_store is {drift_store!r}, expected one of {', '.join(DRIFT_STORES)}"
             )
-        if weights.drift is not None:
-            raise ValueError("the weights have a drift already, expected weights without one")
-        self._weights = weights
+        self.weights = weights
         self._store = store
         self._kind = dtype
         self._seed = seed
@@ -85,7 +82,7 @@ class Drift:
             pin = flat.is_cuda and device.type == "cpu"
             self._kept[name] = kept_drift(name, flat.numel(), dtype, device, pin)
         self._stream = Stream(flat.device)
-        weights.drift = self
+        weights.claim()
 
     @property
     def on_device(self) -> bool:
@@ -148,7 +145,7 @@ class Drift:
         pull = pull_of(alpha, decay, norm)
         nets = net_coefficients(members, coefficients)
         self.refuse_if_torn()
-        with self._weights.held("a step"):
+        with self.weights.held("a step"):
             self._steps += 1
             if nets or pull:
                 self._torn = True
@@ -168,9 +165,9 @@ class Drift:
             AnchorError: if a step was interrupted half-way.
         """
         self.refuse_if_torn()
-        with self._weights.held("at_base"):
+        with self.weights.held("at_base"):
             try:
-                pieces = self._weights.pieces()
+                pieces = self.weights.pieces()
                 for piece, (base,) in self._stream.brought(pieces, self._base_of):
                     piece.flat.copy_(base)
                 yield
@@ -219,7 +216,7 @@ class Drift:
             AnchorError: if the state is one of other tensors or kept otherwise; nothing changes.
         """
         refuse_other(state, self._kind, self._tensors(), self._figures())
-        with self._weights.held("load"):
+        with self.weights.held("load"):
             self._torn = True
             for name, tensor in self._tensors().items():
                 tensor.copy_(state.tensors[name])
@@ -280,7 +277,7 @@ class Drift:
         return _rounded(base, self._kept[piece.name].read(kept))
 
     def _brought(self) -> Iterator[tuple[Piece, Parts]]:
-        return self._stream.brought(self._weights.pieces(), self._parts_of)
+        return self._stream.brought(self.weights.pieces(), self._parts_of)
 
     def _parts_of(self, piece: Piece) -> Parts:
         return *self._base_of(piece), *self._kept[piece.name].parts(piece.start, piece.count)

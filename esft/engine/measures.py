@@ -40,20 +40,14 @@ class DriftMeasures:
     """In the module's order."""
 
 
-def measures(drift: Drift, weights: Weights) -> DriftMeasures:
-    """Measure a drift, piece by piece within the scratch of its weights.
-
-    Args:
-        drift: of `weights`; read, wherever it and theta_0 lie.
-        weights: as the last step left them.
+def measures(drift: Drift) -> DriftMeasures:
+    """Measure a drift, piece by piece within the scratch of its weights, wherever it lies.
 
     Raises:
-        ValueError: if the weights are being held, by a member or `at_base`, or are another
-            drift's.
+        ValueError: if its weights are being held, by a member or `at_base`.
         AnchorError: if a step was interrupted half-way.
     """
-    if weights.drift is not drift:
-        raise ValueError("the drift is of other weights, expected that of those given")
+    weights = drift.weights
     tallies: dict[str, Tally] = {}
     zeros, unmoved = [], []
     with weights.held("measures"):

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from esft.engine.drift import Drift
 from esft.engine.members import Member
 from esft.engine.noise import noise
 from esft.engine.undo import Undo, same_bits
@@ -15,7 +16,11 @@ from esft.engine.weights import Piece, Weights
 
 @contextmanager
 def perturbed(
-    weights: Weights, member: Member, sigma: float, revert: str | None = None
+    weights: Weights,
+    member: Member,
+    sigma: float,
+    drift: Drift | None = None,
+    revert: str | None = None,
 ) -> Iterator[None]:
     """Hold `weights` at round(w + sigma * sign * noise(seed)) in the block; the bits of w after it.
 
@@ -26,12 +31,13 @@ def perturbed(
         weights: changed in place, piece by piece within their scratch.
         member: whose noise is added.
         sigma: noise scale, > 0.
-        revert: "restore" writes round(theta_0 + D) and needs a Drift; "log" subtracts the noise
-            and writes back the few weights that this misses; None takes restore where
-            theta_0 and D lie on the weights' device, else log.
+        drift: of the weights; None where they have none.
+        revert: "restore" writes round(theta_0 + D) and needs a drift; "log" subtracts the noise
+            and writes back the few weights that this misses; None: see `revert_way`.
 
     Raises:
-        ValueError: if sigma is not positive and finite, or `revert` cannot be done.
+        ValueError: if sigma is not positive and finite, `drift` is that of other weights, or
+            `revert` cannot be done.
         AnchorError: if a step was interrupted half-way: theta_0 + D is no longer what to restore.
 
     Source: arXiv:2509.24372, section 3.2 (perturb and restore in place, by seed); the exact
@@ -39,12 +45,19 @@ def perturbed(
     """
     if not (sigma > 0 and math.isfinite(sigma)):
         raise ValueError(f"sigma is {sigma}, expected a positive number")
-    if weights.drift is not None:
-        weights.drift.refuse_if_torn()
-    way = revert_way(weights) if revert is None else revert
+    if drift is not None:
+        if drift.weights is not weights:
+            raise ValueError("the drift is of other weights, expected that of those given")
+        drift.refuse_if_torn()
+    way = revert_way(drift) if revert is None else revert
+    if way not in ("restore", "log"):
+        raise ValueError(f"revert is {way!r}, expected 'restore' or 'log'")
+    if way == "restore" and drift is None:
+        raise ValueError("revert is 'restore', which needs a Drift")
+    composed = None if drift is None else drift.composed
     scale = sigma * member.sign
     with weights.held("perturbed"):
-        undo = Undo(weights, way, lambda piece: scaled_noise(piece, member.seed, scale))
+        undo = Undo(lambda piece: scaled_noise(piece, member.seed, scale), composed, way == "log")
         try:  # also around the perturbing: an interruption half-way must leave no trace either
             for piece in weights.pieces():
                 undo.replace(piece)
@@ -53,9 +66,8 @@ def perturbed(
             undo.restore()
 
 
-def revert_way(weights: Weights) -> str:
-    """Return how members are undone: "restore" or "log"."""
-    drift = weights.drift
+def revert_way(drift: Drift | None) -> str:
+    """Return how members are undone: "restore" where theta_0 and D are at hand, else "log"."""
     return "restore" if drift is not None and drift.on_device else "log"
 
 

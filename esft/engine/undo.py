@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from esft.engine.weights import Piece, Weights
+from esft.engine.weights import Piece, finish
 
 LOG_SHARE = 0.1
 """A log larger than this share of a piece's bytes is dropped for theta_0 + D, where they are."""
@@ -39,22 +39,20 @@ class Undo:
     order, so it may itself be interrupted and done again.
 
     Args:
-        weights: what is perturbed.
-        way: "restore" (needs a Drift) or "log".
         shift: the noise of a piece, scaled: float32 of shape (count,), the same at every call.
-
-    Raises:
-        ValueError: if the way is unknown or needs a Drift that is not there.
+        composed: round(theta_0 + D) of a piece; None where the weights have no drift.
+        logs: subtract the noise and log what that misses, instead of composing every piece.
     """
 
-    def __init__(self, weights: Weights, way: str, shift: Callable[[Piece], Tensor]) -> None:
-        if way not in ("restore", "log"):
-            raise ValueError(f"revert is {way!r}, expected 'restore' or 'log'")
-        if way == "restore" and weights.drift is None:
-            raise ValueError("revert is 'restore', which needs the weights to have a Drift")
-        self._drift = weights.drift
-        self._logs = way == "log"
+    def __init__(
+        self,
+        shift: Callable[[Piece], Tensor],
+        composed: Callable[[Piece], Tensor] | None,
+        logs: bool,
+    ) -> None:
         self._shift = shift
+        self._composed = composed
+        self._logs = logs
         # None stands for theta_0 + D.
         self._done: list[tuple[Piece, Tensor | _Log | None]] = []
 
@@ -83,29 +81,20 @@ class Undo:
                 kept.write_to(before)
                 self._done[-1] = (piece, before)
                 kept = before
-            piece.flat.copy_(self._drift.composed(piece) if kept is None else kept)
+            piece.flat.copy_(self._composed(piece) if kept is None else kept)
             self._done.pop()
 
     def _to_keep(self, before: Tensor, back: Tensor) -> Tensor | _Log | None:
         """Return what must be kept of `before`, given what subtracting would make of it."""
         missed = torch.nonzero(_differing_bits(before, back)).view(-1)  # (misses,)
         nbytes = missed.numel() * (2 + before.element_size())
-        if self._drift is not None and nbytes > LOG_SHARE * before.nbytes:
+        if self._composed is not None and nbytes > LOG_SHARE * before.nbytes:
             return None
         if nbytes >= before.nbytes:
             return before.clone()
         blocks = -(-before.numel() // _BLOCK)
         per_block = torch.bincount(missed // _BLOCK, minlength=blocks)
         return _Log((missed % _BLOCK).to(torch.int16), per_block, before[missed])
-
-
-def finish(action: Callable[[], None]) -> None:
-    """Run `action` to its end: where Ctrl-C comes in between, once more from its start."""
-    try:
-        action()
-    except KeyboardInterrupt:
-        action()
-        raise
 
 
 def same_bits(left: Tensor, right: Tensor) -> Tensor:

@@ -1,16 +1,12 @@
 """The weights an engine works on: the one copy of a model's parameters."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-
-if TYPE_CHECKING:
-    from esft.engine.drift import Drift
 
 SCRATCH = 64 << 20
 """Bytes of working memory on the device, by default."""
@@ -66,7 +62,7 @@ class Weights:
         scratch: int = SCRATCH,
     ) -> None:
         self.scratch = scratch
-        self.drift: Drift | None = None
+        self._claimed = False
         self._held_by: str | None = None
         parameters = _distinct_parameters(model)
         self._flat = {
@@ -108,6 +104,16 @@ class Weights:
         for start in range(0, flat.numel(), size):
             yield Piece(name, start, flat[start : start + size])
 
+    def claim(self) -> None:
+        """Let one drift change the weights from now on.
+
+        Raises:
+            ValueError: if another does already: each would undo the steps of the other.
+        """
+        if self._claimed:
+            raise ValueError("the weights have a drift already, expected weights without one")
+        self._claimed = True
+
     @contextmanager
     def held(self, by: str) -> Iterator[None]:
         """Claim the weights for the block, so that no two changes overlap.
@@ -122,6 +128,15 @@ class Weights:
             yield
         finally:
             self._held_by = None
+
+
+def finish(action: Callable[[], None]) -> None:
+    """Run `action` to its end: where Ctrl-C comes in between, once more from its start."""
+    try:
+        action()
+    except KeyboardInterrupt:
+        action()
+        raise
 
 
 def _distinct_parameters(model: nn.Module) -> dict[str, nn.Parameter]:

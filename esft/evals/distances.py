@@ -80,7 +80,7 @@ class Distances:
     def _drift_at(self, step: int) -> dict[str, object]:
         self._models.at(step)
         base = self._models.base
-        found = measures(base.drift, base.weights)
+        found = measures(base.drift)
         figures = (found.norm, found.zero_share, found.unmoved_share)
         layers = [asdict(layer) for layer in found.layers]
         return finite(dict(zip(DRIFT, figures, strict=False))) | {"layers": layers}

@@ -157,8 +157,9 @@ class Tuning:
         self, step: int, place: int, member: Member, rows: EncodedRows
     ) -> list[RowResult]:
         began = time.monotonic()
-        with perturbed(self._session.weights, member, self._search.sigma):
-            results = self._session.rollout.roll_out(rows)
+        session = self._session
+        with perturbed(session.weights, member, self._search.sigma, session.drift):
+            results = session.rollout.roll_out(rows)
         self._failures.add(f"step {step}", rows, results)
         if step == self._first + 1 and place == 0:
             seconds = time.monotonic() - began + self._noise_seconds

@@ -149,6 +149,6 @@ def _revert_line(session: Session) -> str:
     kept = f"drift kept in {anchor.drift}, {nbytes / 1e6:,.0f} MB"
     if anchor.store != "disk":
         kept += " with the base weights"
-    if revert_way(session.weights) == "restore":
+    if revert_way(session.drift) == "restore":
         return f"exact, by restoring base + drift ({kept})"
     return f"exact, by subtracting the noise and a log ({kept}, on the host)"

@@ -44,14 +44,16 @@ def awkward_numbers(dtype: torch.dtype) -> Tensor:
     return torch.cat([numbers, -numbers, numbers, -numbers]).to(dtype)
 
 
-def some_weights(
-    dtype: torch.dtype, drift: str | None = None, steps: int = 3, scratch: int = SMALL_SCRATCH
-) -> Weights:
-    """Weights of `some_model`; with a Drift kept in `drift` and moved by some steps, if given."""
-    weights = Weights(some_model(dtype), scratch=scratch)
-    if drift is not None:
-        walk(Drift(weights, dtype=drift), steps)
-    return weights
+def some_weights(dtype: torch.dtype) -> Weights:
+    """Weights of `some_model`."""
+    return Weights(some_model(dtype), scratch=SMALL_SCRATCH)
+
+
+def some_drift(dtype: torch.dtype, kept: str = "float32", steps: int = 3) -> Drift:
+    """A drift of `some_weights`, kept as `kept`, moved by some steps."""
+    drift = Drift(some_weights(dtype), dtype=kept)
+    walk(drift, steps)
+    return drift
 
 
 def walk(drift: Drift, steps: int, run_seed: int = 0, alpha: float = 0.01, **decay) -> None:
@@ -72,12 +74,12 @@ def tensor_bits(tensor: Tensor) -> bytes:
 def drift_of(drift: Drift, name: str) -> Tensor:
     """D of one tensor as it is kept, in float32, shape (numel,)."""
     kept = drift._kept[name]
-    return kept.read(kept.parts(0, drift._weights.flat(name).numel()))
+    return kept.read(kept.parts(0, drift.weights.flat(name).numel()))
 
 
 def whole_drift(drift: Drift) -> Tensor:
     """D of all tensors as it is kept, one after the other, in float32."""
-    return torch.cat([drift_of(drift, name) for name in drift._weights.names])
+    return torch.cat([drift_of(drift, name) for name in drift.weights.names])
 
 
 def mapped_base(weights: Weights, path) -> dict[str, Tensor]:

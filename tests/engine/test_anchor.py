@@ -9,8 +9,8 @@ from some_weights import (
     Tensors,
     bits_of,
     mapped_base,
+    some_drift,
     some_model,
-    some_weights,
     walk,
     whole_drift,
 )
@@ -46,19 +46,19 @@ def placed(dtype, kept, store, drift_store, folder):
 @kinds
 @dtypes
 def test_every_place_makes_the_bits_of_the_plain_one(dtype, kept, drift_store, store, tmp_path):
-    plain = some_weights(dtype, kept, steps=0)
+    plain = some_drift(dtype, kept, steps=0)
     weights, drift, base = placed(dtype, kept, store, drift_store, tmp_path)
     base_before = base()
 
-    for one in (plain.drift, drift):
+    for one in (plain, drift):
         walk(one, steps=2, decay=0.1)
         one.step([], [], 0.1, decay=0.1)
         one.step([], [], 0.1, decay=0.01, norm="l1")
         walk(one, steps=1, run_seed=1, decay=0.01, norm="l1")
 
-    assert bits_of(weights) == bits_of(plain)
-    assert whole_drift(drift).equal(whole_drift(plain.drift))
-    assert drift.norm() == plain.drift.norm()
+    assert bits_of(weights) == bits_of(plain.weights)
+    assert whole_drift(drift).equal(whole_drift(plain))
+    assert drift.norm() == plain.norm()
     assert base() == base_before
 
 
@@ -78,7 +78,7 @@ def test_equal_rewards_and_visits_leave_every_bit(dtype, kept, drift_store, stor
     with drift.at_base():
         assert bits_of(weights) == at_base != moved
     assert bits_of(weights) == moved
-    with perturbed(weights, Member(1), 0.1):
+    with perturbed(weights, Member(1), 0.1, drift):
         assert bits_of(weights) != moved
 
     assert bits_of(weights) == moved
@@ -87,10 +87,10 @@ def test_equal_rewards_and_visits_leave_every_bit(dtype, kept, drift_store, stor
 
 @stores
 def test_on_a_cpu_all_lies_at_hand_so_members_are_restored(store, tmp_path):
-    weights, drift, _ = placed(torch.bfloat16, "int8", store, None, tmp_path)
+    _, drift, _ = placed(torch.bfloat16, "int8", store, None, tmp_path)
 
     assert drift.on_device
-    assert revert_way(weights) == "restore"
+    assert revert_way(drift) == "restore"
 
 
 def test_a_base_on_disk_takes_no_bytes_of_its_own(tmp_path):

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from some_weights import DRIFT_DTYPES, DTYPES, Tensors, bits_of, drift_of, some_weights
+from some_weights import DRIFT_DTYPES, DTYPES, Tensors, bits_of, drift_of, some_drift, some_weights
 
 from esft.engine import Drift, Member, Weights
 from esft.engine.decay import decay_, pull_of
@@ -21,26 +21,28 @@ pulls = pytest.mark.parametrize(("pull", "dtype"), PULLS, ids=str)
 @pytest.mark.parametrize("kept", DRIFT_DTYPES)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_equal_rewards_change_no_bit_of_the_base(dtype, kept, decay):
-    weights = some_weights(dtype, kept, steps=0)
+    drift = some_drift(dtype, kept, steps=0)
+    weights = drift.weights
     before = bits_of(weights)
 
     for _ in range(3):
-        weights.drift.step([], [], ALPHA, **decay)
+        drift.step([], [], ALPHA, **decay)
 
     assert bits_of(weights) == before
-    assert weights.drift.norm() == 0
+    assert drift.norm() == 0
 
 
 @pytest.mark.parametrize("kept", DRIFT_DTYPES)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_equal_rewards_without_a_decay_change_no_bit_anywhere(dtype, kept):
-    weights = some_weights(dtype, kept, steps=3)
-    before, norm = bits_of(weights), weights.drift.norm()
+    drift = some_drift(dtype, kept, steps=3)
+    weights = drift.weights
+    before, norm = bits_of(weights), drift.norm()
 
-    weights.drift.step([], [], ALPHA)
+    drift.step([], [], ALPHA)
 
     assert bits_of(weights) == before
-    assert weights.drift.norm() == norm > 0
+    assert drift.norm() == norm > 0
 
 
 @pulls
@@ -142,11 +144,12 @@ def test_l2_with_a_pull_of_one_lands_on_the_anchor():
     ],
 )
 def test_a_decay_out_of_range_is_refused_and_nothing_moves(alpha, decay, norm, message):
-    weights = some_weights(torch.float32, "float32")
+    drift = some_drift(torch.float32, "float32")
+    weights = drift.weights
     before = bits_of(weights)
 
     with pytest.raises(ValueError, match=message):
-        weights.drift.step([Member(1)], [1.0], alpha, decay, norm)
+        drift.step([Member(1)], [1.0], alpha, decay, norm)
 
     assert bits_of(weights) == before
 
@@ -155,11 +158,12 @@ def test_a_decay_out_of_range_is_refused_and_nothing_moves(alpha, decay, norm, m
 @pytest.mark.parametrize("kept", DRIFT_DTYPES)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_a_drift_that_has_decayed_to_zero_leaves_the_bits_of_the_base(dtype, kept, pull, norm):
-    weights = some_weights(dtype, kept, steps=3)
+    drift = some_drift(dtype, kept, steps=3)
+    weights = drift.weights
     base = bits_of(some_weights(dtype))
     assert bits_of(weights) != base
 
-    weights.drift.step([], [], 1.0, decay=pull, norm=norm)
+    drift.step([], [], 1.0, decay=pull, norm=norm)
 
     assert bits_of(weights) == base
 

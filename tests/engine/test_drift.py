@@ -8,6 +8,7 @@ from some_weights import (
     Tensors,
     bits_of,
     drift_of,
+    some_drift,
     some_model,
     some_weights,
     walk,
@@ -30,32 +31,34 @@ dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=str)
     "decay", [{}, {"decay": 10.0, "norm": "l2"}, {"decay": 0.01, "norm": "l1"}], ids=str
 )
 def test_twenty_steps_follow_a_float64_transcript(decay, shaping, antithetic):
-    weights = some_weights(torch.float32, "float32", steps=0)
+    drift = some_drift(torch.float32, "float32", steps=0)
+    weights = drift.weights
     transcript = Transcript(weights)
     given = torch.Generator().manual_seed(0)
 
     for step in range(1, 21):
         members = population(0, step, 12, antithetic)
         coefficients = shape(torch.rand(12, generator=given).tolist(), shaping, antithetic)
-        weights.drift.step(members, coefficients, 5e-4, **decay)
+        drift.step(members, coefficients, 5e-4, **decay)
         transcript.step(members, coefficients, 5e-4, **decay)
 
-    difference = whole_drift(weights.drift).double() - transcript.vector()
+    difference = whole_drift(drift).double() - transcript.vector()
     assert float(difference.norm()) <= 1e-6 * transcript.norm()
-    assert weights.drift.norm() == pytest.approx(transcript.norm(), rel=1e-6)
+    assert drift.norm() == pytest.approx(transcript.norm(), rel=1e-6)
 
 
 @kinds
 @dtypes
 def test_after_every_step_the_weights_are_base_plus_drift_rounded_once(dtype, kept):
     base = some_model(dtype)
-    weights = some_weights(dtype, kept, steps=0)
+    drift = some_drift(dtype, kept, steps=0)
+    weights = drift.weights
 
     for step in range(1, 6):
-        weights.drift.step(population(0, step, 3), [1.0, 0.5, -1.5], 0.01, 0.1, "l1")
+        drift.step(population(0, step, 3), [1.0, 0.5, -1.5], 0.01, 0.1, "l1")
 
         for name, parameter in base.named_parameters():
-            expected = parameter.view(-1).float() + drift_of(weights.drift, name)
+            expected = parameter.view(-1).float() + drift_of(drift, name)
             assert weights.flat(name).equal(expected.to(dtype)), (step, name)
 
 
@@ -91,7 +94,7 @@ def test_updates_too_small_to_move_a_weight_land_together(kept):
 
 
 def test_n_of_the_update_is_the_number_of_members_given():
-    one, other = (some_weights(torch.float32, "float32", steps=0).drift for _ in range(2))
+    one, other = (some_drift(torch.float32, "float32", steps=0) for _ in range(2))
 
     one.step([Member(1), Member(2)], [1.0, 0.0], alpha=0.02)
     other.step([Member(1)], [1.0], alpha=0.01)
@@ -102,14 +105,14 @@ def test_n_of_the_update_is_the_number_of_members_given():
 @kinds
 @dtypes
 def test_the_same_seed_twice_gives_the_same_bits_and_seed_42_others(dtype, kept):
-    first, again, other = (some_weights(dtype, kept, steps=0) for _ in range(3))
+    first, again, other = (some_drift(dtype, kept, steps=0) for _ in range(3))
 
-    for weights, seed in ((first, 0), (again, 0), (other, 42)):
-        walk(weights.drift, steps=4, run_seed=seed, decay=1.0)
+    for drift, seed in ((first, 0), (again, 0), (other, 42)):
+        walk(drift, steps=4, run_seed=seed, decay=1.0)
 
-    assert bits_of(first) == bits_of(again) != bits_of(other)
-    assert whole_drift(first.drift).equal(whole_drift(again.drift))
-    assert first.drift.norm() == again.drift.norm()
+    assert bits_of(first.weights) == bits_of(again.weights) != bits_of(other.weights)
+    assert whole_drift(first).equal(whole_drift(again))
+    assert first.norm() == again.norm()
 
 
 @pytest.mark.parametrize("kept", ["float16", "int8"])
@@ -125,27 +128,27 @@ def test_the_rounding_draws_from_the_seed_of_the_drift(kept):
 
 @pytest.mark.parametrize("kept", ["float16", "int8"])
 def test_an_idle_step_counts_as_a_step_of_the_rounding(kept):
-    idle, straight = (some_weights(torch.float32, kept, steps=1) for _ in range(2))
+    idle, straight = (some_drift(torch.float32, kept, steps=1) for _ in range(2))
 
-    idle.drift.step([], [], 0.01)
-    for weights in (idle, straight):
-        weights.drift.step([Member(1)], [1.0], 0.01)
+    idle.step([], [], 0.01)
+    for drift in (idle, straight):
+        drift.step([Member(1)], [1.0], 0.01)
 
-    assert not whole_drift(idle.drift).equal(whole_drift(straight.drift))
+    assert not whole_drift(idle).equal(whole_drift(straight))
 
 
 @pytest.mark.parametrize(("kept", "within"), [("float16", 2**-10), ("int8", 0.02)])
 @pytest.mark.parametrize("alphas", [(1e-9, 1e-3, 1e3), (1e3, 1e-3, 1e-9)], ids=["up", "down"])
 def test_fewer_bits_follow_float32_over_twelve_orders_of_magnitude(alphas, kept, within):
-    few, single = (some_weights(torch.float32, way, steps=0) for way in (kept, "float32"))
+    few, single = (some_drift(torch.float32, kind, steps=0) for kind in (kept, "float32"))
 
     for step, alpha in enumerate(alphas, start=1):
-        for weights in (few, single):
-            weights.drift.step(population(0, step, 4), [1.0, 2.0, -2.0, 3.0], alpha, 1e-4 / alpha)
+        for drift in (few, single):
+            drift.step(population(0, step, 4), [1.0, 2.0, -2.0, 3.0], alpha, 1e-4 / alpha)
 
-    expected = whole_drift(single.drift)
+    expected = whole_drift(single)
     assert expected.isfinite().all()
-    error = (whole_drift(few.drift) - expected).norm() / expected.norm()
+    error = (whole_drift(few) - expected).norm() / expected.norm()
     assert float(error) <= within
 
 
@@ -153,36 +156,39 @@ def test_fewer_bits_follow_float32_over_twelve_orders_of_magnitude(alphas, kept,
 @dtypes
 def test_at_base_holds_the_base_and_gives_every_bit_back(dtype, kept):
     base = bits_of(some_weights(dtype))
-    weights = some_weights(dtype, kept, steps=3)
-    before, norm = bits_of(weights), weights.drift.norm()
+    drift = some_drift(dtype, kept, steps=3)
+    weights = drift.weights
+    before, norm = bits_of(weights), drift.norm()
 
-    with weights.drift.at_base():
+    with drift.at_base():
         assert bits_of(weights) == base != before
 
     assert bits_of(weights) == before
-    assert weights.drift.norm() == norm
+    assert drift.norm() == norm
 
 
 def test_at_base_gives_every_bit_back_when_the_block_raises():
-    weights = some_weights(torch.bfloat16, "float16", steps=3)
+    drift = some_drift(torch.bfloat16, "float16", steps=3)
+    weights = drift.weights
     before = bits_of(weights)
 
-    with pytest.raises(RuntimeError, match="evaluation failed"), weights.drift.at_base():
+    with pytest.raises(RuntimeError, match="evaluation failed"), drift.at_base():
         raise RuntimeError("evaluation failed")
 
     assert bits_of(weights) == before
-    walk(weights.drift, steps=1)  # nothing is held any more
+    walk(drift, steps=1)  # nothing is held any more
 
 
 def test_a_step_or_a_member_at_base_is_refused():
-    weights = some_weights(torch.float32, "float32")
+    drift = some_drift(torch.float32, "float32")
+    weights = drift.weights
 
-    with weights.drift.at_base():
+    with drift.at_base():
         with pytest.raises(ValueError, match="a step while the weights are held by at_base"):
-            walk(weights.drift, steps=1)
+            walk(drift, steps=1)
         with (
             pytest.raises(ValueError, match="perturbed while the weights are held by at_base"),
-            perturbed(weights, Member(1), 1e-3),
+            perturbed(weights, Member(1), 1e-3, drift),
         ):
             pytest.fail("the block was entered")
 
@@ -190,8 +196,8 @@ def test_a_step_or_a_member_at_base_is_refused():
 @kinds
 @pytest.mark.parametrize("failure", [MemoryError("stop"), KeyboardInterrupt("stop")], ids=repr)
 def test_after_a_step_torn_half_way_everything_is_refused(failure, kept, monkeypatch):
-    weights = some_weights(torch.bfloat16, kept)
-    drift = weights.drift
+    drift = some_drift(torch.bfloat16, kept)
+    weights = drift.weights
 
     def fails_at_the_third_tensor(seed, name, *rest):
         if name == "norm":
@@ -207,8 +213,8 @@ def test_after_a_step_torn_half_way_everything_is_refused(failure, kept, monkeyp
         lambda: walk(drift, steps=1),
         drift.norm,
         drift.at_base().__enter__,
-        perturbed(weights, Member(1), 1e-3).__enter__,
-        perturbed(weights, Member(1), 1e-3, "log").__enter__,
+        perturbed(weights, Member(1), 1e-3, drift).__enter__,
+        perturbed(weights, Member(1), 1e-3, drift, "log").__enter__,
     ):
         with pytest.raises(AnchorError, match="a step was interrupted half-way") as caught:
             use()
@@ -217,23 +223,25 @@ def test_after_a_step_torn_half_way_everything_is_refused(failure, kept, monkeyp
 
 @pytest.mark.parametrize("alpha", [0.0, -1e-3, float("nan"), float("inf")])
 def test_an_alpha_that_is_not_positive_is_refused_and_nothing_moves(alpha):
-    weights = some_weights(torch.float32, "float32")
+    drift = some_drift(torch.float32, "float32")
+    weights = drift.weights
     before = bits_of(weights)
 
     with pytest.raises(ValueError, match=r"alpha is .*, expected a positive number"):
-        walk(weights.drift, steps=1, alpha=alpha)
+        walk(drift, steps=1, alpha=alpha)
 
     assert bits_of(weights) == before
-    walk(weights.drift, steps=1)  # nothing is torn
+    walk(drift, steps=1)  # nothing is torn
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_coefficient_that_is_no_number_is_refused_and_nothing_moves(bad):
-    weights = some_weights(torch.float32, "float32")
+    drift = some_drift(torch.float32, "float32")
+    weights = drift.weights
     before = bits_of(weights)
 
     with pytest.raises(ValueError, match="a coefficient is not finite"):
-        weights.drift.step([Member(1), Member(2)], [1.0, bad], 0.01)
+        drift.step([Member(1), Member(2)], [1.0, bad], 0.01)
 
     assert bits_of(weights) == before
 
@@ -266,7 +274,7 @@ def test_a_second_drift_an_unknown_store_and_an_unknown_dtype_are_refused():
 
 
 def test_its_bytes_are_those_of_the_base_and_of_d():
-    single, half, codes = (some_weights(torch.bfloat16, kept).drift for kept in DRIFT_DTYPES)
+    single, half, codes = (some_drift(torch.bfloat16, kept) for kept in DRIFT_DTYPES)
     numel = some_weights(torch.bfloat16).numel
     blocks = 2 + 1 + 1 + 1 + 1  # of 256, tensor by tensor
 

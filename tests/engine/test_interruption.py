@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from itertools import count
 
 import pytest
-from some_weights import DRIFT_DTYPES, DTYPES, bits_of, some_weights
+from some_weights import DRIFT_DTYPES, DTYPES, bits_of, some_drift, some_weights
 
 from esft.engine import Member, perturbed
 
@@ -48,11 +48,12 @@ def ctrl_c_at(nth, functions):
 
 @pytest.mark.parametrize("sigma", [1e-3, 0.1], ids=["short logs", "long logs"])
 @pytest.mark.parametrize(
-    ("drift", "revert"), [(None, "log"), ("float32", "log"), ("float16", "restore")]
+    ("kept", "revert"), [(None, "log"), ("float32", "log"), ("float16", "restore")]
 )
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_ctrl_c_before_any_line_of_a_member_leaves_every_bit(dtype, drift, revert, sigma):
-    weights = some_weights(dtype, drift)
+def test_ctrl_c_before_any_line_of_a_member_leaves_every_bit(dtype, kept, revert, sigma):
+    drift = None if kept is None else some_drift(dtype, kept)
+    weights = some_weights(dtype) if drift is None else drift.weights
     before = bits_of(weights)
     places = []
 
@@ -60,7 +61,7 @@ def test_ctrl_c_before_any_line_of_a_member_leaves_every_bit(dtype, drift, rever
         try:
             with (
                 ctrl_c_at(nth, MEMBER) as interrupted,
-                perturbed(weights, Member(nth), sigma, revert),
+                perturbed(weights, Member(nth), sigma, drift, revert),
             ):
                 pass
         except KeyboardInterrupt:
@@ -73,16 +74,17 @@ def test_ctrl_c_before_any_line_of_a_member_leaves_every_bit(dtype, drift, rever
     assert {"replace", "_restore_all"} <= set(places)
 
 
-@pytest.mark.parametrize("drift", DRIFT_DTYPES)
-def test_ctrl_c_before_any_line_of_a_visit_to_the_base_leaves_every_bit(drift):
-    weights = some_weights(DTYPES[2], drift)
+@pytest.mark.parametrize("kept", DRIFT_DTYPES)
+def test_ctrl_c_before_any_line_of_a_visit_to_the_base_leaves_every_bit(kept):
+    drift = some_drift(DTYPES[2], kept)
+    weights = drift.weights
     before = bits_of(weights)
     places = []
 
     for nth in count(1):
         functions = dict(BASE)
         try:
-            with ctrl_c_at(nth, functions) as interrupted, weights.drift.at_base():
+            with ctrl_c_at(nth, functions) as interrupted, drift.at_base():
                 functions["drift.py"] = BASE["drift.py"][1:]  # entered: see above
         except KeyboardInterrupt:
             places += interrupted

@@ -9,6 +9,7 @@ from some_weights import (
     bits_of,
     drift_of,
     mapped_base,
+    some_drift,
     some_model,
     some_weights,
     walk,
@@ -29,23 +30,24 @@ dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @kinds
 @dtypes
 def test_the_norm_is_that_of_the_drift(dtype, kept):
-    weights = some_weights(dtype, kept)
+    drift = some_drift(dtype, kept)
 
-    found = measures(weights.drift, weights)
+    found = measures(drift)
 
-    assert found.norm == pytest.approx(float(whole_drift(weights.drift).norm()), rel=1e-6)
-    assert found.norm == pytest.approx(weights.drift.norm(), rel=1e-6)
+    assert found.norm == pytest.approx(float(whole_drift(drift).norm()), rel=1e-6)
+    assert found.norm == pytest.approx(drift.norm(), rel=1e-6)
 
 
 @kinds
 def test_every_layer_has_its_own_norm(kept):
-    weights = some_weights(torch.bfloat16, kept)
+    drift = some_drift(torch.bfloat16, kept)
+    weights = drift.weights
 
-    found = {layer.name: layer for layer in measures(weights.drift, weights).layers}
+    found = {layer.name: layer for layer in measures(drift).layers}
 
     assert list(found) == weights.names  # plain names are layers of their own
     for name, layer in found.items():
-        assert layer.norm == pytest.approx(float(drift_of(weights.drift, name).norm()), rel=1e-6)
+        assert layer.norm == pytest.approx(float(drift_of(drift, name).norm()), rel=1e-6)
         assert layer.numel == weights.flat(name).numel()
 
 
@@ -76,17 +78,16 @@ def test_parameters_of_a_layer_count_together():
             )
         }
     )
-    weights = Weights(model)
-    walk(Drift(weights), steps=2)
+    walk(drift := Drift(Weights(model)), steps=2)
 
-    found = measures(weights.drift, weights)
+    found = measures(drift)
 
     assert [(layer.name, layer.numel) for layer in found.layers] == [
         ("layers.0", 600),
         ("layers.1", 600),
     ]
     for layer in found.layers:
-        parts = [drift_of(weights.drift, f"{layer.name}.{part}") for part in ("up", "down")]
+        parts = [drift_of(drift, f"{layer.name}.{part}") for part in ("up", "down")]
         assert layer.norm == pytest.approx(float(torch.cat(parts).norm()), rel=1e-6)
     assert found.norm**2 == pytest.approx(sum(layer.norm**2 for layer in found.layers))
 
@@ -94,7 +95,8 @@ def test_parameters_of_a_layer_count_together():
 @kinds
 @dtypes
 def test_weights_that_have_not_moved_are_told_from_elements_of_no_drift(dtype, kept):
-    base, weights = some_model(dtype), some_weights(dtype, kept)
+    base, drift = some_model(dtype), some_drift(dtype, kept)
+    weights = drift.weights
     flats = [(weights.flat(name), p.view(-1)) for name, p in base.named_parameters()]
     same = sum(
         int((now.view(torch.uint8).view(-1, now.element_size())
@@ -102,53 +104,54 @@ def test_weights_that_have_not_moved_are_told_from_elements_of_no_drift(dtype, k
         for now, then in flats
     )  # fmt: skip
 
-    found = measures(weights.drift, weights)
+    found = measures(drift)
 
     assert found.unmoved_share == same / weights.numel
-    assert found.zero_share == float((whole_drift(weights.drift) == 0).double().mean())
+    assert found.zero_share == float((whole_drift(drift) == 0).double().mean())
     assert found.zero_share < found.unmoved_share < 1  # the largest numbers stay where they are
 
 
 @kinds
 @dtypes
 def test_without_a_step_nothing_has_moved(dtype, kept):
-    weights = some_weights(dtype, kept, steps=0)
+    drift = some_drift(dtype, kept, steps=0)
 
-    found = measures(weights.drift, weights)
+    found = measures(drift)
 
     assert (found.norm, found.zero_share, found.unmoved_share) == (0.0, 1.0, 1.0)
 
 
 def test_a_zero_that_changed_its_sign_has_moved():
     weights = Weights(Tensors(w=torch.tensor([0.0, 1.0])))
-    Drift(weights)
+    drift = Drift(weights)
     weights.flat("w")[0] = -0.0
 
-    assert measures(weights.drift, weights).unmoved_share == 0.5
+    assert measures(drift).unmoved_share == 0.5
 
 
 @pytest.mark.parametrize("drift_store", DRIFT_STORES)
 @pytest.mark.parametrize("store", STORES)
 def test_measures_are_the_same_wherever_base_and_drift_lie(store, drift_store, tmp_path):
-    expected = some_weights(torch.bfloat16, "float16")
+    expected = some_drift(torch.bfloat16, "float16")
     weights = some_weights(torch.bfloat16)
     base = mapped_base(weights, tmp_path / "base.safetensors") if store == "disk" else None
-    walk(Drift(weights, store, "float16", base=base, drift_store=drift_store), steps=3)
+    drift = Drift(weights, store, "float16", base=base, drift_store=drift_store)
+    walk(drift, steps=3)
     before = bits_of(weights)
 
-    found = measures(weights.drift, weights)
+    found = measures(drift)
 
-    assert found == measures(expected.drift, expected)
+    assert found == measures(expected)
     assert bits_of(weights) == before
 
 
 @kinds
 def test_no_more_is_held_than_the_scratch(kept):
     weights = Weights(Tensors(w=torch.randn(100_001)), scratch=48 * 1000)
-    walk(Drift(weights, dtype=kept), steps=1)
+    walk(drift := Drift(weights, dtype=kept), steps=1)
 
     with Allocated() as seen:
-        measures(weights.drift, weights)
+        measures(drift)
 
     # The counts of each piece are kept to the end: 8 bytes each.
     pieces = len(list(weights.pieces()))
@@ -156,24 +159,21 @@ def test_no_more_is_held_than_the_scratch(kept):
 
 
 def test_a_drift_that_was_torn_is_refused():
-    weights = some_weights(torch.float32, "float32")
-    weights.drift._torn = True
+    drift = some_drift(torch.float32, "float32")
+    drift._torn = True
 
     with pytest.raises(AnchorError, match="interrupted half-way"):
-        measures(weights.drift, weights)
+        measures(drift)
 
 
 def test_weights_that_are_held_are_refused():
-    weights = some_weights(torch.float32, "float32")
+    drift = some_drift(torch.float32, "float32")
+    weights = drift.weights
 
-    with pytest.raises(ValueError, match="measures while"), weights.drift.at_base():
-        measures(weights.drift, weights)
-    with pytest.raises(ValueError, match="measures while"), perturbed(weights, Member(1), 1e-3):
-        measures(weights.drift, weights)
-
-
-def test_another_drifts_weights_are_refused():
-    one, other = (some_weights(torch.float32, "float32") for _ in range(2))
-
-    with pytest.raises(ValueError, match="other weights"):
-        measures(one.drift, other)
+    with pytest.raises(ValueError, match="measures while"), drift.at_base():
+        measures(drift)
+    with (
+        pytest.raises(ValueError, match="measures while"),
+        perturbed(weights, Member(1), 1e-3, drift),
+    ):
+        measures(drift)

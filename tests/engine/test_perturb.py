@@ -8,6 +8,7 @@ from some_weights import (
     Tensors,
     awkward_numbers,
     bits_of,
+    some_drift,
     some_model,
     some_weights,
     tensor_bits,
@@ -23,20 +24,21 @@ WAYS = {  # how the drift is kept, how members are undone
     "log with a drift": ("float16", "log"),
     "restore": ("float32", "restore"),
 }
-ways = pytest.mark.parametrize(("drift", "revert"), WAYS.values(), ids=WAYS)
+ways = pytest.mark.parametrize(("kept", "revert"), WAYS.values(), ids=WAYS)
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 
 
 @ways
 @dtypes
-def test_a_thousand_members_leave_every_bit_however_they_end(drift, revert, dtype, monkeypatch):
-    weights = some_weights(dtype, drift)
+def test_a_thousand_members_leave_every_bit_however_they_end(kept, revert, dtype, monkeypatch):
+    drift = None if kept is None else some_drift(dtype, kept)
+    weights = some_weights(dtype) if drift is None else drift.weights
     before = bits_of(weights)
     endings = (ends_well, raises, runs_out_of_memory, is_interrupted)
 
     for i in range(1000):
         member = Member(seed=i, sign=1 if i % 3 else -1)
-        endings[i % 4](monkeypatch, weights, member, SIGMAS[i % 5], revert)
+        endings[i % 4](monkeypatch, weights, member, SIGMAS[i % 5], drift, revert)
 
         assert bits_of(weights) == before, f"member {i}"
 
@@ -126,22 +128,22 @@ def test_the_members_of_a_pair_are_mirror_images():
     assert plus.std() == pytest.approx(1e-3, rel=0.15)  # 5 standard errors at 1,000 draws
 
 
-@pytest.mark.parametrize("drift", DRIFT_DTYPES)
+@pytest.mark.parametrize("kept", DRIFT_DTYPES)
 @pytest.mark.parametrize("sigma", SIGMAS)
 @dtypes
-def test_both_ways_agree_inside_the_block_and_after_it(dtype, sigma, drift):
-    restored = some_weights(dtype, drift)
-    logged = some_weights(dtype, drift)
+def test_both_ways_agree_inside_the_block_and_after_it(dtype, sigma, kept):
+    drift, other = (some_drift(dtype, kept) for _ in range(2))
+    restored, logged = drift.weights, other.weights
     bare = Weights(copy_of_tensors(restored), scratch=48 * 31)
     at_base = bits_of(some_weights(dtype))
     before = bits_of(restored)
     assert before != at_base
 
     for seed in range(20):
-        with perturbed(restored, Member(seed), sigma, "restore"):
+        with perturbed(restored, Member(seed), sigma, drift, "restore"):
             inside = bits_of(restored)
-        for weights in (logged, bare):
-            with perturbed(weights, Member(seed), sigma, "log"):
+        for weights, its_drift in ((logged, other), (bare, None)):
+            with perturbed(weights, Member(seed), sigma, its_drift, "log"):
                 assert bits_of(weights) == inside
             assert bits_of(weights) == before
         assert bits_of(restored) == before
@@ -152,8 +154,8 @@ def copy_of_tensors(weights):
 
 
 def test_without_a_drift_members_are_logged_and_with_one_at_hand_restored():
-    assert revert_way(some_weights(torch.bfloat16)) == "log"
-    assert revert_way(some_weights(torch.bfloat16, "float32")) == "restore"
+    assert revert_way(None) == "log"
+    assert revert_way(some_drift(torch.bfloat16)) == "restore"
 
 
 @pytest.mark.parametrize(
@@ -163,7 +165,7 @@ def test_a_log_of_more_than_a_tenth_gives_way_to_theta_0_plus_d(sigma, composes,
     draw = torch.Generator().manual_seed(0)
     model = Tensors(w=(0.2 * torch.randn(5000, generator=draw)).to(torch.bfloat16))
     weights = Weights(model)
-    walk(Drift(weights), steps=2)
+    walk(drift := Drift(weights), steps=2)
     before = bits_of(weights)
     composed = []
     plain = Drift.composed
@@ -173,7 +175,7 @@ def test_a_log_of_more_than_a_tenth_gives_way_to_theta_0_plus_d(sigma, composes,
         return plain(self, piece)
 
     monkeypatch.setattr(Drift, "composed", counted)
-    with perturbed(weights, Member(1), sigma, "log"):
+    with perturbed(weights, Member(1), sigma, drift, "log"):
         pass
 
     assert bits_of(weights) == before
@@ -222,13 +224,16 @@ def test_a_sigma_that_is_not_positive_is_refused(sigma):
 
 @pytest.mark.parametrize(
     ("revert", "message"),
-    [("restore", "needs the weights to have a Drift"), ("undo", "expected 'restore' or 'log'")],
+    [("restore", "needs a Drift"), ("undo", "expected 'restore' or 'log'")],
 )
 def test_a_way_that_cannot_be_gone_is_refused(revert, message):
     weights = some_weights(torch.float32)
     before = bits_of(weights)
 
-    with pytest.raises(ValueError, match=message), perturbed(weights, Member(1), 1e-3, revert):
+    with (
+        pytest.raises(ValueError, match=message),
+        perturbed(weights, Member(1), 1e-3, None, revert),
+    ):
         pytest.fail("the block was entered")
 
     assert bits_of(weights) == before
@@ -237,11 +242,11 @@ def test_a_way_that_cannot_be_gone_is_refused(revert, message):
 
 
 def test_two_changes_at_once_are_refused_and_leave_every_bit():
-    weights = some_weights(torch.bfloat16, "float32")
-    drift = weights.drift
+    drift = some_drift(torch.bfloat16, "float32")
+    weights = drift.weights
     before = bits_of(weights)
 
-    with perturbed(weights, Member(1), 1e-3):
+    with perturbed(weights, Member(1), 1e-3, drift):
         inside = bits_of(weights)
         with pytest.raises(ValueError, match="a step while the weights are held by perturbed"):
             walk(drift, 1)
@@ -252,9 +257,19 @@ def test_two_changes_at_once_are_refused_and_leave_every_bit():
             pytest.fail("the block was entered")
         with (
             pytest.raises(ValueError, match="perturbed while the weights are held by perturbed"),
-            perturbed(weights, Member(2), 1e-3),
+            perturbed(weights, Member(2), 1e-3, drift),
         ):
             pytest.fail("the block was entered")
         assert bits_of(weights) == inside
 
     assert bits_of(weights) == before
+
+
+def test_the_drift_of_other_weights_is_refused():
+    weights, drift = some_weights(torch.float32), some_drift(torch.float32)
+
+    with (
+        pytest.raises(ValueError, match="the drift is of other weights"),
+        perturbed(weights, Member(1), 1e-3, drift),
+    ):
+        pytest.fail("the block was entered")

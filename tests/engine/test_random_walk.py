@@ -161,7 +161,7 @@ def test_the_weights_are_the_base_plus_the_drift_rounded_once(walk, decay, kept,
 
     expected = (base.float() + drift_of(drift, std)).to(torch.bfloat16)
 
-    assert drift._weights.flat(std).equal(expected)
+    assert drift.weights.flat(std).equal(expected)
     assert not expected.equal(base)
 
 

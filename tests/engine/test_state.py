@@ -9,8 +9,8 @@ from some_weights import (
     DRIFT_DTYPES,
     DTYPES,
     bits_of,
+    some_drift,
     some_model,
-    some_weights,
     walk,
     whole_drift,
 )
@@ -45,40 +45,42 @@ def second_half(drift):
 @kinds
 @dtypes
 def test_steps_from_a_loaded_state_make_the_bits_of_an_unbroken_run(dtype, kept):
-    unbroken, resumed = (some_weights(dtype, kept, steps=0) for _ in range(2))
-    first_half(unbroken.drift)
-    state = saved(unbroken.drift)
-    half_way, norm = bits_of(unbroken), unbroken.drift.norm()
-    second_half(unbroken.drift)
+    unbroken, resumed = (some_drift(dtype, kept, steps=0) for _ in range(2))
+    first_half(unbroken)
+    state = saved(unbroken)
+    half_way, norm = bits_of(unbroken.weights), unbroken.norm()
+    second_half(unbroken)
 
-    resumed.drift.load(state)
-    assert bits_of(resumed) == half_way
-    assert resumed.drift.norm() == norm
-    assert resumed.drift.state().figures == state.figures
-    second_half(resumed.drift)
+    resumed.load(state)
+    assert bits_of(resumed.weights) == half_way
+    assert resumed.norm() == norm
+    assert resumed.state().figures == state.figures
+    second_half(resumed)
 
-    assert bits_of(resumed) == bits_of(unbroken)
-    assert whole_drift(resumed.drift).equal(whole_drift(unbroken.drift))
-    assert resumed.drift.norm() == unbroken.drift.norm()
-    assert resumed.drift.state().steps == 9
+    assert bits_of(resumed.weights) == bits_of(unbroken.weights)
+    assert whole_drift(resumed).equal(whole_drift(unbroken))
+    assert resumed.norm() == unbroken.norm()
+    assert resumed.state().steps == 9
 
 
 @kinds
 def test_a_state_brings_a_drift_back_from_later_steps(kept):
-    weights = some_weights(torch.bfloat16, kept, steps=3)
-    before, state = bits_of(weights), saved(weights.drift)
-    walk(weights.drift, steps=2, run_seed=1)
+    drift = some_drift(torch.bfloat16, kept, steps=3)
+    weights = drift.weights
+    before, state = bits_of(weights), saved(drift)
+    walk(drift, steps=2, run_seed=1)
     assert bits_of(weights) != before
 
-    weights.drift.load(state)
+    drift.load(state)
 
     assert bits_of(weights) == before
 
 
 @kinds
 def test_a_torn_drift_has_no_state_and_is_whole_again_once_one_is_loaded(kept, monkeypatch):
-    weights = some_weights(torch.bfloat16, kept, steps=3)
-    before, state = bits_of(weights), saved(weights.drift)
+    drift = some_drift(torch.bfloat16, kept, steps=3)
+    weights = drift.weights
+    before, state = bits_of(weights), saved(drift)
 
     def fails_at_the_third_tensor(seed, name, *rest):
         if name == "norm":
@@ -87,21 +89,21 @@ def test_a_torn_drift_has_no_state_and_is_whole_again_once_one_is_loaded(kept, m
 
     monkeypatch.setattr("esft.engine.drift.noise", fails_at_the_third_tensor)
     with pytest.raises(MemoryError, match="stop"):
-        walk(weights.drift, steps=1)
+        walk(drift, steps=1)
     monkeypatch.undo()
     with pytest.raises(AnchorError, match="a step was interrupted half-way"):
-        weights.drift.state()
+        drift.state()
 
-    weights.drift.load(state)
+    drift.load(state)
 
     assert bits_of(weights) == before
-    with perturbed(weights, Member(1), 1e-3):
+    with perturbed(weights, Member(1), 1e-3, drift):
         pass
     assert bits_of(weights) == before
 
 
 def test_a_state_on_the_host_is_a_view_and_takes_the_bytes_it_says():
-    drift = some_weights(torch.bfloat16, "int8").drift
+    drift = some_drift(torch.bfloat16, "int8")
 
     one, other = drift.state(), drift.state()
 
@@ -148,36 +150,38 @@ OTHERS = {
 
 @pytest.mark.parametrize(("change", "message"), OTHERS.values(), ids=OTHERS)
 def test_a_state_of_another_drift_is_refused_with_a_hint_and_nothing_changes(change, message):
-    weights = some_weights(torch.bfloat16, "int8", steps=3)
-    other = some_weights(torch.bfloat16, "int8", steps=5)
-    before, drift, norm = bits_of(weights), whole_drift(weights.drift), weights.drift.norm()
+    drift = some_drift(torch.bfloat16, "int8", steps=3)
+    weights = drift.weights
+    other = some_drift(torch.bfloat16, "int8", steps=5)
+    before, values, norm = bits_of(weights), whole_drift(drift), drift.norm()
 
     with pytest.raises(AnchorError, match=message) as caught:
-        weights.drift.load(change(saved(other.drift)))
+        drift.load(change(saved(other)))
 
     assert "that the drift was saved with" in caught.value.hint or "drift = 'float16'" in (
         caught.value.hint
     )
     assert bits_of(weights) == before
-    assert whole_drift(weights.drift).equal(drift)
-    assert weights.drift.norm() == norm
-    assert weights.drift.state().steps == 3
+    assert whole_drift(drift).equal(values)
+    assert drift.norm() == norm
+    assert drift.state().steps == 3
 
 
 def test_a_state_is_not_loaded_while_a_member_is_held_or_at_base():
-    weights = some_weights(torch.bfloat16, "float16")
-    before, state = bits_of(weights), saved(weights.drift)
+    drift = some_drift(torch.bfloat16, "float16")
+    weights = drift.weights
+    before, state = bits_of(weights), saved(drift)
 
     with (
-        perturbed(weights, Member(1), 1e-3),
+        perturbed(weights, Member(1), 1e-3, drift),
         pytest.raises(ValueError, match="load while the weights are held by perturbed"),
     ):
-        weights.drift.load(state)
+        drift.load(state)
     with (
-        weights.drift.at_base(),
+        drift.at_base(),
         pytest.raises(ValueError, match="load while the weights are held by at_base"),
     ):
-        weights.drift.load(state)
+        drift.load(state)
 
     assert bits_of(weights) == before
 

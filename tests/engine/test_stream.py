@@ -4,7 +4,7 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from some_weights import DRIFT_DTYPES, Tensors, bits_of, some_weights, walk, whole_drift
+from some_weights import DRIFT_DTYPES, Tensors, bits_of, some_drift, some_weights, walk, whole_drift
 
 from esft.engine import Drift, Member, Weights, noise, perturbed
 from esft.engine.stream import Stream
@@ -40,25 +40,28 @@ class Late(Stream):
 
 @kinds
 def test_copies_that_land_late_change_no_bit(kept):
-    plain, late = (some_weights(torch.bfloat16, kept, steps=0) for _ in range(2))
-    late.drift._stream = Late()
+    plain, late = (some_drift(torch.bfloat16, kept, steps=0) for _ in range(2))
+    late._stream = Late()
 
-    for weights in (plain, late):
-        walk(weights.drift, steps=2, decay=0.1)
-        weights.drift.step([], [], 0.1, decay=0.01, norm="l1")
-        walk(weights.drift, steps=2, run_seed=1)
-        with perturbed(weights, Member(1), 0.1), pytest.raises(ValueError, match="held"):
-            weights.drift.load(weights.drift.state())
-        with weights.drift.at_base():
+    for drift in (plain, late):
+        walk(drift, steps=2, decay=0.1)
+        drift.step([], [], 0.1, decay=0.01, norm="l1")
+        walk(drift, steps=2, run_seed=1)
+        with (
+            perturbed(drift.weights, Member(1), 0.1, drift),
+            pytest.raises(ValueError, match="held"),
+        ):
+            drift.load(drift.state())
+        with drift.at_base():
             pass
 
-    assert bits_of(late) == bits_of(plain)
-    assert whole_drift(late.drift).equal(whole_drift(plain.drift))
+    assert bits_of(late.weights) == bits_of(plain.weights)
+    assert whole_drift(late).equal(whole_drift(plain))
 
 
 @kinds
 def test_all_copies_have_landed_when_a_step_raises(kept, monkeypatch):
-    drift = some_weights(torch.bfloat16, kept).drift
+    drift = some_drift(torch.bfloat16, kept)
     drift._stream = Late()
 
     def fails_at_the_third_tensor(seed, name, *rest):

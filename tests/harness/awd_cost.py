@@ -43,7 +43,7 @@ def measure(session, kind):
     for number in range(1, ROUNDS + 2):
         members = population(search.seed, number, search.population)
         began = time.perf_counter()
-        with perturbed(session.weights, members[0], search.sigma):
+        with perturbed(session.weights, members[0], search.sigma, session.drift):
             session.rollout.roll_out(session.train)
         taken = {"member": time.perf_counter() - began}
         for name in random.Random(number).sample(list(DECAYS), len(DECAYS)):
