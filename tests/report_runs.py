@@ -5,6 +5,7 @@ import json
 from esft.engine.forecast import Forecast, sum_of_squares
 from esft.engine.journal import JournalStep
 from esft.engine.members import net_coefficients, population
+from esft.evals.results import EVAL_FORMAT
 from esft.runs.folder import create_run
 
 NUMEL = 1000
@@ -69,32 +70,41 @@ def write_eval(path, **changes):
     """Write the eval.json of a run folder: a prior task of its own, KL and drift."""
     last = (path / "journal.jsonl").read_text().splitlines()[-1]
     score = {"n": 10, "se": 0.1, "reward": 0.5, "reward_se": 0.1, "acc": None, "acc_norm": None}
-    kl = {"kl": 0.02, "se": 0.001, "tokens": 400, "prompts": 50}
+    kl = {"kl": 0.02, "se": 0.001, "tokens": 400, "prompts": 50, "far": 0.0}
     change = {"se": 0.02, "low": -0.2, "high": -0.05, "gained": 1, "lost": 3, "p": 0.6}
     change |= {"reward_change": 0.7, "reward_se": 0.1, "reward_low": 0.5, "reward_high": 0.9}
     task = {
         "name": "mmlu",
         "role": "prior",
-        "rows": 10,
         "scoring": "choice",
         "hash": "x",
         "evaluations": [
-            score | {"step": 4, "accuracy": 0.4},
             score | {"step": 0, "accuracy": 0.5},
+            score | {"step": 4, "accuracy": 0.4},
         ],
         "comparisons": [change | {"step": 4, "change": -0.1}],
-        "verdict": {"kind": "lost", "text": "down since step 2"},
+        "verdict": {
+            "kind": "lost",
+            "text": "down since step 2",
+            "difference": -0.1,
+            "interval": {"low": -0.2, "high": -0.05, "level": 0.95},
+        },
         "kl": [{"step": 4, "base_to_tuned": kl, "tuned_to_base": kl | {"kl": None}}],
     }
     layers = [{"name": f"model.layers.{n}", "norm": n + 1.0, "numel": 100} for n in range(3)]
     drift = {"step": 4, "norm": 3.0, "forecast": 3.1, "zero_share": 0.1, "unmoved_share": 0.2}
     content = {
-        "format": 1,
+        "format": EVAL_FORMAT,
+        "model": "embedded",
+        "run": str(path),
+        "base": "ab",
         "journal": json.loads(last)["checksum"],
+        "margin": 0.03,
+        "load": None,
         "steps": [0, 4],
         "tasks": [task],
         "drift": [drift | {"layers": layers}],
-        "noise_floor": {"text": "2 of 10 answers differ"},
+        "noise_floor": {"text": "2 of 10 answers differ", "changed": {"mmlu": 2}, "rows": 10},
         "failed": [{"task": "piqa", "error": "no rows"}],
     }
     (path / "eval.json").write_text(json.dumps(content | changes))

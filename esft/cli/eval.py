@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import TYPE_CHECKING
 
 import click
@@ -12,7 +13,9 @@ from esft.cli.show import make_watcher, wrapped
 from esft.cli.stop import StopSignals
 
 if TYPE_CHECKING:
+    from esft.evals.evaluator import Measured
     from esft.evals.request import EvalResult
+    from esft.evals.results import Comparison, KlEstimate, KlPair, StepScore, TaskResult
 
 
 _INDENT = " " * 13
@@ -106,6 +109,7 @@ def evaluate(
       esft eval --model Qwen2.5-1.5B --prior gsm8k:100
     """
     from esft.evals.request import EvalRequest, run_eval
+    from esft.evals.results import to_json
 
     try:
         with StopSignals() as signals, make_watcher(signals) as watcher:
@@ -114,89 +118,88 @@ def evaluate(
         click.echo("What was measured is kept: the same command goes on from there.", err=True)
         raise
     if as_json:
-        click.echo(json.dumps(result.record))
+        click.echo(json.dumps(to_json(result.record)))
     else:
         _print(result, texts)
-    for each in result.missed:
-        click.echo(f"Error: {each.task} was not measured: {each.error}", err=True)
-        if each.hint is not None:
-            click.echo(f"Hint: {each.hint}", err=True)
-    ctx.exit(1 if result.missed else 0)
+    for failed in result.record.failed:
+        click.echo(f"Error: {failed.task} was not measured: {failed.error}", err=True)
+        if failed.hint is not None:
+            click.echo(f"Hint: {failed.hint}", err=True)
+    ctx.exit(1 if result.record.failed else 0)
 
 
 def _print(result: EvalResult, texts: int) -> None:
     record = result.record
-    for task, measured in zip(record["tasks"], result.measured, strict=True):
-        click.echo(f"{task['name']} ({task['role']}, {task['rows']} rows by {task['scoring']})")
-        changes = {each["step"]: each for each in task["comparisons"]}
-        divergences = {each["step"]: each for each in task["kl"]}
-        rewarded = any("reward_change" in each for each in task["comparisons"])
-        for figures in task["evaluations"]:
-            step = figures["step"]
-            click.echo(_step_line(figures, changes.get(step), divergences.get(step), rewarded))
-        if task["verdict"] is not None:
-            verdict = task["verdict"]
-            click.echo(wrapped(f"  {verdict['kind']}: ", verdict["text"]))
+    for task, measured in zip(record.tasks, result.measured, strict=True):
+        click.echo(f"{task.name} ({task.role}, {task.rows} rows by {task.scoring})")
+        changes = {change.step: change for change in task.comparisons}
+        divergences = {pair.step: pair for pair in task.kl}
+        rewarded = any(change.reward_change is not None for change in task.comparisons)
+        for score in task.evaluations:
+            step = score.step
+            click.echo(_step_line(score, changes.get(step), divergences.get(step), rewarded))
+        if task.verdict is not None:
+            click.echo(wrapped(f"  {task.verdict.kind}: ", task.verdict.text))
         if texts and len(measured.evaluations) > 1:
             _print_texts(measured, texts)
-    _print_verdicts([task for task in record["tasks"] if task["verdict"] is not None])
-    for each in record["drift"]:
+    _print_verdicts([task for task in record.tasks if task.verdict is not None])
+    for drift in record.drift:
         click.echo(
-            f"step {each['step']}: ||D|| {each['norm']:.4g}, forecast {each['forecast']:.4g}; "
-            f"D = 0 in {each['zero_share']:.1%}, weights unmoved {each['unmoved_share']:.1%}"
+            f"step {drift.step}: ||D|| {drift.norm:.4g}, forecast {drift.forecast:.4g}; "
+            f"D = 0 in {drift.zero_share:.1%}, weights unmoved {drift.unmoved_share:.1%}"
         )
-    if record["noise_floor"] is not None:
-        click.echo(wrapped("noise floor: ", record["noise_floor"]["text"]))
+    if record.noise_floor is not None:
+        click.echo(wrapped("noise floor: ", record.noise_floor.text))
     if result.path is not None:
         click.echo(f"written to {result.path}")
 
 
-def _print_verdicts(tasks: list[dict]) -> None:
+def _print_verdicts(tasks: list[TaskResult]) -> None:
     """Print the verdicts once more, together, where there are several."""
     if len(tasks) < 2:
         return
-    click.echo(f"step {tasks[0]['comparisons'][-1]['step']} against the base")
-    width = max(len(task["name"]) for task in tasks)
+    click.echo(f"step {tasks[0].change.step} against the base")
+    width = max(len(task.name) for task in tasks)
     for task in tasks:
-        change = _change(task["comparisons"][-1])
-        click.echo(f"  {task['name']:{width}}  {change}  {task['verdict']['kind']}")
+        click.echo(f"  {task.name:{width}}  {_change(task.change)}  {task.verdict.kind}")
 
 
-def _step_line(figures: dict, change: dict | None, divergence: dict | None, rewarded: bool) -> str:
-    error = "" if figures["se"] is None else f" +- {figures['se']:.3f}"
-    line = f"  step {figures['step']:<5} {figures['accuracy']:.3f}{error}"
+def _step_line(
+    score: StepScore, change: Comparison | None, divergence: KlPair | None, rewarded: bool
+) -> str:
+    error = "" if score.se is None else f" +- {score.se:.3f}"
+    line = f"  step {score.step:<5} {score.accuracy:.3f}{error}"
     if change is not None:
-        line += f"  {_change(change)}  +{change['gained']} -{change['lost']} rows, "
-        line += f"p {change['p']:.1g}"
+        line += f"  {_change(change)}  +{change.gained} -{change.lost} rows, p {change.p:.1g}"
     if rewarded:
-        line += f"\n{_INDENT}reward {_reward(figures)}"
-        if change is not None and "reward_change" in change:
-            line += f"  {_change(change, 'reward_')}"
+        line += f"\n{_INDENT}reward {_reward(score)}"
+        if change is not None and change.reward_change is not None:
+            figures = (change.reward_change, change.reward_low, change.reward_high)
+            line += "  {:+.3f} ({:+.3f} to {:+.3f})".format(*figures)
     if divergence is not None:
-        there, back = divergence["base_to_tuned"], divergence["tuned_to_base"]
+        there, back = divergence.base_to_tuned, divergence.tuned_to_base
         line += f"\n{_INDENT}KL(p0||p) {_with_error(there)}, KL(p||p0) {_with_error(back)} a token"
     return line
 
 
-def _change(change: dict, what: str = "") -> str:
-    low, high = change[f"{what}low"], change[f"{what}high"]
-    return f"{change[f'{what}change']:+.3f} ({low:+.3f} to {high:+.3f})"
+def _change(change: Comparison) -> str:
+    return f"{change.change:+.3f} ({change.low:+.3f} to {change.high:+.3f})"
 
 
-def _reward(figures: dict) -> str:
-    if figures["reward"] is None:
+def _reward(score: StepScore) -> str:
+    if score.reward is None:
         return "not finite"
-    error = "" if figures["reward_se"] is None else f" +- {figures['reward_se']:.3f}"
-    return f"{figures['reward']:.3f}{error}"
+    error = "" if score.reward_se is None else f" +- {score.reward_se:.3f}"
+    return f"{score.reward:.3f}{error}"
 
 
-def _with_error(estimate: dict) -> str:
-    error = "?" if estimate["se"] is None else f"{estimate['se']:.1g}"
-    value = "not finite" if estimate["kl"] is None else f"{estimate['kl']:.3g}"
+def _with_error(estimate: KlEstimate) -> str:
+    error = f"{estimate.se:.1g}" if math.isfinite(estimate.se) else "?"
+    value = f"{estimate.kl:.3g}" if math.isfinite(estimate.kl) else "not finite"
     return f"{value} +- {error}"
 
 
-def _print_texts(measured, texts: int) -> None:
+def _print_texts(measured: Measured, texts: int) -> None:
     base, last = measured.evaluations[0], measured.evaluations[-1]
     rows = measured.subject.encoded.rows
     for word, turned in (("gained", (False, True)), ("lost", (True, False))):

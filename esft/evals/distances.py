@@ -9,6 +9,7 @@ from esft.engine.replay import contributions
 from esft.evals.distance_cache import DistanceCache
 from esft.evals.kl import TOP, Drawn, drawn_at_base, kl_between, prompts_of
 from esft.evals.models import RunModels
+from esft.evals.results import KlPair, StepDrift, from_json, known
 from esft.evals.subjects import Subject
 from esft.rollout.batches import Batches
 from esft.rollout.cache import scoring_settings
@@ -57,10 +58,9 @@ class Distances:
         self._drawn: dict[str, Drawn] = {}
         self._forecast: Forecast | None = None
         self._forecast_at = 0
-        self.drift: list[dict[str, object]] = []
-        """A record a step, as eval.json has it."""
-        self.kl: dict[str, list[dict]] = {each.name: [] for each in subjects}
-        """Records by task, likewise."""
+        self.drift: list[StepDrift] = []
+        self.kl: dict[str, list[KlPair]] = {subject.name: [] for subject in subjects}
+        """By task."""
 
     def measure(self, step: int) -> None:
         """Measure a step; of the base there is nothing to measure."""
@@ -73,7 +73,8 @@ class Distances:
         if found is None:
             found = self._drift_at(step)
             self._cache.keep(path, found)
-        self.drift.append({"step": step} | finite({"forecast": self._forecast_of(step)}) | found)
+        own = {"step": step, "forecast": known(self._forecast_of(step))}
+        self.drift.append(from_json(StepDrift, own | found))
         for subject in self._subjects:
             self._measure_kl(step, subject)
 
@@ -96,7 +97,7 @@ class Distances:
             self._watcher.phase(f"step {step}: KL on {len(prompts)} prompts of {subject.name}")
             found = self._kl_of(subject, prompts)
             self._cache.keep(path, found)
-        self.kl[subject.name].append({"step": step} | found)
+        self.kl[subject.name].append(from_json(KlPair, {"step": step} | found))
 
     def _kl_of(self, subject: Subject, prompts: list[tuple[int, ...]]) -> dict[str, dict]:
         """Return the divergences of the model as it is, as eval.json has them."""

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from esft.evals.models import Models
+from esft.evals.results import NoiseFloor
 from esft.evals.subjects import Subject
 from esft.rollout.batches import Batches
 from esft.rollout.cache import EvaluationCache, Remembered, scoring_settings
@@ -19,18 +20,6 @@ class Measured:
     subject: Subject
     evaluations: tuple[Evaluation, ...]
     """One a step, in the order of the steps."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class NoiseFloor:
-    """The base model scored again with another batch size: what is no difference at all."""
-
-    batch: int
-    other: int
-    changed: dict[str, int]
-    """Rows whose answer came out right once and wrong once, by task."""
-    rows: int
-    """Of all tasks."""
 
 
 class Evaluator:
@@ -84,7 +73,11 @@ class Evaluator:
                 for left, right in zip(first.results, again.results, strict=True)
             )
         rows = sum(len(subject.encoded.rows) for subject in self._subjects)
-        return NoiseFloor(batch=sizes[0], other=sizes[1], changed=changed, rows=rows)
+        text = (
+            f"the base model in batches of {sizes[1]} instead of {sizes[0]}: "
+            f"{sum(changed.values())} of {rows} rows change between right and wrong"
+        )
+        return NoiseFloor(text=text, changed=changed, rows=rows)
 
     def _evaluation(self, step: int, subject: Subject) -> Evaluation:
         models, rollout, encoded = self._models, subject.rollout, subject.encoded

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from esft.engine.drift import Drift
 from esft.engine.noise import derived_seed
 from esft.errors import TaskError
-from esft.evals.kl_estimate import KlEstimate, estimate
+from esft.evals.kl_estimate import estimate
 from esft.evals.kl_laws import Laws, laws_at, likeliest_laws
+from esft.evals.results import KlEstimate
 from esft.rollout.batches import Batches
 from esft.rollout.encode import EncodedRows
 from esft.rollout.logprobs import Continuation

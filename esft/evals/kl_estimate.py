@@ -2,36 +2,15 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from esft.evals.kl_laws import Laws
+from esft.evals.results import KlEstimate
 
 FAR = 10.0
 """A token whose log-probability differs by more than this is far from where it was."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class KlEstimate:
-    """KL(p||q) per token on continuations drawn from p, estimated.
-
-    It estimates the expected sum over the tokens of a continuation of
-    KL(p(.|before) || q(.|before)), over the expected number of tokens; see `kl_of_places`.
-    """
-
-    kl: float
-    """In nats; not finite where a model overflowed."""
-    se: float
-    """Standard error of `kl`, by prompt (tokens of a prompt are correlated), for prompts like
-    these. NaN for a single prompt, and where `kl` is not finite."""
-    tokens: int
-    """Drawn from p, the stop tokens among them."""
-    prompts: int
-    far: float
-    """Share of the tokens with |log(q/p)| above FAR. Where it is not close to 0, rare tokens
-    may carry much of the divergence: take more prompts, or a larger `top`."""
 
 
 def estimate(drawn: Sequence[Laws], other: Sequence[Laws]) -> KlEstimate:

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from esft.errors import EsftError, RecipeError, RunError
 from esft.evals.distances import Distances
 from esft.evals.evaluator import Evaluator, Measured
-from esft.evals.form import EVAL_FORMAT
 from esft.evals.models import Models, QuantizedModels, RunModels, one_model
-from esft.evals.record import missed_records, noise_record, task_record
-from esft.evals.subjects import Missed, Subject, missed, prior_of, target_of
+from esft.evals.record import task_result
+from esft.evals.results import EvalRecord, FailedTask, to_json
+from esft.evals.subjects import Subject, prior_of, target_of
 from esft.files import write_whole
 from esft.recipe.paths import placed
 from esft.recipe.prior_line import PriorSpec, parse_prior_line
@@ -52,10 +52,9 @@ class EvalRequest:
 class EvalResult:
     """What it came to."""
 
-    record: dict[str, object]
-    """As eval.json has it."""
+    record: EvalRecord
     measured: tuple[Measured, ...]
-    missed: tuple[Missed, ...]
+    """The tasks of the record with their rows."""
     path: str | None
     """Of eval.json; None where there is no run folder."""
 
@@ -81,7 +80,7 @@ def run_eval(request: EvalRequest, watcher: Watcher) -> EvalResult:
     models = _models(request, source, watcher)
     if request.load is not None:
         models = QuantizedModels(models, request.load, watcher)
-    subjects, lost = _subjects(request, recipe, specs, models, _batch(source))
+    subjects, failed = _subjects(request, recipe, specs, models, _batch(source))
     distances = None
     if isinstance(models, RunModels):
         distances = Distances(
@@ -91,24 +90,28 @@ def run_eval(request: EvalRequest, watcher: Watcher) -> EvalResult:
     half = str(models.loaded.dtype) != "torch.float32"
     floor = evaluator.noise_floor() if request.noise_floor and half else None
     measured = evaluator.run(distances.measure if distances else lambda step: None)
-    record = {
-        "format": EVAL_FORMAT,
-        "model": models.loaded.id,
-        "run": None if source is None or source.run is None else str(source.run.path),
-        "base": models.version(0).base,
-        "journal": None if source is None else source.record.checksum,
-        "margin": request.margin,
-        "load": request.load,
-        "steps": list(models.steps),
-        "tasks": [
-            task_record(each, models.steps, request.margin, _kl(distances, each))
-            for each in measured
-        ],
-        "drift": [] if distances is None else distances.drift,
-        "noise_floor": noise_record(floor),
-        "failed": missed_records(lost),
-    }
-    return EvalResult(record=record, measured=measured, missed=lost, path=_keep(source, record))
+    record = EvalRecord(
+        model=models.loaded.id,
+        run=None if source is None or source.run is None else str(source.run.path),
+        base=models.version(0).base,
+        journal=None if source is None else source.record.checksum,
+        margin=request.margin,
+        load=request.load,
+        steps=tuple(models.steps),
+        tasks=tuple(
+            task_result(
+                task,
+                models.steps,
+                request.margin,
+                () if distances is None else distances.kl[task.subject.name],
+            )
+            for task in measured
+        ),
+        drift=() if distances is None else tuple(distances.drift),
+        noise_floor=floor,
+        failed=failed,
+    )
+    return EvalResult(record=record, measured=measured, path=_keep(source, record))
 
 
 def _recipe(source: Source) -> Recipe:
@@ -147,13 +150,13 @@ def _subjects(
     specs: list[PriorSpec],
     models: Models,
     batch: int | None,
-) -> tuple[tuple[Subject, ...], tuple[Missed, ...]]:
+) -> tuple[tuple[Subject, ...], tuple[FailedTask, ...]]:
     """Return the tasks that can be measured, and those that cannot.
 
     Raises:
         RunError: if none can.
     """
-    found, lost = [], []
+    found, failed = [], []
     loaded = models.loaded
     makers = []
     if recipe is not None:
@@ -170,21 +173,17 @@ def _subjects(
         try:
             found.append(make())
         except EsftError as error:
-            lost.append(missed(name, error))
+            failed.append(FailedTask(task=name, error=str(error), hint=error.hint))
     if not found:
-        first = lost[0]
+        first = failed[0]
         raise RunError(f"no task can be measured: {first.task}: {first.error}", hint=first.hint)
-    return tuple(found), tuple(lost)
+    return tuple(found), tuple(failed)
 
 
-def _kl(distances: Distances | None, measured: Measured) -> list[dict]:
-    return [] if distances is None else distances.kl[measured.subject.name]
-
-
-def _keep(source: Source | None, record: dict[str, object]) -> str | None:
+def _keep(source: Source | None, record: EvalRecord) -> str | None:
     if source is None or source.run is None:
         return None
-    load = record["load"]
-    path = source.run.path / ("eval.json" if load is None else f"eval-{load}.json")
-    write_whole(path, json.dumps(record, indent=1) + "\n")
+    name = "eval.json" if record.load is None else f"eval-{record.load}.json"
+    path = source.run.path / name
+    write_whole(path, json.dumps(to_json(record), indent=1) + "\n")
     return str(path)

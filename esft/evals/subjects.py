@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-from esft.errors import EsftError
 from esft.models.load import LoadedModel
 from esft.recipe.settings import Recipe
 from esft.rollout.batches import Batches
@@ -25,15 +24,6 @@ class Subject:
     def name(self) -> str:
         """Of the task."""
         return self.rollout.task.name
-
-
-@dataclass(frozen=True, kw_only=True)
-class Missed:
-    """A task that cannot be measured; the others are."""
-
-    task: str
-    error: str
-    hint: str | None
 
 
 def target_of(recipe: Recipe, loaded: LoadedModel, batches: Batches) -> Subject:
@@ -64,8 +54,3 @@ def prior_of(rows: PriorRows, loaded: LoadedModel, batches: Batches) -> Subject:
     """
     prior: PriorTask = ready((rows,), loaded, batches)[0]
     return Subject(role="prior", rollout=prior.rollout, encoded=prior.encoded)
-
-
-def missed(name: str, error: EsftError) -> Missed:
-    """Return what is said of a task that cannot be measured."""
-    return Missed(task=name, error=str(error), hint=error.hint)

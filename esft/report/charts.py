@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
+from esft.evals.results import KlPair, StepScore, TaskResult, known
 from esft.report.chart import Chart, DotChart, Line
-from esft.report.numbers import KlPair, RunNumbers, Score, StepNumbers, TaskNumbers
+from esft.report.numbers import RunNumbers, StepNumbers
 
 WIDE = 1.96
 """Standard errors on either side that hold the truth in 95 % of cases."""
@@ -122,7 +123,7 @@ def _names(runs: Sequence[RunNumbers], role: str) -> list[str]:
     return list(dict.fromkeys(task.name for run in runs for task in run.tasks if task.role == role))
 
 
-def _task(run: RunNumbers, role: str, name: str) -> TaskNumbers | None:
+def _task(run: RunNumbers, role: str, name: str) -> TaskResult | None:
     return next((task for task in run.tasks if (task.role, task.name) == (role, name)), None)
 
 
@@ -133,14 +134,16 @@ def _lines(
     return tuple(line for line in found if any(value is not None for value in line.values))
 
 
-def _accuracy(task: TaskNumbers | None) -> Iterable[dict]:
+def _accuracy(task: TaskResult | None) -> Iterable[dict]:
     if task is not None:
-        yield _marked(task.scores, [(each.accuracy, each.se) for each in task.scores])
+        yield _marked(task.evaluations, [(each.accuracy, each.se) for each in task.evaluations])
 
 
-def _reward(task: TaskNumbers | None) -> Iterable[dict]:
-    if task is not None and any(each.reward != each.accuracy for each in task.scores):
-        yield _marked(task.scores, [(each.reward, each.reward_se) for each in task.scores])
+def _reward(task: TaskResult | None) -> Iterable[dict]:
+    if task is not None and any(each.reward != each.accuracy for each in task.evaluations):
+        yield _marked(
+            task.evaluations, [(each.reward, each.reward_se) for each in task.evaluations]
+        )
 
 
 def _kl_lines(run: RunNumbers, name: str) -> Iterable[dict]:
@@ -148,12 +151,12 @@ def _kl_lines(run: RunNumbers, name: str) -> Iterable[dict]:
         if task.name == name and task.kl:
             for direction, style in (("base_to_tuned", "solid"), ("tuned_to_base", "dashed")):
                 found = [getattr(pair, direction) for pair in task.kl]
-                pairs = [(None, None) if each is None else (each.kl, each.se) for each in found]
+                pairs = [(known(each.kl), known(each.se)) for each in found]
                 yield {"style": style, **_marked(task.kl, pairs)}
 
 
 def _marked(
-    at: Sequence[Score] | Sequence[KlPair], pairs: list[tuple[float | None, float | None]]
+    at: Sequence[StepScore] | Sequence[KlPair], pairs: list[tuple[float | None, float | None]]
 ) -> dict:
     return {
         "steps": tuple(each.step for each in at),

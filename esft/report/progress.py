@@ -8,7 +8,8 @@ from esft.engine.forecast import Forecast, sum_of_squares
 from esft.engine.journal_read import JournalRecord
 from esft.engine.members import net_coefficients
 from esft.engine.replay import contributions
-from esft.report.numbers import Decay, StepNumbers, number, quotient
+from esft.evals.results import known
+from esft.report.numbers import Decay, StepNumbers, quotient
 from esft.runs.records import read_lines
 
 
@@ -70,14 +71,14 @@ def decay_of(settings: dict[str, object], progress: tuple[StepNumbers, ...]) -> 
 
 def _step(line: dict, rewards: tuple[float, ...], free: float | None) -> StepNumbers:
     finite = [reward for reward in rewards if math.isfinite(reward)]
-    drift, forecast = number(line.get("drift")), number(line.get("forecast"))
+    drift, forecast = known(line.get("drift")), known(line.get("forecast"))
     return StepNumbers(
         step=line["step"],
-        reward_mean=number(line.get("reward_mean")),
-        reward_best=number(line.get("reward_best")),
+        reward_mean=known(line.get("reward_mean")),
+        reward_best=known(line.get("reward_best")),
         reward_worst=min(finite, default=None),
         reward_sd=_spread(finite),
-        correct=number(line.get("correct")),
+        correct=known(line.get("correct")),
         drift=drift,
         forecast=forecast,
         free=free,

@@ -7,8 +7,8 @@ from typing import TypeVar
 
 from esft.engine.journal_read import JournalRecord, read_journal
 from esft.errors import EsftError
-from esft.report.eval_file import drift_of, read_eval, task_of
-from esft.report.numbers import DriftNumbers, RunNumbers, TaskNumbers
+from esft.evals.results import EvalRecord, StepDrift, TaskResult, read_eval
+from esft.report.numbers import RunNumbers
 from esft.report.progress import decay_of, progress_of
 from esft.report.recorded_tasks import joined, recorded_tasks
 from esft.runs.records import read_info
@@ -69,38 +69,35 @@ def _noted(notes: list[str], instead: T, read: Callable[[], T]) -> T:
 
 def _evaluated(
     path: Path, record: JournalRecord | None, notes: list[str]
-) -> tuple[list[TaskNumbers], tuple[DriftNumbers, ...]]:
+) -> tuple[list[TaskResult], tuple[StepDrift, ...]]:
     """Return tasks and drift of eval.json; none where it is not of this run's journal."""
-    found = read_eval(path)
+    found = read_eval(path / "eval.json")
     if found is None:
         return [], ()
     known = () if record is None else (*record.checksums, record.checksum)
-    if found.get("journal") not in known:
+    if found.journal not in known:
         notes.append("eval.json is ignored: it is of another journal than this run's. Make it anew")
         return [], ()
-    tasks = [task_of(each) for each in found.get("tasks") or []]
-    drift = tuple(drift_of(each) for each in found.get("drift") or [])
     notes += _remarks(found, record)
-    return tasks, tuple(sorted(drift, key=lambda each: each.step))
+    return list(found.tasks), found.drift
 
 
-def _remarks(found: dict, record: JournalRecord) -> list[str]:
+def _remarks(found: EvalRecord, record: JournalRecord) -> list[str]:
     remarks = []
-    if found["journal"] != record.checksum:
-        at = record.checksums.index(found["journal"])
+    if found.journal != record.checksum:
+        at = record.checksums.index(found.journal)
         remarks.append(f"eval.json was made at step {at}; the run went on to step {record.last}")
-    if found.get("load"):
-        remarks.append(f"esft eval scored the models as loaded in {found['load']}")
-    if found.get("noise_floor"):
-        remarks.append(f"Noise floor: {found['noise_floor']['text']}")
-    for failed in found.get("failed") or []:
-        remarks.append(f"{failed['task']} could not be evaluated: {failed['error']}")
+    if found.load is not None:
+        remarks.append(f"esft eval scored the models as loaded in {found.load}")
+    if found.noise_floor is not None:
+        remarks.append(f"Noise floor: {found.noise_floor.text}")
+    remarks += [f"{failed.task} could not be evaluated: {failed.error}" for failed in found.failed]
     return remarks
 
 
 def _merged(
-    recorded: list[TaskNumbers], measured: list[TaskNumbers], notes: list[str]
-) -> list[TaskNumbers]:
+    recorded: list[TaskResult], measured: list[TaskResult], notes: list[str]
+) -> list[TaskResult]:
     """Return each task once, the targets first: from eval.json where it has it."""
     found = {(task.role, task.name): task for task in recorded}
     others = []

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
+from esft.evals.results import Comparison, StepScore, TaskResult, known
 from esft.report.cells import UNKNOWN, plain, table, with_error
-from esft.report.numbers import Change, RunNumbers, Score, TaskNumbers
+from esft.report.numbers import RunNumbers
 
 VERDICTS = {
     "unchanged": "= unchanged",
@@ -86,7 +87,7 @@ def scores_table(runs: Sequence[RunNumbers]) -> str:
         ]
         for place, run in enumerate(runs)
         for task in run.tasks
-        for score in task.scores
+        for score in task.evaluations
     ]
     heads = ["Task", *_run_head(runs), "Step", "Rows", "Accuracy ± SE", "Reward ± SE"]
     return table("Every evaluation", heads, rows) if rows else ""
@@ -99,7 +100,7 @@ def kl_table(runs: Sequence[RunNumbers]) -> str:
         for task in run.tasks:
             for pair in task.kl:
                 both = (pair.base_to_tuned, pair.tuned_to_base)
-                cells = [UNKNOWN if kl is None else with_error(kl.kl, kl.se, ".4g") for kl in both]
+                cells = [with_error(known(kl.kl), known(kl.se), ".4g") for kl in both]
                 row = [escape(task.name), *_run_cell(runs, place), str(pair.step), *cells]
                 rows.append(row)
     heads = ["Task", *_run_head(runs), "Step", "KL(base || tuned)", "KL(tuned || base)"]
@@ -131,7 +132,7 @@ def run_name(runs: Sequence[RunNumbers], place: int) -> str:
     return name if len(runs) == 1 else f'<span class="run run-{place % 6}">{name}</span>'
 
 
-def _verdict_row(runs: Sequence[RunNumbers], place: int, task: TaskNumbers) -> list[str]:
+def _verdict_row(runs: Sequence[RunNumbers], place: int, task: TaskResult) -> list[str]:
     before, after = task.before, task.after
     rows = next((score.n for score in (after, before) if score is not None), None)
     name = escape(task.name) + (" <small>target</small>" if task.role == "target" else "")
@@ -147,7 +148,7 @@ def _verdict_row(runs: Sequence[RunNumbers], place: int, task: TaskNumbers) -> l
     ]
 
 
-def _accuracy(score: Score | None, rewarded: bool) -> str:
+def _accuracy(score: StepScore | None, rewarded: bool) -> str:
     if score is None:
         return UNKNOWN
     shown = with_error(score.accuracy, score.se)
@@ -158,7 +159,7 @@ def _accuracy(score: Score | None, rewarded: bool) -> str:
     return shown
 
 
-def _change_cells(change: Change | None) -> list[str]:
+def _change_cells(change: Comparison | None) -> list[str]:
     if change is None:
         return [UNKNOWN] * 3
     shown = plain(change.change, "+.3f")
@@ -181,7 +182,7 @@ def _p_value(p: float | None) -> str:
     return '<span class="whole">&lt; 0.0001</span>' if tiny else plain(p, ".2g")
 
 
-def _verdict(task: TaskNumbers) -> str:
+def _verdict(task: TaskResult) -> str:
     found = task.verdict
     if found is None:
         return UNKNOWN

@@ -1,9 +1,10 @@
 """A report on disk: one page, and a picture a section."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
+from esft.evals.results import to_json
 from esft.files import write_whole, writing
 from esft.report.draw import as_png
 from esft.report.numbers import RunNumbers
@@ -11,7 +12,7 @@ from esft.report.page import make_page
 from esft.report.read import named_apart, read_run
 from esft.report.sections import NAMES, sections_of
 
-REPORT_FORMAT = 1
+REPORT_FORMAT = 2
 """Of the numbers that `Report.as_record` returns."""
 
 
@@ -29,7 +30,7 @@ class Report:
             "format": REPORT_FORMAT,
             "page": str(self.page),
             "pictures": [str(picture) for picture in self.pictures],
-            "runs": [asdict(run) for run in self.runs],
+            "runs": [to_json(run) for run in self.runs],
         }
 
 

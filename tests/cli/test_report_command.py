@@ -46,7 +46,7 @@ def test_several_runs_go_to_a_folder_of_their_own_with_the_numbers_as_json(runs)
     assert not (runs / "with-awd" / "report.html").exists()
     assert [run["name"] for run in found["runs"]] == ["with-awd", "without-awd"]
     assert [run["decay"]["awd"] for run in found["runs"]] == [1.0, 0.0]
-    assert found["runs"][0]["tasks"][1]["scores"][0]["accuracy"] == 0.9
+    assert found["runs"][0]["tasks"][1]["evaluations"][0]["accuracy"] == 0.9
 
 
 def test_what_should_be_known_of_the_numbers_goes_to_stderr(runs):

@@ -12,6 +12,7 @@ from tiny_runs import Notes, a_recipe, never, write_arc
 from esft.errors import EsftError, RecipeError, RunError
 from esft.evals import distances as eval_drift
 from esft.evals.request import EvalRequest, run_eval
+from esft.evals.results import read_eval
 from esft.models.load import load_model
 from esft.recipe.prior_line import parse_prior_line
 from esft.recipe.settings import Prior, Run
@@ -58,7 +59,7 @@ def asked(run, **changes):
 
 
 def figures(result, task):
-    (found,) = (each for each in result.record["tasks"] if each["name"] == task)
+    (found,) = (each for each in result.record.tasks if each.name == task)
     return found
 
 
@@ -70,12 +71,12 @@ def test_what_the_run_measured_is_not_measured_again(run, counted):
     assert counted == []
     assert not any("rows" in phase for phase in notes.phases)
     recorded = [json.loads(line) for line in (run / "evals.jsonl").read_text().splitlines()]
-    assert result.record["steps"] == [0, 2, 3]
+    assert result.record.steps == (0, 2, 3)
     for task in ("conciseness", "copy-letters", "upper-letters"):
         expected = [line for line in recorded if line["task"] == task]
-        found = figures(result, task)["evaluations"]
-        assert [each["accuracy"] for each in found] == [each["accuracy"] for each in expected]
-        assert [each["reward"] for each in found] == [each["reward"] for each in expected]
+        found = figures(result, task).evaluations
+        assert [each.accuracy for each in found] == [line["accuracy"] for line in expected]
+        assert [each.reward for each in found] == [line["reward"] for line in expected]
 
 
 def test_the_batch_that_the_run_found_is_kept(tmp_path, counted):
@@ -108,7 +109,7 @@ def test_rows_come_from_the_folder_named_else_from_the_run_s(run, tmp_path, monk
 
     named = run_eval(replace(request, data_dir=str(tmp_path / "data")), Notes())
 
-    assert figures(named, "arc")["rows"] == 2
+    assert figures(named, "arc").rows == 2
     made = a_recipe(tmp_path / "2", task={"data_dir": str(tmp_path / "data")})
     made = replace(made, task=replace(made.task, name="arc-easy", train=2, holdout=1))
     of_run = run_tuning(made, Notes(), never).run_path
@@ -179,57 +180,57 @@ def test_a_cache_that_cannot_be_written_is_done_without(run, tmp_path, monkeypat
 
     result = run_eval(asked(run, priors=("reverse-letters:5",), at="0"), Notes())
 
-    assert figures(result, "reverse-letters")["rows"] == 5
+    assert figures(result, "reverse-letters").rows == 5
 
 
 def test_comparisons_are_paired_row_by_row(run):
     result = run_eval(asked(run, at="3"), Notes())
 
-    for measured, task in zip(result.measured, result.record["tasks"], strict=True):
+    for measured, task in zip(result.measured, result.record.tasks, strict=True):
         before, after = (
             [bool(row.correct) for row in each.results] for each in measured.evaluations
         )
-        (comparison,) = task["comparisons"]
+        (comparison,) = task.comparisons
         gained = sum(new and not old for old, new in zip(before, after, strict=True))
         lost = sum(old and not new for old, new in zip(before, after, strict=True))
-        assert (comparison["gained"], comparison["lost"]) == (gained, lost)
-        assert len(comparison["gained_rows"]) == gained
-        assert comparison["change"] == pytest.approx((gained - lost) / task["rows"])
-        assert comparison["low"] <= comparison["change"] <= comparison["high"]
-        assert task["verdict"]["kind"] == "not enough"
+        assert (comparison.gained, comparison.lost) == (gained, lost)
+        assert len(comparison.gained_rows) == gained
+        assert comparison.change == pytest.approx((gained - lost) / task.rows)
+        assert comparison.low <= comparison.change <= comparison.high
+        assert task.verdict.kind == "not enough"
 
 
 def test_eval_json_is_what_was_measured(run):
     result = run_eval(asked(run), Notes())
 
     assert result.path == str(run / "eval.json")
-    assert json.loads((run / "eval.json").read_text()) == result.record
-    assert [each["role"] for each in result.record["tasks"]] == ["target", "prior", "prior"]
+    assert read_eval(run / "eval.json") == result.record
+    assert [each.role for each in result.record.tasks] == ["target", "prior", "prior"]
 
 
 def test_drift_and_forecast_are_those_of_the_run(run):
     result = run_eval(asked(run, at="1,2,3"), Notes())
 
     metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert [each["step"] for each in result.record["drift"]] == [1, 2, 3]
-    for found, expected in zip(result.record["drift"], metrics, strict=True):
-        assert found["norm"] == pytest.approx(expected["drift"], rel=1e-6)
-        assert found["forecast"] == expected["forecast"]
-        squares = sum(layer["norm"] ** 2 for layer in found["layers"])
-        assert squares == pytest.approx(found["norm"] ** 2, rel=1e-6)
+    assert [each.step for each in result.record.drift] == [1, 2, 3]
+    for found, expected in zip(result.record.drift, metrics, strict=True):
+        assert found.norm == pytest.approx(expected["drift"], rel=1e-6)
+        assert found.forecast == expected["forecast"]
+        squares = sum(layer.norm**2 for layer in found.layers)
+        assert squares == pytest.approx(found.norm**2, rel=1e-6)
 
 
 def test_the_kl_of_each_prior_task_is_measured_both_ways(run):
     result = run_eval(asked(run, at="2,3", kl_prompts=3, kl_tokens=4), Notes())
 
-    assert figures(result, "conciseness")["kl"] == []
+    assert figures(result, "conciseness").kl == ()
     for task in ("copy-letters", "upper-letters"):
-        found = figures(result, task)["kl"]
-        assert [each["step"] for each in found] == [2, 3]
+        found = figures(result, task).kl
+        assert [each.step for each in found] == [2, 3]
         for each in found:
-            for way in ("base_to_tuned", "tuned_to_base"):
-                assert each[way]["prompts"] == 3
-                assert each[way]["kl"] > 0
+            for estimate in (each.base_to_tuned, each.tuned_to_base):
+                assert estimate.prompts == 3
+                assert estimate.kl > 0
 
 
 @pytest.fixture
@@ -255,7 +256,7 @@ def test_a_kl_that_is_known_is_not_measured_again(run, compared):
     added = run_eval(replace(request, at="2,3"), Notes())
     assert compared == [3, 3, 3, 3]
     for task in ("copy-letters", "upper-letters"):
-        assert figures(added, task)["kl"][1:] == figures(first, task)["kl"]
+        assert figures(added, task).kl[1:] == figures(first, task).kl
 
 
 @pytest.mark.parametrize("change", [{"kl_prompts": 2}, {"kl_tokens": 5}, {"at": "2"}])
@@ -301,7 +302,7 @@ def test_a_damaged_cache_of_kl_is_measured_anew(run, compared, tmp_path, monkeyp
 def test_a_journal_alone_is_measured_with_the_tasks_that_are_named(run):
     result = run_eval(asked(run / "journal.jsonl", priors=("reverse-letters:5",)), Notes())
 
-    assert [task["name"] for task in result.record["tasks"]] == ["reverse-letters"]
+    assert [task.name for task in result.record.tasks] == ["reverse-letters"]
     assert result.path is None
     with pytest.raises(RecipeError, match="no prior task is named"):
         run_eval(asked(run / "journal.jsonl"), Notes())
@@ -317,9 +318,9 @@ def test_a_model_is_measured_by_itself(tmp_path, counted):
     run_eval(request, Notes())
 
     assert counted == [5]
-    assert result.record["steps"] == [0]
-    assert result.record["drift"] == []
-    assert figures(result, "copy-letters")["verdict"] is None
+    assert result.record.steps == (0,)
+    assert result.record.drift == ()
+    assert figures(result, "copy-letters").verdict is None
 
 
 def test_a_model_by_itself_has_no_steps(tmp_path):
@@ -338,8 +339,8 @@ def test_rows_are_those_of_the_run_unless_others_are_asked_for(tmp_path):
     runs = run_eval(asked(run, at="0", priors=priors), Notes())
     others = run_eval(asked(run, at="0", priors=priors, rows=5), Notes())
 
-    assert [task["rows"] for task in runs.record["tasks"][1:]] == [7, 4]
-    assert [task["rows"] for task in others.record["tasks"][1:]] == [5, 4]
+    assert [task.rows for task in runs.record.tasks[1:]] == [7, 4]
+    assert [task.rows for task in others.record.tasks[1:]] == [5, 4]
 
 
 def test_the_base_of_a_run_and_the_model_by_itself_are_the_same_evaluation(run, counted):
@@ -362,9 +363,8 @@ def test_a_task_that_cannot_be_measured_leaves_the_others(run, monkeypatch):
 
     result = run_eval(asked(run, priors=priors, data_dir=str(run)), Notes())
 
-    assert [task["name"] for task in result.record["tasks"]] == ["conciseness", "copy-letters"]
-    assert [each.task for each in result.missed] == ["arc"]
-    assert result.record["failed"][0]["task"] == "arc"
+    assert [task.name for task in result.record.tasks] == ["conciseness", "copy-letters"]
+    assert [failed.task for failed in result.record.failed] == ["arc"]
 
 
 def test_where_no_task_can_be_measured_the_first_reason_is_given(tmp_path):
@@ -406,10 +406,10 @@ def test_models_can_be_measured_as_loaded_in_fewer_bits(tmp_path, load, counted)
     result = run_eval(asked(run, load=load), Notes())
 
     assert len(counted) == 9
-    assert result.record["load"] == load
+    assert result.record.load == load
     assert result.path == str(run / f"eval-{load}.json")
     in_full, loaded = (
-        [each["reward"] for each in figures(each_result, "conciseness")["evaluations"]]
+        [each.reward for each in figures(each_result, "conciseness").evaluations]
         for each_result in (plain, result)
     )
     assert len({*in_full, *loaded}) == 6
@@ -426,13 +426,13 @@ def test_in_half_precision_the_noise_floor_is_said(tmp_path, counted):
     result = run_eval(asked(run, noise_floor=True), Notes())
 
     assert len(counted) == 3  # the base again, task by task
-    text = result.record["noise_floor"]["text"]
+    text = result.record.noise_floor.text
     assert text.startswith("the base model in batches of 32 instead of 64: ")
-    assert result.record["noise_floor"]["rows"] == 21
+    assert result.record.noise_floor.rows == 21
 
 
 def test_in_float32_there_is_no_noise_floor(run, counted):
-    assert run_eval(asked(run, noise_floor=True), Notes()).record["noise_floor"] is None
+    assert run_eval(asked(run, noise_floor=True), Notes()).record.noise_floor is None
     assert counted == []
 
 
@@ -474,7 +474,7 @@ def test_a_program_that_changed_is_scored_again(tmp_path, counted):
     again = run_eval(request, Notes())
 
     assert counted == [4, 4]
-    rewards = [figures(each, "kind")["evaluations"][0]["reward"] for each in (first, again)]
+    rewards = [figures(each, "kind").evaluations[0].reward for each in (first, again)]
     assert rewards == [0.5, 0.75]
 
 

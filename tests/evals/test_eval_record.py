@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from esft.evals.evaluator import Measured
-from esft.evals.record import task_record
+from esft.evals.record import task_result
 from esft.rollout.results import RowResult, evaluation_of
 from esft.tasks.task import Row
 
@@ -39,32 +39,28 @@ def rewarded(rewards):
 def test_every_step_is_compared_with_the_base_row_by_row():
     steps = ("1011" + BASE[4:], "0000" + BASE[4:], "1111" + BASE[4:])
 
-    record = task_record(measured(BASE, *steps), (0, 2, 5, 9), 0.03, [])
+    record = task_result(measured(BASE, *steps), (0, 2, 5, 9), 0.03, [])
 
-    assert [each["step"] for each in record["evaluations"]] == [0, 2, 5, 9]
-    assert [each["step"] for each in record["comparisons"]] == [2, 5, 9]
-    assert [each["change"] for each in record["comparisons"]] == pytest.approx([0.01, -0.02, 0.02])
-    gained = [each["gained_rows"] for each in record["comparisons"]]
-    lost = [each["lost_rows"] for each in record["comparisons"]]
-    assert gained == [["row-2", "row-3"], [], ["row-2", "row-3"]]
-    assert lost == [["row-1"], ["row-0", "row-1"], []]
-    for each in record["comparisons"]:
-        assert (each["gained"], each["lost"]) == (len(each["gained_rows"]), len(each["lost_rows"]))
-        assert each["low"] < each["change"] < each["high"]
+    assert [each.step for each in record.evaluations] == [0, 2, 5, 9]
+    assert [each.step for each in record.comparisons] == [2, 5, 9]
+    assert [each.change for each in record.comparisons] == pytest.approx([0.01, -0.02, 0.02])
+    gained = [each.gained_rows for each in record.comparisons]
+    lost = [each.lost_rows for each in record.comparisons]
+    assert gained == [("row-2", "row-3"), (), ("row-2", "row-3")]
+    assert lost == [("row-1",), ("row-0", "row-1"), ()]
+    for each in record.comparisons:
+        assert (each.gained, each.lost) == (len(each.gained_rows), len(each.lost_rows))
+        assert each.low < each.change < each.high
 
 
 def test_the_verdict_is_of_the_last_step_and_of_the_margin_asked_for():
     up, same = "1" * 100, BASE
 
-    assert (
-        task_record(measured(BASE, same, up), (0, 1, 2), 0.03, [])["verdict"]["kind"] == "improved"
-    )
-    assert (
-        task_record(measured(BASE, up, same), (0, 1, 2), 0.03, [])["verdict"]["kind"] != "improved"
-    )
-    wide = task_record(measured(BASE, up, up), (0, 1, 2), 0.9, [])["verdict"]
-    assert wide["kind"] == "unchanged"
-    assert wide["difference"] == pytest.approx(0.5)
+    assert task_result(measured(BASE, same, up), (0, 1, 2), 0.03, []).verdict.kind == "improved"
+    assert task_result(measured(BASE, up, same), (0, 1, 2), 0.03, []).verdict.kind != "improved"
+    wide = task_result(measured(BASE, up, up), (0, 1, 2), 0.9, []).verdict
+    assert wide.kind == "unchanged"
+    assert wide.difference == pytest.approx(0.5)
 
 
 def test_rewards_are_compared_where_they_are_something_else_than_right_or_wrong():
@@ -72,12 +68,12 @@ def test_rewards_are_compared_where_they_are_something_else_than_right_or_wrong(
     base, low, high = rewarded([0.5] * 4), rewarded([0.5, 0.25, 0.5, 0.25]), rewarded([1.0] * 4)
     task = replace(task, evaluations=(base, low, high))
 
-    first, last = task_record(task, (0, 1, 2), 0.03, [])["comparisons"]
+    first, last = task_result(task, (0, 1, 2), 0.03, []).comparisons
 
-    assert (first["change"], last["change"]) == (0, 0)
-    assert (first["reward_change"], last["reward_change"]) == (-0.125, 0.5)
-    assert first["reward_low"] < -0.125 < first["reward_high"]
-    assert first["reward_se"] == pytest.approx(0.125 / 3**0.5)
+    assert (first.change, last.change) == (0, 0)
+    assert (first.reward_change, last.reward_change) == (-0.125, 0.5)
+    assert first.reward_low < -0.125 < first.reward_high
+    assert first.reward_se == pytest.approx(0.125 / 3**0.5)
 
 
 @pytest.mark.parametrize("after", ["0000", [float("nan"), 0, 0, 0]])
@@ -85,14 +81,14 @@ def test_rewards_that_say_nothing_more_or_are_not_finite_are_not_compared(after)
     now = rewarded(after) if isinstance(after, list) else measured(after).evaluations[0]
     task = replace(measured("0000"), evaluations=(*measured("1000").evaluations, now))
 
-    (found,) = task_record(task, (0, 3), 0.03, [])["comparisons"]
+    (found,) = task_result(task, (0, 3), 0.03, []).comparisons
 
-    assert "reward_change" not in found
+    assert found.reward_change is None
 
 
 def test_a_model_by_itself_has_no_verdict():
-    record = task_record(measured(BASE), (0,), 0.03, [])
+    record = task_result(measured(BASE), (0,), 0.03, [])
 
-    assert record["verdict"] is None
-    assert record["comparisons"] == []
-    assert record["evaluations"][0]["accuracy"] == 0.5
+    assert record.verdict is None
+    assert record.comparisons == ()
+    assert record.evaluations[0].accuracy == 0.5

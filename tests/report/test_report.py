@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 import pytest
 from report_runs import write_eval, write_run
 
-from esft.report.numbers import number
+from esft.evals.results import known
 from esft.report.page import make_page
 from esft.report.palette import LIGHT_RUNS, TOKENS
 from esft.report.read import read_run
@@ -221,13 +221,13 @@ def test_the_record_is_json_without_nan(run):
 
     record = json.loads(json.dumps(report.as_record(), allow_nan=False))
 
-    assert (record["format"], record["page"]) == (1, str(run / "report.html"))
+    assert (record["format"], record["page"]) == (2, str(run / "report.html"))
     assert record["runs"][0]["progress"][0]["reward_mean"] is None
 
 
 @pytest.mark.parametrize("value", [None, math.nan, math.inf, -math.inf])
 def test_what_is_no_finite_number_is_not_known(value):
-    assert number(value) is None
+    assert known(value) is None
 
 
 def test_matplotlib_is_left_as_it_was_and_pyplot_is_never_loaded():

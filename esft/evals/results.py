@@ -1,0 +1,327 @@
+"""What `esft eval` finds, as eval.json has it: written by evals, read by the report and the CLI.
+
+Accuracies are fractions 0 to 1. None stands for what is not known, or was not a finite number.
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from types import UnionType
+from typing import Literal, TypeVar, get_args, get_origin, get_type_hints
+
+from esft.errors import RunError
+from esft.stats.paired import compare, compare_rewards
+from esft.stats.verdict import Verdict
+
+T = TypeVar("T")
+
+EVAL_FORMAT = 2
+"""Stands in the file; another number is another form."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepScore:
+    """A task on the model of one step; `se` and `reward_se` are standard errors over its rows."""
+
+    step: int
+    """0 is the base model."""
+    n: int
+    """Rows."""
+    accuracy: float | None
+    se: float | None
+    reward: float | None
+    reward_se: float | None
+    grader_failures: int = 0
+    """Rows to whose answer the grader gave no score."""
+    acc: float | None = None
+    """For choice: share right without dividing by the options' lengths."""
+    acc_norm: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """A step against the base, paired on the same rows."""
+
+    step: int
+    change: float | None
+    """Of the accuracy."""
+    se: float | None
+    low: float | None
+    high: float | None
+    """`low` to `high`: the 95 % interval of `change`."""
+    gained: int
+    """Rows wrong before and right now."""
+    lost: int
+    p: float | None
+    """McNemar's exact test."""
+    reward_change: float | None = None
+    """Of the mean reward; None where that only says right or wrong, like the three that follow."""
+    reward_se: float | None = None
+    reward_low: float | None = None
+    reward_high: float | None = None
+    gained_rows: tuple[str, ...] = ()
+    """Ids."""
+    lost_rows: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class KlEstimate:
+    """KL(p||q) per token on continuations drawn from p, estimated.
+
+    It estimates the expected sum over the tokens of a continuation of
+    KL(p(.|before) || q(.|before)), over the expected number of tokens; see `kl.kl_of_places`.
+    """
+
+    kl: float
+    """In nats; not finite where a model overflowed, and then NaN once it is read back."""
+    se: float
+    """Standard error of `kl`, by prompt (tokens of a prompt are correlated), for prompts like
+    these. NaN for a single prompt, and where `kl` is not finite."""
+    tokens: int
+    """Drawn from p, the stop tokens among them."""
+    prompts: int
+    far: float
+    """Share of the tokens with |log(q/p)| above `kl.FAR`. Where it is not close to 0, rare tokens
+    may carry much of the divergence: take more prompts, or a larger `top`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class KlPair:
+    """How far the tuned model's answers to a task's prompts are from those of the base."""
+
+    step: int
+    base_to_tuned: KlEstimate
+    """KL(p0||p), on continuations of the base model."""
+    tuned_to_base: KlEstimate
+    """KL(p||p0), on the tuned model's own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskResult:
+    """A task at the steps where it was evaluated, in rising order."""
+
+    name: str
+    role: Literal["target", "prior"]
+    evaluations: tuple[StepScore, ...]
+    comparisons: tuple[Comparison, ...] = ()
+    """Of every step but the base."""
+    verdict: Verdict | None = None
+    kl: tuple[KlPair, ...] = ()
+    scoring: str | None = None
+    hash: str | None = None
+    """Of its rows."""
+
+    @property
+    def rows(self) -> int:
+        """How many rows it has."""
+        return self.evaluations[0].n
+
+    @property
+    def before(self) -> StepScore | None:
+        """The evaluation of the base model."""
+        return next((score for score in self.evaluations if score.step == 0), None)
+
+    @property
+    def after(self) -> StepScore | None:
+        """The last evaluation after it."""
+        return next((score for score in reversed(self.evaluations) if score.step != 0), None)
+
+    @property
+    def change(self) -> Comparison | None:
+        """The last evaluation against the base."""
+        step = None if self.after is None else self.after.step
+        return next((change for change in self.comparisons if change.step == step), None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DriftInLayer:
+    """The drift of one layer's weights."""
+
+    name: str
+    norm: float | None
+    """||D|| over them."""
+    numel: int
+
+    @property
+    def rms(self) -> float | None:
+        """Root mean square of D over the layer's elements."""
+        return None if self.norm is None or not self.numel else self.norm / math.sqrt(self.numel)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepDrift:
+    """How far the weights of a step are from the base weights."""
+
+    step: int
+    norm: float | None
+    """||D||."""
+    forecast: float | None
+    """Of ||D||, from the coefficients of the journal."""
+    zero_share: float | None
+    """Of elements with D = 0."""
+    unmoved_share: float | None
+    """Of weights whose bits are those of the base."""
+    layers: tuple[DriftInLayer, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoiseFloor:
+    """The base model scored again with another batch size: what is no difference at all."""
+
+    text: str
+    changed: dict[str, int]
+    """Rows whose answer came out right once and wrong once, by task."""
+    rows: int
+    """Of all tasks."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FailedTask:
+    """A task that could not be measured; the others were."""
+
+    task: str
+    error: str
+    hint: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalRecord:
+    """All that an evaluation of steps found: the content of eval.json."""
+
+    format: int = EVAL_FORMAT
+    model: str
+    run: str | None
+    """The folder; None for a journal or a model by itself."""
+    base: str
+    """Identity of the base model."""
+    journal: str | None
+    """Checksum of its last line."""
+    margin: float
+    """A change that matters to no one is smaller than this."""
+    load: str | None
+    """How the models were quantized; None where they were not."""
+    steps: tuple[int, ...]
+    """In rising order; 0 is the base model."""
+    tasks: tuple[TaskResult, ...]
+    drift: tuple[StepDrift, ...] = ()
+    noise_floor: NoiseFloor | None = None
+    failed: tuple[FailedTask, ...] = ()
+
+
+def comparison_of(
+    step: int,
+    base: Sequence[tuple[float, float]],
+    now: Sequence[tuple[float, float]],
+    ids: Sequence[str],
+) -> Comparison:
+    """Compare the rows of a step with those of the base.
+
+    Args:
+        step: whose rows `now` are.
+        base: correct (0 or 1) and reward, row by row.
+        now: the same of the same rows, in the same order.
+        ids: of the rows.
+
+    Raises:
+        ValueError: if the numbers of rows differ, or there is none.
+    """
+    paired = compare([correct for correct, _ in base], [correct for correct, _ in now])
+    rewards = compare_rewards(base, now)
+    return Comparison(
+        step=step,
+        change=known(paired.difference),
+        se=known(paired.se),
+        low=known(paired.interval.low),
+        high=known(paired.interval.high),
+        gained=len(paired.gained),
+        lost=len(paired.lost),
+        p=known(paired.p_value),
+        reward_change=None if rewards is None else known(rewards.difference),
+        reward_se=None if rewards is None else known(rewards.se),
+        reward_low=None if rewards is None else known(rewards.interval.low),
+        reward_high=None if rewards is None else known(rewards.interval.high),
+        gained_rows=tuple(ids[row] for row in paired.gained),
+        lost_rows=tuple(ids[row] for row in paired.lost),
+    )
+
+
+def known(value: float | None) -> float | None:
+    """Return a number; None for None, NaN and infinities."""
+    return None if value is None or not math.isfinite(value) else float(value)
+
+
+def read_eval(file: Path) -> EvalRecord | None:
+    """Return the content of an eval.json; None where there is none.
+
+    Raises:
+        RunError: if it cannot be read, or another format of esft wrote it.
+    """
+    hint = "make it anew: esft eval"
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise RunError(f"{file} cannot be read: {error}", hint=hint) from error
+    version = content.get("format") if isinstance(content, dict) else None
+    if version != EVAL_FORMAT:
+        raise RunError(f"{file} has format {version!r}, expected {EVAL_FORMAT}", hint=hint)
+    try:
+        return from_json(EvalRecord, content)
+    except ValueError as error:
+        raise RunError(f"{file} is not as esft eval writes it: {error}", hint=hint) from error
+
+
+def to_json(value: object) -> object:
+    """Return dataclasses, tuples and dicts as `json.dumps` takes them: NaN is null."""
+    if is_dataclass(value):
+        return {field.name: to_json(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, dict):
+        return {key: to_json(inner) for key, inner in value.items()}
+    if isinstance(value, tuple | list):
+        return [to_json(inner) for inner in value]
+    return known(value) if isinstance(value, float) else value
+
+
+def from_json(kind: type[T], value: object) -> T:
+    """Return what `to_json` made of a `kind`: null is None, or NaN where a float is expected.
+
+    Args:
+        kind: a dataclass; or the type of a field of one.
+        value: as `json.loads` gives it; keys that `kind` does not have are left out.
+
+    Raises:
+        ValueError: if `value` is not of this kind, with the names of the fields on the way.
+    """
+    args = get_args(kind)
+    if get_origin(kind) is UnionType:
+        return None if value is None else from_json(args[0], value)
+    if get_origin(kind) is Literal and value in args:
+        return value
+    if get_origin(kind) is tuple and isinstance(value, list):
+        return tuple(from_json(args[0], inner) for inner in value)
+    if get_origin(kind) is dict and isinstance(value, dict):
+        return {key: from_json(args[1], inner) for key, inner in value.items()}
+    if is_dataclass(kind) and isinstance(value, dict):
+        return _dataclass_from(kind, value)
+    if kind is float and (value is None or isinstance(value, float | int)):
+        return math.nan if value is None else float(value)
+    if not args and isinstance(value, kind):
+        return value
+    raise ValueError(f"{value!r:.60} is not of type {getattr(kind, '__name__', kind)}")
+
+
+def _dataclass_from(kind: type[T], value: dict[str, object]) -> T:
+    read = {}
+    for name, field_kind in get_type_hints(kind).items():
+        if name in value:
+            try:
+                read[name] = from_json(field_kind, value[name])
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from None
+    try:
+        return kind(**read)
+    except TypeError as error:
+        raise ValueError(str(error)) from None
