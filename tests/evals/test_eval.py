@@ -113,7 +113,7 @@ def test_rows_come_from_the_folder_named_else_from_the_run_s(run, tmp_path, monk
     made = a_recipe(tmp_path / "2", task={"data_dir": str(tmp_path / "data")})
     made = replace(made, task=replace(made.task, name="arc-easy", train=2, holdout=1))
     of_run = run_tuning(made, Notes(), never).run_path
-    assert figures(run_eval(replace(request, run=of_run), Notes()), "arc")["rows"] == 2
+    assert figures(run_eval(replace(request, run=of_run), Notes()), "arc").rows == 2
 
 
 def test_other_steps_and_tasks_are_measured_once(run, counted):
