@@ -80,7 +80,7 @@ def test_a_data_folder_has_rows_for_a_program_too(tmp_path):
         ("def rows(): return [3]", r"rows\(\) of \S+my\.py: row 1 is 3, expected a dict"),
         ("def rows(): return [{'split': 'dev'}]", r"my\.py, row 1: column split is 'dev', expec"),
         ("def rows(): 1 / 0", r"rows\(\) of \S+my\.py: (.|\n)*ZeroDivisionError: division by zero"),
-        ("import nothing_of_this_name", r"my\.py cannot be used as a task:(.|\n)*No module named"),
+        ("import nothing_of_this_name", r"my\.py cannot be started: (.|\n)*No module named"),
     ],
 )
 def test_a_program_without_rows_that_can_be_used_is_refused(tmp_path, source, message):

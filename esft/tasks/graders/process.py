@@ -1,18 +1,20 @@
-"""A grader in a process of its own, with a time limit: what it does cannot stop a run."""
+"""A grader in a process of its own, with limits of time and memory: it cannot stop a run."""
 
 import contextlib
 import json
-import math
+import multiprocessing
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 import weakref
 from collections.abc import Mapping
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from esft.errors import TaskError
 from esft.tasks.task import Score
@@ -23,31 +25,35 @@ START_S = 60.0
 """Seconds for starting: what a program does on import."""
 ROWS_S = 600.0
 """Seconds for the rows of a program."""
+MEMORY_GB = 1.0
+"""What answers may add to the memory of the process."""
 
-_WORKER = Path(__file__).with_name("grader_worker.py")
-_LAST_WORDS_S = 0.5  # from the end of the socket to the end of the process
-_MOST = {"has_rows": 2**16, "reward": 2**16, "rows": 2**31}  # bytes of a reply
-_KINDS = {"has_rows": bool, "reward": float, "rows": list}
-_GARBAGE = "wrote on the grader's own socket"
+_WORKER = Path(__file__).with_name("worker.py")
+_LOOK_S = 0.05  # between two looks at the memory of an answer that takes its time
+_LAST_WORDS_S = 0.5  # from the end of the pipe to the end of the process
 
 
 class GraderProcess:
     """One child process that grades, started when first needed and again where it was lost.
 
-    Every request has a number and only the reply with that number counts. A child that is late,
-    ends or replies with anything else is killed with whatever it started (but for what made a
-    session of its own), so nothing that it says later can be taken for another answer's score.
-    The child ends with this object and with this process, also where that is killed.
+    A child that is late, takes too much memory or ends is killed with whatever it started, and
+    the next answer gets another. It ends with this object and with this process, also where that
+    is killed: the child reads the end of its pipe. Ctrl-C in a terminal does not reach it.
 
-    One thread uses it: on Linux a child ends with the thread that started it.
+    The child is no `multiprocessing.Process`: that would run the caller's main script again,
+    and a script without `if __name__ == "__main__"` would start a second run.
 
     Args:
         target: a program with `reward(row, answer)` and, where it likes, `rows()`; or the
-            "module:function" of ours that gives such a `reward`. The program is read once: a
-            child that is started again runs what the first one ran.
+            "module:function" of ours that gives such a `reward`. The program is read here, once:
+            a child that is started again runs what the first one ran.
         limit_s: seconds for an answer, from asking to the reply.
         start_limit_s: seconds for starting.
         rows_limit_s: seconds for `rows()`.
+        memory_gb: what answers may add to the memory that the child has without them.
+
+    Raises:
+        OSError: the program cannot be read.
     """
 
     def __init__(
@@ -57,14 +63,19 @@ class GraderProcess:
         limit_s: float = LIMIT_S,
         start_limit_s: float = START_S,
         rows_limit_s: float = ROWS_S,
+        memory_gb: float = MEMORY_GB,
     ) -> None:
         self.target = target
         self.limit_s = limit_s
         self.start_limit_s = start_limit_s
         self.rows_limit_s = rows_limit_s
-        self._start: dict[str, Any] | None = None
+        self.memory_gb = memory_gb
+        if isinstance(target, str):
+            self._start: dict[str, str] = {"function": target}
+        else:
+            source = target.read_bytes().decode("latin-1")
+            self._start = {"program": os.path.abspath(target), "source": source}
         self._child: _Child | None = None
-        self._worked = False
 
     def grade(self, row: Mapping[str, Any], answer: str) -> Score:
         """What `answer` is worth: correct from reward 1 on, or 0 with a failure.
@@ -73,12 +84,11 @@ class GraderProcess:
             TaskError: the grader could not be started, at the first use; later that is a failure
                 like any other.
         """
+        request = {"row": row, "answer": answer}
         try:
-            reply = self._ask("reward", {"row": row, "answer": answer}, self.limit_s)
-        except _Lost as lost:
-            return Score(reward=0.0, correct=False, failure=str(lost))
-        if "failure" in reply:
-            return Score(reward=0.0, correct=False, failure=reply["failure"])
+            reply = self._usable_child().ask(request, self.limit_s, self.memory_gb)
+        except _Failed as failed:
+            return Score(reward=0.0, correct=False, failure=str(failed))
         return Score(reward=reply["reward"], correct=reply["reward"] >= 1)
 
     def rows(self) -> list[dict[str, Any]] | None:
@@ -89,185 +99,132 @@ class GraderProcess:
                 gives something else than dicts of what JSON can hold.
         """
         try:
-            if not self._running().has_rows:
-                return None
-            reply = self._ask("rows", {}, self.rows_limit_s)
-            failure = reply.get("failure")
-        except _Lost as lost:
-            failure = str(lost)
-        if failure is not None:
-            raise TaskError(f"rows() of {self.target}: {failure}", hint="correct the program")
-        return reply["rows"]
+            child = self._usable_child()
+            return child.ask({}, self.rows_limit_s)["rows"] if child.has_rows else None
+        except _Failed as failed:
+            message = f"rows() of {self.target}: {failed}"
+            raise TaskError(message, hint="correct the program") from None
 
     def close(self) -> None:
         """End the child; the next request starts another."""
-        child, self._child = self._child, None
-        if child is not None:
-            child.end()
+        if self._child is not None:
+            self._child.end()
 
-    def _ask(self, wanted: str, request: dict[str, Any], limit_s: float) -> dict[str, Any]:
-        """The reply, with what is wanted or a failure; `_Lost` where there is none."""
-        child = self._running()
+    def _usable_child(self) -> "_Child":
+        """The child; another where there is none, or it has ended or grown too large."""
+        if self._child is not None and self._child.is_usable(self.memory_gb):
+            return self._child
+        self.close()
         try:
-            return child.ask(wanted, request, limit_s)
-        except BaseException:  # also where Ctrl-C cut a request in two
-            self.close()
-            raise
-
-    def _running(self) -> "_Child":
-        """The child, started where there is none."""
-        if self._child is not None and not self._child.is_alive():
-            self.close()
-        if self._child is None:
-            try:
-                self._child = self._started()
-            except _Lost as lost:
-                if self._worked:
-                    raise _Lost(f"could not be started again: {lost}") from None
-                raise self._unusable(str(lost)) from None
-            self._worked = True
+            self._child = _Child(self._start, self.start_limit_s)
+        except _Failed as failed:
+            if self._child is not None:
+                raise _Failed(f"could not be started again: {failed}") from None
+            raise TaskError(
+                f"{self.target} cannot be started: {failed}",
+                hint="correct the program; what it imports must be installed beside esft",
+            ) from None
         return self._child
 
-    def _started(self) -> "_Child":
-        if self._start is None:
-            self._start = self._how_to_start()
-        child = _Child()
-        try:
-            request = {**self._start, "path": list(map(str, sys.path))}
-            reply = child.ask("has_rows", request, self.start_limit_s)
-            if "failure" in reply:
-                raise _Lost(reply["failure"])
-        except BaseException:
-            child.end()
-            raise
-        child.has_rows = reply["has_rows"]
-        return child
 
-    def _how_to_start(self) -> dict[str, Any]:
-        if isinstance(self.target, str):
-            return {"function": self.target}
-        try:
-            source = self.target.read_bytes()
-        except OSError as error:
-            raise _Lost(f"cannot be read: {error.strerror or error}") from None
-        return {"program": os.path.abspath(self.target), "source": source.decode("latin-1")}
-
-    def _unusable(self, why: str) -> TaskError:
-        if isinstance(self.target, str):
-            return TaskError(f"the grader {self.target} cannot be started: {why}")
-        apart = "\n" if "\n" in why else " "
-        return TaskError(
-            f"{self.target} cannot be used as a task:{apart}{why}",
-            hint="correct the program; what it imports must be installed beside esft",
-        )
-
-
-class _Lost(Exception):
+class _Failed(Exception):
     """There is no reply: why not, in words."""
 
 
 class _Child:
-    """A started process, and the socket to it; killed where it is no longer referred to."""
+    """A started process and the pipe to it; ended where it is no longer referred to."""
 
-    def __init__(self) -> None:
-        ours, theirs = socket.socketpair()
+    def __init__(self, start: Mapping[str, Any], limit_s: float) -> None:
+        self._pipe, theirs = multiprocessing.Pipe()
+        # -P: a user's folder with a numbers.py in it must not take the place of Python's own.
+        command = [sys.executable, "-P", str(_WORKER), str(theirs.fileno())]
         with theirs:
-            # -P: a user's folder with a numbers.py in it must not take the place of Python's own.
-            command = [sys.executable, "-P", str(_WORKER), str(theirs.fileno()), str(os.getpid())]
             try:
                 self._process = subprocess.Popen(
                     command,
                     stdin=subprocess.DEVNULL,
                     stdout=2,  # what a program prints is no result of esft
                     pass_fds=(theirs.fileno(),),
-                    start_new_session=True,
+                    start_new_session=True,  # out of reach of the terminal's Ctrl-C
                 )
             except OSError as error:
-                ours.close()
-                raise _Lost(f"no process could be started: {error.strerror or error}") from None
-        self._channel = ours
-        self._number = 0
-        self._read = b""
-        self.has_rows = False
-        self.end = weakref.finalize(self, _kill, os.getpid(), self._process, ours)
+                raise _Failed(f"no process: {error.strerror or error}") from None
+        self.end = weakref.finalize(self, _end, os.getpid(), self._process, self._pipe)
+        self._memory = 0  # bytes that it had before the first answer
+        try:
+            start = {**start, "path": list(map(str, sys.path))}
+            self.has_rows = self.ask(start, limit_s)["has_rows"]
+        except BaseException:
+            self.end()
+            raise
 
-    def is_alive(self) -> bool:
-        # WNOWAIT leaves the process to be waited for: until then its group has no other owner.
-        options = os.WEXITED | os.WNOHANG | os.WNOWAIT
-        return os.waitid(os.P_PID, self._process.pid, options) is None
+    def is_usable(self, memory_gb: float) -> bool:
+        """Whether the process lives and has not grown too large over many answers."""
+        return self._process.poll() is None and self._grown_by() <= memory_gb * 1e9
 
-    def ask(self, wanted: str, request: dict[str, Any], limit_s: float) -> dict[str, Any]:
-        """The reply to a request, which has `wanted` or "failure" in it.
+    def ask(
+        self, request: Mapping[str, Any], limit_s: float, memory_gb: float | None = None
+    ) -> dict[str, Any]:
+        """The reply to a request; without one the process is ended.
 
         Raises:
-            _Lost: the child is late, has ended, or says something else.
+            _Failed: the request failed, or took more than its limits, or the process ended.
         """
-        self._number += 1
-        line = json.dumps({**request, "number": self._number}).encode("ascii") + b"\n"
-        deadline = time.monotonic() + limit_s
         try:
-            self._channel.settimeout(limit_s)
-            self._channel.sendall(line)
-            while True:
-                reply = _as_reply(self._line(deadline, _MOST[wanted]), wanted)
-                if reply["number"] == self._number:
-                    return reply
-        except TimeoutError:
-            raise _Lost(f"took longer than {limit_s:g} s") from None
-        except OSError:
-            raise _Lost(self._how_it_ended()) from None
+            reply = self._reply(request, limit_s, memory_gb)
+        except BaseException as error:  # also where Ctrl-C cut a request in two
+            lost = self._how_it_ended() if isinstance(error, (EOFError, OSError)) else None
+            self.end()
+            if lost is None:
+                raise
+            raise _Failed(lost) from None
+        if memory_gb is None:  # what a program holds after its start and its rows is its own affair
+            self._memory += self._grown_by()
+        if "failure" in reply:
+            raise _Failed(reply["failure"])
+        return reply
 
-    def _line(self, deadline: float, most: int) -> bytes:
-        parts = [self._read]
-        size = len(self._read)
-        while b"\n" not in parts[-1]:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise TimeoutError
-            self._channel.settimeout(left)
-            part = self._channel.recv(2**16)
-            if not part:
-                raise ConnectionResetError
-            parts.append(part)
-            size += len(part)
-            if size > most:
-                raise _Lost(_GARBAGE)
-        line, _, self._read = b"".join(parts).partition(b"\n")
-        return line
+    def _reply(
+        self, request: Mapping[str, Any], limit_s: float, memory_gb: float | None
+    ) -> dict[str, Any]:
+        until = time.monotonic() + limit_s
+        self._pipe.send_bytes(json.dumps({**request, "limit_s": limit_s}).encode("ascii"))
+        while not self._pipe.poll(min(_LOOK_S, max(0.0, until - time.monotonic()))):
+            if time.monotonic() >= until:
+                raise _Failed(f"took longer than {limit_s:g} s")
+            if memory_gb is not None and self._grown_by() > memory_gb * 1e9:
+                raise _Failed(f"took more than {memory_gb:g} GB of memory")
+        return json.loads(self._pipe.recv_bytes())
+
+    def _grown_by(self) -> int:
+        try:
+            return psutil.Process(self._process.pid).memory_info().rss - self._memory
+        except psutil.Error:  # it has ended
+            return 0
 
     def _how_it_ended(self) -> str:
         try:
             code = self._process.wait(_LAST_WORDS_S)
         except subprocess.TimeoutExpired:
-            return "closed the grader's own socket"
+            return "closed the pipe of its replies"
         if code >= 0:
             return f"ended with exit code {code}"
-        with contextlib.suppress(ValueError):
-            return f"was ended by {signal.Signals(-code).name}"
-        return f"was ended by signal {-code}"
+        return f"was ended by signal {-code} ({signal.strsignal(-code)})"
 
 
-def _kill(owner: int, process: subprocess.Popen[bytes], channel: socket.socket) -> None:
-    """End a child and all of its group; does nothing in a fork of the process that owns it."""
+def _end(owner: int, process: "subprocess.Popen[bytes]", pipe: Connection) -> None:
+    """End a child and all it started; does nothing in a fork of the process that owns it."""
     if os.getpid() != owner:
         return
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
-    channel.close()
+    started: list[psutil.Process] = []
+    if process.poll() is None:
+        with contextlib.suppress(psutil.Error):
+            started = psutil.Process(process.pid).children(recursive=True)
+    with contextlib.suppress(OSError):
+        os.killpg(process.pid, signal.SIGKILL)  # also what has lost its parent
+    for descendant in started:
+        with contextlib.suppress(psutil.Error):
+            descendant.kill()
+    pipe.close()
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(5)
-
-
-def _as_reply(line: bytes, wanted: str) -> dict[str, Any]:
-    """The reply in a line; `_Lost` where the line is none of ours."""
-    try:
-        reply = json.loads(line)
-    except (ValueError, RecursionError):
-        reply = None
-    if isinstance(reply, dict) and isinstance(reply.get("number"), int):
-        if isinstance(reply.get("failure"), str):
-            return reply
-        value = reply.get(wanted)
-        if isinstance(value, _KINDS[wanted]) and (wanted != "reward" or math.isfinite(value)):
-            return reply
-    raise _Lost(_GARBAGE)
