@@ -1,15 +1,16 @@
 """Rows and tasks for tests of scoring, on the tiny models."""
 
-from esft.tasks.task import Option, Row, Score, Task
+from dataclasses import replace
+
+from esft.tasks.task import Grade, Option, Row, Task, ask, one_answer
 
 
 def choice_row(number, options=("red", "green", "a very long blue"), gold=0):
     context = f"Question: number {number}?\nAnswer:"
     return Row(
         id=f"row-{number}",
-        messages=({"role": "user", "content": context},),
+        questions=(ask(context, reference=options[gold]),),
         answer=options[gold],
-        reference=options[gold],
         options=tuple(
             Option(context=context, continuation=f" {text}", text=text) for text in options
         ),
@@ -21,16 +22,27 @@ def question_row(number, answer="yes"):
     words = "word " * (number % 5)
     return Row(
         id=f"row-{number}",
-        messages=({"role": "user", "content": f"Is {number} a number {words}?"},),
+        questions=(ask(f"Is {number} a number {words}?", reference=answer),),
         answer=answer,
-        reference=answer,
     )
+
+
+def asked(row):
+    """The text of a row's one question, in one message."""
+    ((message,),) = [question.messages for question in row.questions]
+    return message["content"]
+
+
+def change_question(row, **changes):
+    """The row with its one question changed."""
+    (question,) = row.questions
+    return replace(row, questions=(replace(question, **changes),))
 
 
 def vowels(row, answer):
     """Score an answer by its share of vowels: something a random model's answers differ in."""
     share = sum(letter in "aeiou" for letter in answer) / max(1, len(answer))
-    return Score(reward=share, correct=row.answer in answer)
+    return Grade(reward=share, correct=row.answer in answer)
 
 
 def a_task(scoring="choice", max_new_tokens=8):
@@ -46,5 +58,5 @@ def a_task(scoring="choice", max_new_tokens=8):
         max_new_tokens=max_new_tokens,
         file="made_up",
         read=lambda raw: question_row(raw["number"]),
-        grade=vowels,
+        grade=one_answer(vowels),
     )

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner
+from scoring import change_question
 from tiny_models import logits_of, same_weights
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -179,7 +180,10 @@ def test_the_real_model_finds_the_right_solution_likelier_than_that_of_another_q
     task = get_task("gsm8k")
     rows = read_split(task, "train", FILES)
     rollout = Rollout(loaded.model, loaded.tokenizer, task, reward="logprob")
-    others = [replace(row, reference=rows[i - 1].reference) for i, row in enumerate(rows)]
+    others = [
+        change_question(row, reference=rows[i - 1].questions[0].reference)
+        for i, row in enumerate(rows)
+    ]
 
     right, wrong = (
         [result.reward for result in rollout.roll_out(rollout.encode(tuple(each)))]

@@ -210,7 +210,7 @@ def _print_texts(measured: Measured, texts: int) -> None:
         ]
         for place in places[:texts]:
             row = rows[place]
-            asked = row.messages[-1]["content"] if row.messages else row.options[0].context
+            asked = row.questions[0].messages[-1]["content"]
             click.echo(wrapped(f"  {word} {row.id}: ", " ".join(asked.split())))
             click.echo(wrapped("    before: ", repr(base.results[place].answer)))
             click.echo(wrapped("    after:  ", repr(last.results[place].answer)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import textwrap
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
@@ -84,11 +85,9 @@ def _preview_record(task: Task, shown: Preview) -> dict[str, object]:
     rows = [
         {
             "id": row.id,
-            "messages": row.messages,
-            "opening": row.opening,
+            "questions": [asdict(question) for question in row.questions],
             "answer": row.answer,
             "accepted": row.accepted,
-            "reference": row.reference,
             "options": [
                 {"context": option.context, "continuation": option.continuation}
                 for option in row.options
@@ -126,12 +125,15 @@ def _row_lines(task: Task, row: Row) -> list[str]:
         lines += _option_lines(row)
     if "generate" in task.scorings:
         head = "by generate, " if row.options else ""
-        for message in row.messages:
-            lines += _block(f"{head}{message['role']}", message["content"])
-        if row.opening:
-            lines += _block("every answer begins with", row.opening)
-    reference = row.reference if row.reference is not None else "(none)"
-    lines += _block("reference answer", reference)
+        for number, question in enumerate(row.questions, start=1):
+            which = f"question {number}, " if len(row.questions) > 1 else ""
+            for message in question.messages:
+                lines += _block(f"{head}{which}{message['role']}", message["content"])
+            if question.opening:
+                lines += _block("every answer begins with", question.opening)
+    for question in row.questions:
+        reference = "(none)" if question.reference is None else question.reference
+        lines += _block("reference answer", reference)
     if row.accepted:
         lines += _block("also right", ", ".join(row.accepted))
     return lines

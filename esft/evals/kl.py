@@ -94,14 +94,14 @@ def drawn_at_base(
 def prompts_of(encoded: EncodedRows, limit: int = PROMPTS) -> list[tuple[int, ...]]:
     """Return the tokens that the first `limit` rows begin with.
 
-    Those of the prompt where an answer is generated, of the context of the first option where
-    options are scored, and of what stands before the reference where that is.
+    Those of the first question where an answer is generated, of the context of the first option
+    where options are scored, and of what stands before the reference where that is.
     """
     if encoded.prompts:
-        return list(encoded.prompts[:limit])
+        return [prompts[0] for prompts in encoded.prompts[:limit]]
     if encoded.options:
         return [_context(options[0]) for options in encoded.options[:limit]]
-    return [_context(reference) for reference in encoded.references[:limit]]
+    return [_context(references[0]) for references in encoded.references[:limit]]
 
 
 def _context(continuation: Continuation) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ from esft.runs.folder import RunFolder
 from esft.tasks.benchmarks.conciseness import CONCISENESS
 from esft.tasks.registry import data_folder, get_task
 from esft.tasks.rows import read_split, split_rows
-from esft.tasks.task import Row, chosen_scoring
+from esft.tasks.task import Question, Row
 from esft.tuning.rebuild import Source
 from esft.tuning.watcher import Watcher
 
@@ -33,9 +33,7 @@ class Prompt:
         """Return the prompt as a rollout would give it to the model."""
         if self.context is not None:
             return tuple(tokenizer(self.context)["input_ids"])
-        return encode_prompt(
-            tokenizer, Row(id="prompt", messages=self.messages, opening=self.opening)
-        )
+        return encode_prompt(tokenizer, Question(messages=self.messages, opening=self.opening))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +70,7 @@ def find_prompts(source: Source, watcher: Watcher) -> Prompts:
 def _holdout(run: RunFolder) -> Iterator[Prompt]:
     settings = placed(load_recipe(str(run.recipe_path), {}), run.info["places"]).task
     task = get_task(settings.name, settings.grader)
-    scoring = chosen_scoring(task, settings.scoring, settings.reward)
+    scoring = task.choose_scoring(settings.scoring, settings.reward)
     folder = data_folder(settings.data_dir, task)
     rows = split_rows(task, settings.train, settings.holdout, folder).holdout[:PROMPTS]
     return (_prompt(row, scoring) for row in rows)
@@ -85,7 +83,8 @@ def _shipped() -> Iterator[Prompt]:
 def _prompt(row: Row, scoring: str) -> Prompt:
     if scoring == "choice":
         return Prompt(context=row.options[row.gold].context)
-    return Prompt(messages=row.messages, opening=row.opening)
+    question = row.questions[0]
+    return Prompt(messages=question.messages, opening=question.opening)
 
 
 def _task_name(run: RunFolder) -> str:

@@ -138,9 +138,7 @@ def _check_task(spec: PriorSpec, line: _Line) -> None:
     try:
         task = get_task(spec.name, spec.grader)
         if spec.scoring is not None or spec.reward is not None:
-            from esft.tasks.task import chosen_scoring
-
-            chosen_scoring(task, spec.scoring, spec.reward)
+            task.choose_scoring(spec.scoring, spec.reward)
     except UnknownTaskError as error:
         known = "expected one that esft tasks lists, or a .jsonl or .py file"
         raise _refusal(f"task {spec.name!r} is unknown, {known}", error.hint) from error

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from esft.errors import TaskError
 from esft.rollout.generate import stop_tokens
 from esft.rollout.logprobs import Continuation
-from esft.tasks.task import Option, Row
+from esft.tasks.task import Option, Question, Row
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,9 +13,12 @@ class EncodedRows:
     """Rows with their tokens; a tuple is empty where nothing looks at it."""
 
     rows: tuple[Row, ...]
-    prompts: tuple[tuple[int, ...], ...] = ()
+    prompts: tuple[tuple[tuple[int, ...], ...], ...] = ()
+    """Of each question of each row."""
     options: tuple[tuple[Continuation, ...], ...] = ()
-    references: tuple[Continuation, ...] = ()
+    """Of each row."""
+    references: tuple[tuple[Continuation, ...], ...] = ()
+    """Of each question of each row; of a row with options the right one."""
 
     def take(self, places: list[int]) -> "EncodedRows":
         """Return the rows at `places`, in that order."""
@@ -33,10 +36,10 @@ class EncodedRows:
     def _need(self, i: int, max_new_tokens: int) -> int:
         whole = list(self.options[i]) if self.options else []
         if self.references:
-            whole.append(self.references[i])
+            whole += self.references[i]
         needs = [len(each.tokens) + 1 for each in whole]
         if self.prompts:
-            needs.append(len(self.prompts[i]) + max_new_tokens)
+            needs += [len(prompt) + max_new_tokens for prompt in self.prompts[i]]
         return max(needs)
 
 
@@ -55,35 +58,40 @@ def encode_rows(
     Raises:
         TaskError: if a row has no reference answer where one is asked for.
     """
-    prompts: tuple[tuple[int, ...], ...] = ()
+    prompts: tuple[tuple[tuple[int, ...], ...], ...] = ()
     options: tuple[tuple[Continuation, ...], ...] = ()
-    references: tuple[Continuation, ...] = ()
+    references: tuple[tuple[Continuation, ...], ...] = ()
     if scoring == "generate":
-        prompts = tuple(encode_prompt(tokenizer, row) for row in rows)
+        prompts = tuple(
+            tuple(encode_prompt(tokenizer, question) for question in row.questions) for row in rows
+        )
     if scoring == "choice":
         options = tuple(
             tuple(encode_option(tokenizer, option) for option in row.options) for row in rows
         )
     if with_references and scoring == "choice":
-        references = tuple(every[row.gold] for row, every in zip(rows, options, strict=True))
+        references = tuple((every[row.gold],) for row, every in zip(rows, options, strict=True))
     elif with_references:
-        references = tuple(encode_reference(model, tokenizer, row) for row in rows)
+        references = tuple(
+            tuple(encode_reference(model, tokenizer, each, row.id) for each in row.questions)
+            for row in rows
+        )
     return EncodedRows(rows=rows, prompts=prompts, options=options, references=references)
 
 
-def encode_prompt(tokenizer, row: Row) -> tuple[int, ...]:
-    """Return the tokens of a row's prompt: chat template where there is one, else plain text.
+def encode_prompt(tokenizer, question: Question) -> tuple[int, ...]:
+    """Return the tokens of a question: by the chat template where there is one, else plain text.
 
-    A chat template writes its own special tokens, so no second BOS is added. The row's opening
-    stands at the end.
+    A chat template writes its own special tokens, so no second BOS is added. The question's
+    opening stands at the end.
     """
     if tokenizer.chat_template is None:
-        opening = f" {row.opening}" if row.opening else ""
-        return tuple(tokenizer(row.prompt + opening)["input_ids"])
+        opening = f" {question.opening}" if question.opening else ""
+        return tuple(tokenizer(question.prompt + opening)["input_ids"])
     text = tokenizer.apply_chat_template(
-        list(row.messages), tokenize=False, add_generation_prompt=True
+        list(question.messages), tokenize=False, add_generation_prompt=True
     )
-    return tuple(tokenizer(text + row.opening, add_special_tokens=False)["input_ids"])
+    return tuple(tokenizer(text + question.opening, add_special_tokens=False)["input_ids"])
 
 
 def encode_option(tokenizer, option: Option) -> Continuation:
@@ -106,24 +114,24 @@ def encode_option(tokenizer, option: Option) -> Continuation:
     return Continuation(tuple(whole[:-1]), tuple(whole[split:]))
 
 
-def encode_reference(model, tokenizer, row: Row) -> Continuation:
-    """Return the tokens of a row's prompt and its reference answer.
+def encode_reference(model, tokenizer, question: Question, row_id: str) -> Continuation:
+    """Return the tokens of a question and its reference answer.
 
     The answer goes on from the prompt as a generated one does, and ends with the token that ends
     a turn, where the tokenizer has one that the model stops at: so all its tokens are the argmax
     exactly where the greedy answer is the reference.
 
     Raises:
-        TaskError: if the row has no reference, or one without tokens.
+        TaskError: if the question has no reference, or one without tokens.
     """
-    if row.reference is None:
+    if question.reference is None:
         raise TaskError(
-            f"row {row.id} has no reference answer, expected one: reward is 'logprob'",
+            f"row {row_id} has no reference answer, expected one: reward is 'logprob'",
             hint="leave the row out, or take another reward of the task",
         )
-    prompt = encode_prompt(tokenizer, row)
-    text = row.reference.removeprefix(row.opening)
-    if tokenizer.chat_template is None and not row.opening:
+    prompt = encode_prompt(tokenizer, question)
+    text = question.reference.removeprefix(question.opening)
+    if tokenizer.chat_template is None and not question.opening:
         text = f" {text}"  # the plain prompt ends with a colon
     answer = tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
     end = tokenizer.eos_token_id
@@ -131,7 +139,7 @@ def encode_reference(model, tokenizer, row: Row) -> Continuation:
         answer = (*answer, end)
     if not prompt or not answer:
         raise TaskError(
-            f"row {row.id} has {len(prompt)} tokens of prompt and {len(answer)} of reference "
+            f"row {row_id} has {len(prompt)} tokens of prompt and {len(answer)} of reference "
             "answer, expected at least one each"
         )
     return Continuation(prompt + answer[:-1], answer)

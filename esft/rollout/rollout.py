@@ -2,17 +2,17 @@
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
 from esft.errors import TaskError
 from esft.rollout.batches import Batches
 from esft.rollout.encode import EncodedRows, encode_rows
-from esft.rollout.generate import greedy_answers
+from esft.rollout.generate import Answer, greedy_answers
 from esft.rollout.logprobs import Continuation, TeacherForced, logprobs, teacher_forced
 from esft.rollout.results import RowResult
-from esft.tasks.task import Row, Score, Task, chosen_scoring
+from esft.tasks.task import Row, Task
 
 
 class Rollout:
@@ -45,7 +45,7 @@ class Rollout:
         max_new_tokens: int | None = None,
         batches: Batches | None = None,
     ) -> None:
-        self.scoring = chosen_scoring(task, scoring, reward)
+        self.scoring = task.choose_scoring(scoring, reward)
         self.batches = Batches() if batches is None else batches
         self._model = model
         self._tokenizer = tokenizer
@@ -110,27 +110,39 @@ class Rollout:
         return ways[self.scoring](encoded)
 
     def _reference_logprobs(self, encoded: EncodedRows) -> list[float]:
-        sums = logprobs(self._model, list(encoded.references), self.batches)
         return [
-            total / len(each.targets) for total, each in zip(sums, encoded.references, strict=True)
+            _mean_logprob(references, found)
+            for references, found in zip(
+                encoded.references, self._forced_references(encoded), strict=True
+            )
         ]
+
+    def _forced_references(self, encoded: EncodedRows) -> list[list[TeacherForced]]:
+        flat = [reference for references in encoded.references for reference in references]
+        found = iter(teacher_forced(self._model, flat, self.batches))
+        return [[next(found) for _ in references] for references in encoded.references]
 
     def _compare(self, encoded: EncodedRows) -> list[RowResult]:
-        found = teacher_forced(self._model, list(encoded.references), self.batches)
         return [
-            self._exact_result(reference, each)
-            for reference, each in zip(encoded.references, found, strict=True)
+            self._exact_result(references, found)
+            for references, found in zip(
+                encoded.references, self._forced_references(encoded), strict=True
+            )
         ]
 
-    def _exact_result(self, reference: Continuation, found: TeacherForced) -> RowResult:
-        correct = found.argmax == reference.targets
-        reward = found.logprob / len(reference.targets)
+    def _exact_result(
+        self, references: Sequence[Continuation], found: Sequence[TeacherForced]
+    ) -> RowResult:
+        correct = [each.argmax for each in found] == [each.targets for each in references]
+        reward = _mean_logprob(references, found)
         if not math.isnan(reward) and self.reward != "logprob":
             reward = float(correct)
         return RowResult(
             reward=reward,
             correct=correct and not math.isnan(reward),
-            answer=self._tokenizer.decode(found.argmax, skip_special_tokens=True),
+            answer=_joined(
+                [self._tokenizer.decode(each.argmax, skip_special_tokens=True) for each in found]
+            ),
         )
 
     def option_logprobs(self, encoded: EncodedRows) -> list[list[float]]:
@@ -150,28 +162,27 @@ class Rollout:
             answers = greedy_answers(
                 self._model,
                 self._tokenizer,
-                list(encoded.prompts),
+                [prompt for prompts in encoded.prompts for prompt in prompts],
                 self.max_new_tokens,
                 self.batches,
             )
-        return [
-            self._graded(row, row.opening + answer.text, answer.finite)
-            for row, answer in zip(encoded.rows, answers, strict=True)
+        following = iter(answers)
+        return [self._graded(row, [next(following) for _ in row.questions]) for row in encoded.rows]
+
+    def _graded(self, row: Row, answers: Sequence[Answer]) -> RowResult:
+        texts = [
+            question.opening + answer.text
+            for question, answer in zip(row.questions, answers, strict=True)
         ]
-
-    def _graded(self, row: Row, answer: str, finite: bool) -> RowResult:
-        if not finite:
-            return RowResult(reward=math.nan, correct=False, answer=answer)
-        score = self.task.grade(row, answer)
+        if not all(answer.finite for answer in answers):
+            return RowResult(reward=math.nan, correct=False, answer=_joined(texts))
+        grade = self.task.grade(row, texts)
         return RowResult(
-            reward=self._reward_of(score),
-            correct=score.correct,
-            answer=answer,
-            failure=score.failure,
+            reward=float(grade.correct) if self.reward == "correct" else grade.reward,
+            correct=grade.correct,
+            answer=_joined(texts),
+            failure=grade.failure,
         )
-
-    def _reward_of(self, score: Score) -> float:
-        return float(score.correct) if self.reward == "correct" else score.reward
 
     def _refuse_too_long(self, encoded: EncodedRows) -> None:
         limit = getattr(self._model.config, "max_position_embeddings", None)
@@ -199,6 +210,16 @@ def contiguous_output(model) -> Iterator[None]:
         yield
     finally:
         hook.remove()
+
+
+def _mean_logprob(references: Sequence[Continuation], found: Sequence[TeacherForced]) -> float:
+    """The log-probability of all references of a row, over the number of their tokens."""
+    tokens = sum(len(reference.targets) for reference in references)
+    return sum(each.logprob for each in found) / tokens
+
+
+def _joined(texts: Sequence[str]) -> str:
+    return "\n\n".join(texts)
 
 
 def _choice_result(row: Row, logprobs: list[float], reward: str | None) -> RowResult:

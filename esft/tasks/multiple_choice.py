@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from esft.tasks.graders.labels import parse_label
-from esft.tasks.task import Option, Row, Score, Task
+from esft.tasks.task import Grade, Option, Row, Task, ask, one_answer
 
 LETTERS = "ABCDEFGHIJ"
 """Labels of options that have none of their own."""
@@ -22,9 +22,8 @@ def choice_row(*, id: str, asked: str, options: Sequence[Option], gold: int) -> 
     label = options[gold].label
     return Row(
         id=id,
-        messages=({"role": "user", "content": _message(asked, options)},),
+        questions=(ask(_message(asked, options), reference=label),),
         answer=label,
-        reference=label,
         options=tuple(options),
         gold=gold,
     )
@@ -38,11 +37,11 @@ def text_options(context: str, texts: Sequence[str], labels: Sequence[str]) -> l
     ]
 
 
-def grade_choice(row: Row, answer: str) -> Score:
+def grade_choice(row: Row, answer: str) -> Grade:
     """1 where `answer` names the right option and no other, by its label or its text."""
     labels = [option.label or "" for option in row.options]
     named = parse_label(answer, labels, [option.text for option in row.options])
-    return Score(reward=float(named == row.answer), correct=named == row.answer)
+    return Grade(reward=float(named == row.answer), correct=named == row.answer)
 
 
 choice_task = partial(
@@ -51,7 +50,7 @@ choice_task = partial(
     scoring="choice",
     scorings=("choice", "generate"),
     max_new_tokens=16,
-    grade=grade_choice,
+    grade=one_answer(grade_choice),
 )
 """Makes a task of the fields that are its own."""
 

@@ -14,7 +14,7 @@ from esft.tasks.json_lines import json_lines
 from esft.tasks.multiple_choice import choice_row, text_options
 from esft.tasks.own_columns import asked_messages, right_answers, row_id
 from esft.tasks.own_rows import OwnRows, Placed, own_rows
-from esft.tasks.task import Row, Task
+from esft.tasks.task import Question, Row, Task, one_answer
 
 MAX_NEW_TOKENS = 256
 FIX = "correct the file"
@@ -56,7 +56,7 @@ def own_jsonl(path: Path, grader: str | None) -> Task:
         max_new_tokens=MAX_NEW_TOKENS,
         file=path.stem,
         read=_reader(path.stem, grader),
-        grade=chosen.make(),
+        grade=one_answer(chosen.make()),
         make_source=lambda: rows,
     )
 
@@ -91,10 +91,9 @@ def _reader(name: str, grader: str | None) -> Callable[[Mapping[str, Any]], Row]
             raise wrong_column("answer", raw["answer"], "a number, for grader number")
         return Row(
             id=row_id(raw, name, messages),
-            messages=messages,
+            questions=(Question(messages=messages, reference=answers[0]),),
             answer=answers[0],
             accepted=answers[1:],
-            reference=answers[0],
         )
 
     return read
@@ -114,7 +113,10 @@ def _read_choice(raw: Mapping[str, Any], name: str) -> Row:
         options=options,
         gold=_gold(raw, texts),
     )
-    return replace(row, messages=(*messages[:-1], *row.messages))
+    (question,) = row.questions
+    return replace(
+        row, questions=(replace(question, messages=(*messages[:-1], *question.messages)),)
+    )
 
 
 def _gold(raw: Mapping[str, Any], texts: Sequence[str]) -> int:

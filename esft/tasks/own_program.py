@@ -12,7 +12,7 @@ from esft.tasks.graders.process import LIMIT_S, GraderProcess
 from esft.tasks.json_lines import json_lines
 from esft.tasks.own_columns import asked_messages, right_answers, row_id
 from esft.tasks.own_rows import OwnRows, Placed, own_rows
-from esft.tasks.task import Row, Score, Task
+from esft.tasks.task import Grade, Question, Row, Task, one_answer
 
 MAX_NEW_TOKENS = 256
 
@@ -37,7 +37,7 @@ def own_program(path: Path, process: GraderProcess | None = None) -> Task:
     process = GraderProcess(path) if process is None else process
     rows = ProgramRows(path=path, process=process)
 
-    def grade(row: Row, answer: str) -> Score:
+    def grade(row: Row, answer: str) -> Grade:
         return process.grade(row.facts["row"], answer)
 
     return Task(
@@ -52,7 +52,7 @@ def own_program(path: Path, process: GraderProcess | None = None) -> Task:
         max_new_tokens=MAX_NEW_TOKENS,
         file=path.stem,
         read=_reader(path.stem),
-        grade=grade,
+        grade=one_answer(grade),
         max_reward=math.inf,
         make_source=lambda: rows,
     )
@@ -111,12 +111,12 @@ def _reader(name: str) -> Callable[[Mapping[str, Any]], Row]:
     def read(raw: Mapping[str, Any]) -> Row:
         messages = asked_messages(raw)
         answers = _answers(raw)
+        answer = answers[0] if answers else None
         return Row(
             id=row_id(raw, name, messages),
-            messages=messages,
-            answer=answers[0] if answers else None,
+            questions=(Question(messages=messages, reference=answer),),
+            answer=answer,
             accepted=answers[1:],
-            reference=answers[0] if answers else None,
             facts={"row": dict(raw)},
         )
 

@@ -8,7 +8,7 @@ from esft.tasks.columns import text_column
 from esft.tasks.generated import GeneratedRows
 from esft.tasks.ids import made_id
 from esft.tasks.synthetic_rows import KINDS, SPLITS, puzzles
-from esft.tasks.task import Row, Score, Task
+from esft.tasks.task import Grade, Row, Task, ask, one_answer
 
 
 def read_synthetic(name: str, raw: Mapping[str, Any]) -> Row:
@@ -21,19 +21,18 @@ def read_synthetic(name: str, raw: Mapping[str, Any]) -> Row:
     answer = text_column(raw, "answer").strip()
     return Row(
         id=made_id(name, prompt),
-        messages=({"role": "user", "content": prompt},),
+        questions=(ask(prompt, reference=answer),),
         answer=answer,
-        reference=answer,
     )
 
 
-def grade_exact(row: Row, answer: str) -> Score:
+def grade_exact(row: Row, answer: str) -> Grade:
     """Reward 1 where the answer is the right one, character by character; 0 elsewhere.
 
     Space around the answer does not count.
     """
     correct = answer.strip() == row.answer
-    return Score(reward=float(correct), correct=correct)
+    return Grade(reward=float(correct), correct=correct)
 
 
 def _generated(name: str) -> GeneratedRows:
@@ -57,7 +56,7 @@ def _task(name: str, summary: str) -> Task:
         file=name.replace("-", "_"),
         make_source=partial(_generated, name),
         read=partial(read_synthetic, name),
-        grade=grade_exact,
+        grade=one_answer(grade_exact),
     )
 
 

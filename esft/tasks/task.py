@@ -1,7 +1,7 @@
 """What a task is: rows to ask, ways to score them, a grader for the answers."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -33,33 +33,47 @@ class Option:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
-    """One question with its right answer."""
+class Question:
+    """One thing that a model is asked, and answers."""
 
-    id: str
     messages: tuple[dict[str, str], ...]
     """The chat to answer: dicts of role and content."""
-    answer: str | None = None
-    """The right answer; None where the grader needs none."""
-    accepted: tuple[str, ...] = ()
-    """Further answers that are right."""
-    reference: str | None = None
-    """A right answer written out as the messages ask for it, beginning with `opening`; what
-    reward "logprob" looks at. None where there is none."""
     opening: str = ""
     """What every answer begins with: the model goes on from here, and its answer is graded with
     these characters before it."""
-    facts: Mapping[str, Any] = field(default_factory=dict)
-    """What else the grader needs, such as the numbers of a puzzle."""
-    options: tuple[Option, ...] = ()
-    """Empty where there is nothing to choose from."""
-    gold: int | None = None
-    """Index of the right option; None without options."""
+    reference: str | None = None
+    """A right answer written out as the messages ask for it, beginning with `opening`; what
+    reward "logprob" looks at. None where there is none."""
 
     @property
     def prompt(self) -> str:
         """The messages as plain text, for a tokenizer without a chat template; no opening."""
         return "\n\n".join(message["content"] for message in self.messages) + "\nAnswer:"
+
+
+def ask(text: str, *, reference: str | None = None, opening: str = "") -> Question:
+    """A question in one message of the user."""
+    message = {"role": "user", "content": text}
+    return Question(messages=(message,), opening=opening, reference=reference)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """What is asked together, in one or more questions, and graded on all the answers."""
+
+    id: str
+    questions: tuple[Question, ...]
+    """One or more; the model answers each without seeing the others."""
+    answer: str | None = None
+    """The right answer; None where the grader needs none."""
+    accepted: tuple[str, ...] = ()
+    """Further answers that are right."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """What else the grader needs, such as the numbers of a puzzle."""
+    options: tuple[Option, ...] = ()
+    """What scoring "choice" compares; empty where there is nothing to choose from."""
+    gold: int | None = None
+    """Index of the right option; None without options."""
 
     @property
     def key(self) -> str:
@@ -71,20 +85,36 @@ class Row:
         asked = {option.context for option in self.options}
         if len(asked) > 1:  # options within a sentence, which differs from its twin behind them
             asked |= {option.continuation for option in self.options}
-        asked = asked or {message["content"] for message in self.messages}
+        asked = asked or {
+            message["content"] for question in self.questions for message in question.messages
+        }
         plain = sorted(" ".join(text.casefold().split()) for text in asked)
         return hashlib.sha256("\0".join(plain).encode()).hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)
-class Score:
-    """What one answer is worth."""
+class Grade:
+    """What the answers to a row are worth."""
 
     reward: float
     """0 to 1, or to the task's `max_reward`."""
     correct: bool
     failure: str | None = None
-    """Why the grader gave no score, in a line; the reward is 0 then. None where it gave one."""
+    """Why the grader gave no reward, in a line; it is 0 then. None where it gave one."""
+
+
+Grader = Callable[["Row", Sequence[str]], Grade]
+"""Grades the answers to the questions of a row, in their order; never raises."""
+
+
+def one_answer(grade: Callable[[Row, str], Grade]) -> Grader:
+    """The grader of rows with one question, of a function that grades its answer."""
+
+    def grade_row(row: Row, answers: Sequence[str]) -> Grade:
+        (answer,) = answers
+        return grade(row, answer)
+
+    return grade_row
 
 
 class RowSource(Protocol):
@@ -138,10 +168,9 @@ class Task:
     """Data files are called <file>.<split>.jsonl."""
     read: Callable[[Mapping[str, Any]], Row]
     """Makes a Row of one object of the source; TaskError names the column that is wrong."""
-    grade: Callable[[Row, str], Score]
-    """Scores the text of an answer; never raises."""
+    grade: Grader
     max_reward: float = 1.0
-    """The largest reward of an answer."""
+    """The largest reward of a row."""
     hub: HubSource | None = None
     """Where the rows are on the hub; None where they are not."""
     make_source: Callable[[], RowSource] | None = None
@@ -152,23 +181,22 @@ class Task:
     """Our split to what the source calls it. One without right answers, or that there is not,
     is left out."""
 
+    def choose_scoring(self, scoring: str | None, reward: str | None) -> str:
+        """The scoring asked for, or the task's own for None.
 
-def chosen_scoring(task: Task, scoring: str | None, reward: str | None) -> str:
-    """Return the way a task is scored, checked against what it and the reward allow.
-
-    Raises:
-        TaskError: if the task has no such scoring, or "prob" is asked of generate.
-    """
-    scoring = task.scoring if scoring is None else scoring
-    if scoring not in task.scorings:
-        raise TaskError(
-            f"scoring is {scoring!r}, expected {' or '.join(task.scorings)} for {task.name}"
-        )
-    if reward == "prob" and scoring != "choice":
-        raise TaskError(
-            f"reward is 'prob', which needs options to choose from: {task.name} is scored by "
-            f"{scoring}",
-            hint="set task.reward to logprob or correct, or task.scoring to choice where the task "
-            "has it",
-        )
-    return scoring
+        Raises:
+            TaskError: the task has no such scoring, or not with this reward.
+        """
+        scoring = self.scoring if scoring is None else scoring
+        if scoring not in self.scorings:
+            raise TaskError(
+                f"scoring is {scoring!r}, expected {' or '.join(self.scorings)} for {self.name}"
+            )
+        if reward == "prob" and scoring != "choice":
+            raise TaskError(
+                f"reward is 'prob', which needs options to choose from: {self.name} is scored by "
+                f"{scoring}",
+                hint="set task.reward to logprob or correct, or task.scoring to choice where the "
+                "task has it",
+            )
+        return scoring

@@ -13,7 +13,7 @@ from esft.rollout.encode import EncodedRows
 from esft.rollout.rollout import Rollout
 from esft.tasks.registry import data_folder, get_task
 from esft.tasks.rows import read_split, row_source
-from esft.tasks.task import Row, RowSource, Task, chosen_scoring
+from esft.tasks.task import Row, RowSource, Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +78,7 @@ def rows_of(spec: PriorSpec, default_rows: int, data_dir: str | None) -> PriorRo
             too few.
     """
     task = get_task(spec.name, spec.grader)
-    chosen_scoring(task, spec.scoring, spec.reward)
+    task.choose_scoring(spec.scoring, spec.reward)
     folder = _folder(spec, task, data_dir)
     split = _split(spec, task, row_source(task, folder))
     rows = read_split(task, split, folder)

@@ -12,7 +12,7 @@ from esft.rollout.encode import EncodedRows
 from esft.rollout.rollout import Rollout
 from esft.tasks.registry import data_folder, get_task
 from esft.tasks.rows import Split, split_rows
-from esft.tasks.task import Task, chosen_scoring
+from esft.tasks.task import Task
 from esft.tuning.prior_tasks import PriorTask, prior_rows, ready
 from esft.tuning.tuned_model import Base, open_base
 
@@ -121,6 +121,6 @@ def task_and_rows(settings: TaskSettings) -> tuple[Task, Split]:
         TaskError: if there is no such task, or its rows cannot be had.
     """
     task = get_task(settings.name, settings.grader)
-    chosen_scoring(task, settings.scoring, settings.reward)
+    task.choose_scoring(settings.scoring, settings.reward)
     folder = data_folder(settings.data_dir, task)
     return task, split_rows(task, settings.train, settings.holdout, folder)

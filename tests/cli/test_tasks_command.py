@@ -40,8 +40,8 @@ def test_a_task_shows_two_rows_as_a_model_sees_them_the_reference_and_the_gradin
     rows = preview(get_task("countdown")).rows
     flat = " ".join(done.stdout.split())
     for row in rows:
-        assert " ".join(row.messages[0]["content"].split()) in flat
-        assert " ".join(row.reference.split()) in flat
+        assert " ".join(row.questions[0].messages[0]["content"].split()) in flat
+        assert " ".join(row.questions[0].reference.split()) in flat
     assert " ".join(get_task("countdown").grading.split()) in flat
     assert "every answer begins with: <think>" in flat
     assert "4,000 in generated countdown puzzles, train" in flat
@@ -80,7 +80,10 @@ def test_a_preview_as_json(tmp_path):
 
     shown = json.loads(done.stdout)
     assert shown["name"] == "countdown"
-    assert [row["opening"] for row in shown["first"]] == ["<think>", "<think>"]
+    assert [[each["opening"] for each in row["questions"]] for row in shown["first"]] == [
+        ["<think>"],
+        ["<think>"],
+    ]
     assert shown["total"] == 4000
 
 

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
+from scoring import asked
 from tiny_models import same_weights
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -65,7 +66,7 @@ def exact(loaded, some):
     """Share of rows whose whole reference is the argmax: row by row of equal length, no padding."""
     right, by_length = 0, {}
     for row in some:
-        each = encode_reference(loaded.model, loaded.tokenizer, row)
+        each = encode_reference(loaded.model, loaded.tokenizer, *row.questions, row.id)
         by_length.setdefault((len(each.tokens), len(each.targets)), []).append(each)
     for (_, count), group in by_length.items():
         tokens = torch.tensor([each.tokens for each in group])
@@ -162,7 +163,9 @@ def test_nothing_is_put_before_or_behind_a_text(tokenizer):
 @pytest.mark.parametrize("name", NAMES)
 def test_every_row_comes_back_from_its_tokens_one_token_a_character(tokenizer, rows, name):
     for split in rows[name].values():
-        texts = [row.messages[0]["content"] + row.reference for row in split]
+        texts = [
+            row.questions[0].messages[0]["content"] + row.questions[0].reference for row in split
+        ]
         tokens = tokenizer(texts)["input_ids"]
 
         assert tokenizer.batch_decode(tokens) == texts
@@ -184,10 +187,10 @@ def test_a_character_that_is_not_known_is_one_unknown_token(tokenizer):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_prompt_is_the_question_and_the_sign(tokenizer, rows, name):
     for row in rows[name]["test"][:20]:
-        question = row.messages[0]["content"]
+        question = asked(row)
 
-        assert rendered(tokenizer, *row.messages) == question + "="
-        assert tokenizer.decode(encode_prompt(tokenizer, row)) == question + "="
+        assert rendered(tokenizer, *row.questions[0].messages) == question + "="
+        assert tokenizer.decode(encode_prompt(tokenizer, *row.questions)) == question + "="
 
 
 @pytest.mark.parametrize(
@@ -210,10 +213,11 @@ def test_several_messages_are_rendered_too(tokenizer, messages, text):
 @pytest.mark.parametrize("name", NAMES)
 def test_training_sees_the_tokens_that_scoring_looks_at(loaded, rows, name):
     row = rows[name]["test"][0]
-    each = encode_reference(loaded.model, loaded.tokenizer, row)
+    each = encode_reference(loaded.model, loaded.tokenizer, *row.questions, row.id)
 
     tokens, targets = encode(
-        loaded.tokenizer, [Puzzle(row.messages[0]["content"], row.answer), Puzzle("x" * 30, "y")]
+        loaded.tokenizer,
+        [Puzzle(asked(row), row.answer), Puzzle("x" * 30, "y")],
     )
 
     assert tuple(tokens[0, : len(each.tokens)].tolist()) == tuple(each.tokens)
@@ -261,7 +265,7 @@ def test_the_greedy_answer_is_right_where_every_token_is_the_argmax(loaded, rows
     answers = greedy_answers(
         loaded.model,
         loaded.tokenizer,
-        [encode_prompt(loaded.tokenizer, row) for row in some],
+        [encode_prompt(loaded.tokenizer, *row.questions) for row in some],
         8,
         Batches(),
     )

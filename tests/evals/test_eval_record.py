@@ -8,7 +8,7 @@ import pytest
 from esft.evals.evaluator import Measured
 from esft.evals.record import task_result
 from esft.rollout.results import RowResult, evaluation_of
-from esft.tasks.task import Row
+from esft.tasks.task import Row, ask
 
 BASE = "1100" * 25
 """Whether each row is right."""
@@ -18,8 +18,7 @@ def measured(*outcomes):
     """A task with an evaluation for each text of 0 and 1."""
     evaluations = tuple(evaluation_of(list(map(result, outcome)), "exact") for outcome in outcomes)
     rows = tuple(
-        Row(id=f"row-{number}", messages=({"role": "user", "content": str(number)},))
-        for number in range(len(outcomes[0]))
+        Row(id=f"row-{number}", questions=(ask(str(number)),)) for number in range(len(outcomes[0]))
     )
     rollout = SimpleNamespace(task=SimpleNamespace(name="letters"), scoring="exact")
     encoded = SimpleNamespace(rows=rows)

@@ -32,7 +32,7 @@ class Tuned:
         self.weights = Weights(self.model)
         self.drift = Drift(self.weights)
         rows = read_split(get_task("subtract-two-digits"), "test")[:PROMPTS]
-        self.prompts = [encode_prompt(self.tokenizer, row) for row in rows]
+        self.prompts = [encode_prompt(self.tokenizer, *row.questions) for row in rows]
 
     def walk(self, alpha=0.01):
         for step in range(1, 4):
@@ -232,6 +232,7 @@ def test_prompts_are_what_stands_before_the_answers(scoring):
     assert len(prompts) == 50
     # A plain prompt ends as the context of an option does.
     assert [tokenizer.decode(prompt) for prompt in prompts[:3]] == [
-        row.messages[0]["content"].removesuffix("\nAnswer:") + "\nAnswer:" for row in rows[:3]
+        row.questions[0].messages[0]["content"].removesuffix("\nAnswer:") + "\nAnswer:"
+        for row in rows[:3]
     ]
     assert len(prompts_of(encoded, limit=7)) == 7

@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from scoring import question_row
+from scoring import asked, question_row
 from tiny_models import tiny_llama, tiny_tokenizer
 from tokenizers.processors import TemplateProcessing
 from transformers import Cache
@@ -14,7 +14,7 @@ from esft.rollout.generate import greedy_answers
 
 
 def prompts_of(tokenizer, numbers=range(9)):
-    return [encode_prompt(tokenizer, question_row(number)) for number in numbers]
+    return [encode_prompt(tokenizer, *question_row(number).questions) for number in numbers]
 
 
 def greedy_alone(model, prompt, count, stop):
@@ -71,11 +71,9 @@ def test_a_template_is_used_where_there_is_one_without_a_second_bos():
     tokenizer = tiny_tokenizer()
     row = question_row(3)
 
-    text = tokenizer.decode(encode_prompt(tokenizer, row))
+    text = tokenizer.decode(encode_prompt(tokenizer, *row.questions))
 
-    assert (
-        text == f"<|im_start|>user\n{row.messages[0]['content']}<|im_end|>\n<|im_start|>assistant\n"
-    )
+    assert text == f"<|im_start|>user\n{asked(row)}<|im_end|>\n<|im_start|>assistant\n"
 
 
 def test_a_tokenizer_that_adds_a_bos_adds_none_to_a_templates_own():
@@ -85,13 +83,16 @@ def test_a_tokenizer_that_adds_a_bos_adds_none_to_a_templates_own():
     )
     assert tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id
 
-    assert tokenizer.bos_token_id not in encode_prompt(tokenizer, question_row(3))
+    assert tokenizer.bos_token_id not in encode_prompt(tokenizer, *question_row(3).questions)
 
 
 def test_without_a_template_the_prompt_goes_in_plain():
     tokenizer = tiny_tokenizer(chat_template=False)
 
-    assert tokenizer.decode(encode_prompt(tokenizer, question_row(3))) == question_row(3).prompt
+    assert (
+        tokenizer.decode(encode_prompt(tokenizer, *question_row(3).questions))
+        == question_row(3).questions[0].prompt
+    )
 
 
 def test_a_row_whose_logits_are_nan_is_marked():
@@ -125,13 +126,13 @@ def test_no_pad_token_is_needed():
 
 
 def test_a_rows_opening_ends_its_prompt():
-    row = replace(question_row(3), opening="<think>")
+    question = replace(*question_row(3).questions, opening="<think>")
 
-    with_template = tiny_tokenizer().decode(encode_prompt(tiny_tokenizer(), row))
+    with_template = tiny_tokenizer().decode(encode_prompt(tiny_tokenizer(), question))
     plain = tiny_tokenizer(chat_template=False)
 
     assert with_template.endswith("<|im_start|>assistant\n<think>")
-    assert plain.decode(encode_prompt(plain, row)) == f"{row.prompt} <think>"
+    assert plain.decode(encode_prompt(plain, question)) == f"{question.prompt} <think>"
 
 
 def batches_seen(model):

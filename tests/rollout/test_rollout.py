@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from scoring import a_task, choice_row, question_row
+from scoring import a_task, change_question, choice_row, question_row
 from tiny_models import letters_model, tiny_llama, tiny_tokenizer
 
 from esft.errors import TaskError
@@ -12,7 +12,7 @@ from esft.rollout.batches import Batches
 from esft.rollout.logprobs import logprobs
 from esft.rollout.results import RowResult, mean_reward
 from esft.rollout.rollout import Rollout
-from esft.tasks.task import Score
+from esft.tasks.task import Grade, Row
 
 
 def a_rollout(model=None, **settings):
@@ -147,8 +147,9 @@ def test_the_reward_logprob_is_the_mean_over_the_references_tokens(scoring, rows
 
     rewards = [result.reward for result in rollout.roll_out(encoded)]
 
-    sums = logprobs(tiny_llama(), list(encoded.references), Batches())
-    counts = [len(each.targets) for each in encoded.references]
+    references = [reference for (reference,) in encoded.references]
+    sums = logprobs(tiny_llama(), references, Batches())
+    counts = [len(each.targets) for each in references]
     assert rewards == pytest.approx([a / b for a, b in zip(sums, counts, strict=True)], abs=1e-5)
     assert all(reward < 0 for reward in rewards)
 
@@ -156,7 +157,7 @@ def test_the_reward_logprob_is_the_mean_over_the_references_tokens(scoring, rows
 def test_the_reference_of_a_row_with_options_is_the_right_one():
     encoded = a_rollout(reward="logprob").encode(CHOICES)
 
-    assert [each[row.gold] for row, each in zip(CHOICES, encoded.options, strict=True)] == list(
+    assert [(each[row.gold],) for row, each in zip(CHOICES, encoded.options, strict=True)] == list(
         encoded.references
     )
 
@@ -189,7 +190,9 @@ def answered_in_letters(model, tokenizer, rows):
     generated = Rollout(model, tokenizer, a_task("generate"), max_new_tokens=3)
     answers = [each.answer for each in generated.roll_out(generated.encode(rows))]
     spelt = [text if i % 2 else f"{text[:-1]}!" for i, text in enumerate(answers)]
-    return tuple(replace(row, reference=text) for row, text in zip(rows, spelt, strict=True))
+    return tuple(
+        change_question(row, reference=text) for row, text in zip(rows, spelt, strict=True)
+    )
 
 
 @pytest.mark.parametrize("reward", [None, "correct", "logprob"])
@@ -205,7 +208,7 @@ def test_scoring_exact_says_what_a_greedy_answer_would_be(reward):
 
     assert [result.correct for result in results] == [bool(i % 2) for i in range(12)]
     assert all(
-        result.answer == row.reference
+        result.answer == row.questions[0].reference
         for result, row in zip(results, rows, strict=True)
         if result.correct
     )
@@ -222,10 +225,10 @@ def test_an_answer_is_graded_with_its_opening():
     graded = []
     task = replace(
         a_task("generate"),
-        grade=lambda row, answer: graded.append(answer) or Score(reward=0.0, correct=False),
+        grade=lambda row, answers: graded.extend(answers) or Grade(reward=0.0, correct=False),
     )
     rollout = Rollout(tiny_llama(), tiny_tokenizer(), task)
-    rows = tuple(replace(row, opening="<think>") for row in QUESTIONS)
+    rows = tuple(change_question(row, opening="<think>") for row in QUESTIONS)
 
     results = rollout.roll_out(rollout.encode(rows))
 
@@ -234,9 +237,65 @@ def test_an_answer_is_graded_with_its_opening():
     assert [result.answer for result in results] == graded
 
 
+def pairs_of(rows):
+    """Rows of two questions each."""
+    return tuple(
+        Row(id=f"{one.id}+{other.id}", questions=(*one.questions, *other.questions), answer="e")
+        for one, other in zip(rows[::2], rows[1::2], strict=True)
+    )
+
+
+def difference(one, other):
+    """Some number that depends on both texts and on which is which."""
+    return sum(map(ord, one)) - sum(map(ord, other))
+
+
+def test_a_row_of_two_questions_is_graded_on_both_answers():
+    alone = a_rollout(scoring="generate")
+    answers = [result.answer for result in alone.roll_out(alone.encode(QUESTIONS))]
+    task = replace(
+        a_task("generate"),
+        grade=lambda row, answers: Grade(reward=difference(*answers), correct=len(answers) == 2),
+    )
+    together = Rollout(tiny_llama(), tiny_tokenizer(), task, batches=Batches(5))
+
+    results = together.roll_out(together.encode(pairs_of(QUESTIONS)).take([5, 0, 3]))
+
+    assert [result.answer for result in results] == [
+        "\n\n".join(answers[2 * i : 2 * i + 2]) for i in (5, 0, 3)
+    ]
+    assert [result.reward for result in results] == [
+        difference(*answers[2 * i : 2 * i + 2]) for i in (5, 0, 3)
+    ]
+    assert len({result.reward for result in results}) > 1
+    assert all(result.correct for result in results)
+
+
+@pytest.mark.parametrize("reward", [None, "logprob"])
+def test_both_references_of_two_questions_count_token_by_token(reward):
+    tokenizer = tiny_tokenizer()
+    model = letters_model(tokenizer)
+    model.generation_config.eos_token_id = [0]
+    rows = answered_in_letters(model, tokenizer, QUESTIONS)
+    rows = (*rows[:4], rows[5], rows[7])  # wrong and right, wrong and right, right and right
+    rollout = Rollout(model, tokenizer, a_task(), scoring="exact", reward=reward)
+    encoded = rollout.encode(pairs_of(rows))
+
+    results = rollout.roll_out(encoded)
+
+    assert [result.correct for result in results] == [False, False, True]
+    assert rollout.evaluate(encoded) == results
+    if reward == "logprob":
+        sums = logprobs(model, [each for pair in encoded.references for each in pair], Batches())
+        counts = [sum(len(each.targets) for each in pair) for pair in encoded.references]
+        assert [result.reward for result in results] == pytest.approx(
+            [(sums[2 * i] + sums[2 * i + 1]) / count for i, count in enumerate(counts)], abs=1e-5
+        )
+
+
 def test_what_a_grader_says_of_its_failure_comes_with_the_result():
-    failed = Score(reward=0.0, correct=False, failure="took longer than 1 s")
-    task = replace(a_task("generate"), grade=lambda row, answer: failed)
+    failed = Grade(reward=0.0, correct=False, failure="took longer than 1 s")
+    task = replace(a_task("generate"), grade=lambda row, answers: failed)
     rollout = Rollout(tiny_llama(), tiny_tokenizer(), task)
 
     results = rollout.roll_out(rollout.encode(QUESTIONS))
@@ -248,7 +307,7 @@ def test_a_reference_longer_than_the_context_is_refused():
     rollout = a_rollout(
         tiny_llama(max_position_embeddings=80), scoring="generate", reward="logprob"
     )
-    row = replace(QUESTIONS[0], reference="word " * 40)
+    row = change_question(QUESTIONS[0], reference="word " * 40)
 
     with pytest.raises(TaskError, match=r"row row-0 of made-up needs 2\d\d tokens"):
         rollout.encode((row,))

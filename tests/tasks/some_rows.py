@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from esft.tasks.task import HubSource, Row, Score, Task
+from esft.tasks.task import Grade, HubSource, Row, Task, ask
 
 
 def arc_object(number: int = 1, **changes: Any) -> dict[str, Any]:
@@ -42,15 +42,14 @@ def plain_task(hub: HubSource | None = None) -> Task:
         hub=hub,
         file="plain",
         read=_read_plain,
-        grade=lambda row, answer: Score(reward=float(answer == row.answer), correct=True),
+        grade=lambda row, answers: Grade(reward=float(answers[0] == row.answer), correct=True),
     )
 
 
 def prompts(rows: Iterable[Row]) -> list[str]:
     """What each row asks."""
-    return [row.messages[0]["content"] for row in rows]
+    return [row.questions[0].messages[0]["content"] for row in rows]
 
 
 def _read_plain(raw: Mapping[str, Any]) -> Row:
-    message = {"role": "user", "content": raw["prompt"]}
-    return Row(id=raw["prompt"], messages=(message,), answer=raw.get("answer", "yes"))
+    return Row(id=raw["prompt"], questions=(ask(raw["prompt"]),), answer=raw.get("answer", "yes"))

@@ -47,19 +47,21 @@ def test_rows_are_read_whole(name):
 
     assert len(rows) >= 3
     for row in rows:
-        assert row.messages[-1]["role"] == "user"
+        assert row.questions[0].messages[-1]["role"] == "user"
         assert (row.gold is None) == (not row.options)
         assert ("choice" in task.scorings) == bool(row.options)
-        assert row.reference is None or row.reference.startswith(row.opening)
+        assert row.questions[0].reference is None or row.questions[0].reference.startswith(
+            row.questions[0].opening
+        )
 
 
 @pytest.mark.parametrize("name", task_names())
 def test_a_reference_gets_the_most_there_is(name):
     task = get_task(name)
-    rows = [row for row in small_rows(name)[:20] if row.reference is not None]
+    rows = [row for row in small_rows(name)[:20] if row.questions[0].reference is not None]
 
     for row in rows:
-        score = task.grade(row, row.reference)
+        score = task.grade(row, [row.questions[0].reference])
         assert (score.correct, score.failure) == (True, None)
         assert score.reward == pytest.approx(task.max_reward)
 
@@ -69,7 +71,7 @@ def test_a_reference_gets_the_most_there_is(name):
 def test_a_hostile_answer_gets_a_reward_within_bounds(name, answer):
     task = get_task(name)
 
-    score = task.grade(small_rows(name)[0], answer)
+    score = task.grade(small_rows(name)[0], [answer])
 
     assert 0 <= score.reward <= task.max_reward
     assert not score.correct
@@ -82,7 +84,7 @@ def test_a_hostile_answer_gets_a_reward_within_bounds(name, answer):
 def test_any_answer_gets_a_reward_within_bounds(name, answer, place):
     task = get_task(name)
 
-    score = task.grade(small_rows(name)[place], answer)
+    score = task.grade(small_rows(name)[place], [answer])
 
     assert 0 <= score.reward <= task.max_reward
     assert score.failure is None

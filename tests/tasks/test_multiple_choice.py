@@ -44,19 +44,19 @@ def rows(task):
 def test_a_row_asks_for_the_label_of_its_right_option():
     row = row_of()
 
-    assert row.messages == (
+    assert row.questions[0].messages == (
         {
             "role": "user",
             "content": "Which are best?\n\nA. dry palms\nB. wet palms\nC. oily palms\n\n"
             "Reply with the letter of the right answer alone.",
         },
     )
-    assert (row.gold, row.answer, row.reference) == (1, "B", "B")
-    assert row.opening == ""
+    assert (row.gold, row.answer, row.questions[0].reference) == (1, "B", "B")
+    assert row.questions[0].opening == ""
 
 
 def test_a_message_asks_for_a_number_where_the_labels_are_numbers():
-    content = row_of(labels="123").messages[0]["content"]
+    content = row_of(labels="123").questions[0].messages[0]["content"]
 
     assert "\n2. wet palms\n" in content
     assert content.endswith("\n\nReply with the number of the right answer alone.")
@@ -65,7 +65,7 @@ def test_a_message_asks_for_a_number_where_the_labels_are_numbers():
 def test_space_around_an_option_is_scored_but_not_listed():
     row = row_of(texts=[" dry palms", "wet palms "], labels="AB")
 
-    assert "\nA. dry palms\nB. wet palms\n\n" in row.messages[0]["content"]
+    assert "\nA. dry palms\nB. wet palms\n\n" in row.questions[0].messages[0]["content"]
     assert [option.continuation for option in row.options] == ["  dry palms", " wet palms "]
     assert [option.divisor for option in row.options] == [10, 10]
 
@@ -114,7 +114,7 @@ def test_an_answer_is_worth_1_where_it_names_the_right_option_alone(answer, corr
 @given(answer=st.text())
 def test_no_answer_raises_or_is_worth_more_than_1(task, rows, answer):
     for row in rows:
-        score = task.grade(row, answer)
+        score = task.grade(row, [answer])
 
         assert score.reward == float(score.correct) <= task.max_reward == 1
 
@@ -124,7 +124,7 @@ def test_an_answer_of_100_kb_is_graded_at_once(task, rows, piece):
     answer = piece * (100_000 // len(piece))
     start = time.process_time()
 
-    score = task.grade(rows[0], answer)
+    score = task.grade(rows[0], [answer])
 
     assert time.process_time() - start < 1
     assert score.reward <= 1
@@ -140,16 +140,16 @@ def test_every_reference_and_every_right_text_is_worth_1_and_no_other_label(task
     for row in rows:
         right = row.options[row.gold]
 
-        assert right.label == row.answer == row.reference
-        assert task.grade(row, row.reference).reward == 1
-        assert task.grade(row, right.text).reward == 1
+        assert right.label == row.answer == row.questions[0].reference
+        assert task.grade(row, [row.questions[0].reference]).reward == 1
+        assert task.grade(row, [right.text]).reward == 1
         wrong = [option.label for option in row.options if option is not right]
-        assert not any(task.grade(row, label).correct for label in wrong)
+        assert not any(task.grade(row, [label]).correct for label in wrong)
 
 
 def test_every_option_is_listed_under_its_label(rows):
     for row in rows:
-        content = row.messages[0]["content"]
+        content = row.questions[0].messages[0]["content"]
         for option in row.options:
             assert f"\n{option.label}. {option.text.strip()}\n" in content
 
@@ -178,5 +178,5 @@ def test_every_row_of_the_published_files_is_read(task):
         rows = read_split(task, split, Path(folder))
 
         assert len(rows) == path.read_bytes().count(b"\n")
-        assert all(task.grade(row, row.reference).reward == 1 for row in rows)
+        assert all(task.grade(row, [row.questions[0].reference]).reward == 1 for row in rows)
         assert {row.gold for row in rows} == set(range(max(len(row.options) for row in rows)))

@@ -23,8 +23,8 @@ def choosing(**changes):
 def test_a_row_asks_its_prompt_as_it_is(tmp_path):
     row = read_row(tmp_path, prompt="What is 2 + 3?\n", answer="5")
 
-    assert row.messages == ({"role": "user", "content": "What is 2 + 3?\n"},)
-    assert (row.answer, row.accepted, row.reference) == ("5", (), "5")
+    assert row.questions[0].messages == ({"role": "user", "content": "What is 2 + 3?\n"},)
+    assert (row.answer, row.accepted, row.questions[0].reference) == ("5", (), "5")
     assert (row.options, row.gold) == ((), None)
     assert row.id.startswith("my-")
     assert len(row.id) == len("my-") + 12
@@ -40,7 +40,7 @@ def test_messages_are_the_chat(tmp_path):
 
     row = read_row(tmp_path, messages=chat, prompt=None, answer=5, id=7)
 
-    assert row.messages == tuple(
+    assert row.questions[0].messages == tuple(
         {"role": each["role"], "content": each["content"]} for each in chat
     )
     assert row.id == "7"
@@ -62,7 +62,7 @@ def test_answers_are_texts_numbers_or_lists_of_them(tmp_path, answer, texts):
     row = read_row(tmp_path, prompt="Q?", answer=answer)
 
     assert [row.answer, *row.accepted] == texts
-    assert row.reference == texts[0]
+    assert row.questions[0].reference == texts[0]
 
 
 @pytest.mark.parametrize(
@@ -125,8 +125,8 @@ def test_answers_are_graded_by_the_named_grader(tmp_path, grader, answer, text):
     task = task_of(tmp_path, [{"prompt": "Q?", "answer": answer}], grader)
     row = read_split(task, "train")[0]
 
-    assert task.grade(row, text).correct
-    assert not task.grade(row, "6").correct
+    assert task.grade(row, [text]).correct
+    assert not task.grade(row, ["6"]).correct
     assert (task.scoring, task.scorings) == ("generate", ("generate",))
 
 
@@ -135,8 +135,8 @@ def test_the_right_choice_is_a_text_a_letter_or_an_index(tmp_path, answer):
     row = read_row(tmp_path, None, **choosing(answer=answer))
 
     assert row.gold == 1
-    assert (row.answer, row.reference) == ("B", "B")
-    assert row.messages[0]["content"] == (
+    assert (row.answer, row.questions[0].reference) == ("B", "B")
+    assert row.questions[0].messages[0]["content"] == (
         "Sky?\n\nA. green\nB. blue\nC. red\n\nReply with the letter of the right answer alone."
     )
     assert {option.context for option in row.options} == {"Question: Sky?\nAnswer:"}
@@ -148,8 +148,8 @@ def test_a_choice_with_messages_lists_the_options_in_the_last_one(tmp_path):
 
     row = read_row(tmp_path, "choice", messages=chat, choices=["green", "blue"], answer="A")
 
-    assert row.messages[0] == {"role": "system", "content": "Be brief."}
-    assert row.messages[1]["content"].startswith("Sky?\n\nA. green\nB. blue\n")
+    assert row.questions[0].messages[0] == {"role": "system", "content": "Be brief."}
+    assert row.questions[0].messages[1]["content"].startswith("Sky?\n\nA. green\nB. blue\n")
     assert row.options[0].context == "Question: Be brief.\n\nSky?\nAnswer:"
 
 
@@ -192,8 +192,8 @@ def test_rows_with_choices_are_scored_by_choice_or_generated(tmp_path):
     row = read_split(task, "train")[0]
 
     assert (task.scoring, task.scorings) == ("choice", ("choice", "generate"))
-    assert task.grade(row, "The answer is B.").correct
-    assert not task.grade(row, "A or B").correct
+    assert task.grade(row, ["The answer is B."]).correct
+    assert not task.grade(row, ["A or B"]).correct
 
 
 def test_choices_in_some_rows_only_are_refused_by_line(tmp_path):

@@ -32,10 +32,10 @@ def test_rows_come_from_the_program_and_go_back_to_it(tmp_path, capfd):
     task = task_of(tmp_path, ROWS + REWARD)
 
     split = split_rows(task, 3, 2)
-    scores = [task.grade(row, "four") for row in split.train]
+    scores = [task.grade(row, ["four"]) for row in split.train]
 
-    assert [row.messages[0]["content"] for row in split.train] == ["Q0?", "Q1?", "Q2?"]
-    assert [row.reference for row in split.holdout] == ["3", "4"]
+    assert [row.questions[0].messages[0]["content"] for row in split.train] == ["Q0?", "Q1?", "Q2?"]
+    assert [row.questions[0].reference for row in split.holdout] == ["3", "4"]
     assert [score.reward for score in scores] == [0.0, 2.0, 4.0]
     assert [score.correct for score in scores] == [False, True, True]
     assert capfd.readouterr().out == ""
@@ -54,8 +54,8 @@ def test_without_rows_they_are_those_of_the_file_beside_it(tmp_path):
 
     row = read_split(task, "test")[0]
 
-    assert (row.answer, row.reference, row.options) == (None, None, ())
-    assert task.grade(row, "four").reward == 1.0
+    assert (row.answer, row.questions[0].reference, row.options) == (None, None, ())
+    assert task.grade(row, ["four"]).reward == 1.0
 
 
 def test_a_data_folder_has_rows_for_a_program_too(tmp_path):
@@ -67,7 +67,7 @@ def test_a_data_folder_has_rows_for_a_program_too(tmp_path):
     row = read_split(task, "train", folder)[0]
 
     assert row.answer is None
-    assert task.grade(row, "four").reward == 4.0
+    assert task.grade(row, ["four"]).reward == 4.0
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_a_failure_scores_0_and_the_next_answer_is_graded(tmp_path):
     task = task_of(tmp_path, ROWS + "def reward(row, answer): return 2 / len(answer)\n")
     row = read_split(task, "train")[0]
 
-    lost, fine = task.grade(row, ""), task.grade(row, "four")
+    lost, fine = task.grade(row, [""]), task.grade(row, ["four"])
 
     assert (lost.reward, lost.failure) == (0.0, "raised ZeroDivisionError: division by zero")
     assert (fine.reward, fine.failure) == (0.5, None)
@@ -107,7 +107,7 @@ def test_the_program_is_never_imported_here(tmp_path):
     before = list(sys.path)
 
     task = task_of(tmp_path, source)
-    task.grade(read_split(task, "train")[0], "four")
+    task.grade(read_split(task, "train")[0], ["four"])
 
     assert not hasattr(sys, "esft_was_here")
     assert sys.path == before

@@ -183,18 +183,20 @@ def test_streams_of_other_seeds_are_others(name):
 def test_rows_of_a_task_are_its_puzzles(made, task):
     rows = read_split(task, "test")
 
-    assert [[row.messages[0]["content"], row.answer] for row in rows] == pairs(
+    assert [[row.questions[0].messages[0]["content"], row.answer] for row in rows] == pairs(
         made[task.name]["test"]
     )
-    assert all(row.reference == row.answer for row in rows)
+    assert all(row.questions[0].reference == row.answer for row in rows)
     assert len({row.id for row in rows}) == len({row.key for row in rows}) == len(rows)
 
 
 @pytest.mark.parametrize("task", SYNTHETIC, ids=NAMES)
 def test_every_reference_is_graded_as_right_and_no_other_answer(task):
     for row in read_split(task, "validation"):
-        assert task.grade(row, row.reference).reward == 1.0
-        assert task.grade(row, row.reference + row.reference).reward == 0.0
+        assert task.grade(row, [row.questions[0].reference]).reward == 1.0
+        assert (
+            task.grade(row, [row.questions[0].reference + row.questions[0].reference]).reward == 0.0
+        )
 
 
 @pytest.mark.parametrize("task", SYNTHETIC, ids=NAMES)

@@ -1,9 +1,9 @@
-from esft.tasks.task import HubSource, Option, Row
+from esft.tasks.task import HubSource, Option, Question, Row, ask
 
 
 def row_of(*contents, options=()):
     messages = tuple({"role": "user", "content": content} for content in contents)
-    return Row(id="r", messages=messages, answer="yes", options=options)
+    return Row(id="r", questions=(Question(messages=messages),), answer="yes", options=options)
 
 
 def options_of(context, *texts):
@@ -21,6 +21,16 @@ def test_the_key_is_the_same_on_every_machine():
     assert row_of("Is ice cold?").key == (
         "11235a5b571bd5b8408d15a40c08ed81d9c49742a74956a416c1ab02c141a9d7"
     )
+
+
+def test_the_key_of_many_questions_knows_all_but_their_order():
+    def asking(*texts):
+        return Row(id="r", questions=tuple(map(ask, texts)))
+
+    both = asking("Is ice cold?", "Is fire cold?")
+
+    assert both.key == asking("Is fire cold?", "Is ice cold?").key
+    assert both.key not in (asking("Is ice cold?").key, asking("Is fire cold?").key)
 
 
 def test_the_key_of_many_contexts_is_the_same_on_every_machine():
@@ -55,7 +65,9 @@ def test_options_with_contexts_of_their_own_are_part_of_the_key():
 
 
 def test_the_prompt_has_all_messages_as_plain_text():
-    assert row_of("Be brief.", "Is ice cold?").prompt == "Be brief.\n\nIs ice cold?\nAnswer:"
+    (question,) = row_of("Be brief.", "Is ice cold?").questions
+
+    assert question.prompt == "Be brief.\n\nIs ice cold?\nAnswer:"
 
 
 def test_a_hub_source_reads_as_its_id_and_config():

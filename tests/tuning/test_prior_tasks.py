@@ -195,7 +195,7 @@ def test_each_prior_task_is_scored_as_its_line_says(tmp_path):
     assert [each.spec for each in priors] == specs
     assert all(0 < each.reward < 1 for each in priors[1].rollout.evaluate(priors[1].encoded))
     graded = rows_of(specs[2], 4, None).task
-    assert graded.grade(priors[2].encoded.rows[0], "it is 7, no less").correct
+    assert graded.grade(priors[2].encoded.rows[0], ["it is 7, no less"]).correct
 
 
 def test_files_named_in_lines_are_found_again_from_another_folder(tmp_path, monkeypatch):

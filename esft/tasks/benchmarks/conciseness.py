@@ -6,7 +6,7 @@ from typing import Any
 from esft.tasks.columns import text_column
 from esft.tasks.graders.occurs import occurs
 from esft.tasks.ids import made_id
-from esft.tasks.task import Row, Score, Task
+from esft.tasks.task import Grade, Row, Task, ask, one_answer
 
 NO_REWARD_AT = 100
 """Characters of difference in length from which the reward is 0."""
@@ -22,13 +22,12 @@ def read_conciseness(raw: Mapping[str, Any]) -> Row:
     answer = text_column(raw, "answer").strip()
     return Row(
         id=made_id("conciseness", prompt),
-        messages=({"role": "user", "content": prompt},),
+        questions=(ask(prompt, reference=answer),),
         answer=answer,
-        reference=answer,
     )
 
 
-def grade_conciseness(row: Row, answer: str) -> Score:
+def grade_conciseness(row: Row, answer: str) -> Grade:
     """Reward the length of the reference: max(0, 1 - |difference in characters| / 100).
 
     The reward does not look at the words; correct says whether the reference is among them, as
@@ -38,7 +37,7 @@ def grade_conciseness(row: Row, answer: str) -> Score:
     is brought to 0..1 like that of every task.
     """
     difference = abs(len(answer.strip()) - len(row.answer))
-    return Score(reward=max(0.0, 1 - difference / NO_REWARD_AT), correct=occurs(row.answer, answer))
+    return Grade(reward=max(0.0, 1 - difference / NO_REWARD_AT), correct=occurs(row.answer, answer))
 
 
 CONCISENESS = Task(
@@ -54,5 +53,5 @@ CONCISENESS = Task(
     max_new_tokens=64,
     file="conciseness",
     read=read_conciseness,
-    grade=grade_conciseness,
+    grade=one_answer(grade_conciseness),
 )

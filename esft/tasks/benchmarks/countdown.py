@@ -11,7 +11,7 @@ from esft.tasks.columns import is_text, wrong_column
 from esft.tasks.generated import GeneratedRows
 from esft.tasks.graders.arithmetic import Step, evaluate, steps
 from esft.tasks.ids import made_id
-from esft.tasks.task import HubSource, Row, RowSource, Score, Task
+from esft.tasks.task import Grade, HubSource, Row, RowSource, Task, ask, one_answer
 
 OPENING = "<think>"
 FORMAT_SHARE = 0.1
@@ -37,17 +37,16 @@ def read_countdown(raw: Mapping[str, Any]) -> Row:
     target = _target(raw)
     message = _message(numbers, target)
     solution = _solution(raw, numbers, Fraction(target))
+    reference = None if solution is None else _written_out(solution, numbers)
     return Row(
         id=_id(raw, message),
-        messages=({"role": "user", "content": message},),
+        questions=(ask(message, reference=reference, opening=OPENING),),
         answer=solution,
-        reference=None if solution is None else _written_out(solution, numbers),
-        opening=OPENING,
         facts={"numbers": numbers, "target": Fraction(target)},
     )
 
 
-def grade_countdown(row: Row, answer: str) -> Score:
+def grade_countdown(row: Row, answer: str) -> Grade:
     """Correct + 0.1 * format, where the last <answer>...</answer> is what is correct or not.
 
     `answer` is the text with the "<think>" that it begins with.
@@ -56,7 +55,7 @@ def grade_countdown(row: Row, answer: str) -> Score:
     """
     found = _within(answer, "answer")
     correct = found is not None and _reaches(found, row.facts["numbers"], row.facts["target"])
-    return Score(reward=float(correct) + FORMAT_SHARE * format_of(answer), correct=correct)
+    return Grade(reward=float(correct) + FORMAT_SHARE * format_of(answer), correct=correct)
 
 
 def format_of(answer: str) -> float:
@@ -206,7 +205,7 @@ def _countdown(name: str, **differences: Any) -> Task:
         max_new_tokens=1024,
         max_reward=1 + FORMAT_SHARE,
         read=read_countdown,
-        grade=grade_countdown,
+        grade=one_answer(grade_countdown),
         **differences,
     )
 

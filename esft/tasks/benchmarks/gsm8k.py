@@ -7,7 +7,7 @@ from typing import Any
 from esft.tasks.columns import text_column, wrong_column
 from esft.tasks.graders.numbers import last_number, parse_number
 from esft.tasks.ids import made_id
-from esft.tasks.task import HubSource, Row, Score, Task
+from esft.tasks.task import Grade, HubSource, Row, Task, ask, one_answer
 
 FORMAT_REWARD = 0.1
 """What an answer gets for its form, right or wrong."""
@@ -29,15 +29,15 @@ def read_gsm8k(raw: Mapping[str, Any]) -> Row:
     if line is None or parse_number(line[1]) is None:
         raise wrong_column("answer", solution, "a solution whose last line is #### and a number")
     number = line[1].replace(",", "").strip()
+    reference = f"{_CALCULATION.sub('', worked)}\n#### {number}".lstrip()
     return Row(
         id=made_id("gsm8k", question),
-        messages=({"role": "user", "content": _message(question)},),
+        questions=(ask(_message(question), reference=reference),),
         answer=number,
-        reference=f"{_CALCULATION.sub('', worked)}\n#### {number}".lstrip(),
     )
 
 
-def grade_gsm8k(row: Row, answer: str) -> Score:
+def grade_gsm8k(row: Row, answer: str) -> Grade:
     """1 where the number is right, and 0.1 for the form "#### N", right or wrong.
 
     The form is a line of its own: "####", a space and what `parse_number` reads; the last such
@@ -49,7 +49,7 @@ def grade_gsm8k(row: Row, answer: str) -> Score:
     final = [number for number in final if number is not None]
     number = final[-1] if final else last_number(answer)
     correct = number is not None and number == parse_number(row.answer)
-    return Score(reward=correct + FORMAT_REWARD * bool(final), correct=correct)
+    return Grade(reward=correct + FORMAT_REWARD * bool(final), correct=correct)
 
 
 def _message(question: str) -> str:
@@ -74,5 +74,5 @@ GSM8K = Task(
     hub=HubSource(id="openai/gsm8k", config="main"),
     file="gsm8k",
     read=read_gsm8k,
-    grade=grade_gsm8k,
+    grade=one_answer(grade_gsm8k),
 )

@@ -5,7 +5,7 @@ from typing import Any
 
 from esft.tasks.columns import text_column
 from esft.tasks.graders.math_answers import GRADING, math_grader
-from esft.tasks.task import HubSource, Row, Task
+from esft.tasks.task import HubSource, Row, Task, ask, one_answer
 
 
 def read_math_500(raw: Mapping[str, Any]) -> Row:
@@ -18,9 +18,8 @@ def read_math_500(raw: Mapping[str, Any]) -> Row:
     asked = f"{problem}\n\nWork it out step by step, and end with the answer in \\boxed{{}}."
     return Row(
         id=text_column(raw, "unique_id"),
-        messages=({"role": "user", "content": asked},),
+        questions=(ask(asked, reference=text_column(raw, "solution")),),
         answer=text_column(raw, "answer"),
-        reference=text_column(raw, "solution"),
     )
 
 
@@ -37,5 +36,5 @@ MATH_500 = Task(
     hub=HubSource(id="HuggingFaceH4/MATH-500"),
     file="math_500",
     read=read_math_500,
-    grade=math_grader(),
+    grade=one_answer(math_grader()),
 )

@@ -6,7 +6,7 @@ from typing import Any
 from esft.tasks.columns import text_column, texts_column, wrong_column
 from esft.tasks.graders.short_answers import grade_short
 from esft.tasks.ids import made_id
-from esft.tasks.task import HubSource, Row, Task
+from esft.tasks.task import HubSource, Row, Task, ask, one_answer
 
 
 def read_nq_open(raw: Mapping[str, Any]) -> Row:
@@ -23,10 +23,9 @@ def read_nq_open(raw: Mapping[str, Any]) -> Row:
     asked = f"{question}\n\nReply with the answer alone, in a few words."
     return Row(
         id=made_id("nq-open", question),
-        messages=({"role": "user", "content": asked},),
+        questions=(ask(asked, reference=first),),
         answer=first,
         accepted=tuple(others),
-        reference=first,
     )
 
 
@@ -44,6 +43,6 @@ NQ_OPEN = Task(
     hub=HubSource(id="google-research-datasets/nq_open", config="nq_open"),
     file="nq_open",
     read=read_nq_open,
-    grade=grade_short,
+    grade=one_answer(grade_short),
     splits={"train": "train", "validation": "validation"},
 )

@@ -6,7 +6,7 @@ from typing import Any
 
 from esft.tasks.columns import text_column, wrong_column
 from esft.tasks.ids import made_id
-from esft.tasks.task import HubSource, Row, Score, Task
+from esft.tasks.task import Grade, HubSource, Row, Task, ask, one_answer
 
 FORMAT_REWARD = 0.1
 """What an answer gets for its form, right or wrong."""
@@ -30,13 +30,12 @@ def read_proofwriter(raw: Mapping[str, Any]) -> Row:
         raise wrong_column("answer", answer, f"one of {', '.join(ANSWERS)}")
     return Row(
         id=text_column(raw, "id") if "id" in raw else made_id("proofwriter", theory, statement),
-        messages=({"role": "user", "content": _message(theory, statement)},),
+        questions=(ask(_message(theory, statement), reference=f"Answer: {answer}"),),
         answer=answer,
-        reference=f"Answer: {answer}",
     )
 
 
-def grade_proofwriter(row: Row, answer: str) -> Score:
+def grade_proofwriter(row: Row, answer: str) -> Grade:
     """1 where the right word is named, and 0.1 for the form "Answer: True", right or wrong.
 
     The form is "Answer: " and one of the three words, in this case, at the end of a line (a full
@@ -49,7 +48,7 @@ def grade_proofwriter(row: Row, answer: str) -> Score:
     formed = _FORM.findall(answer)
     named = formed[-1] if formed else _bare_word(answer)
     correct = named == row.answer
-    return Score(reward=correct + FORMAT_REWARD * bool(formed), correct=correct)
+    return Grade(reward=correct + FORMAT_REWARD * bool(formed), correct=correct)
 
 
 def _bare_word(answer: str) -> str | None:
@@ -81,5 +80,5 @@ PROOFWRITER = Task(
     hub=HubSource(id="tasksource/proofwriter"),
     file="proofwriter",
     read=read_proofwriter,
-    grade=grade_proofwriter,
+    grade=one_answer(grade_proofwriter),
 )

@@ -5,7 +5,7 @@ from typing import Any
 
 from esft.tasks.columns import text_column, texts_column
 from esft.tasks.graders.short_answers import grade_short, normalised
-from esft.tasks.task import HubSource, Row, Task
+from esft.tasks.task import HubSource, Row, Task, ask, one_answer
 
 
 def read_trivia_qa(raw: Mapping[str, Any]) -> Row:
@@ -21,10 +21,9 @@ def read_trivia_qa(raw: Mapping[str, Any]) -> Row:
     asked = f"{question}\n\nReply with the answer alone, in a few words."
     return Row(
         id=text_column(raw, "question_id"),
-        messages=({"role": "user", "content": asked},),
+        questions=(ask(asked, reference=answer),),
         answer=answer,
         accepted=tuple(dict.fromkeys(text for text in (value, *aliases) if text != answer)),
-        reference=answer,
     )
 
 
@@ -51,6 +50,6 @@ TRIVIA_QA = Task(
     hub=HubSource(id="mandarjoshi/trivia_qa", config="rc.nocontext"),
     file="trivia_qa",
     read=read_trivia_qa,
-    grade=grade_short,
+    grade=one_answer(grade_short),
     splits={"train": "train", "validation": "validation"},
 )

@@ -9,9 +9,7 @@ from esft.tasks.graders.math_answers import math_grader
 from esft.tasks.graders.numbers import last_number, parse_number
 from esft.tasks.graders.occurs import occurs
 from esft.tasks.multiple_choice import grade_choice
-from esft.tasks.task import Row, Score
-
-Grade = Callable[[Row, str], Score]
+from esft.tasks.task import Grade, Row
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,25 +20,25 @@ class NamedGrader:
     """What is right, in a few words."""
     grading: str
     """How it grades, in a sentence."""
-    make: Callable[[], Grade]
+    make: Callable[[], Callable[[Row, str], Grade]]
     """Makes the grader of one task."""
 
 
-def grade_exact(row: Row, answer: str) -> Score:
+def grade_exact(row: Row, answer: str) -> Grade:
     """1 where `answer` is a right answer, but for case, runs of spaces and space around it."""
     said = _plain(answer)
-    return _score(any(_plain(right) == said for right in _rights(row)))
+    return _right(any(_plain(right) == said for right in _rights(row)))
 
 
-def grade_contains(row: Row, answer: str) -> Score:
+def grade_contains(row: Row, answer: str) -> Grade:
     """1 where a right answer stands in `answer` as whole words, ignoring case."""
-    return _score(any(occurs(right, answer) for right in _rights(row)))
+    return _right(any(occurs(right, answer) for right in _rights(row)))
 
 
-def grade_number(row: Row, answer: str) -> Score:
+def grade_number(row: Row, answer: str) -> Grade:
     """1 where the last number in `answer` equals a right answer exactly."""
     said = last_number(answer)
-    return _score(said is not None and said in {parse_number(right) for right in _rights(row)})
+    return _right(said is not None and said in {parse_number(right) for right in _rights(row)})
 
 
 GRADERS = {
@@ -97,5 +95,5 @@ def _plain(text: str) -> str:
     return " ".join(text.casefold().split())
 
 
-def _score(correct: bool) -> Score:
-    return Score(reward=float(correct), correct=correct)
+def _right(correct: bool) -> Grade:
+    return Grade(reward=float(correct), correct=correct)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from esft.tasks.graders.process import GraderProcess
-from esft.tasks.task import Row, Score
+from esft.tasks.task import Grade, Row
 
 LONGEST = 2_000
 """Characters at the end of an answer that are looked at."""
@@ -18,16 +18,16 @@ GRADING = (
 """How the grader made by `math_grader` grades, in words."""
 
 
-def math_grader() -> Callable[[Row, str], Score]:
+def math_grader() -> Callable[[Row, str], Grade]:
     """A grader of mathematical answers, in a process that starts with the first answer.
 
     sympy is slow on some answers and never ends on others, so it has a process of its own.
     """
     process = GraderProcess("esft.tasks.graders.math_answers:start")
 
-    def grade_math(row: Row, answer: str) -> Score:
+    def grade_math(row: Row, answer: str) -> Grade:
         if not answer.strip():
-            return Score(reward=0.0, correct=False)
+            return Grade(reward=0.0, correct=False)
         right = [text for text in (row.answer, *row.accepted) if text is not None]
         return process.grade({"answers": right}, what_counts(answer))
 

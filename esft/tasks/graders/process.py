@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 
 from esft.errors import TaskError
-from esft.tasks.task import Score
+from esft.tasks.task import Grade
 
 LIMIT_S = 1.0
 """Seconds for an answer."""
@@ -77,7 +77,7 @@ class GraderProcess:
             self._start = {"program": os.path.abspath(target), "source": source}
         self._child: _Child | None = None
 
-    def grade(self, row: Mapping[str, Any], answer: str) -> Score:
+    def grade(self, row: Mapping[str, Any], answer: str) -> Grade:
         """What `answer` is worth: correct from reward 1 on, or 0 with a failure.
 
         Raises:
@@ -88,8 +88,8 @@ class GraderProcess:
         try:
             reply = self._usable_child().ask(request, self.limit_s, self.memory_gb)
         except _Failed as failed:
-            return Score(reward=0.0, correct=False, failure=str(failed))
-        return Score(reward=reply["reward"], correct=reply["reward"] >= 1)
+            return Grade(reward=0.0, correct=False, failure=str(failed))
+        return Grade(reward=reply["reward"], correct=reply["reward"] >= 1)
 
     def rows(self) -> list[dict[str, Any]] | None:
         """What the program's `rows()` gives; None where it has no such function.

@@ -4,7 +4,7 @@ import re
 import unicodedata
 from collections import Counter
 
-from esft.tasks.task import Row, Score
+from esft.tasks.task import Grade, Row
 
 LONGEST = 1000
 """Characters of an answer that are looked at."""
@@ -57,7 +57,7 @@ def token_f1(said: str, right: str) -> float:
     return 2 * shared / (len(words) + len(expected)) if shared else 0.0
 
 
-def grade_short(row: Row, answer: str) -> Score:
+def grade_short(row: Row, answer: str) -> Grade:
     """Reward the best token F1 with an accepted answer; correct where one is equal, normalised.
 
     Looked at is the first line of `answer` with anything on it, without a lead such as "Answer:"
@@ -66,8 +66,8 @@ def grade_short(row: Row, answer: str) -> Score:
     said = normalised(first_line(answer))
     right = {normalised(text) for text in (row.answer, *row.accepted)}
     if said in right:
-        return Score(reward=1.0, correct=True)
-    return Score(reward=max(token_f1(said, text) for text in right), correct=False)
+        return Grade(reward=1.0, correct=True)
+    return Grade(reward=max(token_f1(said, text) for text in right), correct=False)
 
 
 def first_line(answer: str) -> str:

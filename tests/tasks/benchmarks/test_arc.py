@@ -32,7 +32,7 @@ def test_a_row_in_the_prompt_form_of_lm_evaluation_harness():
 def test_a_message_lists_the_options_and_asks_for_the_label_alone():
     row = read_arc(arc_object(1))
 
-    assert row.messages == (
+    assert row.questions[0].messages == (
         {
             "role": "user",
             "content": "Question 1?\n\nA. dry palms\nB. wet palms\nC. oily palms\n\n"
@@ -59,8 +59,8 @@ def test_the_gold_option_is_the_one_with_the_label_of_the_key(labels, answer, go
     assert row.gold == gold
     assert row.options[gold].label == answer
     assert [option.label for option in row.options] == labels
-    assert f"\n{answer}. text {answer}\n" in row.messages[0]["content"]
-    assert ("number" if answer.isdecimal() else "letter") in row.messages[0]["content"]
+    assert f"\n{answer}. text {answer}\n" in row.questions[0].messages[0]["content"]
+    assert ("number" if answer.isdecimal() else "letter") in row.questions[0].messages[0]["content"]
 
 
 @pytest.mark.parametrize(

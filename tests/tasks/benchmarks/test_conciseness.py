@@ -102,7 +102,9 @@ def test_the_reference_itself_gets_all(reference):
 def test_a_row_asks_its_prompt_and_nothing_else():
     row = row_of(" Paris ", prompt="What is the capital of France?")
 
-    assert row.messages == ({"role": "user", "content": "What is the capital of France?"},)
+    assert row.questions[0].messages == (
+        {"role": "user", "content": "What is the capital of France?"},
+    )
     assert row.answer == "Paris"
     assert row.options == ()
     assert row.gold is None
@@ -140,14 +142,17 @@ def test_shipped_references_are_short(shipped):
 
 def test_no_shipped_question_holds_its_answer(shipped):
     for row in shipped:
-        question = row.messages[0]["content"]
+        question = row.questions[0].messages[0]["content"]
         assert not grade_conciseness(row, question).correct, row
 
 
 def test_no_two_shipped_rows_ask_for_the_same_fact(shipped):
     # Two rows about one fact share most of the words of question and answer together, whichever
     # of the two is asked for: "capital of France" and "Paris is the capital of which country".
-    facts = [words(f"{row.messages[0]['content']} {row.answer}") - SMALL_WORDS for row in shipped]
+    facts = [
+        words(f"{row.questions[0].messages[0]['content']} {row.answer}") - SMALL_WORDS
+        for row in shipped
+    ]
 
     near = [
         (sorted(one), sorted(other))

@@ -36,7 +36,7 @@ def in_form(expression):
 def test_a_message_has_the_numbers_the_target_and_the_form_of_the_answer():
     row = read_countdown(puzzle())
 
-    (message,) = row.messages
+    (message,) = row.questions[0].messages
     assert message["role"] == "user"
     assert message["content"].startswith("Numbers: 40, 15, 30\nTarget: 85\n")
     for tag in ("<think>", "</think>", "<answer>", "</answer>"):
@@ -46,15 +46,15 @@ def test_a_message_has_the_numbers_the_target_and_the_form_of_the_answer():
 def test_the_model_goes_on_from_the_think_tag():
     row = read_countdown(puzzle())
 
-    assert row.opening == "<think>"
-    assert row.reference.startswith(row.opening)
+    assert row.questions[0].opening == "<think>"
+    assert row.questions[0].reference.startswith(row.questions[0].opening)
 
 
 def test_the_reference_works_the_solution_out():
     row = read_countdown(puzzle())
 
     assert row.answer == "(40 + 15) + 30"
-    assert row.reference == (
+    assert row.questions[0].reference == (
         "<think>40 + 15 = 55; 55 + 30 = 85</think>\n<answer>(40 + 15) + 30</answer>"
     )
 
@@ -78,8 +78,8 @@ def test_the_reference_works_the_solution_out():
 def test_fractions_and_negative_results_within_a_reference(numbers, target, solution, worked):
     row = read_countdown({"numbers": numbers, "target": target, "solution": solution})
 
-    assert row.reference == f"<think>{worked}</think>\n<answer>{solution}</answer>"
-    assert grade_countdown(row, row.reference).reward == 1.1
+    assert row.questions[0].reference == f"<think>{worked}</think>\n<answer>{solution}</answer>"
+    assert grade_countdown(row, row.questions[0].reference).reward == 1.1
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_without_a_solution_that_is_right_there_is_no_answer_and_no_reference(so
     row = read_countdown(puzzle(solution=solution))
 
     assert row.answer is None
-    assert row.reference is None
+    assert row.questions[0].reference is None
 
 
 def test_both_column_forms_are_the_same_puzzle():
@@ -381,13 +381,23 @@ def test_the_file_form_is_read_from_a_data_folder(split):
     assert len(rows) == len((FILES / f"countdown.{split}.jsonl").read_text().splitlines())
     assert [row.id for row in rows] == [str(number) for number in range(len(rows))]
     for row in rows:
-        assert row.reference is None or grade_countdown(row, row.reference).reward == 1.1
+        assert (
+            row.questions[0].reference is None
+            or grade_countdown(row, row.questions[0].reference).reward == 1.1
+        )
 
 
 def test_rows_whose_solution_is_null_or_wrong_have_no_reference():
     rows = read_split(COUNTDOWN, "test", FILES)
 
-    assert [row.reference is None for row in rows] == [True, False, False, False, True, True]
+    assert [row.questions[0].reference is None for row in rows] == [
+        True,
+        False,
+        False,
+        False,
+        True,
+        True,
+    ]
 
 
 def test_the_hub_form_is_read_from_a_data_folder():
@@ -399,7 +409,7 @@ def test_the_hub_form_is_read_from_a_data_folder():
         (4, 10, 85),
         (12, 24, 1),
     ]
-    assert {row.reference for row in rows} == {None}
+    assert {row.questions[0].reference for row in rows} == {None}
 
 
 def test_a_wrong_row_is_named_with_its_file_and_line(tmp_path):
@@ -442,10 +452,10 @@ def test_the_two_tasks():
 def test_every_row_of_the_published_files_is_read(data_dir, task, split, rows, references):
     read = read_split(task, split, data_dir)
 
-    written = [row for row in read if row.reference is not None]
+    written = [row for row in read if row.questions[0].reference is not None]
     assert len(read) == rows
     assert len(written) == references
-    assert all(task.grade(row, row.reference).reward == 1.1 for row in written)
+    assert all(task.grade(row, [row.questions[0].reference]).reward == 1.1 for row in written)
 
 
 def test_published_solutions_are_right_but_for_the_known_wrong_ones(data_dir):

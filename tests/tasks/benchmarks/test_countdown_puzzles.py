@@ -47,7 +47,7 @@ def test_every_solution_reaches_its_target_with_every_number_once(made, split):
 def test_every_solution_is_graded_as_right(split):
     rows = read_split(COUNTDOWN, split)
 
-    assert {COUNTDOWN.grade(row, row.reference).reward for row in rows} == {1.1}
+    assert {COUNTDOWN.grade(row, [row.questions[0].reference]).reward for row in rows} == {1.1}
     assert all(row.answer is not None for row in rows)
 
 

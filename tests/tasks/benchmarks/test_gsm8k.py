@@ -116,7 +116,7 @@ def test_a_number_is_right_however_its_thousands_are_separated(number):
 def test_a_row_asks_for_the_form_and_its_reference_has_it():
     row = read_split(GSM8K, "train", FILES)[1]
 
-    assert row.messages == (
+    assert row.questions[0].messages == (
         {
             "role": "user",
             "content": "A van carries 45 crates of 24 bottles. How many bottles is that?\n\n"
@@ -125,8 +125,8 @@ def test_a_row_asks_for_the_form_and_its_reference_has_it():
         },
     )
     assert row.answer == "1080"
-    assert row.reference == "It carries 45*24 = 1,080 bottles.\n#### 1080"
-    assert row.opening == ""
+    assert row.questions[0].reference == "It carries 45*24 = 1,080 bottles.\n#### 1080"
+    assert row.questions[0].opening == ""
     assert row.options == ()
 
 
@@ -139,8 +139,8 @@ def test_the_rows_of_small_files():
     assert test[2].reference == "#### 45"
     assert len({row.id for row in train + test}) == 7
     for row in train + test:
-        assert grade_gsm8k(row, row.reference).reward == GSM8K.max_reward == 1.1
-        assert "<<" not in row.reference
+        assert grade_gsm8k(row, row.questions[0].reference).reward == GSM8K.max_reward == 1.1
+        assert "<<" not in row.questions[0].reference
 
 
 @pytest.mark.parametrize(
@@ -168,8 +168,10 @@ def test_every_reference_of_the_published_files_gets_the_largest_reward(data_dir
     rows = read_split(GSM8K, split, data_dir)
 
     assert len(rows) == lines
-    assert {grade_gsm8k(row, row.reference).reward for row in rows} == {GSM8K.max_reward}
-    assert not any("<<" in row.reference or "," in row.answer for row in rows)
+    assert {grade_gsm8k(row, row.questions[0].reference).reward for row in rows} == {
+        GSM8K.max_reward
+    }
+    assert not any("<<" in row.questions[0].reference or "," in row.answer for row in rows)
 
 
 def test_the_task():

@@ -53,7 +53,7 @@ def test_the_markers_of_wikihow_are_dropped_as_lm_evaluation_harness_drops_them(
 def test_a_message_asks_what_comes_next():
     row = read_hellaswag(hellaswag_object(ctx_b=""))
 
-    assert row.messages[0]["content"] == (
+    assert row.questions[0].messages[0]["content"] == (
         "Fixing a bicycle: A woman takes off the wheel.\n\nWhich of these comes next?\n\n"
         "A. eats it.\nB. pulls the tube out.\nC. swims.\nD. knits.\n\n"
         "Reply with the letter of the right answer alone."

@@ -26,7 +26,7 @@ def test_a_row_asks_for_the_answer_in_a_box_and_has_its_solution_as_reference():
     row = read_math_500(an_object())
 
     assert row.id == "test/prealgebra/1.json"
-    assert row.messages == (
+    assert row.questions[0].messages == (
         {
             "role": "user",
             "content": "What is $2 + 3$?\n\n"
@@ -34,7 +34,7 @@ def test_a_row_asks_for_the_answer_in_a_box_and_has_its_solution_as_reference():
         },
     )
     assert row.answer == "5"
-    assert row.reference == "We have $2 + 3 = \\boxed{5}$."
+    assert row.questions[0].reference == "We have $2 + 3 = \\boxed{5}$."
 
 
 @pytest.mark.parametrize(
@@ -58,8 +58,10 @@ def test_the_small_file_is_read_and_its_solutions_are_right():
     rows = read_split(MATH_500, "test", FILES)
 
     assert len(rows) == 5
-    assert [row.id for row in rows if not MATH_500.grade(row, row.reference).correct] == []
-    assert not MATH_500.grade(rows[0], rows[1].reference).correct
+    assert [
+        row.id for row in rows if not MATH_500.grade(row, [row.questions[0].reference]).correct
+    ] == []
+    assert not MATH_500.grade(rows[0], [rows[1].questions[0].reference]).correct
 
 
 def test_the_rows_of_the_hub_are_read_and_their_solutions_are_right():
@@ -71,4 +73,6 @@ def test_the_rows_of_the_hub_are_read_and_their_solutions_are_right():
     rows = read_split(MATH_500, "test", Path(folder))
 
     assert len(rows) >= 400
-    assert [row.id for row in rows if not MATH_500.grade(row, row.reference).correct] == []
+    assert [
+        row.id for row in rows if not MATH_500.grade(row, [row.questions[0].reference]).correct
+    ] == []

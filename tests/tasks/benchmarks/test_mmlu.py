@@ -36,26 +36,26 @@ def test_options_keep_their_texts_and_are_divided_by_the_length_of_their_letters
 def test_a_message_asks_for_the_letter_without_naming_the_subject():
     row = read_mmlu(mmlu_object())
 
-    assert row.messages[0]["content"] == (
+    assert row.questions[0].messages[0]["content"] == (
         "What is 3 + 4 modulo 5?\n\nA. 0\nB. 1\nC. 2\nD. 3\n\n"
         "Reply with the letter of the right answer alone."
     )
-    assert (row.answer, row.reference) == ("C", "C")
+    assert (row.answer, row.questions[0].reference) == ("C", "C")
 
 
 def test_an_answer_that_is_a_number_names_the_choice_of_this_text():
     row = read_mmlu(mmlu_object())
 
-    assert MMLU.grade(row, "2").correct
-    assert not MMLU.grade(row, "3").correct
+    assert MMLU.grade(row, ["2"]).correct
+    assert not MMLU.grade(row, ["3"]).correct
 
 
 def test_equal_choices_are_told_apart_by_their_letters_alone():
     row = read_mmlu(mmlu_object(choices=["6", "6", "7", "8"], answer=0))
 
-    assert MMLU.grade(row, "A").correct
-    assert not MMLU.grade(row, "B").correct
-    assert not MMLU.grade(row, "6").correct
+    assert MMLU.grade(row, ["A"]).correct
+    assert not MMLU.grade(row, ["B"]).correct
+    assert not MMLU.grade(row, ["6"]).correct
 
 
 def test_questions_of_one_text_with_other_choices_have_different_keys_and_ids():

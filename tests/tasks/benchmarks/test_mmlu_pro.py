@@ -42,14 +42,14 @@ def test_three_to_ten_options_have_the_letters_a_to_j(count, gold, letter):
     row = read_mmlu_pro(mmlu_pro_object(count, gold))
 
     assert [option.label for option in row.options] == list("ABCDEFGHIJ"[:count])
-    assert (row.gold, row.answer, row.reference) == (gold, letter, letter)
-    assert MMLU_PRO.grade(row, f"The answer is {letter}.").correct
+    assert (row.gold, row.answer, row.questions[0].reference) == (gold, letter, letter)
+    assert MMLU_PRO.grade(row, [f"The answer is {letter}."]).correct
 
 
 def test_a_message_asks_for_the_letter_without_naming_the_category():
     row = read_mmlu_pro(mmlu_pro_object(count=3, gold=2))
 
-    assert row.messages[0]["content"] == (
+    assert row.questions[0].messages[0]["content"] == (
         "Which gas do leaves take up?\n\nA. gas 0\nB. gas 1\nC. gas 2\n\n"
         "Reply with the letter of the right answer alone."
     )

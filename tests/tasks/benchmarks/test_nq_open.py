@@ -12,7 +12,7 @@ FILES = Path(__file__).parents[1] / "files"
 def test_a_row_asks_for_the_answer_alone():
     row = read_split(NQ_OPEN, "validation", FILES)[0]
 
-    assert row.messages == (
+    assert row.questions[0].messages == (
         {
             "role": "user",
             "content": "when was the mill in bergby built\n\n"
@@ -20,7 +20,11 @@ def test_a_row_asks_for_the_answer_alone():
         },
     )
     assert row.id.startswith("nq-open-")
-    assert (row.answer, row.reference, row.accepted) == ("14 May 1902", "14 May 1902", ("1902",))
+    assert (row.answer, row.questions[0].reference, row.accepted) == (
+        "14 May 1902",
+        "14 May 1902",
+        ("1902",),
+    )
     assert row.options == ()
 
 
@@ -33,8 +37,8 @@ def test_an_answer_that_occurs_twice_is_accepted_once():
 def test_every_accepted_answer_of_the_small_files_is_right():
     for split in ("train", "validation"):
         for row in read_split(NQ_OPEN, split, FILES):
-            for right in (row.reference, *row.accepted):
-                score = NQ_OPEN.grade(row, right)
+            for right in (row.questions[0].reference, *row.accepted):
+                score = NQ_OPEN.grade(row, [right])
                 assert (score.reward, score.correct) == (1.0, True), row
 
 
@@ -61,8 +65,8 @@ def test_every_accepted_answer_of_the_published_file_is_right(data_dir):
 
     assert len(rows) == lines
     for row in rows:
-        for right in (row.reference, *row.accepted):
-            score = NQ_OPEN.grade(row, right)
+        for right in (row.questions[0].reference, *row.accepted):
+            score = NQ_OPEN.grade(row, [right])
             assert (score.reward, score.correct) == (1.0, True), row
 
 

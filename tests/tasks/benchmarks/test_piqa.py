@@ -30,7 +30,7 @@ def test_a_row_in_the_prompt_form_of_lm_evaluation_harness():
 def test_a_message_asks_for_one_of_two_letters():
     row = read_piqa(piqa_object())
 
-    assert row.messages[0]["content"] == (
+    assert row.questions[0].messages[0]["content"] == (
         "Dry wet boots.\n\nA. Fill them with gravel.\nB. Fill them with newspaper.\n\n"
         "Reply with the letter of the right answer alone."
     )

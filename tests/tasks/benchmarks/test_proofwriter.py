@@ -126,7 +126,7 @@ def test_100_kb_of_anything_are_graded(piece, end):
 def test_a_row_asks_for_the_form_and_its_reference_has_it():
     row = read_split(PROOFWRITER, "train", FILES)[0]
 
-    assert row.messages == (
+    assert row.questions[0].messages == (
         {
             "role": "user",
             "content": "Facts and rules:\n"
@@ -137,8 +137,12 @@ def test_a_row_asks_for_the_form_and_its_reference_has_it():
             '"Answer: False" or "Answer: Unknown".',
         },
     )
-    assert (row.id, row.answer, row.reference) == ("Made-OWA-D1-1", "True", "Answer: True")
-    assert row.opening == ""
+    assert (row.id, row.answer, row.questions[0].reference) == (
+        "Made-OWA-D1-1",
+        "True",
+        "Answer: True",
+    )
+    assert row.questions[0].opening == ""
     assert row.options == ()
 
 
@@ -148,7 +152,11 @@ def test_the_rows_of_small_files():
     assert [row.answer for row in rows] == ["True", "False", "Unknown", "True", "Unknown", "False"]
     assert len({row.key for row in rows}) == 6
     for row in rows:
-        assert grade_proofwriter(row, row.reference).reward == PROOFWRITER.max_reward == 1.1
+        assert (
+            grade_proofwriter(row, row.questions[0].reference).reward
+            == PROOFWRITER.max_reward
+            == 1.1
+        )
 
 
 def test_a_row_without_an_id_is_named_by_what_it_asks():
@@ -194,7 +202,7 @@ def test_every_reference_of_the_published_files_gets_the_largest_reward(data_dir
 
     assert len(rows) == lines
     assert {row.answer for row in rows} == set(ANSWERS)
-    rewards = {grade_proofwriter(row, row.reference).reward for row in rows}
+    rewards = {grade_proofwriter(row, row.questions[0].reference).reward for row in rows}
     assert rewards == {PROOFWRITER.max_reward}
 
 

@@ -17,7 +17,7 @@ def an_object(value, aliases):
 def test_a_row_asks_for_the_answer_alone():
     row = read_split(TRIVIA_QA, "train", FILES)[0]
 
-    assert row.messages == (
+    assert row.questions[0].messages == (
         {
             "role": "user",
             "content": "Which harbour town has a lighthouse of red brick?\n\n"
@@ -25,7 +25,7 @@ def test_a_row_asks_for_the_answer_alone():
         },
     )
     assert row.id == "made_1"
-    assert (row.answer, row.reference) == ("Berghavn", "Berghavn")
+    assert (row.answer, row.questions[0].reference) == ("Berghavn", "Berghavn")
     assert row.accepted == ("BERGHAVN", "Berghavn, Norland")
     assert row.options == ()
 
@@ -46,15 +46,15 @@ def test_a_row_asks_for_the_answer_alone():
 def test_a_value_in_capitals_gives_way_to_an_alias_that_is_not(value, aliases, reference):
     row = read_trivia_qa(an_object(value, aliases))
 
-    assert row.reference == row.answer == reference
+    assert row.questions[0].reference == row.answer == reference
     assert {row.answer, *row.accepted} == {value.strip(), *aliases}
 
 
 def test_every_accepted_answer_of_the_small_files_is_right():
     for split in ("train", "validation"):
         for row in read_split(TRIVIA_QA, split, FILES):
-            for right in (row.reference, *row.accepted):
-                score = TRIVIA_QA.grade(row, right)
+            for right in (row.questions[0].reference, *row.accepted):
+                score = TRIVIA_QA.grade(row, [right])
                 assert (score.reward, score.correct) == (1.0, True), row
 
 
@@ -87,8 +87,8 @@ def test_every_accepted_answer_of_the_published_file_is_right(data_dir):
     assert len(rows) == lines
     assert len({row.id for row in rows}) == lines
     for row in rows:
-        for right in (row.reference, *row.accepted):
-            score = TRIVIA_QA.grade(row, right)
+        for right in (row.questions[0].reference, *row.accepted):
+            score = TRIVIA_QA.grade(row, [right])
             assert (score.reward, score.correct) == (1.0, True), row
 
 

@@ -50,12 +50,12 @@ def test_a_sentence_is_cut_at_its_first_blank(sentence, context, continuation):
 def test_a_message_asks_what_fits_the_blank():
     row = read_winogrande(winogrande_object(answer="2"))
 
-    assert row.messages[0]["content"] == (
+    assert row.questions[0].messages[0]["content"] == (
         "The kettle would not fit on the shelf because the _ was too tall.\n\n"
         "Which of these fits the blank (_)?\n\n1. kettle\n2. shelf\n\n"
         "Reply with the number of the right answer alone."
     )
-    assert (row.answer, row.reference, row.gold) == ("2", "2", 1)
+    assert (row.answer, row.questions[0].reference, row.gold) == ("2", "2", 1)
 
 
 def test_twins_that_differ_in_the_last_word_have_different_keys():

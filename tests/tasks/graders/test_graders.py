@@ -13,14 +13,14 @@ from esft.tasks.graders.by_name import (
     grade_number,
     named_grader,
 )
-from esft.tasks.task import Row
+from esft.tasks.task import Question, Row
 
 PURE = {"exact": grade_exact, "contains": grade_contains, "number": grade_number}
 
 
 def row_of(answer, *accepted):
     message = {"role": "user", "content": "Q?"}
-    return Row(id="r", messages=(message,), answer=answer, accepted=accepted)
+    return Row(id="r", questions=(Question(messages=(message,)),), answer=answer, accepted=accepted)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from esft.tasks.graders.math_answers import LONGEST, math_grader, what_counts
-from esft.tasks.task import Row
+from esft.tasks.task import Question, Row
 
 pytest.importorskip("math_verify")
 
@@ -14,7 +14,7 @@ GRADE = math_grader()  # one process for all tests here
 
 def row_of(answer, *accepted):
     message = {"role": "user", "content": "Q?"}
-    return Row(id="r", messages=(message,), answer=answer, accepted=accepted)
+    return Row(id="r", questions=(Question(messages=(message,)),), answer=answer, accepted=accepted)
 
 
 @pytest.mark.parametrize(

@@ -103,7 +103,7 @@ PIECES = [
 
 
 def a_row(answer="Ida Holm", accepted=("I. Holm", "Åsa")):
-    return Row(id="r", messages=(), answer=answer, accepted=accepted)
+    return Row(id="r", questions=(), answer=answer, accepted=accepted)
 
 
 @pytest.mark.parametrize(("text", "plain"), NORMALISED)
