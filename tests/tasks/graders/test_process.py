@@ -266,7 +266,7 @@ def test_ctrl_c_within_an_answer_leaves_nothing_for_the_next(tmp_path):
     process = GraderProcess(program(tmp_path, PROGRAM), limit_s=60)
     process.grade({}, "fine")
     threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
-    with pytest.raises(KeyboardInterrupt, match="^$"):
+    with pytest.raises(KeyboardInterrupt, match=r"^$"):
         process.grade({}, "sleep")
 
     assert process.grade({}, "fine").reward == 0.4
