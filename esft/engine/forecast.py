@@ -5,7 +5,10 @@ import math
 import torch
 
 from esft.engine.decay import pull_of
+from esft.engine.journal_read import JournalRecord
+from esft.engine.members import net_coefficients
 from esft.engine.noise import derived_seed, noise
+from esft.engine.replay import contributions
 
 SIMULATED = 1 << 16
 """Elements of the scalar recursion that stands for all weights under an L1 decay."""
@@ -37,8 +40,9 @@ class Forecast:
         self._alpha = alpha
         self._pull = pull_of(alpha, decay, norm)
         self._norm = norm
-        self._steps = 0
         self._mean_square = 0.0
+        self.norms = [0.0]
+        """The expected ||D|| after each step, that of step 0 first."""
         simulates = norm == "l1" and self._pull > 0
         self._elements = torch.zeros(SIMULATED) if simulates else None
 
@@ -49,21 +53,21 @@ class Forecast:
             size: N, the members that got a coefficient; 0 for a decay without an update.
             squares: S, see `sum_of_squares`.
         """
-        self._steps += 1
         spread = self._alpha / max(1, size) * math.sqrt(squares)
         if self._elements is None:
             keep = 1 - self._pull
             self._mean_square = keep * keep * (self._mean_square + spread * spread)
-            return
-        seed = derived_seed("forecast", self._steps)
-        self._elements += noise(seed, "forecast", 0, SIMULATED).mul_(spread)
-        shrunk = (self._elements.abs() - self._pull).clamp_(min=0)
-        self._elements = torch.copysign(shrunk, self._elements)
-        self._mean_square = float(self._elements.double().square().mean())
+        else:
+            seed = derived_seed("forecast", len(self.norms))
+            self._elements += noise(seed, "forecast", 0, SIMULATED).mul_(spread)
+            shrunk = (self._elements.abs() - self._pull).clamp_(min=0)
+            self._elements = torch.copysign(shrunk, self._elements)
+            self._mean_square = float(self._elements.double().square().mean())
+        self.norms.append(math.sqrt(self._numel * self._mean_square))
 
     def norm(self) -> float:
         """Return the expected ||D|| after the steps so far."""
-        return math.sqrt(self._numel * self._mean_square)
+        return self.norms[-1]
 
 
 def forecast_norm(
@@ -74,6 +78,23 @@ def forecast_norm(
     for _ in range(steps):
         forecast.step(size, size)
     return forecast.norm()
+
+
+def forecast_of(record: JournalRecord, numel: int, free: bool = False) -> Forecast:
+    """Return the forecast of a journal, at its last step, with the updates that it recorded.
+
+    Args:
+        record: the journal; one without steps gives the forecast that a run begins with.
+        numel: elements tuned.
+        free: leave the decay out: how long the drift would be without it.
+    """
+    header = record.header
+    decay = 0.0 if free else header["awd"]
+    forecast = Forecast(numel, header["alpha"], decay, header["norm"])
+    for step in record.steps:
+        members, coefficients = contributions(step, header)
+        forecast.step(len(members), sum_of_squares(net_coefficients(members, coefficients)))
+    return forecast
 
 
 def sum_of_squares(nets: list[tuple[int, float]]) -> float:

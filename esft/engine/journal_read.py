@@ -47,6 +47,11 @@ class JournalRecord:
         """The last step."""
         return len(self.steps)
 
+    @property
+    def header(self) -> dict[str, object]:
+        """The settings that every step was made under."""
+        return self.headers[0][1]
+
     def header_at(self, step: int) -> dict[str, object]:
         """Return the settings under which `step` was made."""
         return [header for since, header in self.headers if since <= max(1, step)][-1]

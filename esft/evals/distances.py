@@ -2,10 +2,8 @@
 
 from dataclasses import asdict
 
-from esft.engine.forecast import Forecast, sum_of_squares
+from esft.engine.forecast import forecast_of
 from esft.engine.measures import measures
-from esft.engine.members import net_coefficients
-from esft.engine.replay import contributions
 from esft.evals.distance_cache import DistanceCache
 from esft.evals.kl import TOP, Drawn, drawn_at_base, kl_between, prompts_of
 from esft.evals.models import RunModels
@@ -49,15 +47,13 @@ class Distances:
         tokens: int,
         watcher: Watcher,
     ) -> None:
-        self._source = source
         self._models = models
         self._subjects = [each for each in subjects if each.role == "prior"] if prompts else []
         self._prompts, self._tokens = prompts, tokens
         self._watcher = watcher
         self._cache = DistanceCache()
         self._drawn: dict[str, Drawn] = {}
-        self._forecast: Forecast | None = None
-        self._forecast_at = 0
+        self._forecast = forecast_of(source.record, models.base.weights.numel).norms
         self.drift: list[StepDrift] = []
         self.kl: dict[str, list[KlPair]] = {subject.name: [] for subject in subjects}
         """By task."""
@@ -73,7 +69,7 @@ class Distances:
         if found is None:
             found = self._drift_at(step)
             self._cache.keep(path, found)
-        own = {"step": step, "forecast": known(self._forecast_of(step))}
+        own = {"step": step, "forecast": known(self._forecast[step])}
         self.drift.append(from_json(StepDrift, own | found))
         for subject in self._subjects:
             self._measure_kl(step, subject)
@@ -113,18 +109,3 @@ class Distances:
             *given, drift, prompts, self._tokens, batches, SEED, base=self._drawn[subject.name]
         )
         return dict(zip(WAYS, (finite(asdict(each)) for each in (there, back)), strict=True))
-
-    def _forecast_of(self, step: int) -> float:
-        """Return the ||D|| to expect after `step`, with the journal's coefficients."""
-        record = self._source.record
-        header = record.header_at(step)
-        if self._forecast is None:
-            numel = self._models.base.weights.numel
-            self._forecast = Forecast(numel, header["alpha"], header["awd"], header["norm"])
-        for made in record.steps[self._forecast_at : step]:
-            members, coefficients = contributions(made, record.header_at(made.step))
-            self._forecast.step(
-                len(members), sum_of_squares(net_coefficients(members, coefficients))
-            )
-        self._forecast_at = step
-        return self._forecast.norm()

@@ -4,10 +4,8 @@ import math
 from pathlib import Path
 
 from esft.engine.decay import pull_of
-from esft.engine.forecast import Forecast, sum_of_squares
+from esft.engine.forecast import forecast_of
 from esft.engine.journal_read import JournalRecord
-from esft.engine.members import net_coefficients
-from esft.engine.replay import contributions
 from esft.evals.results import known
 from esft.report.numbers import Decay, StepNumbers, quotient
 from esft.runs.records import read_lines
@@ -28,26 +26,11 @@ def progress_of(
     """
     lines = {line["step"]: line for line in read_lines(path / "metrics.jsonl")}
     rewards = {} if record is None else {each.step: each.rewards for each in record.steps}
-    free = {} if record is None or numel is None else free_forecast(record, numel)
+    free = [] if record is None or numel is None else forecast_of(record, numel, free=True).norms
     return tuple(
-        _step(lines[step], rewards.get(step, ()), free.get(step)) for step in sorted(lines)
+        _step(lines[step], rewards.get(step, ()), free[step] if step < len(free) else None)
+        for step in sorted(lines)
     )
-
-
-def free_forecast(record: JournalRecord, numel: int) -> dict[int, float]:
-    """Return step to the ||D|| that the updates of a journal would come to without decay."""
-    if not record.steps:
-        return {}
-    alpha = record.header_at(1)["alpha"]
-    forecast, found = Forecast(numel, alpha), {}
-    for step in record.steps:
-        header = record.header_at(step.step)
-        members, coefficients = contributions(step, header)
-        squares = sum_of_squares(net_coefficients(members, coefficients))
-        # A run that was forced to another alpha: its updates are longer by as much.
-        forecast.step(len(members), squares * (header["alpha"] / alpha) ** 2)
-        found[step.step] = forecast.norm()
-    return found
 
 
 def decay_of(settings: dict[str, object], progress: tuple[StepNumbers, ...]) -> Decay | None:

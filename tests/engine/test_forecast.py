@@ -5,9 +5,12 @@ import math
 import pytest
 import torch
 
-from esft.engine.forecast import Forecast, forecast_norm, sum_of_squares
+from esft.engine.forecast import Forecast, forecast_norm, forecast_of, sum_of_squares
+from esft.engine.journal import Journal, JournalStep
+from esft.engine.journal_read import read_journal
 from esft.engine.members import net_coefficients, population
 from esft.engine.shaping import shape
+from esft.files import append_line
 
 ALPHA, SIZE, STEPS = 5e-4, 30, 500  # the published settings
 
@@ -77,6 +80,31 @@ def test_the_forecast_is_the_same_every_time():
     one, other = (forecast_norm(100, 20, SIZE, ALPHA, 0.01, "l1") for _ in range(2))
 
     assert one == other
+
+
+@pytest.mark.parametrize(("free", "decay"), [(False, 0.01), (True, 0.0)])
+def test_the_forecast_of_a_journal_is_that_of_its_updates(tmp_path, free, decay):
+    search = {"seed": 7, "population": 4, "antithetic": True, "alpha": ALPHA}
+    journal = Journal(tmp_path / "journal", "", append_line)
+    journal.begin(search | {"awd": 0.01, "norm": "l1"})
+    expected = Forecast(100, ALPHA, decay, "l1")
+    for step, coefficients in enumerate([(1.0, 0.5, -1.0, -0.5), (math.nan,) * 4], start=1):
+        journal.append(
+            JournalStep(
+                step=step,
+                rewards=(0.0,) * 4,
+                coefficients=coefficients,
+                rows_at=0,
+                rows_hash="",
+            )
+        )
+    expected.step(4, 2 * 0.5**2)  # the net coefficients of two pairs
+    expected.step(0, 0.0)
+
+    forecast = forecast_of(read_journal(tmp_path / "journal"), 100, free)
+
+    assert forecast.norms == expected.norms
+    assert forecast.norm() == forecast.norms[2] > 0
 
 
 def test_s_is_n_for_z_scores_and_about_n_twelfths_for_ranks():
