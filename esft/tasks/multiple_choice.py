@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from functools import partial
 
-from esft.tasks.graders.labels import parse_label
-from esft.tasks.task import Grade, Option, Row, Task, ask, one_answer
+from esft.tasks.graders.choices import GRADING, grade_choice
+from esft.tasks.task import Option, Row, Task, ask, one_answer
 
 LETTERS = "ABCDEFGHIJ"
 """Labels of options that have none of their own."""
@@ -37,16 +37,9 @@ def text_options(context: str, texts: Sequence[str], labels: Sequence[str]) -> l
     ]
 
 
-def grade_choice(row: Row, answer: str) -> Grade:
-    """1 where `answer` names the right option and no other, by its label or its text."""
-    labels = [option.label or "" for option in row.options]
-    named = parse_label(answer, labels, [option.text for option in row.options])
-    return Grade(reward=float(named == row.answer), correct=named == row.answer)
-
-
 choice_task = partial(
     Task,
-    grading="1 where the answer names the right option and no other, by its label or its text",
+    grading=GRADING,
     scoring="choice",
     scorings=("choice", "generate"),
     max_new_tokens=16,

@@ -8,7 +8,7 @@ from typing import Any
 
 from esft.errors import TaskError
 from esft.tasks.columns import texts_column, wrong_column
-from esft.tasks.graders.by_name import named_grader
+from esft.tasks.graders.named import named_grader
 from esft.tasks.graders.numbers import parse_number
 from esft.tasks.json_lines import json_lines
 from esft.tasks.multiple_choice import choice_row, text_options
@@ -56,7 +56,7 @@ def own_jsonl(path: Path, grader: str | None) -> Task:
         max_new_tokens=MAX_NEW_TOKENS,
         file=path.stem,
         read=_reader(path.stem, grader),
-        grade=one_answer(chosen.make()),
+        grade=one_answer(chosen.grade),
         make_source=lambda: rows,
     )
 

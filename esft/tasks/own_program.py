@@ -1,23 +1,22 @@
 """A user's own task in a .py file, which grades the answers itself."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Mapping
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from esft.errors import TaskError
-from esft.tasks.graders.process import LIMIT_S, GraderProcess
+from esft.tasks.graders.process import GraderProcess
 from esft.tasks.json_lines import json_lines
 from esft.tasks.own_columns import asked_messages, right_answers, row_id
-from esft.tasks.own_rows import OwnRows, Placed, own_rows
+from esft.tasks.own_rows import OwnRows, own_rows
 from esft.tasks.task import Grade, Question, Row, Task, one_answer
 
 MAX_NEW_TOKENS = 256
 
 
-def own_program(path: Path, process: GraderProcess | None = None) -> Task:
+def own_program(path: Path) -> Task:
     """The task of a program with `reward(row, answer)` and, where it likes, `rows()`.
 
     The program runs in a process of its own, which starts when rows are read or an answer is
@@ -25,17 +24,16 @@ def own_program(path: Path, process: GraderProcess | None = None) -> Task:
     an answer is correct from 1 on. `reward` gets a row as the file or `rows()` has it, with
     columns prompt or messages and any others; columns answer and id are used where they fit.
 
-    Args:
-        path: the program.
-        process: where it runs; None makes a GraderProcess with the usual limits.
-
     Raises:
-        TaskError: there is no such file.
+        TaskError: the program cannot be read.
     """
-    if not path.is_file():
-        raise TaskError(f"{path} is no file, expected a program with reward(row, answer)")
-    process = GraderProcess(path) if process is None else process
-    rows = ProgramRows(path=path, process=process)
+    try:
+        process = GraderProcess(path)
+    except OSError as error:
+        raise TaskError(
+            f"{path} cannot be read ({error.strerror or error}), expected a program with "
+            "reward(row, answer)"
+        ) from None
 
     def grade(row: Row, answer: str) -> Grade:
         return process.grade(row.facts["row"], answer)
@@ -46,86 +44,50 @@ def own_program(path: Path, process: GraderProcess | None = None) -> Task:
         source=str(path),
         licence="your own",
         size=f"what rows() gives, or {path.stem}.jsonl has",
-        grading=f"reward() of {path.name}, in at most {LIMIT_S:g} s an answer; correct from 1 on",
+        grading=f"reward() of {path.name}, in at most {process.limit_s:g} s an answer; "
+        "correct from 1 on",
         scoring="generate",
         scorings=("generate",),
         max_new_tokens=MAX_NEW_TOKENS,
         file=path.stem,
-        read=_reader(path.stem),
+        read=partial(_read, path.stem),
         grade=one_answer(grade),
         max_reward=math.inf,
-        make_source=lambda: rows,
+        make_source=cache(partial(_rows, path, process)),  # a run has the same ones throughout
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class ProgramRows:
+def _rows(path: Path, process: GraderProcess) -> OwnRows:
     """The rows that a program gives, or that the .jsonl of its name beside it has."""
-
-    path: Path
-    process: GraderProcess = field(repr=False)
-    fix: str = "correct the program's rows"
-
-    def where(self, split: str) -> str:
-        """Program or file and split, for messages."""
-        return self._rows.where(split)
-
-    def has(self, split: str) -> bool:
-        """Whether a row is of this split."""
-        return self._rows.has(split)
-
-    def rows(self, split: str) -> Iterator[Placed]:
-        """Place and object of each row.
-
-        Raises:
-            TaskError: the program fails, there are no rows, or none is of this split.
-        """
-        yield from self._rows.rows(split)
-
-    @cached_property
-    def _rows(self) -> OwnRows:
-        """All rows, asked for once: a run has the same ones throughout."""
-        given = self.process.rows()
-        if given is None:
-            return self._beside()
-        name = f"rows() of {self.path}"
-        if not given:
-            raise TaskError(f"{name} gives no rows, expected at least one", hint=self.fix)
+    given = process.rows()
+    name, fix = f"rows() of {path}", "correct the program's rows"
+    if given:
         placed = [(f"{name}, row {number}", row) for number, row in enumerate(given, start=1)]
-        return own_rows(name, placed, self.fix)
-
-    def _beside(self) -> OwnRows:
-        file = self.path.with_suffix(".jsonl")
-        if not file.is_file():
-            raise TaskError(
-                f"{self.path} has no function rows(), and there is no {file.name} beside it",
-                hint=f"write rows() or {file.name}, or name a folder with "
-                f"{self.path.stem}.train.jsonl as --data-dir",
-            )
-        return own_rows(str(file), json_lines(file, "correct the file"), "correct the file")
-
-
-def _reader(name: str) -> Callable[[Mapping[str, Any]], Row]:
-    """What makes a Row of an object, which goes to the program as it is."""
-
-    def read(raw: Mapping[str, Any]) -> Row:
-        messages = asked_messages(raw)
-        answers = _answers(raw)
-        answer = answers[0] if answers else None
-        return Row(
-            id=row_id(raw, name, messages),
-            questions=(Question(messages=messages, reference=answer),),
-            answer=answer,
-            accepted=answers[1:],
-            facts={"row": dict(raw)},
+        return own_rows(name, placed, fix)
+    if given is not None:
+        raise TaskError(f"{name} gives no rows, expected at least one", hint=fix)
+    file = path.with_suffix(".jsonl")
+    if not file.is_file():
+        raise TaskError(
+            f"{path} has no function rows(), and there is no {file.name} beside it",
+            hint=f"write rows() or {file.name}, or name a folder with "
+            f"{path.stem}.train.jsonl as --data-dir",
         )
+    return own_rows(str(file), json_lines(file, "correct the file"), "correct the file")
 
-    return read
 
-
-def _answers(raw: Mapping[str, Any]) -> tuple[str, ...]:
-    """The right answers, where column answer has any: what it holds is the program's affair."""
+def _read(name: str, raw: Mapping[str, Any]) -> Row:
+    """A Row of an object, which goes to the program as it is."""
+    messages = asked_messages(raw)
     try:
-        return right_answers(raw)
-    except TaskError:
-        return ()
+        answers = right_answers(raw)
+    except TaskError:  # what column answer holds is the program's affair
+        answers = ()
+    answer = answers[0] if answers else None
+    return Row(
+        id=row_id(raw, name, messages),
+        questions=(Question(messages=messages, reference=answer),),
+        answer=answer,
+        accepted=answers[1:],
+        facts={"row": dict(raw)},
+    )

@@ -76,8 +76,6 @@ def test_a_data_folder_has_rows_for_a_program_too(tmp_path):
         ("", r"my\.py has no function rows\(\), and there is no my\.jsonl beside it"),
         ("def rows(): return []", r"rows\(\) of \S+my\.py gives no rows, expected at least one"),
         ("def rows(): return [{'prompt': 3}]", r"my\.py, row 1: column prompt is 3, expected a te"),
-        ("def rows(): return [{'a': 3}]", r"my\.py, row 1: column prompt is missing, the row has"),
-        ("def rows(): return [3]", r"rows\(\) of \S+my\.py: row 1 is 3, expected a dict"),
         ("def rows(): return [{'split': 'dev'}]", r"my\.py, row 1: column split is 'dev', expec"),
         ("def rows(): 1 / 0", r"rows\(\) of \S+my\.py: (.|\n)*ZeroDivisionError: division by zero"),
         ("import nothing_of_this_name", r"my\.py cannot be started: (.|\n)*No module named"),
@@ -90,16 +88,6 @@ def test_a_program_without_rows_that_can_be_used_is_refused(tmp_path, source, me
         read_split(task, "train")
 
     assert caught.value.hint
-
-
-def test_a_failure_scores_0_and_the_next_answer_is_graded(tmp_path):
-    task = task_of(tmp_path, ROWS + "def reward(row, answer): return 2 / len(answer)\n")
-    row = read_split(task, "train")[0]
-
-    lost, fine = task.grade(row, [""]), task.grade(row, ["four"])
-
-    assert (lost.reward, lost.failure) == (0.0, "raised ZeroDivisionError: division by zero")
-    assert (fine.reward, fine.failure) == (0.5, None)
 
 
 def test_the_program_is_never_imported_here(tmp_path):
@@ -123,7 +111,7 @@ def test_the_task_is_named_for_the_file(tmp_path):
 
 
 def test_a_program_that_is_not_there_is_refused(tmp_path):
-    with pytest.raises(TaskError, match=r"my\.py is no file, expected a program with reward"):
+    with pytest.raises(TaskError, match=r"my\.py cannot be read .*expected a program with reward"):
         own_task(tmp_path / "my.py", None)
 
 

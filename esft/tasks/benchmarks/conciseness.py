@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from esft.tasks.columns import text_column
-from esft.tasks.graders.occurs import occurs
+from esft.tasks.graders.text import occurs
 from esft.tasks.ids import made_id
 from esft.tasks.task import Grade, Row, Task, ask, one_answer
 

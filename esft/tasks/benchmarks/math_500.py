@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from esft.tasks.columns import text_column
-from esft.tasks.graders.math_answers import GRADING, math_grader
+from esft.tasks.graders.math_answers import GRADING, grade_math
 from esft.tasks.task import HubSource, Row, Task, ask, one_answer
 
 
@@ -36,5 +36,5 @@ MATH_500 = Task(
     hub=HubSource(id="HuggingFaceH4/MATH-500"),
     file="math_500",
     read=read_math_500,
-    grade=one_answer(math_grader()),
+    grade=one_answer(grade_math),
 )

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from esft.tasks.columns import text_column, texts_column, wrong_column
-from esft.tasks.graders.short_answers import grade_short
+from esft.tasks.graders.text import grade_short
 from esft.tasks.ids import made_id
 from esft.tasks.task import HubSource, Row, Task, ask, one_answer
 

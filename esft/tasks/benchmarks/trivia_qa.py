@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from esft.tasks.columns import text_column, texts_column
-from esft.tasks.graders.short_answers import grade_short, normalised
+from esft.tasks.graders.text import grade_short, normalised
 from esft.tasks.task import HubSource, Row, Task, ask, one_answer
 
 

@@ -1,7 +1,7 @@
 """Whether two mathematical answers are the same, as math-verify sees it."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from esft.tasks.graders.process import GraderProcess
@@ -15,23 +15,17 @@ GRADING = (
     "1 where the last \\boxed{} of the answer, or the answer where it has none, equals the right "
     "one as mathematics (math-verify, at most 1 s)"
 )
-"""How the grader made by `math_grader` grades, in words."""
+"""How `grade_math` grades, in words."""
+
+# sympy is slow on some answers and never ends on others; it is loaded with the first answer.
+_PROCESS = GraderProcess("esft.tasks.graders.math_answers:start")
 
 
-def math_grader() -> Callable[[Row, str], Grade]:
-    """A grader of mathematical answers, in a process that starts with the first answer.
-
-    sympy is slow on some answers and never ends on others, so it has a process of its own.
-    """
-    process = GraderProcess("esft.tasks.graders.math_answers:start")
-
-    def grade_math(row: Row, answer: str) -> Grade:
-        if not answer.strip():
-            return Grade(reward=0.0, correct=False)
-        right = [text for text in (row.answer, *row.accepted) if text is not None]
-        return process.grade({"answers": right}, what_counts(answer))
-
-    return grade_math
+def grade_math(row: Row, answer: str) -> Grade:
+    """1 where what counts in `answer` equals a right answer as mathematics."""
+    if not answer.strip():
+        return Grade(reward=0.0, correct=False)
+    return _PROCESS.grade({"answers": [row.answer, *row.accepted]}, what_counts(answer))
 
 
 def what_counts(answer: str) -> str:
@@ -42,54 +36,45 @@ def what_counts(answer: str) -> str:
     tail = answer[-LONGEST:]
     ends: list[int] = []
     for at in range(len(tail) - 1, -1, -1):
-        if tail[at] == "}" and not _is_escaped(tail, at):
+        before = tail[max(0, at - 8) : at]
+        if (len(before) - len(before.rstrip("\\"))) % 2:  # an escaped brace holds nothing
+            continue
+        if tail[at] == "}":
             ends.append(at)
-        elif tail[at] == "{" and ends and not _is_escaped(tail, at):
+        elif tail[at] == "{" and ends:
             end = ends.pop()
             if tail[:at].rstrip(" ").endswith("\\boxed"):
                 return _boxed(tail[at + 1 : end])
     return tail
 
 
-def _is_escaped(text: str, at: int) -> bool:
-    before = text[max(0, at - 8) : at]
-    return (len(before) - len(before.rstrip("\\"))) % 2 == 1
-
-
 def start() -> Callable[[Mapping[str, Any], str], float]:
     """What the grading process calls; math-verify is loaded, with its first slow calls done."""
     logging.getLogger("math_verify").setLevel(logging.CRITICAL)
-
-    def reward(row: Mapping[str, Any], answer: str) -> float:
-        return grade(row["answers"], answer)
-
-    grade(["\\frac{1}{2}"], "\\boxed{0.5}")
-    grade(["x+1", "(1,2]"], "\\boxed{1+x}")
-    return reward
+    _reward({"answers": ["\\frac{1}{2}"]}, "\\boxed{0.5}")
+    _reward({"answers": ["x+1", "(1,2]"]}, "\\boxed{1+x}")
+    return _reward
 
 
-def grade(answers: Sequence[str], text: str) -> float:
-    """1 where `text` is one of `answers`, which are LaTeX without dollars; else 0.
+def _reward(row: Mapping[str, Any], answer: str) -> float:
+    """1 where `answer` is one of the row's, which are LaTeX without dollars; else 0.
 
     It may raise, and take for ever: math-verify's own time limits are off.
     """
     from math_verify import parse, verify
 
-    rights = [parse(_boxed(right), parsing_timeout=None) for right in answers]
-    for form in _forms(text):
+    plain = answer.strip()
+    forms = [answer]
+    # math-verify finds no formula in a text without dollars, such as "x^2 + 1".
+    marked = any(mark in plain.replace("\\$", "") for mark in ("\n", "$", "\\boxed"))
+    if len(plain) <= LONGEST_BARE and not marked:
+        forms.append(_boxed(plain))
+    rights = [parse(_boxed(right), parsing_timeout=None) for right in row["answers"]]
+    for form in forms:
         said = parse(form, parsing_timeout=None)
         if any(verify(right, said, timeout_seconds=None) for right in rights):
             return 1.0
     return 0.0
-
-
-def _forms(text: str) -> list[str]:
-    """The text, and the text as one formula where it may be that: math-verify finds no formulas
-    in text that has no dollars, such as "x^2 + 1"."""
-    plain = text.strip()
-    marked = any(mark in plain.replace("\\$", "") for mark in ("\n", "$", "\\boxed"))
-    bare = len(plain) <= LONGEST_BARE and not marked
-    return [text, _boxed(plain)] if bare else [text]
 
 
 def _boxed(formula: str) -> str:

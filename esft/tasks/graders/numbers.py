@@ -4,6 +4,8 @@ import re
 from collections import deque
 from fractions import Fraction
 
+from esft.tasks.task import Grade, Row
+
 LONGEST = 50
 """Characters of a number, without sign and separators, up to which it is read."""
 LARGEST_POWER = 50
@@ -18,6 +20,14 @@ _BODY = (
 _WHOLE_TEXT = re.compile(rf"(?P<before>[-+−]?(?:[$€] ?)?|[$€][-+−]){_BODY}(?: ?%)?\.?")
 # A minus behind a word, a number or a bracket takes away: "2-1" is 2 and then 1.
 _IN_TEXT = re.compile(rf"(?P<before>(?<![\w).%\]+−-])[-+−](?:[$€] ?)?)?{_BODY}")
+
+
+def grade_number(row: Row, answer: str) -> Grade:
+    """1 where the last number in `answer` equals a right answer exactly."""
+    said = last_number(answer)
+    rights = [parse_number(right) for right in (row.answer, *row.accepted)]
+    correct = said is not None and said in rights
+    return Grade(reward=float(correct), correct=correct)
 
 
 def parse_number(text: str) -> Fraction | None:

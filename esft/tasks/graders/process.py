@@ -10,6 +10,7 @@ import sys
 import time
 import weakref
 from collections.abc import Mapping
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -19,20 +20,12 @@ import psutil
 from esft.errors import TaskError
 from esft.tasks.task import Grade
 
-LIMIT_S = 1.0
-"""Seconds for an answer."""
-START_S = 60.0
-"""Seconds for starting: what a program does on import."""
-ROWS_S = 600.0
-"""Seconds for the rows of a program."""
-MEMORY_GB = 1.0
-"""What answers may add to the memory of the process."""
-
 _WORKER = Path(__file__).with_name("worker.py")
 _LOOK_S = 0.05  # between two looks at the memory of an answer that takes its time
 _LAST_WORDS_S = 0.5  # from the end of the pipe to the end of the process
 
 
+@dataclass(eq=False)
 class GraderProcess:
     """One child process that grades, started when first needed and again where it was lost.
 
@@ -43,39 +36,28 @@ class GraderProcess:
     The child is no `multiprocessing.Process`: that would run the caller's main script again,
     and a script without `if __name__ == "__main__"` would start a second run.
 
-    Args:
-        target: a program with `reward(row, answer)` and, where it likes, `rows()`; or the
-            "module:function" of ours that gives such a `reward`. The program is read here, once:
-            a child that is started again runs what the first one ran.
-        limit_s: seconds for an answer, from asking to the reply.
-        start_limit_s: seconds for starting.
-        rows_limit_s: seconds for `rows()`.
-        memory_gb: what answers may add to the memory that the child has without them.
-
     Raises:
         OSError: the program cannot be read.
     """
 
-    def __init__(
-        self,
-        target: Path | str,
-        *,
-        limit_s: float = LIMIT_S,
-        start_limit_s: float = START_S,
-        rows_limit_s: float = ROWS_S,
-        memory_gb: float = MEMORY_GB,
-    ) -> None:
-        self.target = target
-        self.limit_s = limit_s
-        self.start_limit_s = start_limit_s
-        self.rows_limit_s = rows_limit_s
-        self.memory_gb = memory_gb
-        if isinstance(target, str):
-            self._start: dict[str, str] = {"function": target}
-        else:
-            source = target.read_bytes().decode("latin-1")
-            self._start = {"program": os.path.abspath(target), "source": source}
+    target: Path | str
+    """A program with `reward(row, answer)` and, where it likes, `rows()`, which is read here, once;
+    or the "module:function" of ours that gives such a `reward`."""
+    limit_s: float = 1.0
+    """Seconds for an answer."""
+    memory_gb: float = 1.0
+    """What answers may add to the memory that the child has without them."""
+    start_limit_s: float = 60.0
+    """Seconds for starting: what a program does on import."""
+    rows_limit_s: float = 600.0
+    """Seconds for `rows()`."""
+
+    def __post_init__(self) -> None:
         self._child: _Child | None = None
+        self._start = {"function": str(self.target)}
+        if isinstance(self.target, Path):
+            source = self.target.read_bytes().decode("latin-1")
+            self._start = {"program": os.path.abspath(self.target), "source": source}
 
     def grade(self, row: Mapping[str, Any], answer: str) -> Grade:
         """What `answer` is worth: correct from reward 1 on, or 0 with a failure.
@@ -170,31 +152,25 @@ class _Child:
         Raises:
             _Failed: the request failed, or took more than its limits, or the process ended.
         """
+        until = time.monotonic() + limit_s
         try:
-            reply = self._reply(request, limit_s, memory_gb)
-        except BaseException as error:  # also where Ctrl-C cut a request in two
-            lost = self._how_it_ended() if isinstance(error, (EOFError, OSError)) else None
+            self._pipe.send_bytes(json.dumps({**request, "limit_s": limit_s}).encode("ascii"))
+            while not self._pipe.poll(min(_LOOK_S, max(0.0, until - time.monotonic()))):
+                if time.monotonic() >= until:
+                    raise _Failed(f"took longer than {limit_s:g} s")
+                if memory_gb is not None and self._grown_by() > memory_gb * 1e9:
+                    raise _Failed(f"took more than {memory_gb:g} GB of memory")
+            reply = json.loads(self._pipe.recv_bytes())
+        except (EOFError, OSError):
+            raise _Failed(self._how_it_ended()) from None
+        except BaseException:  # also where Ctrl-C cut a request in two
             self.end()
-            if lost is None:
-                raise
-            raise _Failed(lost) from None
+            raise
         if memory_gb is None:  # what a program holds after its start and its rows is its own affair
             self._memory += self._grown_by()
         if "failure" in reply:
             raise _Failed(reply["failure"])
         return reply
-
-    def _reply(
-        self, request: Mapping[str, Any], limit_s: float, memory_gb: float | None
-    ) -> dict[str, Any]:
-        until = time.monotonic() + limit_s
-        self._pipe.send_bytes(json.dumps({**request, "limit_s": limit_s}).encode("ascii"))
-        while not self._pipe.poll(min(_LOOK_S, max(0.0, until - time.monotonic()))):
-            if time.monotonic() >= until:
-                raise _Failed(f"took longer than {limit_s:g} s")
-            if memory_gb is not None and self._grown_by() > memory_gb * 1e9:
-                raise _Failed(f"took more than {memory_gb:g} GB of memory")
-        return json.loads(self._pipe.recv_bytes())
 
     def _grown_by(self) -> int:
         try:
@@ -203,9 +179,11 @@ class _Child:
             return 0
 
     def _how_it_ended(self) -> str:
-        try:
-            code = self._process.wait(_LAST_WORDS_S)
-        except subprocess.TimeoutExpired:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_LAST_WORDS_S)
+        code = self._process.poll()
+        self.end()
+        if code is None:
             return "closed the pipe of its replies"
         if code >= 0:
             return f"ended with exit code {code}"

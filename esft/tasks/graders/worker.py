@@ -53,9 +53,9 @@ def main() -> None:
             reply = _reply(functions, request)
         except Failure as failure:
             reply = {"failure": str(failure).encode(errors="backslashreplace").decode()}
-        faulthandler.cancel_dump_traceback_later()
         if os.getpid() != process:  # a fork that came back from the program
             os._exit(0)
+        faulthandler.cancel_dump_traceback_later()
         pipe.send_bytes(json.dumps(reply).encode("ascii"))
 
 

@@ -15,53 +15,28 @@ import pytest
 from esft.errors import TaskError
 from esft.tasks.graders.process import GraderProcess
 
-# What an answer says is what the program does with it; any other answer is worth its length / 10.
+# An answer says what the program does with it, but for rows that ask for its length.
 PROGRAM = r"""
-import math, os, re, signal, subprocess, sys, time
-from fractions import Fraction
+import fractions, math, os, re, signal, subprocess, sys, time
 
-def sleep(row): time.sleep(60)
-def backtrack(row): re.match("(a+)+$", "a" * 60 + "b")  # holds the interpreter
-def divide(row): return 1 / 0
-def leave(row): sys.exit(3)
-def long(row): raise ValueError("x" * 100_000 + "\nline")
-def deep(row): return deep(row)
-def end(row): os._exit(3)
-def shot(row): os.kill(os.getpid(), signal.SIGKILL)
-def hoard(row): parts = []; [parts.append(b"x" * 2**20) for _ in range(10_000)]
-def chatter(row):
+def leave(): sys.exit(3)
+def hoard(parts=[]):
+    while True: parts.append(b"x" * 2**20)
+def chatter():
     print("to stdout")
-    os.write(1, b'{"reward": 1.0}\n')
-    return 0.5
-def fork(row):
-    os.fork()
-    return 0.5
-def who(row): return float(os.getpid())
-def heirs(row):
+    return os.write(1, b'{"reward": 1.0}')
+def deep(): return deep()
+def long(): raise ValueError("x" * 100_000 + "\nline")
+def start_two(file):
     command = [sys.executable, "-c", "import time; time.sleep(60)"]
-    apart = subprocess.Popen(command, start_new_session=True)
-    with open(row["pids"], "w") as file:
-        file.write(f"{subprocess.Popen(command).pid} {apart.pid}")
+    two = [subprocess.Popen(command, start_new_session=apart).pid for apart in (False, True)]
+    with open(file, "w") as pids: print(*two, file=pids)
     time.sleep(60)
-def change(row):
-    row["changed"] = True
-    return 0.5
-def look(row): return float("changed" in row)
-def text(row): return "0.5"
-def none(row): return None
-def nan(row): return math.nan
-def complexity(row): return 1 + 0j
-def listing(row): return [1.0]
-def huge(row): return 10 ** 400
-def huger(row): return 10 ** 10_000
-def less(row): return -1.5
-def yes(row): return True
-def fraction(row): return Fraction(1, 4)
 
 def reward(row, answer):
-    act = globals().get(answer)
-    return len(answer) / 10 if act is None else act(row)
+    return len(answer) if row.get("length") else eval(answer)
 """
+BACKTRACK = 're.match("(a+)+$", "a" * 60 + "b")'  # holds the interpreter and never ends
 
 
 def program(folder, source, name="my.py"):
@@ -80,7 +55,7 @@ def grader(tmp_path_factory):
 
 
 def pid_of(grader):
-    return int(grader.grade({}, "who").reward)
+    return int(grader.grade({}, "os.getpid()").reward)
 
 
 def has_ended(pid, within_s=10.0):
@@ -99,100 +74,89 @@ def has_ended(pid, within_s=10.0):
 @pytest.mark.parametrize(
     ("answer", "failure"),
     [
-        ("sleep", r"took longer than 1\.5 s"),
-        ("backtrack", r"took longer than 1\.5 s"),
-        ("hoard", r"took more than 0\.1 GB of memory"),
-        ("divide", "raised ZeroDivisionError: division by zero"),
-        ("leave", "raised SystemExit: 3"),
-        ("long", r"raised ValueError: x{188}\.\.\."),
-        ("deep", "raised RecursionError: maximum recursion depth exceeded.*"),
-        ("end", "ended with exit code 3"),
-        ("shot", r"was ended by signal 9 \(Killed.*\)"),
-        ("text", "returned '0.5', expected a finite number"),
-        ("none", "returned None, expected a finite number"),
-        ("nan", "returned nan, expected a finite number"),
-        ("complexity", r"returned \(1\+0j\), expected a finite number"),
-        ("listing", r"returned \[1\.0\], expected a finite number"),
-        ("huge", r"returned 10+\.\.\.0+, expected a finite number"),
-        ("huger", "returned an object of type int, expected a finite number"),
+        ("time.sleep(60)", r"took longer than 1\.5 s"),
+        (BACKTRACK, r"took longer than 1\.5 s"),
+        ("hoard()", r"took more than 0\.1 GB of memory"),
+        ("1 / 0", "raised ZeroDivisionError: division by zero"),
+        ("leave()", "raised SystemExit: 3"),
+        ("long()", r"raised ValueError: x{188}\.\.\."),
+        ("deep()", "raised RecursionError: maximum recursion depth exceeded.*"),
+        ("os._exit(3)", "ended with exit code 3"),
+        ("os.kill(os.getpid(), 9)", r"was ended by signal 9 \(Killed.*\)"),
+        ("'0.5'", "returned '0.5', expected a finite number"),
+        ("None", "returned None, expected a finite number"),
+        ("math.nan", "returned nan, expected a finite number"),
+        ("1 + 0j", r"returned \(1\+0j\), expected a finite number"),
+        ("[1.0]", r"returned \[1\.0\], expected a finite number"),
+        ("10 ** 400", r"returned 10+\.\.\.0+, expected a finite number"),
+        ("10 ** 10_000", "returned an object of type int, expected a finite number"),
     ],
 )
 def test_an_answer_that_gets_no_reward_is_worth_0_and_the_next_one_is_graded(
     grader, answer, failure
 ):
     lost = grader.grade({}, answer)
-    after = grader.grade({}, "fine")
+    after = grader.grade({}, "0.5")
 
     assert (lost.reward, lost.correct) == (0.0, False)
     assert lost.failure is not None
     assert re.fullmatch(failure, lost.failure), lost.failure
-    assert (after.reward, after.correct, after.failure) == (0.4, False, None)
+    assert (after.reward, after.correct, after.failure) == (0.5, False, None)
 
 
 @pytest.mark.parametrize(
-    ("answer", "reward", "correct"),
+    ("answer", "reward"),
     [
-        ("x" * 9, 0.9, False),
-        ("x" * 10, 1.0, True),
-        ("x" * 25, 2.5, True),
-        ("", 0.0, False),
-        ("chatter", 0.5, False),
-        ("fork", 0.5, False),
-        ("yes", 1.0, True),
-        ("less", -1.5, False),
-        ("fraction", 0.25, False),
-        ("\ud800", 0.1, False),
-        ("\U0001f600\u2028\x00\n\r", 0.5, False),
-        ("x" * 1_000_000, 100_000.0, True),
+        ("0.99", 0.99),
+        ("1", 1.0),
+        ("2.5", 2.5),
+        ("-1.5", -1.5),
+        ("True", 1.0),
+        ("fractions.Fraction(1, 4)", 0.25),
+        ("chatter()", 15.0),
+        ("os.fork() >= 0", 1.0),
     ],
 )
-def test_a_reward_is_what_the_program_returns_and_correct_from_1_on(
-    grader, answer, reward, correct
-):
-    score = grader.grade({}, answer)
+def test_a_reward_is_what_the_program_returns_and_correct_from_1_on(grader, answer, reward):
+    grade = grader.grade({}, answer)
 
-    assert (score.reward, score.correct, score.failure) == (reward, correct, None)
+    assert (grade.reward, grade.correct, grade.failure) == (reward, reward >= 1, None)
+
+
+@pytest.mark.parametrize(
+    "answer", ["", "\ud800", "\U0001f600\u2028\x00\n\r", "x" * 1_000_000], ids=len
+)
+def test_any_text_reaches_the_program_as_it_is(grader, answer):
+    assert grader.grade({"length": True}, answer).reward == len(answer)
 
 
 def test_what_a_program_does_to_a_row_is_gone_with_the_next_answer(grader):
     row = {"prompt": "Q?"}
 
-    assert grader.grade(row, "change").reward == 0.5
-    assert grader.grade(row, "look").reward == 0.0
+    assert grader.grade(row, "len(row.pop('prompt'))").reward == 2
+    assert grader.grade(row, "len(row)").reward == 1
     assert row == {"prompt": "Q?"}
 
 
 def test_one_process_grades_all_answers_that_are_no_trouble(grader):
     first = pid_of(grader)
 
-    pids = {pid_of(grader) for answer in ("divide", "none", "fork") if grader.grade({}, answer)}
+    pids = {pid_of(grader) for answer in ("1 / 0", "None", "os.fork()") if grader.grade({}, answer)}
 
     assert pids == {first}
+    assert all(has_ended(fork.pid) for fork in psutil.Process(first).children())
 
 
-def test_the_process_starts_in_less_than_a_second_without_torch_or_esft(tmp_path):
-    source = """
-        import sys
-        LOADED = {"torch", "transformers", "esft"} & set(sys.modules)
-        def reward(row, answer): return len(LOADED)
-    """
-    process = GraderProcess(program(tmp_path, source), limit_s=10)
-    process.grade({}, "")  # its bytecode may still have to be written
-    process.close()
+def test_the_process_loads_nothing_that_takes_its_time(grader):
+    loaded = "len({'esft', 'numpy', 'psutil', 'torch', 'transformers'} & set(sys.modules))"
 
-    began = time.monotonic()
-    score = process.grade({}, "")
-
-    assert score.reward == 0
-    assert time.monotonic() - began < 1
-    process.close()
+    assert grader.grade({}, loaded).reward == 0
 
 
 def test_what_a_program_prints_goes_to_stderr(tmp_path, capfd):
     process = GraderProcess(program(tmp_path, PROGRAM))
-    capfd.readouterr()
 
-    process.grade({}, "chatter")
+    process.grade({}, "chatter()")
     process.close()
 
     out, err = capfd.readouterr()
@@ -203,7 +167,7 @@ def test_what_a_program_prints_goes_to_stderr(tmp_path, capfd):
 def test_what_a_program_started_ends_with_it(grader, tmp_path):
     file = tmp_path / "pids"
 
-    grader.grade({"pids": str(file)}, "heirs")
+    grader.grade({}, f"start_two({str(file)!r})")
 
     assert all(has_ended(int(pid)) for pid in file.read_text().split())
 
@@ -224,7 +188,7 @@ PARENT = """
     from pathlib import Path
     from esft.tasks.graders.process import GraderProcess
     process = GraderProcess(Path({program!r}), limit_s={limit_s})
-    print(int(process.grade({{}}, "who").reward), flush=True)
+    print(int(process.grade({{}}, "os.getpid()").reward), flush=True)
     threading.Timer(0.5, os.kill, (os.getpid(), 9)).start()
     process.grade({{}}, {answer!r})
     time.sleep(60)
@@ -232,7 +196,9 @@ PARENT = """
 
 
 @pytest.mark.parametrize(
-    ("answer", "limit_s"), [("fine", 60), ("sleep", 60), ("backtrack", 1)], ids=str
+    ("answer", "limit_s"),
+    [("0.5", 60), ("time.sleep(60)", 60), (BACKTRACK, 1)],
+    ids=["idle", "busy", "deaf"],
 )
 def test_the_process_ends_with_a_parent_that_is_killed(tmp_path, answer, limit_s):
     path = str(program(tmp_path, PROGRAM))
@@ -250,7 +216,7 @@ def test_a_process_lost_between_two_answers_costs_none(grader):
     os.kill(pid_of(grader), signal.SIGKILL)
     time.sleep(0.1)
 
-    assert grader.grade({}, "fine").reward == 0.4
+    assert grader.grade({}, "0.5").reward == 0.5
 
 
 def test_ctrl_c_in_the_terminal_does_not_reach_the_process(grader):
@@ -264,12 +230,12 @@ def test_ctrl_c_in_the_terminal_does_not_reach_the_process(grader):
 
 def test_ctrl_c_within_an_answer_leaves_nothing_for_the_next(tmp_path):
     process = GraderProcess(program(tmp_path, PROGRAM), limit_s=60)
-    process.grade({}, "fine")
+    process.grade({}, "0.5")
     threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
     with pytest.raises(KeyboardInterrupt, match=r"^$"):
-        process.grade({}, "sleep")
+        process.grade({}, "time.sleep(60)")
 
-    assert process.grade({}, "fine").reward == 0.4
+    assert process.grade({}, "0.5").reward == 0.5
     process.close()
 
 
@@ -292,7 +258,7 @@ def test_a_program_that_fails_on_import_is_refused_with_the_end_of_its_traceback
     process = GraderProcess(path, start_limit_s=0.5 if "sleep" in source else 60.0)
 
     with pytest.raises(TaskError, match=message) as caught:
-        process.grade({}, "fine")
+        process.grade({}, "0.5")
 
     assert str(caught.value).startswith(f"{path} cannot be started: ")
     assert "worker.py" not in str(caught.value)
@@ -302,10 +268,9 @@ def test_a_program_that_fails_on_import_is_refused_with_the_end_of_its_traceback
 def test_a_program_changed_meanwhile_grades_as_it_did(tmp_path):
     path = program(tmp_path, PROGRAM)
     process = GraderProcess(path)
-    process.grade({}, "end")
     path.write_text("broken(")
 
-    assert process.grade({}, "fine").reward == 0.4
+    assert process.grade({}, "0.5").reward == 0.5
     process.close()
 
 
@@ -316,10 +281,10 @@ def test_a_start_that_fails_later_is_a_failure_of_that_answer(tmp_path):
         def reward(row, answer): os._exit(3)
     """
     process = GraderProcess(program(tmp_path, source))
-    process.grade({}, "end")
+    process.grade({}, "os._exit(3)")
 
     for _ in range(2):
-        score = process.grade({}, "fine")
+        score = process.grade({}, "0.5")
 
         assert score.reward == 0.0
         assert score.failure.startswith("could not be started again: ")
@@ -362,10 +327,7 @@ def test_rows_are_what_the_program_gives_as_json_has_it(tmp_path, source, rows):
     ("source", "message"),
     [
         ("def rows(): return 3", "'int' object is not iterable"),
-        (
-            "def rows():\n    yield {}\n    raise KeyError('x')",
-            r"line 3, in rows(.|\n)*KeyError: 'x'",
-        ),
+        ("def rows():\n    yield {}\n    1 / 0", r"line 3, in rows(.|\n)*ZeroDivisionError"),
         ("def rows(): return [{'a': 1}, [2]]", r"row 2 is \[2\], expected a dict"),
         ("def rows(): return [{'a': {1}}]", "row 1 cannot be written as JSON: TypeError: Object"),
         ("def rows(): return [{'a': 10 ** 5000}]", "row 1 cannot be written as JSON: ValueError"),
@@ -384,18 +346,13 @@ def test_rows_that_fail_are_refused_with_the_reason(tmp_path, source, message):
 
 
 def test_numbers_of_numpy_are_rewards_unless_they_are_complex(tmp_path):
-    source = """
-        import numpy
-        KINDS = {"float32": numpy.float32(0.5), "bool": numpy.bool_(True), "array": numpy.array(2),
-                 "complex128": numpy.complex128(1), "complex64": numpy.complex64(1)}
-        def reward(row, answer): return KINDS[answer]
-    """
-    process = GraderProcess(program(tmp_path, source), limit_s=10)
+    path = program(tmp_path, "import numpy as np\ndef reward(row, answer): return eval(answer)\n")
+    process = GraderProcess(path, limit_s=10)
 
-    rewards = [process.grade({}, kind).reward for kind in ("float32", "bool", "array")]
-    lost = [process.grade({}, kind).failure for kind in ("complex128", "complex64")]
+    rewards = [process.grade({}, f"np.{kind}(1)").reward for kind in ("float32", "bool_", "array")]
+    lost = [process.grade({}, f"np.{kind}(1)").failure for kind in ("complex128", "complex64")]
 
-    assert rewards == [0.5, 1.0, 2.0]
+    assert rewards == [1.0, 1.0, 1.0]
     assert all("expected a finite number" in failure for failure in lost)
 
 

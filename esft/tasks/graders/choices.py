@@ -3,19 +3,31 @@
 import re
 from collections.abc import Iterator, Sequence
 
+from esft.tasks.task import Grade, Row
+
+GRADING = "1 where the answer names the right option and no other, by its label or its text"
+"""How `grade_choice` grades, in words."""
+
 _WORD = re.compile(r"[^\W_]+(?:[.,]\d+|['’][^\W_]+)*")  # "3.5" and "A's" name no option
 _WRAPPING = " \t\r\n*_`\"'“”‘’()[]{}<>.,:;!$\\"
-_CUES = frozenset({"answer", "option", "choice", "label", "letter"})
-_AFTER_CUE = frozenset(
-    {"is", "the", "correct", "right", "best", "most", "likely", "probably", "would", "be", "number"}
-)
-_JOINING = frozenset({"or", "and"})
-_DENYING = frozenset({"not", "isn't", "isn’t", "never", "neither", "nor"})
-_VERBS = frozenset({"is", "because", "since", "as"})
-_CLOSING = frozenset({"", ")", ".", ":", "]", "*", "\r", "\n"})
+_CUES = {"answer", "option", "choice", "label", "letter"}
+_AFTER_CUE = {"is", "the", "correct", "right", "best", "most", "likely", "probably", "would", "be"}
+_AFTER_CUE |= {"number"}
+_JOINING = {"or", "and"}
+_DENYING = {"not", "isn't", "isn’t", "never", "neither", "nor"}
+_VERBS = {"is", "because", "since", "as"}
+_CLOSING = {"", ")", ".", ":", "]", "*", "\r", "\n"}
 _NEXT = re.compile(r"[ \t]{1,3}([^\W_]{1,20})")
 
 _CUED, _LEADING, _ELSEWHERE = range(3)
+"""Where a label stands: behind a cue, at the head of a line, or elsewhere."""
+
+
+def grade_choice(row: Row, answer: str) -> Grade:
+    """1 where `answer` names the right option and no other, by its label or its text."""
+    labels = [option.label or "" for option in row.options]
+    named = parse_label(answer, labels, [option.text for option in row.options])
+    return Grade(reward=float(named == row.answer), correct=named == row.answer)
 
 
 def parse_label(answer: str, labels: Sequence[str], texts: Sequence[str]) -> str | None:
@@ -31,41 +43,30 @@ def parse_label(answer: str, labels: Sequence[str], texts: Sequence[str]) -> str
         labels: what the options are called, such as "A" to "E" or "1" to "4".
         texts: the options themselves, in the order of `labels`.
     """
-    whole = _whole(answer, labels, texts)
-    if whole is not None:
-        return whole
-    places: tuple[set[str], ...] = (set(), set(), set())
-    for place, label in _mentions(answer, labels):
-        places[place].add(label)
-    places[_ELSEWHERE].update(_quoted(answer, labels, texts))
-    for found in places:
-        if found:
-            return found.pop() if len(found) == 1 else None
-    return None
-
-
-def _whole(answer: str, labels: Sequence[str], texts: Sequence[str]) -> str | None:
-    """The one label or option that is the whole answer, but for case, quotes and the like."""
     bare = _bare(answer)
-    if not bare:
-        return None
-    for names in (labels, texts):
+    for names in (labels, texts) if bare else ():
         same = [label for label, name in zip(labels, names, strict=True) if _bare(name) == bare]
         if len(same) == 1:
             return same[0]
-    return None
+    named: tuple[set[str], ...] = (set(), set(), set())
+    for standing, label in _mentions(answer, labels):
+        named[standing].add(label)
+    named[_ELSEWHERE].update(_quoted(answer, labels, texts))
+    first = next(filter(None, named), set())
+    return first.pop() if len(first) == 1 else None
 
 
 def _bare(text: str) -> str:
+    """A text without case, quotes and the like."""
     return " ".join(text.strip(_WRAPPING).casefold().split())
 
 
 def _mentions(answer: str, labels: Sequence[str]) -> Iterator[tuple[int, str]]:
-    """Each label in `answer` with its place: behind a cue, at the head of a line, or elsewhere."""
+    """Each label in `answer` with where it stands."""
     folded = {label.casefold(): label for label in labels}
     cued = denied = False
     end = 0
-    last: int | None = None  # place of the label that the next one would be joined to
+    last: int | None = None  # where the label stands that the next one would be joined to
     for word in _WORD.finditer(answer):
         heads = end == 0 or "\n" in answer[end : word.start()]
         end = word.end()
@@ -80,7 +81,7 @@ def _mentions(answer: str, labels: Sequence[str]) -> Iterator[tuple[int, str]]:
         elif plain not in _JOINING:
             last = None
             cued = plain in _CUES or (cued and plain in _AFTER_CUE)
-            denied = plain in _DENYING or (denied and (plain in _CUES or plain in _AFTER_CUE))
+            denied = plain in _DENYING or (denied and plain in _CUES | _AFTER_CUE)
 
 
 def _is_label(answer: str, word: re.Match[str], label: str, *, marked: bool) -> bool:
@@ -100,16 +101,13 @@ def _is_label(answer: str, word: re.Match[str], label: str, *, marked: bool) -> 
 
 def _quoted(answer: str, labels: Sequence[str], texts: Sequence[str]) -> set[str]:
     """Labels of the options whose words `answer` holds, less those within a longer such option."""
-    said = _words(answer)
-    there = [(label, _words(text)) for label, text in zip(labels, texts, strict=True)]
-    there = [(label, words) for label, words in there if words.strip() and words in said]
+    said, *options = (
+        f" {' '.join(word.group().casefold() for word in _WORD.finditer(text))} "
+        for text in (answer, *texts)
+    )
+    held = [words for words in options if words.strip() and words in said]
     return {
         label
-        for label, words in there
-        if not any(words in longer and words != longer for _, longer in there)
+        for label, words in zip(labels, options, strict=True)
+        if words in held and not any(words in longer and words != longer for longer in held)
     }
-
-
-def _words(text: str) -> str:
-    """The words of a text, each with a space on both sides."""
-    return f" {' '.join(word.group().casefold() for word in _WORD.finditer(text))} "

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from esft.tasks.graders.labels import parse_label
+from esft.tasks.graders.choices import parse_label
 
 LABELS = ["A", "B", "C", "D"]
 TEXTS = ["dry palms", "wet palms", "palms covered with oil", "palms"]
@@ -14,33 +14,24 @@ LISTED = "\n".join(f"{label}. {text}" for label, text in zip(LABELS, TEXTS, stri
 
 ONE_NAMED = [
     ("B", "B"),
-    ("(B)", "B"),
-    ("B.", "B"),
     (" b\n", "B"),
     ("**B**", "B"),
     ("“B”", "B"),
     (r"$\boxed{B}$", "B"),
-    ("Answer: B", "B"),
     ("answer: b", "B"),
     ("Answer:\nB", "B"),
-    ("The answer is B", "B"),
     ("The answer is B.", "B"),
     ("The answer is a.", "A"),
     ("The correct answer is: **(C)**", "C"),
-    ("The answer is most likely C", "C"),
     ("Option A is correct", "A"),
     ("The answer is option (b)", "B"),
     ("B) wet palms", "B"),
     ("b) wet palms", "B"),
-    ("b) as I said", "B"),
-    ("B wet palms", "B"),
     ("B. Because A is wrong", "B"),
     ("B, since A and C are wrong", "B"),
-    ("A is right", "A"),
     ("I'd go with D.", "D"),
     ("wet palms", "B"),
     ("Wet  Palms.", "B"),
-    ("A dry palms", "A"),
     ("It is palms covered with oil", "C"),
     (f"{LISTED}\nThe answer is D.", "D"),
 ]
@@ -49,25 +40,13 @@ NONE_OR_MORE_NAMED = [
     "",
     " ...",
     "none of these",
-    "E",
-    "I think it is a plant",
     "The answer is a plant",
-    "A plant needs light",
     "The answer is A plant",
-    "A's",
     "B or C",
-    "A) or B)",
-    "B/C",
-    "A, B",
     "both A and B",
-    "The answer is A or B",
     "The answer is A. The answer is B.",
     "A. Or the answer is B or C",
-    "It is vitamin b",
-    "The answer is b vitamins",
-    "The answer is not B.",
     "It is not option B",
-    "neither B nor C",
     "dry palms or wet palms",
     "I choose A, wet palms",
     LISTED,
@@ -87,13 +66,11 @@ def test_an_answer_that_names_no_option_or_more_than_one(answer):
 @pytest.mark.parametrize(
     ("answer", "label"),
     [
-        ("3", "3"),
         ("(3)", "3"),
         ("The answer is 3", "3"),
         ("2. 4 legs", "2"),
         ("3 legs", "1"),
         ("The answer is 3 legs", "1"),
-        ("It has 8 legs", "4"),
         ("3.5", None),
         ("1-2", None),
         ("7 legs", None),
@@ -111,29 +88,18 @@ def test_an_option_that_is_the_whole_answer_comes_before_a_label_in_it():
     assert parse_label("Vitamin C.", LABELS, ["iron", "vitamin C", "oil", "salt"]) == "B"
 
 
-def test_options_of_equal_text_are_not_told_apart_by_it():
-    assert parse_label("wet", ["A", "B"], ["wet", "Wet."]) is None
-
-
-def test_an_option_of_marks_alone_is_not_named_by_an_empty_answer():
-    assert parse_label("", ["A", "B"], ["()", "dry"]) is None
-    assert parse_label("?", ["A", "B"], ["+", "dry"]) is None
-
-
-def test_five_labels():
-    assert parse_label("The answer is E", [*LABELS, "E"], [*TEXTS, "gloves"]) == "E"
+@pytest.mark.parametrize(
+    ("answer", "texts"), [("wet", ["wet", "Wet."]), ("", ["()", "dry"]), ("?", ["+", "dry"])]
+)
+def test_options_of_equal_text_or_of_marks_alone_are_not_named_by_it(answer, texts):
+    assert parse_label(answer, ["A", "B"], texts) is None
 
 
 @pytest.mark.parametrize("text", ["{}", "({})", "**{}**", "{}.", "{})", "Answer: {}", "`{}`\n"])
-@pytest.mark.parametrize("labels", [LABELS, NUMBERS, ["A", "B", "C"], ["1", "2"]])
+@pytest.mark.parametrize("labels", [LABELS, ["1", "2"]])
 def test_every_label_is_found_in_every_wrapping(text, labels):
     for label in labels:
         assert parse_label(text.format(label), labels, TEXTS[: len(labels)]) == label
-
-
-@given(answer=st.text())
-def test_any_text_names_an_option_or_none(answer):
-    assert parse_label(answer, LABELS, TEXTS) in {*LABELS, None}
 
 
 @given(
@@ -165,23 +131,7 @@ def test_any_options_are_possible(texts, answer):
 
 
 @pytest.mark.parametrize(
-    "piece",
-    [
-        "A ",
-        "B",
-        "answer is ",
-        "not ",
-        "or ",
-        " ",
-        "\n",
-        "1.",
-        "1,1",
-        "'",
-        "a'",
-        "*",
-        "palms ",
-        "\0",
-    ],
+    "piece", ["A ", "answer is ", "not ", "\n", "1.", "1,1", "a'", "palms ", "\0"]
 )
 def test_a_long_answer_takes_no_longer_than_its_length_asks_for(piece):
     answer = piece * (100_000 // len(piece))

@@ -1,0 +1,92 @@
+"""How an answer in words compares with the right ones: the same, within it, or near to them."""
+
+import re
+import unicodedata
+from collections import Counter
+
+from esft.tasks.task import Grade, Row
+
+LONGEST = 1000
+"""Characters of a short answer that are looked at."""
+
+_LEAD = re.compile(
+    r"[\s*_]*(?:the\s+)?(?:(?:final|correct)\s+)?answer(?:\s+is\b\s*:?|\s*:)[\s*_]*", re.IGNORECASE
+)
+# Dots between digits stay, so that 3.5 is not 35; commas there go, so that 1,000 is 1000.
+_DROPPED = re.compile(r"['’‘`]|(?<=\d),(?=\d)|(?<!\d)\.|\.(?!\d)")
+_ARTICLES = frozenset({"a", "an", "the"})
+
+
+def grade_exact(row: Row, answer: str) -> Grade:
+    """1 where `answer` is a right answer, but for case, runs of spaces and space around it."""
+    said, *rights = (text.casefold().split() for text in (answer, row.answer, *row.accepted))
+    return Grade(reward=float(said in rights), correct=said in rights)
+
+
+def grade_contains(row: Row, answer: str) -> Grade:
+    """1 where a right answer stands in `answer` as whole words, ignoring case."""
+    correct = any(occurs(right, answer) for right in (row.answer, *row.accepted))
+    return Grade(reward=float(correct), correct=correct)
+
+
+def grade_short(row: Row, answer: str) -> Grade:
+    """Reward the best token F1 with a right answer; correct where one is equal, normalised.
+
+    Looked at is the first line of `answer` with anything on it, without a lead such as "Answer:"
+    or "The answer is".
+    """
+    said = normalised(first_line(answer))
+    rights = {normalised(text) for text in (row.answer, *row.accepted)}
+    if said in rights:
+        return Grade(reward=1.0, correct=True)
+    return Grade(reward=max(token_f1(said, right) for right in rights), correct=False)
+
+
+def occurs(right: str, text: str) -> bool:
+    """Whether the words of `right` stand in `text`, whole and in order, ignoring case.
+
+    "8" is neither in "18" nor in "3.8" nor in "8.5". Time is linear in the length of `text`.
+    """
+    words = r"\s+".join(map(re.escape, right.split()))
+    whole = rf"(?<!\w)(?<!\d[.,]){words}(?!\w)(?![.,]\d)"
+    return re.search(whole, text, re.IGNORECASE) is not None
+
+
+def normalised(text: str) -> str:
+    """`text` as short answers are compared: lower case, no punctuation, no articles, single spaces.
+
+    Letters of every script and symbols stay. "U.S." is "us" and "Seine-Maritime" is "seine
+    maritime"; dots within numbers stay. A text of punctuation or of articles alone stays as it is.
+
+    Source: the comparison of answers of SQuAD (arXiv:1606.05250) and TriviaQA (arXiv:1705.03551),
+    which agree but for punctuation (SQuAD drops it, TriviaQA makes it a space): here marks within
+    abbreviations go and others part words.
+    """
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    plain = "".join(" " if _parts_words(char) else char for char in _DROPPED.sub("", folded))
+    kept = [word for word in plain.split() if word not in _ARTICLES]
+    return " ".join(kept or plain.split() or folded.split())
+
+
+def _parts_words(char: str) -> bool:
+    if char.isalnum() or char == ".":
+        return False
+    return char.isascii() or unicodedata.category(char).startswith("P")
+
+
+def token_f1(said: str, right: str) -> float:
+    """Harmonic mean of precision and recall of the words that two normalised texts share; 0 to 1.
+
+    Source: arXiv:1606.05250, section 6.1.
+    """
+    words, expected = said.split(), right.split()
+    shared = (Counter(words) & Counter(expected)).total()
+    return 2 * shared / (len(words) + len(expected)) if shared else 0.0
+
+
+def first_line(answer: str) -> str:
+    """The first line with anything on it, without a lead; empty where there is none."""
+    # Cut first: normalising thousands of marks over one letter would take quadratic time.
+    begun = answer.lstrip()[:LONGEST]
+    lead = _LEAD.match(begun)
+    return begun[lead.end() if lead else 0 :].partition("\n")[0]

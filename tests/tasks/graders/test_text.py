@@ -1,0 +1,187 @@
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from esft.tasks.graders.text import (
+    LONGEST,
+    first_line,
+    grade_contains,
+    grade_exact,
+    grade_short,
+    normalised,
+    token_f1,
+)
+from esft.tasks.task import Row, ask
+
+NORMALISED = [
+    ("  New   Delhi\t", "new delhi"),
+    ("The Beatles", "beatles"),
+    ("A Tale of the Two Cities", "tale of two cities"),
+    ("Seine-Maritime", "seine maritime"),
+    ("Dieppe (France)", "dieppe france"),
+    ("U.S.A.", "usa"),
+    ("He Ain't Heavy", "he aint heavy"),
+    ("14 December, 1972", "14 december 1972"),
+    ("1,080", "1080"),
+    ("3.5.", "3.5"),
+    ("$5", "5"),
+    ("“quoted”", "quoted"),
+    ("A\u030asa", "åsa"),
+    ("Straße", "strasse"),
+    ("हिन्दी", "हिन्दी"),
+    ("Ｋ２", "k2"),
+    ("🐕", "🐕"),
+    ("The The", "the the"),
+    ("?!", "?!"),
+    (" \n", ""),
+]
+RIGHT = [
+    "Ida Holm",
+    "ida holm.",
+    "  The Ida-Holm!\n",
+    "IDA HOLM\nwas a painter.",
+    "answer:Ida Holm",
+    "**Answer:** Ida Holm",
+    "Answer:\n\nIda Holm",
+    "The answer is Ida Holm.",
+    "The final answer is: Ida Holm",
+    "\n\nI. Holm",
+    "Åsa",
+]
+WRONG = [
+    ("Ida", 2 / 3),
+    ("Holm Ida", 1.0),
+    ("It was Ida Holm", 2 / 3),
+    ("Bo Holm\nIda Holm", 0.5),
+    ("Bo Ek", 0.0),
+    ("Asa", 0.0),
+    ("", 0.0),
+    ("Answer:", 0.0),
+    ("the", 0.0),
+    ("\0", 0.0),
+    ("\ud800", 0.0),
+]
+LONG_PIECES = ["Ida ", "\u0301\u0323", "ﷺ", " ", "\n", "*", "the ", "Answer:", "1,", ".", "9", "-"]
+LONG_PIECES += ["(", "\ud800", "a a b"]
+
+
+def a_row(answer="Ida Holm", *accepted):
+    return Row(id="r", questions=(ask("Q?"),), answer=answer, accepted=accepted)
+
+
+@pytest.mark.parametrize(
+    ("right", "answer", "correct"),
+    [
+        ("Paris", " \n paris\t", True),
+        ("New York", "new \n  york", True),
+        ("Straße", "STRASSE", True),
+        ("Paris", "Paris.", False),
+        ("New York", "NewYork", False),
+        ("Paris", "", False),
+    ],
+)
+def test_exact_is_the_whole_text_but_for_case_and_space(right, answer, correct):
+    grade = grade_exact(a_row("another", right), answer)
+
+    assert (grade.reward, grade.correct) == (float(correct), correct)
+
+
+@pytest.mark.parametrize(
+    ("right", "answer", "correct"),
+    [
+        ("Paris", "The capital is PARIS.", True),
+        ("New York", "in New\n York, of course", True),
+        ("8", "3 + 5 = 8", True),
+        ("C++", "C++ it is", True),
+        ("Paris", "Parisian", False),
+        ("8", "18", False),
+        ("8", "8.5", False),
+        ("8", "3.8", False),
+        ("New York", "New Jersey, not York", False),
+        ("Paris", "", False),
+    ],
+)
+def test_contains_is_whole_words_anywhere(right, answer, correct):
+    grade = grade_contains(a_row("another", right), answer)
+
+    assert (grade.reward, grade.correct) == (float(correct), correct)
+
+
+@pytest.mark.parametrize(("text", "plain"), NORMALISED)
+def test_texts_are_compared_without_case_punctuation_and_articles(text, plain):
+    assert normalised(text) == plain
+
+
+@given(text=st.text())
+def test_a_text_with_anything_in_it_has_something_to_compare(text):
+    plain = normalised(text)
+
+    assert bool(plain) is bool(text.split())
+    assert plain == " ".join(plain.split())
+
+
+@pytest.mark.parametrize(
+    ("said", "right", "f1"),
+    [
+        ("", "paris", 0.0),
+        ("city of paris", "paris", 0.5),
+        ("paris paris paris", "paris", 0.5),
+        ("a b c d", "c d e f", 0.5),
+    ],
+)
+def test_token_f1_counts_each_shared_word_once(said, right, f1):
+    assert token_f1(said, right) == pytest.approx(f1, abs=1e-12)
+
+
+@pytest.mark.parametrize("answer", RIGHT)
+def test_a_short_answer_that_is_one_of_those_accepted(answer):
+    grade = grade_short(a_row("Ida Holm", "I. Holm", "Åsa"), answer)
+
+    assert (grade.reward, grade.correct) == (1.0, True)
+
+
+@pytest.mark.parametrize(("answer", "reward"), WRONG)
+def test_any_other_short_answer_is_worth_the_words_it_shares_with_the_nearest(answer, reward):
+    grade = grade_short(a_row("Ida Holm", "I. Holm", "Åsa"), answer)
+
+    assert grade.reward == pytest.approx(reward, abs=1e-12)
+    assert not grade.correct
+
+
+@pytest.mark.parametrize(
+    ("answer", "line"),
+    [
+        ("\n \n one\ntwo", "one"),
+        ("Answer me", "Answer me"),
+        ("My answer is one", "My answer is one"),
+        ("The answer isn't one", "The answer isn't one"),
+        ("Answer: Answer: one", "Answer: one"),
+        # Marks over one letter take quadratic time to normalise: 20 s for 100 kB of them.
+        ("x" * LONGEST + "\u0301\u0323", "x" * LONGEST),
+    ],
+)
+def test_the_line_that_is_looked_at(answer, line):
+    assert first_line(answer) == line
+
+
+@given(answer=st.text(), right=st.text().filter(str.split))
+def test_any_answer_to_any_row_gets_a_reward_from_0_to_1(answer, right):
+    for grade in (grade_exact, grade_contains, grade_short):
+        graded = grade(a_row(right), answer)
+
+        assert 0 <= graded.reward <= 1
+        assert graded.reward == 1 or not graded.correct
+        assert grade is grade_short or graded.correct == bool(graded.reward)
+
+
+@pytest.mark.parametrize("start", ["", "Answer: "])
+@pytest.mark.parametrize("piece", LONG_PIECES)
+def test_100_kb_of_anything_are_graded_within_a_second(piece, start):
+    answer = start + piece * (100_000 // len(piece))
+    began = time.process_time()
+
+    for grade in (grade_exact, grade_contains, grade_short):
+        assert not grade(a_row("Ida Holm Ek", "a b c"), answer).correct
+    assert time.process_time() - began < 1  # quadratic time would be minutes
