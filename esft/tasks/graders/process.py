@@ -119,7 +119,8 @@ class _Child:
     def __init__(self, start: Mapping[str, Any], limit_s: float) -> None:
         self._pipe, theirs = multiprocessing.Pipe()
         # -P: a user's folder with a numbers.py in it must not take the place of Python's own.
-        command = [sys.executable, "-P", str(_WORKER), str(theirs.fileno())]
+        # -u: what a program prints must not wait for an end that may be a kill.
+        command = [sys.executable, "-uP", str(_WORKER), str(theirs.fileno())]
         with theirs:
             try:
                 self._process = subprocess.Popen(

@@ -153,7 +153,8 @@ def test_the_process_loads_nothing_that_takes_its_time(grader):
     assert grader.grade({}, loaded).reward == 0
 
 
-def test_what_a_program_prints_goes_to_stderr(tmp_path, capfd):
+def test_what_a_program_prints_goes_to_stderr(tmp_path, capfd, monkeypatch):
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
     process = GraderProcess(program(tmp_path, PROGRAM))
 
     process.grade({}, "chatter()")
