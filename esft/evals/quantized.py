@@ -10,7 +10,7 @@ import torch
 
 from esft.errors import ModelError
 from esft.files import writing
-from esft.models.quiet import quiet
+from esft.models.calling import quiet
 from esft.models.save import write_model
 
 if TYPE_CHECKING:

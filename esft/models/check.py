@@ -1,62 +1,75 @@
-"""Whether a folder holds a checkpoint that can be tuned, seen before anything is loaded."""
+"""Whether a checkpoint can be tuned: its files before anything is loaded, then what was loaded."""
+
+from __future__ import annotations
 
 import json
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from esft.errors import ModelError
+from esft.models.device import DTYPES
 
-WEIGHTS = "model.safetensors"
-INDEX = "model.safetensors.index.json"
-PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "vocab.json",
-    "vocab.txt",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-    "tekken.json",
-)
-CAUSAL_ENDINGS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
-FLOATS = ("F64", "F32", "F16", "BF16")
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_WEIGHTS = "model.safetensors"
+_INDEX = "model.safetensors.index.json"
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+_CAUSAL_ENDINGS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
+_FLOATS = ("F64", "F32", "F16", "BF16")
+_AGAIN = "copy or download it again"
 
 
-def check_files(folder: Path, name: str, *, trust_remote_code: bool) -> None:
+def check_files(folder: Path, name: str) -> None:
     """Check everything in `folder` but the weights: they may not have been downloaded yet.
 
     Raises:
-        ModelError: if it is no causal language model with a tokenizer, or not one that can be
-            tuned: an adapter, quantized, in need of code of its own.
+        ModelError: if it is not a causal language model, or not one that can be tuned: an
+            adapter, quantized.
     """
     if (folder / "adapter_config.json").exists():
         raise ModelError(
             f"{name} is an adapter (adapter_config.json), expected a whole model",
             hint="merge it into its base model first (peft: merge_and_unload), then save that",
         )
-    config = _read_config(folder, name)
-    if config.get("transformers_weights", WEIGHTS) not in (WEIGHTS, INDEX):
-        raise no_safetensors(name, [str(config["transformers_weights"])])
-    _check_not_quantized(config, name)
-    _check_architecture(config, name, trust_remote_code)
-    if not any((folder / file).exists() for file in TOKENIZER_FILES):
+    if not (folder / "config.json").exists():
+        gguf = sorted(path.name for path in folder.glob("*.gguf"))
         raise ModelError(
-            f"{name} has no tokenizer, expected tokenizer.json or another tokenizer's files",
-            hint="put the tokenizer's files of its base model into the same folder",
+            f"{name} has no config.json, expected a checkpoint in Hugging Face form",
+            hint=f"name the file itself: {folder / gguf[0]}"
+            if gguf
+            else "name a folder with config.json, model.safetensors and tokenizer.json; "
+            "of a repository of .gguf files, download one and name that",
+        )
+    config = _read_json(folder / "config.json", name)
+    if config.get("transformers_weights", _WEIGHTS) not in (_WEIGHTS, _INDEX):
+        raise no_safetensors(name, [str(config["transformers_weights"])])
+    for part in (config, *(part for part in config.values() if isinstance(part, dict))):
+        scheme = part.get("quantization_config") or part.get("compression_config")
+        if scheme:
+            method = scheme.get("quant_method") if isinstance(scheme, dict) else None
+            raise _quantized(name, f"quantization_config: {method or 'unnamed'}")
+    classes = [str(listed) for listed in config.get("architectures") or []]
+    causal = "auto_map" in config or any(listed.endswith(_CAUSAL_ENDINGS) for listed in classes)
+    if config.get("is_encoder_decoder") or (classes and not causal):
+        raise ModelError(
+            f"{name} is not a causal language model: model_type {config.get('model_type')}, "
+            f"architectures {', '.join(classes) or 'none'}",
+            hint="esft tunes models that continue a text, such as Qwen2.5-1.5B",
         )
 
 
 def weight_files(folder: Path, name: str) -> list[str]:
     """Names of the safetensors files that `folder` has, or should have."""
-    if (folder / WEIGHTS).exists() or not (folder / INDEX).exists():
-        return [WEIGHTS]
-    places = _read_json(folder / INDEX, name).get("weight_map")
-    files = sorted(set(places.values())) if isinstance(places, dict) else []
+    if (folder / _WEIGHTS).exists() or not (folder / _INDEX).exists():
+        return [_WEIGHTS]
+    weight_map = _read_json(folder / _INDEX, name).get("weight_map")
+    files = sorted(set(weight_map.values())) if isinstance(weight_map, dict) else []
     if not files or not all(re.fullmatch(r"[\w.-]+\.safetensors", str(file)) for file in files):
         raise ModelError(
-            f"{name}: the weight_map of {INDEX} names no or other files than *.safetensors",
-            hint="copy or download the checkpoint again",
+            f"{name}: the weight_map of {_INDEX} names no or other files than *.safetensors",
+            hint=_AGAIN,
         )
     return files
 
@@ -70,110 +83,93 @@ def check_weights(folder: Path, name: str) -> None:
     """
     files = weight_files(folder, name)
     missing = [file for file in files if not (folder / file).exists()]
-    if missing == [WEIGHTS]:
-        raise no_safetensors(name, [path.name for kind in PICKLES for path in folder.glob(kind)])
+    if missing == [_WEIGHTS]:
+        raise no_safetensors(name, [path.name for kind in _PICKLES for path in folder.glob(kind)])
     if missing:
         raise ModelError(
-            f"{name} lacks {missing[0]}, one of {len(files)} files of weights",
-            hint="copy or download the checkpoint again",
+            f"{name} lacks {missing[0]}, one of {len(files)} files of weights", hint=_AGAIN
         )
     for file in files:
         _check_header(folder / file, name)
+
+
+def check_loaded(model: PreTrainedModel, info: dict, name: str) -> None:
+    """Check that every weight of `model` came from its checkpoint and can be tuned.
+
+    Args:
+        model: as from_pretrained left it.
+        info: its output_loading_info.
+        name: of the checkpoint, for messages.
+
+    Raises:
+        ModelError: if a weight is missing, of another shape, not a float, NaN or infinite.
+    """
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise ModelError(
+            f"{name} lacks {missing[0]}{and_more(missing)}, which its config.json calls for; "
+            "transformers would fill in random numbers",
+            hint="take the whole checkpoint of a causal language model: all parts of a split one, "
+            "the base merged in where this is an adapter",
+        )
+    if info["mismatched_keys"]:
+        key, shape, expected = sorted(info["mismatched_keys"])[0]
+        raise ModelError(
+            f"{name}: {key} has shape {tuple(shape)}, config.json expects {tuple(expected)}",
+            hint="config.json and the weights belong to different models: download both again",
+        )
+    for key, parameter in model.named_parameters():
+        kind = str(parameter.dtype).removeprefix("torch.")
+        if not parameter.is_floating_point() or parameter.itemsize < 2:
+            raise _quantized(name, f"{key} is {kind}")
+        if kind not in DTYPES:
+            raise ModelError(
+                f"{name}: {key} is {kind}, expected one of {', '.join(DTYPES)}",
+                hint="name a dtype: --dtype float32",
+            )
+    _check_finite(model, name)
 
 
 def no_safetensors(name: str, pickles: list[str] = ()) -> ModelError:
     """The error for a checkpoint without safetensors weights, naming the `pickles` it has."""
     if not pickles:
         return ModelError(
-            f"{name} has no weights as safetensors, expected {WEIGHTS}",
+            f"{name} has no weights as safetensors, expected {_WEIGHTS}",
             hint="weights as .bin or .pth are pickles, which can run any code when loaded: "
             "take a checkpoint with safetensors, or convert one that you trust",
         )
     return ModelError(
-        f"{name} has its weights as pickles only ({sorted(pickles)[0]}), expected {WEIGHTS}; "
+        f"{name} has its weights as pickles only ({sorted(pickles)[0]}), expected {_WEIGHTS}; "
         "pickles can run any code when loaded, so esft does not load them",
         hint="if you trust it, convert it once: load it with transformers "
         "(AutoModelForCausalLM.from_pretrained) and write it with save_pretrained",
     )
 
 
-def _read_config(folder: Path, name: str) -> dict:
-    if not (folder / "config.json").exists():
-        gguf = sorted(path.name for path in folder.glob("*.gguf"))
+def and_more(names: list[str]) -> str:
+    """What follows the first of `names`, where there are more."""
+    return f" and {len(names) - 1} more" if len(names) > 1 else ""
+
+
+def _check_finite(model: PreTrainedModel, name: str) -> None:
+    import torch
+
+    bad = {}
+    for key, parameter in model.named_parameters():
+        if parameter.numel() == 0:
+            continue
+        # One pass that allocates nothing; NaN comes out as NaN.
+        ends = torch.stack(torch.aminmax(parameter.detach()))
+        if not ends.isfinite().all():
+            bad[key] = "NaN" if ends.isnan().any() else "infinite values"
+    if bad:
+        key, kind = next(iter(bad.items()))
         raise ModelError(
-            f"{name} has no config.json, expected a checkpoint in Hugging Face form",
-            hint=f"name the file itself: {folder / gguf[0]}"
-            if gguf
-            else "name a folder with config.json, model.safetensors and tokenizer.json; "
-            "of a repository of .gguf files, download one and name that",
+            f"{name}: {key} holds {kind}{and_more(list(bad))}, expected finite numbers",
+            hint="weights that do not fit float16 become infinite: try bfloat16 or float32"
+            if model.dtype == torch.float16
+            else "the checkpoint is damaged: download it again, or take another",
         )
-    return _read_json(folder / "config.json", name)
-
-
-def _read_json(path: Path, name: str) -> dict:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ModelError(
-            f"{name}: {path.name} is no JSON: {error}", hint="copy or download it again"
-        ) from error
-    if not isinstance(value, dict):
-        raise ModelError(f"{name}: {path.name} holds no JSON object", hint="download it again")
-    return value
-
-
-def _check_not_quantized(config: dict, name: str) -> None:
-    parts = [config, *(part for part in config.values() if isinstance(part, dict))]
-    for part in parts:
-        scheme = part.get("quantization_config") or part.get("compression_config")
-        if scheme:
-            method = scheme.get("quant_method") if isinstance(scheme, dict) else None
-            raise quantized(name, f"quantization_config: {method or 'unnamed'}")
-
-
-def quantized(name: str, what: str) -> ModelError:
-    """The error for a checkpoint whose weights are quantized, as `what` shows."""
-    return ModelError(
-        f"{name} is quantized ({what}), expected floating-point weights: "
-        "quantized weights cannot be tuned yet",
-        hint="take the checkpoint it was made from",
-    )
-
-
-def _check_architecture(config: dict, name: str, trust_remote_code: bool) -> None:
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-
-    kind, classes = config.get("model_type"), config.get("architectures") or []
-    if kind not in CONFIG_MAPPING_NAMES:
-        if trust_remote_code and "auto_map" in config:
-            return
-        raise _unknown_kind(name, kind, has_code="auto_map" in config)
-    class_name = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(kind)
-    fits = any(
-        listed == class_name or listed.endswith(CAUSAL_ENDINGS) for listed in map(str, classes)
-    )
-    if class_name is None or config.get("is_encoder_decoder") or (classes and not fits):
-        raise ModelError(
-            f"{name} is no causal language model: model_type {kind}, "
-            f"architectures {', '.join(map(str, classes)) or 'none'}",
-            hint="esft tunes models that continue a text, such as Qwen2.5-1.5B",
-        )
-
-
-def _unknown_kind(name: str, kind: object, has_code: bool) -> ModelError:
-    import transformers
-
-    if has_code:
-        return ModelError(
-            f"{name} needs Python code of its own (model_type {kind}), which runs only if asked",
-            hint="read that code; if you trust it: --set model.trust_remote_code=true",
-        )
-    return ModelError(
-        f"{name}: model_type is {kind!r}, which transformers {transformers.__version__} "
-        "does not know",
-        hint="a newer transformers may: pip install -U transformers",
-    )
 
 
 def _check_header(path: Path, name: str) -> None:
@@ -184,10 +180,27 @@ def _check_header(path: Path, name: str) -> None:
             kinds = {key: file.get_slice(key).get_dtype() for key in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise ModelError(
-            f"{name}: {path.name} is damaged or cut short: {error}",
-            hint="copy or download it again",
+            f"{name}: {path.name} is damaged or cut short: {error}", hint=_AGAIN
         ) from error
     for key, kind in kinds.items():
         # Masks and counters may be integers; loaded as weights, integers would pass for floats.
-        if key.endswith("weight") and kind not in FLOATS:
-            raise quantized(name, f"{key} is {kind}")
+        if key.endswith("weight") and kind not in _FLOATS:
+            raise _quantized(name, f"{key} is {kind}")
+
+
+def _read_json(path: Path, name: str) -> dict:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"{name}: {path.name} is not JSON: {error}", hint=_AGAIN) from error
+    if not isinstance(value, dict):
+        raise ModelError(f"{name}: {path.name} does not hold a JSON object", hint=_AGAIN)
+    return value
+
+
+def _quantized(name: str, reason: str) -> ModelError:
+    return ModelError(
+        f"{name} is quantized ({reason}), expected floating-point weights: "
+        "quantized weights cannot be tuned yet",
+        hint="take the checkpoint it was made from",
+    )

@@ -2,7 +2,6 @@
 
 import os
 import re
-from difflib import get_close_matches
 from pathlib import Path
 
 from esft.embedded import EMBEDDED
@@ -16,27 +15,10 @@ OWNERS = (
 )
 """Pattern of a family's short names, owner of its repositories on the hub."""
 
-_FAMILIES = (
-    ("Qwen2.5-", ("0.5B", "1.5B", "3B", "7B", "14B", "32B", "72B"), ("", "-Instruct")),
-    ("Qwen3-", ("0.6B", "1.7B", "4B", "8B", "14B"), ("", "-Base")),
-    ("Llama-3.1-", ("8B", "70B"), ("", "-Instruct")),
-    ("Llama-3.2-", ("1B", "3B"), ("", "-Instruct")),
-    ("SmolLM2-", ("135M", "360M", "1.7B"), ("", "-Instruct")),
-    ("SmolLM3-", ("3B",), ("", "-Base")),
-    ("gemma-2-", ("2b", "9b", "27b"), ("", "-it")),
-    ("gemma-3-", ("270m", "1b"), ("-pt", "-it")),
-)
-KNOWN_NAMES = tuple(
-    family + size + variant
-    for family, sizes, variants in _FAMILIES
-    for size in sizes
-    for variant in variants
-)
-"""Short names that are sure to exist: what a misspelt one is compared with."""
-
-FORMS = (
-    "a short name (Qwen2.5-1.5B), a hub id (Qwen/Qwen2.5-1.5B-Instruct), "
-    "a folder (./my-model), a .gguf file, or embedded, the tiny model that comes with esft"
+_FORMS = (
+    "expected a short name (Qwen2.5-1.5B, Llama-3.2-1B, SmolLM2-135M, gemma-3-1b-it), "
+    "a hub id (Qwen/Qwen2.5-1.5B-Instruct), a folder (./my-model), a .gguf file, "
+    "or embedded, the tiny model that comes with esft"
 )
 
 
@@ -47,55 +29,27 @@ def find_model(name: str) -> Path | str:
     existing folder or .gguf file wins over a repository of the same name.
 
     Raises:
-        ModelError: if `name` is none of these, with the nearest names.
+        ModelError: if `name` is none of these.
     """
     if name == "embedded":
         return EMBEDDED
-    path = os.path.expanduser(name)
-    if os.path.exists(path):
-        return _check_local(Path(path))
-    if _looks_like_path(name):
+    expanded = os.path.expanduser(name)
+    path = Path(expanded)
+    is_gguf = path.suffix.lower() == ".gguf"
+    if os.path.exists(expanded):
+        if path.is_dir() or is_gguf:
+            return path
         raise ModelError(
-            f"model {name}: no such file or folder",
-            hint=f"expected {FORMS}",
+            f"model {path} is a file, but not a .gguf file",
+            hint=f"name the folder it is in: {path.parent}"
+            if path.match("*.safetensors")
+            else None,
         )
-    if "/" in name:
+    if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name) and not is_gguf:
         return name
-    return _expand_short_name(name)
-
-
-def nearest_names(name: str) -> list[str]:
-    """At most three known short names that `name` may have meant."""
-    lower = {known.lower(): known for known in KNOWN_NAMES}
-    return [lower[match] for match in get_close_matches(name.lower(), lower, n=3, cutoff=0.5)]
-
-
-def _check_local(path: Path) -> Path:
-    if path.is_dir() or path.suffix.lower() == ".gguf":
-        return path
-    raise ModelError(
-        f"model {path} is a file but no .gguf file",
-        hint=f"name the folder it is in: {path.parent}" if path.suffix == ".safetensors" else None,
-    )
-
-
-def _looks_like_path(name: str) -> bool:
-    hub_id = re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name)
-    return name.lower().endswith(".gguf") or (
-        not hub_id and (name.startswith(("~", ".")) or "/" in name or os.sep in name)
-    )
-
-
-def _expand_short_name(name: str) -> str:
-    # Owners on the hub write their names in their own mix of cases: qwen2.5-1.5b is welcome too.
-    known = {known.lower(): known for known in KNOWN_NAMES}
-    name = known.get(name.lower(), name)
+    if is_gguf or name.startswith(("~", ".")) or re.search(r"[/\\]", name):
+        raise ModelError(f"model {name}: no such file or folder", hint=_FORMS)
     for pattern, owner in OWNERS:
         if re.fullmatch(pattern, name):
             return f"{owner}/{name}"
-    nearest = nearest_names(name)
-    raise ModelError(
-        f"model {name!r} is not known"
-        + (f"; the nearest names are {', '.join(nearest)}" if nearest else ""),
-        hint=f"expected {FORMS}",
-    )
+    raise ModelError(f"model {name!r} is not known", hint=_FORMS)

@@ -5,56 +5,54 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from esft.errors import ModelError
-from esft.models.check import check_files, no_safetensors, weight_files
-from esft.models.find import nearest_names
+from esft.models.check import no_safetensors, weight_files
 
-SMALL_FILES = ["*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken"]
+_SMALL_FILES = ["*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken"]
 
 
-def fetch(repo: str, *, trust_remote_code: bool) -> Path:
-    """The folder in the cache that holds a loadable snapshot of `repo`; its name is the commit.
+def fetch_small_files(repo: str, *, code: bool) -> Path:
+    """Return the folder in the cache with all of `repo` but its weights; its name is the commit.
 
-    Weights come last, so that a model that cannot be tuned is refused before they are paid for.
+    Args:
+        repo: its id.
+        code: whether to fetch Python files too.
 
     Raises:
-        ModelError: if it cannot be had: not there, gated, no network, disk full; or if it is
-            no model that can be tuned.
+        ModelError: if it is not there, gated, or out of reach, or the disk is full.
     """
-    patterns = [*SMALL_FILES, "*.py"] if trust_remote_code else SMALL_FILES
-    with _clear_errors(repo):
-        folder = _fetch_small_files(repo, patterns)
-    check_files(folder, repo, trust_remote_code=trust_remote_code)
-    with _clear_errors(repo):
-        _fetch_weights(repo, folder)
-    return folder
-
-
-def _fetch_small_files(repo: str, patterns: list[str]) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    try:
-        # Subfolders hold other forms of the same model: onnx/, original/.
-        return Path(snapshot_download(repo, allow_patterns=patterns, ignore_patterns="*/*"))
-    except LocalEntryNotFoundError as error:
-        # Filled by a program that took fewer files, the cache may still hold all that is needed.
-        snapshot = getattr(error, "snapshot_path", None)
-        if snapshot is not None and Path(snapshot, "config.json").exists():
-            return Path(snapshot)
-        raise
+    patterns = [*_SMALL_FILES, "*.py"] if code else _SMALL_FILES
+    with _clear_errors(repo):
+        try:
+            # Subfolders hold other forms of the same model: onnx/, original/.
+            return Path(snapshot_download(repo, allow_patterns=patterns, ignore_patterns="*/*"))
+        except LocalEntryNotFoundError as error:
+            # Filled by a program that took fewer files, the cache may still hold all it needs.
+            snapshot = getattr(error, "snapshot_path", None)
+            if snapshot is not None and Path(snapshot, "config.json").exists():
+                return Path(snapshot)
+            raise
 
 
-def _fetch_weights(repo: str, folder: Path) -> None:
+def fetch_weights(repo: str, folder: Path) -> None:
+    """Bring the safetensors files of `repo` to the folder that `fetch_small_files` returned.
+
+    Raises:
+        ModelError: as there, or if it has none.
+    """
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
-    for file in weight_files(folder, repo):
-        try:
-            hf_hub_download(repo, file, revision=folder.name)
-        except LocalEntryNotFoundError:
-            raise
-        except EntryNotFoundError as error:
-            raise no_safetensors(repo) from error
+    with _clear_errors(repo):
+        for file in weight_files(folder, repo):
+            try:
+                hf_hub_download(repo, file, revision=folder.name)
+            except LocalEntryNotFoundError:
+                raise
+            except EntryNotFoundError as error:
+                raise no_safetensors(repo) from error
 
 
 @contextmanager
@@ -62,31 +60,29 @@ def _clear_errors(repo: str) -> Iterator[None]:
     """Turn what huggingface_hub raises about `repo` into a ModelError that says what to do."""
     from huggingface_hub import constants, errors
 
-    page = f"{constants.ENDPOINT}/{repo}"
+    hub = constants.ENDPOINT
     try:
         yield
     except errors.GatedRepoError as error:
         raise ModelError(
             f"{repo} is gated: its owner gives it to those who accept its terms",
-            hint=f"accept them on {page}, then log in with `hf auth login`",
+            hint=f"accept them on {hub}/{repo}, then log in with `hf auth login`",
         ) from error
     except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:
-        nearest = nearest_names(repo.split("/")[-1])
         raise ModelError(
-            f"{repo} was not found on {constants.ENDPOINT}",
-            hint=("did you mean " + ", ".join(nearest) + "? " if nearest else "check the name; ")
-            + "if it is private, log in with `hf auth login`",
+            f"{repo} was not found on {hub}",
+            hint="check the name; if it is private, log in with `hf auth login`",
         ) from error
     except errors.LocalEntryNotFoundError as error:
         raise _unreachable(repo) from error
     except errors.HfHubHTTPError as error:
         raise ModelError(
-            f"{repo}: {constants.ENDPOINT} answered {error.response.status_code}",
+            f"{repo}: {hub} answered {error.response.status_code}",
             hint="try again later; too many requests: log in with `hf auth login`",
         ) from error
     except errors.HTTPError as error:  # the base class of all that its HTTP client raises
         raise ModelError(
-            f"{repo}: the connection to {constants.ENDPOINT} failed: {error}",
+            f"{repo}: the connection to {hub} failed: {error}",
             hint="run the command again: files that are whole are not downloaded again",
         ) from error
     except OSError as error:
@@ -99,15 +95,16 @@ def _clear_errors(repo: str) -> Iterator[None]:
 def _unreachable(repo: str) -> ModelError:
     from huggingface_hub import constants
 
+    cache = constants.HF_HUB_CACHE
     if constants.HF_HUB_OFFLINE:
         return ModelError(
-            f"{repo} is not, or not wholly, in the cache {constants.HF_HUB_CACHE}, "
-            "and HF_HUB_OFFLINE forbids to look elsewhere",
+            f"{repo} is not, or not wholly, in the cache {cache}, and HF_HUB_OFFLINE forbids to "
+            "look elsewhere",
             hint=f"where there is network: hf download {repo}; or name a local folder",
         )
     return ModelError(
-        f"{repo} was looked for on {constants.ENDPOINT}, which cannot be reached, and in "
-        f"the cache {constants.HF_HUB_CACHE}, which does not hold it",
+        f"{repo} was looked for on {constants.ENDPOINT}, which cannot be reached, and in the cache "
+        f"{cache}, which does not hold it",
         hint=f"to work offline, fill the cache where there is network (hf download {repo}), "
         "copy it here and set HF_HUB_OFFLINE=1; or name a local folder",
     )

@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from esft.errors import ModelError
-from esft.models.check import check_files, check_weights
-from esft.models.check_loaded import and_more, check_loaded
+from esft.models.calling import clear_errors, load_tokenizer, quiet
+from esft.models.check import and_more, check_files, check_loaded, check_weights
 from esft.models.device import choose_device, choose_gguf_dtype, computes_bfloat16, parse_dtype
 from esft.models.find import find_model
 from esft.models.gguf import load_gguf
-from esft.models.hub import fetch
-from esft.models.quiet import quiet
-from esft.models.save import save_model
-from esft.models.tokenizer import borrow_pad, load_tokenizer
+from esft.models.hub import fetch_small_files, fetch_weights
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-__all__ = ["LoadedModel", "load_model", "save_model"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,17 +60,17 @@ def load_model(
     Raises:
         ModelError: if there is no such model, device or dtype, or it cannot be tuned.
     """
-    place = choose_device(device)
+    on = choose_device(device)
     wanted = None if dtype is None else parse_dtype(dtype)
     found = find_model(id)
     with quiet():
         if isinstance(found, Path) and found.is_file():
-            raw = _load_file(found, wanted, place)
+            raw = _load_file(found, wanted, on)
         else:
-            raw = _load_checkpoint(found, wanted, place, trust_remote_code)
+            raw = _load_checkpoint(found, wanted, on, trust_remote_code)
     check_loaded(raw.model, raw.info, str(found))
     raw.model.eval().requires_grad_(False)
-    pad = borrow_pad(raw.tokenizer)
+    pad = _borrow_pad(raw.tokenizer)
     notes = (*raw.notes, *_notes(raw, pad, named=dtype is not None))
     return LoadedModel(
         model=raw.model,
@@ -108,7 +101,7 @@ def _load_file(path: Path, dtype: torch.dtype | None, device: torch.device) -> _
     why = "as asked for"
     if dtype is None:
         dtype, why = choose_gguf_dtype(device)
-    with quiet(bars_too=True), _clear_errors(str(path)):
+    with quiet(bars_too=True), clear_errors(str(path)):
         model, info, tokenizer = load_gguf(path, dtype, _device_map(device))
     note = f"{path.name}: weights dequantized to {str(dtype).removeprefix('torch.')}, {why}"
     return _Raw(
@@ -119,24 +112,26 @@ def _load_file(path: Path, dtype: torch.dtype | None, device: torch.device) -> _
 def _load_checkpoint(
     found: Path | str, dtype: torch.dtype | None, device: torch.device, trust_remote_code: bool
 ) -> _Raw:
-    from transformers import AutoModelForCausalLM
+    """Load a folder or a hub id, the weights last: what cannot be tuned is refused before."""
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-    if isinstance(found, Path):
-        folder, revision = found, None
-        check_files(folder, str(found), trust_remote_code=trust_remote_code)
-    else:
-        folder = fetch(found, trust_remote_code=trust_remote_code)
-        revision = folder.name
-    check_weights(folder, str(found))
+    name, on_hub = str(found), isinstance(found, str)
+    folder = fetch_small_files(found, code=trust_remote_code) if on_hub else found.absolute()
+    check_files(folder, name)
     # A hub id stays a hub id, since transformers treats some tokenizers by it.
     where = {
-        "revision": revision or "main",
+        "revision": folder.name if on_hub else "main",
         "local_files_only": True,  # everything has been fetched
         "trust_remote_code": trust_remote_code,
     }
-    with _clear_errors(str(found)):
+    with clear_errors(name):
+        AutoConfig.from_pretrained(name, **where)
+        tokenizer = load_tokenizer(AutoTokenizer, name, name, **where)
+        if on_hub:
+            fetch_weights(found, folder)
+        check_weights(folder, name)
         model, info = AutoModelForCausalLM.from_pretrained(
-            str(found),
+            name,
             dtype="auto" if dtype is None else dtype,
             device_map=_device_map(device),
             use_safetensors=True,
@@ -144,8 +139,7 @@ def _load_checkpoint(
             output_loading_info=True,
             **where,
         )
-        tokenizer = load_tokenizer(str(found), str(found), **where)
-    source = str(folder.absolute()) if revision is None else f"{found}@{revision}"
+    source = f"{found}@{folder.name}" if on_hub else str(folder)
     return _Raw(
         model=model, info=info, tokenizer=tokenizer, source=source, folder=folder.absolute()
     )
@@ -156,33 +150,16 @@ def _device_map(device: torch.device) -> dict | None:
     return None if device.type == "cpu" else {"": device}
 
 
-@contextmanager
-def _clear_errors(name: str) -> Iterator[None]:
-    """Turn what transformers raises about a checkpoint or this machine into a ModelError."""
-    import torch
-    from huggingface_hub.errors import StrictDataclassError
+def _borrow_pad(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """Give a tokenizer that has no pad token one of its other tokens, and return that.
 
-    try:
-        yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise ModelError(
-            f"{name} does not fit into memory: {_first_line(error)}",
-            hint="name a smaller dtype (--dtype bfloat16), a smaller model or another device",
-        ) from error
-    except ImportError as error:
-        raise ModelError(
-            f"{name} needs a package that is not installed: {_first_line(error)}",
-            hint="install it with pip",
-        ) from error
-    except (OSError, ValueError, StrictDataclassError) as error:
-        raise ModelError(
-            f"{name} cannot be loaded: {_first_line(error)}",
-            hint="download config.json and the weights again, or take another checkpoint",
-        ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    Padding is always masked, so any token does: eos, or the one with id 0. Saved, the tokenizer
+    would split texts at it; in memory it goes on giving the same tokens for the same text.
+    """
+    if tokenizer.pad_token_id is not None:
+        return None
+    tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
+    return tokenizer.pad_token
 
 
 def _notes(raw: _Raw, pad: str | None, *, named: bool) -> Iterator[str]:

@@ -1,8 +1,6 @@
 """A saved model: the same model, whole or not there at all."""
 
-import errno
 import json
-import os
 
 import gguf
 import pytest
@@ -34,9 +32,10 @@ def folder(tmp_path):
     return write_model(tmp_path / "tiny")
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("make", [tiny_llama, tiny_qwen2])
+@pytest.mark.parametrize(
+    ("make", "tied", "dtype"),
+    [(tiny_llama, True, torch.bfloat16), (tiny_qwen2, False, torch.float32)],
+)
 def test_a_saved_model_answers_as_it_did(make, tied, dtype, tmp_path):
     loaded = load_model(str(write_model(tmp_path / "m", make(tied=tied, dtype=dtype))))
     for parameter in loaded.model.parameters():
@@ -123,14 +122,6 @@ def test_the_generation_config_of_the_checkpoint_is_kept_whatever_it_says(
     assert loaded.model.generation_config.max_new_tokens == 7
 
 
-def test_an_empty_folder_is_filled(folder, tmp_path):
-    (tmp_path / "saved").mkdir()
-
-    save_model(load_model(str(folder)), tmp_path / "saved")
-
-    assert (tmp_path / "saved" / "model.safetensors").exists()
-
-
 def test_a_folder_with_something_in_it_is_refused_and_left_alone(folder, tmp_path):
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
 
@@ -168,23 +159,6 @@ def test_a_full_disk_is_said_and_leaves_nothing_behind(folder, tmp_path):
             save_model(loaded, tmp_path / "saved")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-
-    assert caught.value.hint.startswith("make room")
-    assert [path.name for path in tmp_path.iterdir()] == [folder.name]
-
-
-def test_a_disk_that_fills_up_while_the_tokenizer_is_written_is_said_too(
-    folder, tmp_path, monkeypatch
-):
-    loaded = load_model(str(folder))
-
-    def fail(*args, **options):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(type(loaded.tokenizer), "save_pretrained", fail)
-
-    with pytest.raises(RunError, match="No space left on device") as caught:
-        save_model(loaded, tmp_path / "saved")
 
     assert caught.value.hint.startswith("make room")
     assert [path.name for path in tmp_path.iterdir()] == [folder.name]

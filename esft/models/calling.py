@@ -1,0 +1,106 @@
+"""Calling transformers: without its noise, and with its errors in words that help."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, redirect_stderr
+from typing import TYPE_CHECKING
+
+from esft.errors import ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@contextmanager
+def quiet(*, bars_too: bool = False, no_bars: bool = False) -> Iterator[None]:
+    """Inside the block transformers logs errors only, and shows bars on a terminal only.
+
+    Args:
+        bars_too: also catch bars that no setting turns off, by keeping all of stderr back;
+            not on a terminal, where they are welcome.
+        no_bars: show none on a terminal either.
+    """
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    no_hub_bars = are_progress_bars_disabled()
+    shown = sys.stderr.isatty() and not no_bars
+    logging.set_verbosity_error()
+    if not shown:
+        logging.disable_progress_bar()
+    try:
+        with redirect_stderr(io.StringIO()) if bars_too and not shown else nullcontext():
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars and not shown:
+            logging.enable_progress_bar()  # and with it the hub's
+            if no_hub_bars:
+                disable_progress_bars()
+
+
+@contextmanager
+def clear_errors(name: str) -> Iterator[None]:
+    """Turn what transformers raises about the checkpoint `name` into a ModelError."""
+    import torch
+    from huggingface_hub.errors import StrictDataclassError
+
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise ModelError(
+            f"{name} does not fit into memory: {_first_line(error)}",
+            hint="name a smaller dtype (--dtype bfloat16), a smaller model or another device",
+        ) from error
+    except ImportError as error:
+        raise ModelError(
+            f"{name} needs a package that is not installed: {_first_line(error)}",
+            hint="install it with pip",
+        ) from error
+    except (OSError, ValueError, StrictDataclassError) as error:
+        if "trust_remote_code" in str(error):
+            raise ModelError(
+                f"{name} needs Python code of its own, which runs only if asked",
+                hint="read that code; if you trust it: --set model.trust_remote_code=true",
+            ) from error
+        raise ModelError(
+            f"{name} cannot be loaded: {_first_line(error)}",
+            hint="download it again, take another checkpoint, or a newer transformers: "
+            "pip install -U transformers",
+        ) from error
+
+
+def load_tokenizer(kind: type, where: str, name: str, **options: object) -> PreTrainedTokenizerBase:
+    """Return the tokenizer that a class of transformers finds.
+
+    Args:
+        kind: the class.
+        where: a folder or hub id.
+        name: of the model, for messages.
+        options: what else the class needs.
+
+    Raises:
+        ModelError: if there is none, or it cannot be read.
+        ImportError: if it needs a package that is not installed.
+    """
+    try:
+        tokenizer = kind.from_pretrained(where, **options)
+        if not tokenizer("a").input_ids:  # what some kinds become without their files
+            raise ValueError("it makes no tokens")
+    except ImportError:
+        raise
+    except Exception as error:  # the tokenizers library raises nothing more specific
+        raise ModelError(
+            f"{name}: its tokenizer is missing or cannot be read "
+            f"({type(error).__name__}: {_first_line(error)})",
+            hint="download its files again, or those of its base model, into the same folder",
+        ) from error
+    return tokenizer
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
