@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from esft.cli.options import GroupedCommand, GroupedOption, prior_option
+from esft.cli.options import GroupedCommand, GroupedOption, json_option, prior_option
 from esft.cli.show import make_watcher, wrapped
 from esft.cli.stop import StopSignals
 
@@ -91,7 +91,7 @@ def _option(group: str, *flags: str, **kwargs):
     show_default=True,
     help="In half precision, score the base again with another batch size.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
+@json_option
 @click.pass_context
 def evaluate(
     ctx: click.Context, prior: tuple[str, ...] | None, texts: int, as_json: bool, **asked: object

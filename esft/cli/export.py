@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from esft.cli.options import GroupedCommand, rebuild_options
+from esft.cli.options import GroupedCommand, json_option, rebuild_options
 from esft.cli.show import make_watcher
 from esft.cli.stop import StopSignals
 from esft.models.device import DTYPES
@@ -23,7 +23,7 @@ from esft.models.device import DTYPES
     help="Convert the weights  [default: the dtype of the run]",
 )
 @click.option("--journal", is_flag=True, help="Write the journal alone: a file of kilobytes.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
+@json_option
 def export(
     run: str | None, out: Path, dtype: str | None, journal: bool, as_json: bool, **which: object
 ) -> None:

@@ -1,4 +1,6 @@
-"""The options of the commands, a decorator a group, shown under the group's heading."""
+"""The options of the commands, shown under the heading of their group."""
+
+from __future__ import annotations
 
 import shlex
 from collections.abc import Callable
@@ -6,9 +8,14 @@ from functools import reduce
 
 import click
 
-from esft.recipe.settings import Recipe
+from esft.recipe.check import Setting
+from esft.recipe.priors import read_priors
+from esft.recipe.settings import TABLES, Recipe
 from esft.recipe.toml import load_recipe, parse_change
 
+HEADINGS = {"prior": "Prior tasks"}
+"""Of the tables whose options stand under another word than their name."""
+TYPES = {"str": str, "int": int, "float": float}
 TYPED = "esft.typed"
 """Where a context keeps what was typed behind the command."""
 
@@ -71,210 +78,60 @@ def recipe_of(ctx: click.Context, name: str | None) -> Recipe:
     return load_recipe(name, changes, labels=labels)
 
 
-def _group(*options: Callable) -> Callable:
-    def decorate(command: Callable) -> Callable:
-        return reduce(lambda inner, option: option(inner), reversed(options), command)
-
-    return decorate
+def grouped(group: str, *flags: str, help: str, **kwargs) -> Callable:
+    """Return an option that stands under the heading `group`."""
+    return click.option(*flags, cls=GroupedOption, group=group, help=help, **kwargs)
 
 
-def _option(group: str, flag: str, setting: str | None, help: str, **kwargs) -> Callable:
-    return click.option(flag, cls=GroupedOption, group=group, setting=setting, help=help, **kwargs)
+def together(*options: Callable) -> Callable:
+    """Return one decorator of several options, in this order."""
+    return lambda command: reduce(lambda inner, option: option(inner), options[::-1], command)
 
 
-def model_options(command: Callable) -> Callable:
-    """--model, --dtype, --device."""
-    heading = "Model"
-    return _group(
-        _option(
-            heading,
-            "--model",
-            "model.id",
-            "Hub id, short name (Qwen2.5-1.5B), folder, .gguf file, or embedded, a tiny model that "
-            "comes with esft.",
-        ),
-        _option(
-            heading,
-            "--dtype",
-            "model.dtype",
-            "float32, float16 or bfloat16  [default: the checkpoint's]",
-        ),
-        _option(
-            heading,
-            "--device",
-            "model.device",
-            "cuda, mps or cpu  [default: the first of them there is]",
-        ),
-    )(command)
+def table_options(table: str) -> Callable:
+    """Return the options that replace settings of a table, described as they are declared."""
+    settings = TABLES[table].declared().values()
+    return together(*(_setting_option(table, each) for each in settings if each.flag is not None))
 
 
-def task_options(command: Callable) -> Callable:
-    """--task, --grader, --data-dir."""
-    heading = "Task"
-    return _group(
-        _option(
-            heading,
-            "--task",
-            "task.name",
-            "What to tune on: a name that `esft tasks` lists, or your own .jsonl or .py file.",
-        ),
-        _option(
-            heading,
-            "--grader",
-            "task.grader",
-            "How answers to a .jsonl file are graded: exact, contains, number, choice or math.",
-        ),
-        _option(
-            heading,
-            "--data-dir",
-            "task.data_dir",
-            "Folder of <task>.<split>.jsonl files  [default: $ESFT_DATA_DIR, else the task's own "
-            "rows or the hub]",
-        ),
-    )(command)
-
-
-def search_options(command: Callable) -> Callable:
-    """--steps, --population, --sigma, --alpha, --seed."""
-    heading = "Search"
-    return _group(
-        _option(heading, "--steps", "search.steps", "Updates  [default: 500]", type=int),
-        _option(
-            heading,
-            "--population",
-            "search.population",
-            "Members per step  [default: 30]",
-            type=int,
-        ),
-        _option(
-            heading,
-            "--sigma",
-            "search.sigma",
-            "Noise scale, standard deviation added to every weight  [default: 0.001]",
-            type=float,
-        ),
-        _option(heading, "--alpha", "search.alpha", "Learning rate  [default: 0.0005]", type=float),
-        _option(
-            heading,
-            "--seed",
-            "search.seed",
-            "Seed of the run, 0 or more  [default: drawn and recorded]",
-            type=int,
-        ),
-    )(command)
-
-
-def anchor_options(command: Callable) -> Callable:
-    """--awd, --awd-norm."""
-    heading = "Anchor"
-    return _group(
-        _option(
-            heading,
-            "--awd",
-            "anchor.awd",
-            "Anchored weight decay towards the base weights, per unit of alpha; 0 is off  "
-            "[default: 0]",
-            type=float,
-        ),
-        _option(
-            heading,
-            "--awd-norm",
-            "anchor.norm",
-            "l1 (a constant pull) or l2 (a share of the drift)  [default: l1]",
-        ),
-    )(command)
+def _setting_option(table: str, setting: Setting) -> Callable:
+    text = setting.help
+    if setting.choices:
+        text += f": {', '.join(setting.choices[:-1])} or {setting.choices[-1]}"
+    text += "." if setting.default_text is None else f"  [default: {setting.default_text}]"
+    several = {"multiple": True, "metavar": "FILE|TASK", "callback": _read_priors}
+    return grouped(
+        HEADINGS.get(table, table.capitalize()),
+        setting.flag,
+        help=text,
+        setting=f"{table}.{setting.name}",
+        **(several if setting.name == "tasks" else {"type": TYPES[setting.kind]}),
+    )
 
 
 def _read_priors(
     ctx: click.Context, parameter: click.Parameter, given: tuple[str, ...]
 ) -> tuple[str, ...] | None:
-    if not given:
-        return None  # those of the recipe stay
-    from esft.recipe.prior_file import read_priors
-
-    return read_priors(given)
+    return read_priors(given) if given else None  # those of the recipe stay
 
 
-def prior_option(command: Callable) -> Callable:
-    """--prior, whose value is the lines of the prior tasks; None where none are named."""
-    return _option(
-        "Prior tasks",
-        "--prior",
-        "prior.tasks",
-        "What the model should not lose: a file with a task a line, or a task such as gsm8k:100; "
-        "may be repeated.",
-        multiple=True,
-        metavar="FILE|TASK",
-        callback=_read_priors,
-    )(command)
-
-
-def prior_options(command: Callable) -> Callable:
-    """--prior, --prior-every."""
-    return _group(
-        prior_option,
-        _option(
-            "Prior tasks",
-            "--prior-every",
-            "prior.every",
-            "Steps from one evaluation of target and prior tasks to the next  [default: before the "
-            "first step and after the last]",
-            type=int,
-        ),
-    )(command)
-
-
-def run_options(command: Callable) -> Callable:
-    """--run-dir, --stop-after-peak, --set, --json."""
-    heading = "Run"
-    return _group(
-        _option(
-            heading,
-            "--run-dir",
-            "run.dir",
-            "Folder to make for the run  [default: runs/<task>-<model>-<number>]",
-        ),
-        _option(
-            heading,
-            "--stop-after-peak",
-            "run.stop_after_peak",
-            "End after so many evaluations (every prior.every steps) without a new best holdout "
-            "reward  [default: go on to the last step]",
-            type=int,
-        ),
-        _option(
-            heading,
-            "--set",
-            None,
-            "Replace any setting of a recipe; may be repeated.",
-            multiple=True,
-            metavar="TABLE.KEY=VALUE",
-        ),
-        _option(heading, "--json", None, "Print the result as JSON on stdout.", is_flag=True),
-    )(command)
-
-
-def rebuild_options(command: Callable) -> Callable:
-    """--at, --from-base, --model, --device."""
-    heading = "Model"
-    return _group(
-        _option(
-            heading,
-            "--at",
-            None,
-            "Step: best (by holdout reward), last or a number; 0 is the base model.",
-            default="last",
-            show_default=True,
-        ),
-        _option(heading, "--model", None, "Base model, where it is not found as the run named it."),
-        _option(
-            heading, "--device", None, "cuda, mps or cpu  [default: the run's, else the first]"
-        ),
-        _option(
-            heading,
-            "--from-base",
-            None,
-            "Make every step again, without the snapshots.",
-            is_flag=True,
-        ),
-    )(command)
+prior_option = _setting_option("prior", TABLES["prior"].declared()["tasks"])
+"""--prior, whose value is the lines of the prior tasks; None where none are named."""
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print the result as JSON on stdout."
+)
+rebuild_options = together(
+    grouped(
+        "Model",
+        "--at",
+        default="last",
+        show_default=True,
+        help="Step: best (by holdout reward), last or a number; 0 is the base model.",
+    ),
+    grouped("Model", "--model", help="Base model, where it is not found as the run named it."),
+    grouped("Model", "--device", help="cuda, mps or cpu  [default: the run's, else the first]"),
+    grouped(
+        "Model", "--from-base", is_flag=True, help="Make every step again, without the snapshots."
+    ),
+)
+"""Which step of a run is rebuilt, and from what."""

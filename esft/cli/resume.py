@@ -4,7 +4,7 @@ import json
 
 import click
 
-from esft.cli.options import GroupedCommand
+from esft.cli.options import GroupedCommand, json_option
 from esft.cli.show import make_watcher, outcome_record, outcome_text
 from esft.cli.stop import StopSignals
 
@@ -12,7 +12,7 @@ from esft.cli.stop import StopSignals
 @click.command(cls=GroupedCommand, short_help="Go on with a run that stopped.")
 @click.argument("run", required=False)
 @click.option("--force", is_flag=True, help="Go on although something changed; it is recorded.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
+@json_option
 @click.pass_context
 def resume(ctx: click.Context, run: str | None, force: bool, as_json: bool) -> None:
     """Go on with RUN, a name under runs/ or a path; without one, with the newest.

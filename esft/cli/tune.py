@@ -6,29 +6,31 @@ import click
 
 from esft.cli.options import (
     GroupedCommand,
-    anchor_options,
-    model_options,
-    prior_options,
+    grouped,
+    json_option,
     recipe_of,
-    run_options,
-    search_options,
-    task_options,
+    table_options,
+    together,
     typed_with,
 )
 from esft.cli.show import make_watcher, outcome_record, outcome_text
 from esft.cli.stop import StopSignals
+from esft.recipe.settings import TABLES
 
 
 @click.command(cls=GroupedCommand, short_help="Fine-tune a model on a task.")
 @click.argument("recipe", required=False)
-@model_options
-@task_options
-@search_options
-@anchor_options
-@prior_options
-@run_options
+@together(*map(table_options, TABLES))
+@grouped(
+    "Run",
+    "--set",
+    multiple=True,
+    metavar="TABLE.KEY=VALUE",
+    help="Replace any setting of a recipe; may be repeated.",
+)
+@json_option
 @click.pass_context
-def tune(ctx: click.Context, recipe: str | None, **options: object) -> None:
+def tune(ctx: click.Context, recipe: str | None, as_json: bool, **options: object) -> None:
     """Fine-tune a model as RECIPE (a name or a .toml file) says; options replace its values.
 
     Leaves a run folder with the tuned model. Ctrl-C finishes the step in hand, saves the model
@@ -48,7 +50,7 @@ def tune(ctx: click.Context, recipe: str | None, **options: object) -> None:
 
     with StopSignals() as signals, make_watcher(signals) as watcher:
         outcome = run_tuning(settings, watcher, signals.asked)
-    if options["json"]:
+    if as_json:
         click.echo(json.dumps(outcome_record(outcome)))
     else:
         click.echo(outcome_text(outcome))

@@ -11,8 +11,8 @@ from esft.evals.record import task_result
 from esft.evals.results import EvalRecord, FailedTask, to_json
 from esft.evals.subjects import Subject, prior_of, target_of
 from esft.files import write_whole
-from esft.recipe.paths import placed
-from esft.recipe.prior_line import PriorSpec, parse_prior_line
+from esft.recipe.paths import with_recorded_paths
+from esft.recipe.priors import PriorSpec, parse_prior_line
 from esft.recipe.settings import Prior, Recipe
 from esft.recipe.toml import load_recipe
 from esft.rollout.batches import Batches
@@ -115,7 +115,9 @@ def run_eval(request: EvalRequest, watcher: Watcher) -> EvalResult:
 
 
 def _recipe(source: Source) -> Recipe:
-    return placed(load_recipe(str(source.run.recipe_path), {}), source.run.info["places"])
+    return with_recorded_paths(
+        load_recipe(str(source.run.recipe_path), {}), source.run.info["places"]
+    )
 
 
 def _models(request: EvalRequest, source: Source | None, watcher: Watcher) -> Models:

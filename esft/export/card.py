@@ -10,7 +10,7 @@ import torch
 from esft import __version__
 from esft.engine.journal_read import lines_until
 from esft.export.exported import Exported, comparison_text
-from esft.recipe.prior_line import parse_prior_line
+from esft.recipe.priors import parse_prior_line
 from esft.runs.records import summaries
 from esft.tuning.rebuild import Source
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from esft.errors import TaskError
-from esft.recipe.paths import placed
+from esft.recipe.paths import with_recorded_paths
 from esft.recipe.toml import load_recipe
 from esft.rollout.encode import encode_prompt
 from esft.runs.folder import RunFolder
@@ -68,7 +68,7 @@ def find_prompts(source: Source, watcher: Watcher) -> Prompts:
 
 
 def _holdout(run: RunFolder) -> Iterator[Prompt]:
-    settings = placed(load_recipe(str(run.recipe_path), {}), run.info["places"]).task
+    settings = with_recorded_paths(load_recipe(str(run.recipe_path), {}), run.info["places"]).task
     task = get_task(settings.name, settings.grader)
     scoring = task.choose_scoring(settings.scoring, settings.reward)
     folder = data_folder(settings.data_dir, task)

@@ -1,14 +1,20 @@
-"""What is wrong with settings: found value by value, told all at once."""
+"""How a setting is declared, once; how its value is checked, and what is said of a wrong one."""
 
 from __future__ import annotations
 
 import difflib
 import json
+import math
 import sys
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar
 
 from esft.errors import RecipeError
+
+Rule = tuple[tuple[str, ...], Callable[..., tuple[str, str] | None]]
+"""Settings, and what gives expected and hint where their values contradict each other; the message
+is about the first of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,13 +34,166 @@ class SettingsError(RecipeError):
 
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = tuple(problems)
-        hints = dict.fromkeys(each.hint for each in self.problems if each.hint is not None)
-        message = "\n".join(each.message for each in self.problems)
+        hints = dict.fromkeys(problem.hint for problem in self.problems if problem.hint is not None)
+        message = "\n".join(problem.message for problem in self.problems)
         super().__init__(message, hint="\n".join(hints) or None)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """Everything that checks, recipes and commands know of a setting."""
+
+    name: str
+    kind: str
+    """Its type: "str", "int", "float", "bool" or "tuple[str, ...]"."""
+    default: object
+    help: str
+    """What it is, with its unit; choices and default are added where it is shown."""
+    unset: str | None = None
+    """What None means; None where it cannot be None, so that it must be given without a default."""
+    flag: str | None = None
+    """The option of the command line that sets it; None where only --set does."""
+    example: object = None
+    """A right value, where the default is none."""
+    choices: tuple[str, ...] = ()
+    at_least: float = -math.inf
+    at_most: float = sys.float_info.max
+    above: float = -math.inf
+    read: Callable[[Any], Any] | None = None
+    """Makes the value that is kept of a right one; SettingsError where it is wrong after all."""
+
+    @property
+    def default_text(self) -> str | None:
+        """What holds where nothing is said, for people; None where that needs no words."""
+        if self.default is None or self.default == ():
+            return self.unset
+        return f"{self.default:g}" if self.kind == "float" else str(self.default)
+
+    def accepts(self, value: object) -> bool:
+        """Return whether a value is of its type and within its bounds or choices."""
+        match self.kind:
+            case _ if value is None:
+                return self.unset is not None
+            case "str":
+                return value in self.choices if self.choices else _is_text(value)
+            case "bool":
+                return isinstance(value, bool)
+            case "int" | "float":
+                real = isinstance(value, int if self.kind == "int" else int | float)
+                inside = real and self.above < value and self.at_least <= value <= self.at_most
+                return inside and not isinstance(value, bool)
+            case _:
+                return isinstance(value, list | tuple) and all(map(_is_text, value))
+
+    def refusal(self, table: str, value: object) -> Problem:
+        """Return what is said of a value that is not accepted."""
+        example = self.default if self.example is None else self.example
+        span = f"above {self.above}" if self.above >= 0 else f"{self.at_least} or more"
+        if self.at_most < sys.float_info.max:
+            span = f"{self.at_least} to {self.at_most}"
+        expected = {
+            "str": f"text such as {as_toml(example)}",
+            "int": f"a whole number, {span}",
+            "float": f"a finite number, {span}",
+            "bool": "true or false",
+        }.get(self.kind, "a list of texts")
+        hint = f"for example {self.name} = {as_toml(example)}"
+        if self.choices:
+            expected = " or ".join(map(as_toml, self.choices))
+            meant = nearest(str(value), self.choices) or self.choices[0]
+            hint = f"set {self.name} = {as_toml(meant)}"
+        elif self.kind == "bool":
+            hint = f"set {self.name} = true or {self.name} = false"
+        elif self.kind == "str" and not isinstance(value, str | list | tuple | dict | None):
+            text = f"{self.name} = {as_toml(as_toml(value))}"
+            hint = f"put it in quotes: {text}, or --set '{table}.{text.replace(' = ', '=')}'"
+        elif value is None and self.flag is not None:
+            hint = f"give {self.flag} {example}, or set {hint[12:]} under [{table}]"
+        return refusal((f"{table}.{self.name}",), value, expected, hint)
+
+
+def setting(default: object, help: str, **facts: Any) -> Any:
+    """Return the field of a setting; `facts` are what else `Setting` has of it."""
+    return field(default=default, metadata={"default": default, "help": help, **facts})
+
+
+class Settings:
+    """Base of the frozen dataclasses that are declared by `setting`: checked when one is made."""
+
+    table: ClassVar[str]
+    """Name of the table of a recipe."""
+    rules: ClassVar[tuple[Rule, ...]] = ()
+    """What its values must fulfil together, each right by itself."""
+
+    def __post_init__(self) -> None:
+        problems: list[Problem] = []
+        for name, declared in self.declared().items():
+            value = getattr(self, name)
+            if not declared.accepts(value):
+                problems.append(declared.refusal(self.table, value))
+            elif declared.read is not None and value is not None:
+                try:
+                    object.__setattr__(self, name, declared.read(value))
+                except SettingsError as error:
+                    problems += error.problems
+        values = {f"{self.table}.{name}": getattr(self, name) for name in self.declared()}
+        rules = [(tuple(f"{self.table}.{key}" for key in keys), rule) for keys, rule in self.rules]
+        problems += broken(rules, values, problems)
+        if problems:
+            raise SettingsError(problems)
+
+    @classmethod
+    def declared(cls) -> dict[str, Setting]:
+        """Return every setting of the table by name, in its order."""
+        # Equal recipes are written alike: an int for a float becomes one, a list a tuple.
+        read = {"float": float, "tuple[str, ...]": tuple}
+        return {
+            each.name: Setting(
+                name=each.name, kind=kind, **({"read": read.get(kind)} | each.metadata)
+            )
+            for each in fields(cls)
+            for kind in [each.type.removesuffix(" | None")]
+        }
+
+
+def broken(
+    rules: Iterable[Rule], values: Mapping[str, object], problems: Collection[Problem]
+) -> Iterator[Problem]:
+    """Yield a problem for each rule that does not hold.
+
+    Args:
+        rules: over keys such as "search.sigma".
+        values: by such keys.
+        problems: so far; a rule waits where one of its values is wrong by itself.
+    """
+    wrong = {key for problem in problems for key in problem.keys}
+    for keys, rule in rules:
+        contradiction = rule(*(values[key] for key in keys)) if wrong.isdisjoint(keys) else None
+        if contradiction is not None:
+            yield refusal(keys, values[keys[0]], *contradiction)
+
+
+def refusal(keys: tuple[str, ...], value: object, expected: str, hint: str | None) -> Problem:
+    """Return the problem of a value; `keys` begins with its "table.key"."""
+    table, _, key = keys[0].partition(".")
+    message = f"[{table}] {key} is {shown(value)}, expected {expected}"
+    return Problem(keys=keys, message=message, hint=hint)
+
+
+def unknown(table: str, key: str, value: object, known: Iterable[str]) -> Problem:
+    """Return the problem of a key that is none of those known."""
+    known = list(known)
+    meant = nearest(key.replace("-", "_"), known)
+    message = f"[{table}] {key} = {shown(value)} is not a setting, expected one of: "
+    return Problem(
+        keys=(f"{table}.{key}",),
+        message=message + ", ".join(known),
+        hint=f"take {key} out" if meant is None else f"did you mean {meant}?",
+    )
+
+
 def as_toml(value: object) -> str:
-    """`value` as TOML writes it, on one line; what TOML cannot write is described."""
+    """Return a value as TOML writes it, on one line; what TOML cannot write is described."""
     match value:
         case None:
             return "not set"
@@ -52,118 +211,17 @@ def as_toml(value: object) -> str:
 
 
 def shown(value: object) -> str:
-    """`value` for a message: as TOML writes it, cut at 80 characters."""
+    """Return a value for a message: as TOML writes it, cut at 80 characters."""
     text = as_toml(value)
     return text if len(text) <= 80 else f"{text[:79]}…"
 
 
 def nearest(word: str, words: Iterable[str]) -> str | None:
-    """The one of `words` that `word` was most likely meant to be, or None."""
+    """Return the one of `words` that `word` was most likely meant to be, or None."""
     return next(iter(difflib.get_close_matches(word.lower(), list(words), n=1)), None)
-
-
-class Checks:
-    """Collects what is wrong with one table; None is fine wherever it is the default."""
-
-    def __init__(self, table: str, settings: object) -> None:
-        self.table = table
-        self.settings = settings
-        self.problems: list[Problem] = []
-
-    def text(self, key: str, expected: str, *, hint: str | None = None) -> None:
-        value = self._value(key)
-        if self._absent(key) or _is_text(value):
-            return
-        if not isinstance(value, str | list | tuple | dict | None):
-            quoted = as_toml(as_toml(value))
-            hint = f"put it in quotes: {key} = {quoted}, or --set '{self.table}.{key}={quoted}'"
-        self.refuse(key, expected, hint=hint or f"set {key} to {expected}, or leave it out")
-
-    def globs(self, key: str) -> None:
-        value = self._value(key)
-        if self._absent(key):
-            return
-        if isinstance(value, list | tuple) and all(_is_text(glob) for glob in value):
-            self._keep(key, tuple(value))
-        else:
-            hint = f'for example {key} = ["*.mlp.*"]'
-            self.refuse(key, "a list of globs on parameter names", hint=hint)
-
-    def lines(
-        self,
-        key: str,
-        read: Callable[[tuple[str, ...]], tuple[tuple[str, ...], list[Problem]]],
-        *,
-        example: str,
-    ) -> None:
-        """Refuse what is no list of texts; `read` gives the lines to keep, and their problems."""
-        value = self._value(key)
-        if not isinstance(value, list | tuple) or not all(_is_text(line) for line in value):
-            self.refuse(key, "a list of names", hint=f'for example {key} = ["{example}"]')
-            return
-        kept, problems = read(tuple(value))
-        where = f"[{self.table}] {key}: "
-        self.problems += [replace(each, message=where + each.message) for each in problems]
-        if not problems:
-            self._keep(key, kept)
-
-    def whole(self, key: str, *, least: int, most: int | None = None, example: int) -> None:
-        value = self._value(key)
-        whole = isinstance(value, int) and not isinstance(value, bool)
-        if self._absent(key) or (whole and least <= value and (most is None or value <= most)):
-            return
-        span = f"{least} or more" if most is None else f"{least} to {most}"
-        self.refuse(key, f"a whole number, {span}", hint=f"for example {key} = {example}")
-
-    def number(self, key: str, *, zero: bool = False, example: float) -> None:
-        value = self._value(key)
-        real = isinstance(value, int | float) and not isinstance(value, bool)
-        if real and (0 < value <= sys.float_info.max or (zero and value == 0)):
-            self._keep(key, float(value))
-        else:
-            span = "0 or more" if zero else "above 0"
-            self.refuse(key, f"a finite number, {span}", hint=f"for example {key} = {example:g}")
-
-    def switch(self, key: str) -> None:
-        if not isinstance(self._value(key), bool):
-            self.refuse(key, "true or false", hint=f"set {key} = true or {key} = false")
-
-    def choice(self, key: str, choices: tuple[str, ...]) -> None:
-        value = self._value(key)
-        if self._absent(key) or (isinstance(value, str) and value in choices):
-            return
-        meant = nearest(str(value), choices) or choices[0]
-        expected = " or ".join(as_toml(each) for each in choices)
-        self.refuse(key, expected, hint=f"set {key} = {as_toml(meant)}")
-
-    def sound(self, *keys: str) -> bool:
-        wrong = {key for problem in self.problems for key in problem.keys}
-        return wrong.isdisjoint(f"{self.table}.{key}" for key in keys)
-
-    def refuse(self, key: str, expected: str, *, hint: str, others: tuple[str, ...] = ()) -> None:
-        message = f"[{self.table}] {key} is {shown(self._value(key))}, expected {expected}"
-        keys = tuple(f"{self.table}.{each}" for each in (key, *others))
-        self.problems.append(Problem(keys=keys, message=message, hint=hint))
-
-    def finish(self) -> None:
-        if self.problems:
-            raise SettingsError(self.problems)
-
-    def _value(self, key: str) -> object:
-        return getattr(self.settings, key)
-
-    def _absent(self, key: str) -> bool:
-        return self._value(key) is None and getattr(type(self.settings), key, ...) is None
-
-    def _keep(self, key: str, value: object) -> None:
-        # A list becomes a tuple and an int a float, so that equal recipes are written alike.
-        object.__setattr__(self.settings, key, value)
 
 
 def _is_text(value: object) -> bool:
     # Half of a surrogate pair, as from a file name in bytes, cannot be written to a recipe.
-    return (
-        isinstance(value, str)
-        and bool(value.strip())
-        and not any("\ud800" <= char <= "\udfff" for char in value)
-    )
+    plain = isinstance(value, str) and not any("\ud800" <= char <= "\udfff" for char in value)
+    return plain and bool(value.strip())

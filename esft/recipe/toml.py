@@ -2,53 +2,15 @@
 
 import os
 import tomllib
-from collections.abc import Callable, Mapping
-from dataclasses import fields, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from esft.errors import RecipeError
-from esft.recipe.check import Problem, SettingsError, as_toml, nearest, shown
-from esft.recipe.settings import (
-    Anchor,
-    Model,
-    Prior,
-    Recipe,
-    Run,
-    Search,
-    TaskSettings,
-    peak_problems,
-    pull_problems,
-)
+from esft.recipe.check import Problem, SettingsError, as_toml, broken, nearest, shown, unknown
+from esft.recipe.settings import RULES, TABLES, Recipe
 
-_TABLES = {
-    "model": Model,
-    "task": TaskSettings,
-    "search": Search,
-    "anchor": Anchor,
-    "prior": Prior,
-    "run": Run,
-}
-_KEYS = {table: [each.name for each in fields(kind)] for table, kind in _TABLES.items()}
-_NOT_SET = {
-    "model.dtype": "the checkpoint's own",
-    "model.device": "the best there is: cuda, mps or cpu",
-    "model.include": "every floating-point parameter",
-    "model.exclude": "none is left out",
-    "task.grader": "the task's own",
-    "task.train": "200, or what there is",
-    "task.holdout": "200, or what there is",
-    "task.rows_per_step": "all train rows in every step",
-    "task.scoring": "the task's own way",
-    "task.reward": "the task's own reward",
-    "task.max_new_tokens": "the task's own cap",
-    "task.data_dir": "ESFT_DATA_DIR where it is set, else where the task has its rows",
-    "task.batch": "64, halved where memory runs out",
-    "search.seed": "one is drawn and recorded",
-    "prior.every": "before the first step and after the last alone",
-    "anchor.drift_store": "where the base weights lie, the CPU where they are on disk",
-    "run.dir": "a new folder under runs/",
-    "run.stop_after_peak": "the run goes on to its last step",
-}
+PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def load_recipe(
@@ -63,7 +25,7 @@ def load_recipe(
             a change without one is named as "--set table.key".
 
     Raises:
-        RecipeError: no such recipe, no TOML, or a SettingsError with all that is wrong in it.
+        RecipeError: no such recipe, not TOML, or a SettingsError with all that is wrong in it.
     """
     file = None if name is None else find_recipe(name)
     draft = _Draft(file)
@@ -74,11 +36,11 @@ def load_recipe(
     return draft.finish()
 
 
-def shipped_recipes() -> dict[str, Path]:
+def shipped_recipes(package: Path = PACKAGE) -> dict[str, Path]:
     """Name to file of every recipe that comes with esft."""
-    here = Path(__file__).resolve().parents[1]
     # Installed they lie inside the package, in a checkout beside it.
-    folder = here / "recipes" if (here / "recipes").is_dir() else here.parent / "recipes"
+    inside = (package / "recipes").is_dir()
+    folder = (package if inside else package.parent) / "recipes"
     files = sorted(folder.rglob("*.toml"))
     return {file.relative_to(folder).with_suffix("").as_posix(): file for file in files}
 
@@ -103,7 +65,7 @@ def find_recipe(name: str) -> Path:
 
 
 def parse_change(text: str) -> tuple[str, object]:
-    """("table.key", value) of "table.key=value"; a value that is no TOML is text as it stands."""
+    """("table.key", value) of "table.key=value"; one that is not TOML is text as it stands."""
     key, equals, raw = text.partition("=")
     key = key.strip()
     table, _, setting = key.partition(".")
@@ -119,21 +81,14 @@ def parse_change(text: str) -> tuple[str, object]:
 def dump_recipe(recipe: Recipe) -> str:
     """TOML text with every setting, defaults too; load_recipe gives an equal recipe from it."""
     blocks = []
-    for table, keys in _KEYS.items():
-        settings = getattr(recipe, table)
-        lines = [_line(table, key, getattr(settings, key)) for key in keys]
-        blocks.append("\n".join([f"[{table}]", *lines]) + "\n")
+    for table, kind in TABLES.items():
+        lines = [f"[{table}]"]
+        for name, setting in kind.declared().items():
+            value = getattr(getattr(recipe, table), name)
+            unset = f"# {name} = (not set: {setting.unset})"
+            lines.append(unset if value is None else f"{name} = {as_toml(value)}")
+        blocks.append("\n".join(lines) + "\n")
     return "\n".join(blocks)
-
-
-def settings_of(recipe: Recipe) -> dict[str, object]:
-    """Every setting of a recipe as "table.key" to its value, lists for tuples."""
-    return {
-        f"{table}.{key}": list(value) if isinstance(value, tuple) else value
-        for table, keys in _KEYS.items()
-        for key in keys
-        for value in [getattr(getattr(recipe, table), key)]
-    }
 
 
 class _Draft:
@@ -141,91 +96,72 @@ class _Draft:
 
     def __init__(self, file: Path | None) -> None:
         self.file = file
-        self.values: dict[str, dict[str, object]] = {table: {} for table in _TABLES}
+        self.values: dict[str, dict[str, object]] = {table: {} for table in TABLES}
         self.origins: dict[str, str] = {}  # "table.key" -> the file or option it comes from
         self.problems: list[Problem] = []
 
     def add_tables(self, tables: Mapping[str, object]) -> None:
         for table, body in tables.items():
-            if table in _TABLES and isinstance(body, dict):
+            if not isinstance(body, dict):
+                home = table if table in TABLES else _home(table) or "search"
+                message = f"{table} is {shown(body)}, expected tables of settings: "
+                hint = f"begin a table with a line [{home}], its settings on the lines below"
+                self._refuse(table, message + ", ".join(TABLES), hint)
+            elif table in TABLES:
                 self.values[table] |= body
                 self.origins |= {f"{table}.{key}": str(self.file) for key in body}
-            elif isinstance(body, dict):
-                self._refuse_table(table, table)
             else:
-                self._refuse_bare(table, body)
+                self._refuse_table(table, table)
 
     def add_change(self, key: str, value: object, label: str) -> None:
         self.origins[key] = label
         table, _, setting = key.partition(".")
-        if table in _TABLES:
+        if table in TABLES:
             self.values[table][setting] = value
         else:
             self._refuse_table(table, key)
 
     def finish(self) -> Recipe:
         """The checked recipe, or SettingsError with every problem and where it comes from."""
-        parts = {table: self._build(table) for table in _TABLES}
-        self._check_together(("search.alpha", "anchor.awd", "anchor.norm"), pull_problems)
-        self._check_together(("run.stop_after_peak", "prior.every"), peak_problems)
+        parts = {table: self._build(table) for table in TABLES}
+        values = {
+            f"{table}.{name}": self.values[table].get(name, setting.default)
+            for table, kind in TABLES.items()
+            for name, setting in kind.declared().items()
+        }
+        self.problems += broken(RULES, values, self.problems)
         if self.problems:
-            raise SettingsError(self._placed(problem) for problem in self.problems)
+            raise SettingsError(self._with_origins(problem) for problem in self.problems)
         return Recipe(**parts)
 
     def _build(self, table: str) -> object:
-        keys = _KEYS[table]
-        given = self.values[table]
-        for key in given:
-            if key not in keys:
-                self._refuse_key(table, key)
+        given, declared = self.values[table], TABLES[table].declared()
+        for key in [key for key in given if key not in declared]:
+            problem, home = unknown(table, key, given[key], declared), _home(key)
+            if home is not None:
+                problem = replace(problem, hint=f"{key} belongs under [{home}]")
+            self.problems.append(problem)
         try:
-            # None for a setting without a default: the table says that it is not set.
-            return _TABLES[table](**{key: given.get(key, _default(table, key)) for key in keys})
+            return TABLES[table](**{key: given[key] for key in given if key in declared})
         except SettingsError as error:
             self.problems += error.problems
             return None
 
-    def _check_together(
-        self, keys: tuple[str, ...], check: Callable[..., tuple[Problem, ...]]
-    ) -> None:
-        """Add what is wrong with settings of several tables, where each is right by itself."""
-        wrong = {key for problem in self.problems for key in problem.keys}
-        if wrong.isdisjoint(keys):
-            split = [key.split(".") for key in keys]
-            values = [self.values[table].get(key, _default(table, key)) for table, key in split]
-            self.problems += check(*values)
-
     def _refuse_table(self, table: str, key: str) -> None:
-        listed = ", ".join(_TABLES)
-        home = nearest(table, _TABLES)
-        hint = None if home is None else f"did you mean [{home}]?"
-        message = f"[{table}] is no table of a recipe, expected one of: {listed}"
+        home = nearest(table, TABLES)
+        message = f"[{table}] is not a table of a recipe, expected one of: {', '.join(TABLES)}"
+        self._refuse(key, message, None if home is None else f"did you mean [{home}]?")
+
+    def _refuse(self, key: str, message: str, hint: str | None) -> None:
         self.problems.append(Problem(keys=(key,), message=message, hint=hint))
 
-    def _refuse_key(self, table: str, key: str) -> None:
-        value, listed = shown(self.values[table][key]), ", ".join(_KEYS[table])
-        message = f"[{table}] {key} = {value} is no setting, expected one of: {listed}"
-        meant, home = nearest(key, _KEYS[table]), _home(key)
-        hint = f"take {key} out"
-        if home is not None:
-            hint = f"{key} belongs under [{home}]"
-        elif meant is not None:
-            hint = f"did you mean {meant}?"
-        self.problems.append(Problem(keys=(f"{table}.{key}",), message=message, hint=hint))
-
-    def _refuse_bare(self, key: str, value: object) -> None:
-        home = key if key in _TABLES else _home(key)
-        hint = f"begin a table with a line [{home or 'search'}], its settings on the lines below"
-        message = f"{key} is {shown(value)}, expected tables of settings: {', '.join(_TABLES)}"
-        self.problems.append(Problem(keys=(key,), message=message, hint=hint))
-
-    def _placed(self, problem: Problem) -> Problem:
+    def _with_origins(self, problem: Problem) -> Problem:
         """`problem` with the places its values come from before its message."""
-        found = dict.fromkeys(self.origins[key] for key in problem.keys if key in self.origins)
-        if not found and self.file is not None:
-            found = {str(self.file): None}
-        place = f"{', '.join(found)}: " if found else ""
-        return replace(problem, message=f"{place}{problem.message}")
+        origins = dict.fromkeys(self.origins[key] for key in problem.keys if key in self.origins)
+        if not origins and self.file is not None:
+            origins = {str(self.file): None}
+        head = f"{', '.join(origins)}: " if origins else ""
+        return replace(problem, message=f"{head}{problem.message}")
 
 
 def _read_toml(file: Path) -> dict[str, object]:
@@ -259,15 +195,6 @@ def _parse_value(raw: str) -> object:
     return value if plain else raw.strip()
 
 
-def _line(table: str, key: str, value: object) -> str:
-    if value is None:
-        return f"# {key} = (not set: {_NOT_SET[f'{table}.{key}']})"
-    return f"{key} = {as_toml(value)}"
-
-
-def _default(table: str, key: str) -> object:
-    return getattr(_TABLES[table], key, None)
-
-
 def _home(key: str) -> str | None:
-    return next((table for table, keys in _KEYS.items() if key in keys), None)
+    """Return the table that has a setting of this name."""
+    return next((table for table, kind in TABLES.items() if key in kind.declared()), None)

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from esft.engine.journal_read import JournalRecord
 from esft.recipe.check import shown
 from esft.recipe.paths import own_files
-from esft.recipe.settings import Recipe
-from esft.recipe.toml import settings_of
+from esft.recipe.settings import Recipe, settings_of
 from esft.tuning.run_info import journal_header, rows_info
 from esft.tuning.session import Session
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from esft.errors import RecipeError, TaskError
 from esft.models.load import LoadedModel
-from esft.recipe.prior_line import PriorSpec, repeated
+from esft.recipe.priors import PriorSpec
 from esft.recipe.settings import Recipe
 from esft.rollout.batches import Batches
 from esft.rollout.encode import EncodedRows
@@ -56,7 +56,7 @@ def refuse_target(specs: Iterable[PriorSpec], target: str) -> None:
     """
     tuned = PriorSpec(name=target)
     for spec in specs:
-        if repeated([tuned, spec]):
+        if spec.kept_as == tuned.kept_as:
             raise RecipeError(
                 f"the prior tasks have {spec}, expected tasks of other names than the target, "
                 f"{tuned.task}",

@@ -11,7 +11,7 @@ from esft.engine.replay import replay
 from esft.engine.weights import Weights
 from esft.errors import JournalError, RunError
 from esft.models.load import load_model
-from esft.recipe.paths import placed
+from esft.recipe.paths import with_recorded_paths
 from esft.recipe.settings import Anchor, Model
 from esft.recipe.toml import load_recipe
 from esft.runs.folder import RunFolder, open_run
@@ -171,7 +171,9 @@ def _settings(source: Source, header: dict) -> tuple[Model, Anchor]:
         return Model(id=str(header["model"]), dtype=str(header["dtype"])), Anchor(**kept)
     recipe = load_recipe(str(source.run.recipe_path), {})
     anchor = replace(recipe.anchor, **kept)
-    return replace(placed(recipe, source.run.info["places"]).model, dtype=header["dtype"]), anchor
+    return replace(
+        with_recorded_paths(recipe, source.run.info["places"]).model, dtype=header["dtype"]
+    ), anchor
 
 
 def _load(source: Source, header: dict, model: Model, device: str | None, anchor: Anchor) -> Base:

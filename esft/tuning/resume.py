@@ -14,9 +14,9 @@ from esft.engine.members import net_coefficients
 from esft.engine.replay import contributions, replay
 from esft.errors import RunError
 from esft.files import remove_partial, writing
-from esft.recipe.paths import own_files, placed
-from esft.recipe.settings import Recipe
-from esft.recipe.toml import load_recipe, settings_of
+from esft.recipe.paths import own_files, with_recorded_paths
+from esft.recipe.settings import Recipe, settings_of
+from esft.recipe.toml import load_recipe
 from esft.runs.folder import RunFolder, open_run, require_room
 from esft.runs.names import locked
 from esft.runs.records import drop_after, metrics, summaries
@@ -79,7 +79,7 @@ def resume_tuning(
 
 def as_made(recipe: Recipe, run: RunFolder, record: JournalRecord) -> Recipe:
     """Return the recipe with files where they were, and the dtype that was chosen then."""
-    recipe = placed(recipe, run.info["places"])
+    recipe = with_recorded_paths(recipe, run.info["places"])
     dtype = str(record.header_at(record.last + 1)["dtype"])
     return replace(recipe, model=replace(recipe.model, dtype=recipe.model.dtype or dtype))
 

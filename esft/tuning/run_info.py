@@ -8,8 +8,8 @@ import torch
 
 from esft import __version__
 from esft.engine.noise import NOISE_VERSION
-from esft.recipe.paths import own_files, places
-from esft.recipe.toml import settings_of
+from esft.recipe.paths import own_files, recorded_paths
+from esft.recipe.settings import settings_of
 from esft.tuning.sampler import rows_hash
 from esft.tuning.session import Session
 
@@ -33,7 +33,7 @@ def run_info(session: Session) -> dict[str, object]:
         "noise_version": NOISE_VERSION,
         "rows": rows_info(session),
         "files": own_files(session.recipe),
-        "places": places(session.recipe, session.task),
+        "places": recorded_paths(session.recipe, session.task),
         "settings": settings_of(session.recipe),
         "batches": [[0, session.rollout.batches.size]],
     }

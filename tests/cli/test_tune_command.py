@@ -118,7 +118,7 @@ def test_every_error_of_a_file_of_prior_tasks_is_printed_with_its_line(tmp_path)
     assert done.exit_code == 2
     assert done.stdout == ""
     assert [number for number in range(9) if f"{file} line {number}: " in done.stderr] == [1, 3, 5]
-    assert f"{file} line 5: the task is there before" in done.stderr
+    assert f'{file} line 5: "piqa:5": the task is there before' in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -154,7 +154,7 @@ def test_warnings_say_what_can_do_nothing(base, tmp_path):
         ("--model SmolLM --task conciseness", 1, "SmolLM", "SmolLM2"),
         ("nosuch", 2, "nosuch", "arc-qwen2.5-1.5b"),
         ("--model m --task arc --prior gsmk:5", 2, "--prior: task 'gsmk' is unknown", "gsm8k"),
-        ("--model m --task arc --prior gsm8k:0", 2, '--prior: "gsm8k:0" has rows', "gsm8k:100"),
+        ("--model m --task arc --prior gsm8k:0", 2, '--prior: "gsm8k:0": rows is 0', "rows=100"),
         ("--model m --task arc --prior no.txt", 2, "no.txt cannot be read", "gsm8k:100"),
         ("--model m --task arc --prior-every 0", 2, "every is 0", "every = 25"),
         ("--model m --task conciseness --prior conciseness:5", 2, "than the target", "take"),

@@ -14,7 +14,7 @@ from esft.evals import distances as eval_drift
 from esft.evals.request import EvalRequest, run_eval
 from esft.evals.results import read_eval
 from esft.models.load import load_model
-from esft.recipe.prior_line import parse_prior_line
+from esft.recipe.priors import parse_prior_line
 from esft.recipe.settings import Prior, Run
 from esft.rollout.evaluate import evaluate
 from esft.rollout.rollout import Rollout

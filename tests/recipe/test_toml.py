@@ -1,19 +1,17 @@
 """Recipes as TOML: what is read, what is written, and what an error says."""
 
 import math
-import sys
+import re
 import tomllib
-from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given
+from hypothesis import given
 from hypothesis import strategies as st
 
 from esft.errors import RecipeError
-from esft.recipe import toml as recipe_file
 from esft.recipe.check import SettingsError
-from esft.recipe.settings import GRADERS, Anchor, Model, Prior, Recipe, Run, Search, TaskSettings
+from esft.recipe.settings import TABLES, Anchor, Model, Recipe, Search, TaskSettings, settings_of
 from esft.recipe.toml import dump_recipe, find_recipe, load_recipe, parse_change, shipped_recipes
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -31,107 +29,83 @@ def write(tmp_path):
     return write
 
 
-def texts():
-    return st.text(min_size=1).filter(str.strip)
-
-
-def maybe(values):
-    return st.none() | values
+def values_of(setting):
+    """What a setting takes, each by itself."""
+    texts = st.text(min_size=1).filter(str.strip)
+    values = {
+        "str": st.sampled_from(setting.choices) if setting.choices else texts,
+        "int": st.integers(int(max(setting.at_least, 0)), int(min(setting.at_most, 2**63))),
+        "float": st.floats(0, exclude_min=True, allow_infinity=False),
+        "bool": st.booleans(),
+        "tuple[str, ...]": st.lists(texts, min_size=1, max_size=3).map(tuple),
+    }[setting.kind]
+    return values if setting.unset is None else st.none() | values
 
 
 @st.composite
 def recipes(draw):
-    counts = st.integers(1, 10**6)
-    globs = st.lists(texts(), min_size=1, max_size=3).map(tuple)
-    train = draw(maybe(counts))
-    scoring = draw(st.sampled_from([None, "choice", "generate", "exact"]))
-    rewards = [None, "correct", "logprob"]
-    if scoring in (None, "choice"):
-        rewards.append("prob")
-    alpha = draw(st.floats(0, exclude_min=True, allow_infinity=False))
-    norm = draw(st.sampled_from(["l1", "l2"]))
-    most = min(0.5 / alpha, sys.float_info.max) if norm == "l2" else sys.float_info.max
-    antithetic = draw(st.booleans())
-    members = draw(st.integers(1, 5000))
-    return Recipe(
-        model=Model(
-            id=draw(texts()),
-            dtype=draw(maybe(texts())),
-            device=draw(maybe(texts())),
-            include=draw(maybe(globs)),
-            exclude=draw(maybe(globs | st.just(()))),
-            trust_remote_code=draw(st.booleans()),
-        ),
-        task=TaskSettings(
-            name=draw(texts()),
-            grader=draw(st.sampled_from([None, *GRADERS])),
-            train=train,
-            holdout=draw(maybe(counts)),
-            rows_per_step=draw(maybe(st.integers(1, train or 10**6))),
-            scoring=scoring,
-            reward=draw(st.sampled_from(rewards)),
-            max_new_tokens=draw(maybe(counts)),
-            data_dir=draw(maybe(texts())),
-            batch=draw(maybe(counts)),
-        ),
-        search=Search(
-            seed=draw(maybe(st.integers(0, 2**63 - 1))),
-            steps=draw(counts),
-            population=2 * members if antithetic else members + 1,
-            sigma=draw(st.floats(0, exclude_min=True, allow_infinity=False)),
-            alpha=alpha,
-            antithetic=antithetic,
-            shaping=draw(st.sampled_from(["zscore", "ranks"])),
-        ),
-        anchor=Anchor(
-            awd=draw(st.floats(0, most)),
-            norm=norm,
-            drift=draw(st.sampled_from(["float16", "float32"])),
-        ),
-        prior=Prior(
-            tasks=draw(st.sampled_from([(), ("arc",), ("gsm8k:9 split=train", '"a b=c.py":2')])),
-            every=draw(maybe(counts)),
-            rows=draw(counts),
-        ),
-        run=Run(dir=draw(maybe(texts()))),
-    )
+    values = {
+        f"{table}.{name}": draw(values_of(setting))
+        for table, kind in TABLES.items()
+        for name, setting in kind.declared().items()
+        if name != "tasks"
+    }
+    lines = [(), ("arc",), ("gsm8k:9 split=train", "'a b=c.py:2'")]
+    values["prior.tasks"] = draw(st.sampled_from(lines))
+    # What values must fulfil together.
+    values["search.population"] *= 2
+    if values["task.scoring"] in ("generate", "exact"):
+        values["task.reward"] = None
+    if values["task.train"] is not None:
+        values["task.rows_per_step"] = draw(st.integers(1, values["task.train"]))
+    if values["anchor.norm"] == "l2":
+        values["anchor.awd"] = min(values["anchor.awd"], 0.5 / values["search.alpha"])
+    if values["run.stop_after_peak"] is not None:
+        values["prior.every"] = 1
+    return values, load_recipe(None, values)
 
 
 def with_text(text):
     return Recipe(model=Model(id=text, include=(text, text)), task=TaskSettings(name=text))
 
 
-@given(recipe=recipes())
-@example(recipe=with_text("quoted \" and ' and \"\"\" and '''"))
-@example(recipe=with_text("back\\slash \\n \\u0041 C:\\new"))
-@example(recipe=with_text("".join(map(chr, range(0x20))) + "\x7f\x80\x9f x"))
-@example(recipe=with_text("line\r\nbreaks\rand\nmore\u2028\u2029\x85 # no comment"))
-@example(recipe=with_text("é 日本語 \U0001f600 \ufeff"))
-def test_a_dumped_recipe_loads_as_an_equal_recipe(recipe, tmp_path_factory):
+@given(recipes())
+def test_every_setting_can_be_changed_is_dumped_and_loads_again(tmp_path_factory, made):
+    values, recipe = made
     file = tmp_path_factory.getbasetemp() / "dumped.toml"
     file.write_bytes(dump_recipe(recipe).encode())
 
+    read = tomllib.loads(file.read_text())
+    assert settings_of(recipe) == {
+        key: list(value) if isinstance(value, tuple) else value for key, value in values.items()
+    }
     assert load_recipe(str(file), {}) == recipe
+    for table, kind in TABLES.items():
+        given = {name for name in kind.declared() if values[f"{table}.{name}"] is not None}
+        assert read[table].keys() == given
 
 
-@given(recipe=recipes())
-def test_a_dump_names_every_setting(recipe):
-    text = dump_recipe(recipe)
+@pytest.mark.parametrize(
+    "text",
+    [
+        "quoted \" and ' and \"\"\" and '''",
+        "back\\slash \\n \\u0041 C:\\new",
+        "".join(map(chr, range(0x20))) + "\x7f\x80\x9f x",
+        "line\r\nbreaks\rand\nmore\u2028\u2029\x85 # no comment",
+        "é 日本語 \U0001f600 \ufeff",
+    ],
+)
+def test_text_of_any_kind_is_dumped_and_loads_again(text, write):
+    recipe = Recipe(model=Model(id=text, include=(text, text)), task=TaskSettings(name=text))
 
-    read = tomllib.loads(text)
-    for table, settings in asdict(recipe).items():
-        for key, value in settings.items():
-            if value is None:
-                assert f"\n# {key} = (not set: " in text
-            else:
-                assert key in read[table]
+    assert load_recipe(write(dump_recipe(recipe)), {}) == recipe
 
 
 def test_a_dump_says_what_a_setting_that_is_not_set_means():
-    text = dump_recipe(load_recipe(None, NEEDED))
+    lines = dump_recipe(load_recipe(None, NEEDED)).splitlines()
 
-    assert "# seed = (not set: one is drawn and recorded)" in text.splitlines()
-    assert "# rows_per_step = (not set: all train rows in every step)" in text.splitlines()
+    assert "# seed = (not set: drawn and recorded)" in lines
+    assert "# rows_per_step = (not set: all train rows in every step)" in lines
 
 
 def test_every_recipe_in_the_repository_loads_and_says_its_command():
@@ -152,14 +126,13 @@ def test_the_arc_recipe_has_the_published_settings():
     assert recipe.anchor == Anchor(awd=0.01, norm="l1")
 
 
-def test_recipes_are_found_inside_an_installed_package(tmp_path, monkeypatch):
-    folder = tmp_path / "esft" / "recipes" / "more"
-    folder.mkdir(parents=True)
-    (folder / "one.toml").write_text(MINIMAL)
-    monkeypatch.setattr(recipe_file, "__file__", str(tmp_path / "esft" / "recipe" / "toml.py"))
+@pytest.mark.parametrize("folder", ["esft/recipes", "recipes"])
+def test_recipes_are_found_inside_an_installed_package_or_beside_it(folder, tmp_path):
+    file = tmp_path / folder / "more" / "one.toml"
+    file.parent.mkdir(parents=True)
+    file.write_text(MINIMAL)
 
-    assert shipped_recipes() == {"more/one": folder / "one.toml"}
-    assert load_recipe("more/one", {}).model.id == "tiny"
+    assert shipped_recipes(tmp_path / "esft") == {"more/one": file}
 
 
 def test_a_file_that_exists_is_read_whatever_its_name(write):
@@ -199,43 +172,21 @@ def test_a_missing_file_with_the_name_of_a_shipped_recipe_hints_at_it(tmp_path):
     assert caught.value.hint == 'did you mean the recipe "arc-qwen2.5-1.5b"?'
 
 
-def test_a_file_that_cannot_be_read_says_why(write, monkeypatch):
-    file = write(MINIMAL)
-
-    def refuse(_):
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(Path, "read_bytes", refuse)
-    with pytest.raises(RecipeError, match=r"recipe\.toml: cannot be read: Permission denied"):
-        load_recipe(file, {})
-
-
 @pytest.mark.parametrize(
-    ("text", "place"),
+    ("content", "message"),
     [
-        ('[model]\nid = "tiny"\nname = arc\n', "line 3, column"),
-        ("[model]\nid = ", "line 2, the last one"),
-        ("[run]\n[run]\n", "line 2, column"),
-        ('[model]\nid = "a"\nid = "b"\n', "line 3, column"),
+        ('[model]\nid = "tiny"\nname = arc\n', "not valid TOML: .*line 3, column"),
+        ("[model]\nid = ", "not valid TOML: .*line 2, the last one"),
+        ('[model]\nid = "a"\nid = "b"\n', "not valid TOML: .*line 3, column"),
+        ("[search]\nseed = " + "9" * 5000, "not valid TOML: Exceeds the limit"),
+        (b'id = "\xff"', "not UTF-8 at byte 6"),
     ],
 )
-def test_broken_toml_is_refused_with_file_and_line(write, text, place):
-    with pytest.raises(RecipeError, match=rf"recipe\.toml: not valid TOML: .*{place}") as caught:
-        load_recipe(write(text), {})
+def test_a_file_that_is_not_toml_is_refused_with_its_place_and_a_fix(write, content, message):
+    with pytest.raises(RecipeError, match=rf"recipe\.toml: {message}") as caught:
+        load_recipe(write(content), {})
 
-    assert "text is quoted" in caught.value.hint
-
-
-def test_a_number_too_long_for_python_is_refused_like_broken_toml(write):
-    with pytest.raises(RecipeError, match="not valid TOML: Exceeds the limit"):
-        load_recipe(write("[search]\nseed = " + "9" * 5000), {})
-
-
-def test_a_file_that_is_not_utf8_is_refused_with_the_byte(write):
-    with pytest.raises(RecipeError, match=r"recipe\.toml: not UTF-8 at byte 6") as caught:
-        load_recipe(write(b'id = "\xff"'), {})
-
-    assert caught.value.hint == "save the recipe in UTF-8"
+    assert re.search("text is quoted|save the recipe in UTF-8", caught.value.hint)
 
 
 def test_changes_replace_the_values_of_a_file_and_leave_the_others(write):
@@ -247,52 +198,11 @@ def test_changes_replace_the_values_of_a_file_and_leave_the_others(write):
     assert recipe.run.dir == "out"
 
 
-def test_every_setting_can_be_changed():
-    other = Recipe(
-        model=Model(
-            id="a",
-            dtype="b",
-            device="c",
-            include=("d",),
-            exclude=("e",),
-            trust_remote_code=True,
-        ),
-        task=TaskSettings(
-            name="f",
-            train=2,
-            holdout=3,
-            rows_per_step=1,
-            scoring="choice",
-            reward="prob",
-            max_new_tokens=4,
-            data_dir="g",
-            batch=5,
-        ),
-        search=Search(
-            seed=6, steps=7, population=8, sigma=9, alpha=10, antithetic=True, shaping="ranks"
-        ),
-        anchor=Anchor(awd=0.1, norm="l2", drift="float32"),
-        prior=Prior(tasks=("arc:5 scoring=choice", "my.py"), every=11, rows=12),
-        run=Run(dir="h"),
-    )
+def test_awd_alone_keeps_the_norm_of_the_recipe_and_zero_turns_it_off():
+    changed = load_recipe("gsm8k-qwen2.5-3b", {"anchor.awd": 0.5})
 
-    changes = {
-        f"{table}.{key}": value
-        for table, settings in asdict(other).items()
-        for key, value in settings.items()
-    }
-    assert load_recipe(None, changes) == other
-
-
-@pytest.mark.parametrize(("given", "norm"), [("", "l1"), ('[anchor]\nnorm = "l2"\n', "l2")])
-def test_awd_alone_keeps_the_norm_of_the_recipe(write, given, norm):
-    assert load_recipe(write(MINIMAL + given), {"anchor.awd": 0.5}).anchor == Anchor(
-        awd=0.5, norm=norm
-    )
-
-
-def test_awd_zero_turns_the_decay_of_a_recipe_off():
-    assert load_recipe("arc-qwen2.5-1.5b", {"anchor.awd": 0}).anchor.awd == 0
+    assert changed.anchor == Anchor(awd=0.5, norm="l2")
+    assert load_recipe("gsm8k-qwen2.5-3b", {"anchor.awd": 0}).anchor.awd == 0
 
 
 def test_a_recipe_without_model_or_task_names_the_options_that_give_them():
@@ -301,11 +211,6 @@ def test_a_recipe_without_model_or_task_names_the_options_that_give_them():
 
     assert "--model" in caught.value.hint
     assert "--task" in caught.value.hint
-
-
-def test_a_missing_model_is_blamed_on_the_file(write):
-    with pytest.raises(RecipeError, match=r"recipe\.toml: \[model\] id is not set"):
-        load_recipe(write('[task]\nname = "arc"\n'), {})
 
 
 def test_an_error_names_the_file_the_set_or_the_option_the_value_came_from(write):
@@ -338,6 +243,14 @@ def test_a_contradiction_names_every_place_it_comes_from(write):
     )
 
 
+@pytest.mark.parametrize(("key", "table"), [("sigma", "search"), ("anchor", "anchor")])
+def test_a_setting_before_the_first_table_is_said_with_its_table(write, key, table):
+    with pytest.raises(RecipeError, match=f"{key} is 1, expected tables of settings") as caught:
+        load_recipe(write(f"{key} = 1\n{MINIMAL}"), {})
+
+    assert caught.value.hint.startswith(f"begin a table with a line [{table}]")
+
+
 def test_a_contradiction_between_tables_waits_for_sound_values():
     changes = NEEDED | {"anchor.awd": 3000, "anchor.norm": "l2", "search.alpha": math.inf}
 
@@ -355,14 +268,15 @@ def test_a_contradiction_between_tables_is_said_beside_other_errors():
 @pytest.mark.parametrize(
     ("text", "message", "hint"),
     [
-        ("[serch]\nsigma = 1\n", "[serch] is no table of a recipe", "did you mean [search]?"),
-        ("[search]\nsigm = 1\n", "[search] sigm = 1 is no setting", "did you mean sigma?"),
-        ("[search]\nawd = 1\n", "[search] awd = 1 is no setting", "awd belongs under [anchor]"),
-        ("[search]\nzzz = 1\n", "[search] zzz = 1 is no setting", "take zzz out"),
+        ("[serch]\nsigma = 1\n", "[serch] is not a table of a recipe", "did you mean [search]?"),
+        ("[search]\nsigm = 1\n", "[search] sigm = 1 is not a setting", "did you mean sigma?"),
+        ("[search]\nawd = 1\n", "[search] awd = 1 is not a setting", "awd belongs under [anchor]"),
+        ("[search]\nzzz = 1\n", "[search] zzz = 1 is not a setting", "take zzz out"),
         ("[search.sigma]\nx = 1\n", "[search] sigma is a table, expected a finite", "for example"),
         ("[search]\nsigma = 2020-01-01\n", "[search] sigma is 2020-01-01, expected", "for example"),
         ("[search]\nsigma = nan\n", "[search] sigma is nan, expected a finite", "for example"),
-        ("[run]\ndir = 2020-01-01\n", "[run] dir is 2020-01-01, expected a folder", "in quotes"),
+        ("[[run]]\n", "run is [a table], expected tables of settings", "a line [run]"),
+        ("[run]\ndir = 2020-01-01\n", "[run] dir is 2020-01-01, expected text", "in quotes"),
     ],
 )
 def test_a_wrong_key_or_value_is_said_with_file_and_fix(write, text, message, hint):
@@ -376,28 +290,10 @@ def test_a_wrong_key_or_value_is_said_with_file_and_fix(write, text, message, hi
 
 
 @pytest.mark.parametrize(
-    ("text", "message", "line"),
-    [
-        ("sigma = 1\n", "sigma is 1, expected tables of settings", "[search]"),
-        ("anchor = 1\n", "anchor is 1, expected tables of settings", "[anchor]"),
-        ("[[run]]\n", "run is [a table], expected tables of settings", "[run]"),
-    ],
-)
-def test_a_setting_outside_the_tables_is_said_with_its_table(write, text, message, line):
-    file = write(text + MINIMAL if "[[" not in text else MINIMAL + text)
-
-    with pytest.raises(RecipeError, match="expected") as caught:
-        load_recipe(file, {})
-
-    assert str(caught.value).startswith(f"{file}: {message}")
-    assert caught.value.hint.startswith(f"begin a table with a line {line}")
-
-
-@pytest.mark.parametrize(
     ("key", "message"),
     [
-        ("search.sigm", "--set search.sigm: [search] sigm = 1 is no setting"),
-        ("serch.sigma", "--set serch.sigma: [serch] is no table of a recipe"),
+        ("search.sigm", "--set search.sigm: [search] sigm = 1 is not a setting"),
+        ("serch.sigma", "--set serch.sigma: [serch] is not a table of a recipe"),
     ],
 )
 def test_an_unknown_key_in_a_change_is_said_with_the_change(key, message):
@@ -445,35 +341,19 @@ def test_a_change_is_a_key_with_a_toml_value_or_else_text(text, change):
     assert parse_change(text) == change
 
 
-@pytest.mark.parametrize(
-    "text", ["search.sigma", "=1", "foo=1", ".sigma=1", "search.=1", "a.b.c=1"]
-)
+@pytest.mark.parametrize("text", ["search.sigma", "=1", "foo=1", "search.=1", "a.b.c=1", "awd=1"])
 def test_a_change_without_table_or_value_is_refused_with_an_example(text):
     with pytest.raises(RecipeError, match=r"--set .*: expected table\.key=value") as caught:
         parse_change(text)
 
-    assert caught.value.hint == "for example --set search.sigma=0.002"
-
-
-def test_a_change_that_only_lacks_its_table_is_refused_with_it():
-    with pytest.raises(RecipeError, match=r"--set awd=0.1: expected") as caught:
-        parse_change("awd=0.1")
-
-    assert caught.value.hint == "write --set anchor.awd=0.1"
-
-
-def test_a_recipe_can_be_completed_before_it_is_written():
-    recipe = load_recipe(None, NEEDED)
-
-    drawn = replace(recipe, search=replace(recipe.search, seed=0))
-
-    assert "seed = 0" in dump_recipe(drawn).splitlines()
+    fix = "write --set anchor.awd=1" if text == "awd=1" else "for example --set search.sigma=0.002"
+    assert caught.value.hint == fix
 
 
 def test_an_error_in_a_prior_task_names_the_file_or_option_and_the_line(write):
     file = write(f'{MINIMAL}[prior]\ntasks = ["gsm8k:0"]\n')
 
-    with pytest.raises(RecipeError, match=r'recipe\.toml: \[prior\] tasks: "gsm8k:0" has rows "0"'):
+    with pytest.raises(RecipeError, match=r'recipe\.toml: \[prior\] tasks: "gsm8k:0": rows is 0'):
         load_recipe(file, {})
-    with pytest.raises(RecipeError, match=r'^--prior: \[prior\] tasks: "arc" and "arc:5" are one'):
+    with pytest.raises(RecipeError, match=r'^--prior: \[prior\] tasks: "arc:5": the task'):
         load_recipe(file, {"prior.tasks": ("arc", "arc:5")}, labels={"prior.tasks": "--prior"})

@@ -7,8 +7,8 @@ from tiny_runs import Notes, a_recipe, never, write_arc
 
 from esft.errors import RecipeError, TaskError
 from esft.models.load import load_model
-from esft.recipe.paths import own_files, placed
-from esft.recipe.prior_line import parse_prior_line
+from esft.recipe.paths import own_files, with_recorded_paths
+from esft.recipe.priors import parse_prior_line
 from esft.recipe.settings import Prior
 from esft.rollout.batches import Batches
 from esft.stats.intervals import mean_and_error
@@ -207,7 +207,7 @@ def test_files_named_in_lines_are_found_again_from_another_folder(tmp_path, monk
     files = own_files(recipe)
 
     monkeypatch.chdir(tmp_path / "elsewhere")
-    moved = placed(recipe, {"folder": str(tmp_path), "data_dir": None})
+    moved = with_recorded_paths(recipe, {"folder": str(tmp_path), "data_dir": None})
 
     assert list(files) == ["mine.jsonl"]
     assert own_files(moved) == files
@@ -223,7 +223,7 @@ def test_a_folder_of_any_name_can_hold_the_files_of_a_run(tmp_path):
     own_rows(home, "mine")
     recipe = with_priors(a_recipe(tmp_path), "mine.jsonl")
 
-    (spec,) = placed(recipe, {"folder": str(home), "data_dir": None}).prior.specs
+    (spec,) = with_recorded_paths(recipe, {"folder": str(home), "data_dir": None}).prior.specs
 
     assert spec.name == str(home / "mine.jsonl")
 
