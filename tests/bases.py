@@ -5,7 +5,7 @@ import os
 import torch
 
 from esft.engine import Weights
-from esft.engine.identity import identity
+from esft.engine.weights import identity
 from esft.models.base_file import base_path, map_base
 
 

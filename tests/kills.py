@@ -33,7 +33,7 @@ PLACES = {
     "perturb": (esft.engine.undo.Undo, "replace"),
     "revert": (Drift, "composed"),
     "rollout": (Rollout, "roll_out"),
-    "step": (esft.engine.drift, "_update_of"),
+    "step": (esft.engine.drift, "accumulate"),
     "journal": (esft.files, "_write_all"),
     "file": (esft.files, "_write_all"),
     "snapshot": (esft.runs.snapshots, "save_file"),

@@ -17,8 +17,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from esft.cli import main
 from esft.engine import Drift, Member, Weights, perturbed
-from esft.engine.identity import identity
 from esft.engine.perturb import unmoved_share
+from esft.engine.weights import identity
 from esft.models.load import load_model
 from esft.models.save import save_model
 from esft.rollout import generate

@@ -1,5 +1,6 @@
-"""Where the anchor theta_0 lies while a drift is tuned."""
+"""The anchor: where theta_0 lies while a drift is tuned, and the pull towards it."""
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -10,6 +11,8 @@ from esft.errors import AnchorError
 
 STORES = ("disk", "cpu", "device")
 """Where theta_0 lies: mapped from a file, copied to host memory, copied to the weights' device."""
+
+NORMS = ("l1", "l2")
 
 
 def anchor_of(
@@ -36,7 +39,12 @@ def anchor_of(
         )
     if mapped is not None:
         _refuse_other_tensors(weights, mapped)
-    _refuse_what_is_not_finite(weights)
+    for piece in weights.pieces():
+        if not bool(torch.isfinite(piece.flat).all()):
+            raise AnchorError(
+                f"{piece.name} of the base model is NaN or infinite, expected finite weights",
+                hint="load the checkpoint in another dtype, or take another checkpoint",
+            )
     if mapped is not None:
         return {name: mapped[name] for name in weights.names}
     return {name: _copy_of(weights.flat(name), store) for name in weights.names}
@@ -58,16 +66,49 @@ def _refuse_other_tensors(weights: Weights, mapped: Mapping[str, Tensor]) -> Non
             )
 
 
-def _refuse_what_is_not_finite(weights: Weights) -> None:
-    for piece in weights.pieces():
-        if not bool(torch.isfinite(piece.flat).all()):
-            raise AnchorError(
-                f"{piece.name} of the base model is NaN or infinite, expected finite weights",
-                hint="load the checkpoint in another dtype, or take another checkpoint",
-            )
-
-
 def _copy_of(flat: Tensor, store: str) -> Tensor:
     if store == "device":
         return flat.clone()
     return torch.empty(flat.shape, dtype=flat.dtype, pin_memory=flat.is_cuda).copy_(flat)
+
+
+def pull_of(alpha: float, decay: float, norm: str) -> float:
+    """Return what a decay pulls in one step: alpha * decay, checked.
+
+    Args:
+        alpha: learning rate, >= 0.
+        decay: lambda in the paper, >= 0; 0 pulls nothing.
+        norm: "l1" (the pull is in units of weight) or "l2" (it is a share of the drift).
+
+    Raises:
+        ValueError: if the norm is unknown, the pull is negative or not a number, or an L2 pull
+            is above 1, which would jump past the anchor.
+    """
+    if norm not in NORMS:
+        raise ValueError(f"norm is {norm!r}, expected 'l1' or 'l2'")
+    pull = alpha * decay
+    if not (pull >= 0 and math.isfinite(pull)):
+        raise ValueError(f"alpha * decay is {pull:g}, expected 0 or more")
+    if norm == "l2" and pull > 1:
+        raise ValueError(f"alpha * decay is {pull:g}, expected 0 to 1: lower decay")
+    return pull
+
+
+def decay_(drift: Tensor, pull: float, norm: str) -> None:
+    """Shrink `drift`, float32 of any shape, towards the anchor, in place.
+
+    L2: d <- (1 - pull) * d. L1: d <- sign(d) * max(|d| - pull, 0). `pull` is from `pull_of`.
+
+    Source: arXiv:2605.30148, Algorithm 1, line 8, as a proximal step.
+    """
+    if pull == 0:
+        return
+    if norm == "l2":
+        # Not a product with 1 - pull: that constant's rounding error adds up over thousands
+        # of steps.
+        drift -= drift * pull
+        return
+    shrunk = drift.abs()
+    shrunk -= pull
+    shrunk.clamp_(min=0)
+    torch.copysign(shrunk, drift, out=drift)

@@ -3,25 +3,40 @@
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from esft.engine.anchor import STORES, anchor_of
-from esft.engine.decay import decay_, pull_of
+from esft.engine.anchor import anchor_of, decay_, pull_of
 from esft.engine.kept import kept_drift
+from esft.engine.kernels import accumulate, composed
 from esft.engine.members import Member, net_coefficients
-from esft.engine.noise import MAX_NOISE, derived_seed, noise
-from esft.engine.state import DriftState, refuse_other
-from esft.engine.stream import Parts, Stream
-from esft.engine.tally import Tally
-from esft.engine.weights import Piece, Weights, finish
+from esft.engine.noise import MAX_NOISE, derived_seed
+from esft.engine.stream import Parts, Stream, Tally, length
+from esft.engine.undo import finish
+from esft.engine.weights import Piece, Weights
 from esft.errors import AnchorError
-
-__all__ = ["DRIFT_STORES", "STORES", "Drift"]
 
 DRIFT_STORES = ("cpu", "device")
 """Where D lies: in host memory or on the weights' device."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DriftState:
+    """What a drift is after a step, besides its base weights and its seed: a snapshot holds it."""
+
+    steps: int
+    """Steps made."""
+    sum_of_squares: float
+    """Of D over all tuned weights; kept, since adding it up anew could round otherwise."""
+    kind: str
+    """How D is kept, one of `KINDS`."""
+    tensors: dict[str, Tensor]
+    """What is kept of each parameter, on the host: under its name, and for int8 the scales under
+    "<name>:scales". Views where D lies on the host: the next step changes them."""
+    figures: dict[str, dict[str, int | float]]
+    """What else is needed to read them, by parameter; survives JSON exactly."""
 
 
 class Drift:
@@ -87,8 +102,8 @@ class Drift:
     @property
     def on_device(self) -> bool:
         """True where theta_0 and D lie on the weights' device."""
-        kept = [tensor for kept in self._kept.values() for tensor in kept.tensors().values()]
-        return all(tensor.device == self._stream.device for tensor in [*self._base.values(), *kept])
+        tensors = [*self._base.values(), *self._tensors().values()]
+        return all(tensor.device == self._stream.device for tensor in tensors)
 
     @property
     def steps(self) -> int:
@@ -104,7 +119,7 @@ class Drift:
     @property
     def state_nbytes(self) -> int:
         """Bytes of D, which are those of the tensors in `state`."""
-        return sum(kept.nbytes for kept in self._kept.values())
+        return sum(tensor.nbytes for tensor in self._tensors().values())
 
     def norm(self) -> float:
         """Return ||D||, the square root of the sum of squares over all tuned weights."""
@@ -176,7 +191,8 @@ class Drift:
 
     def composed(self, piece: Piece) -> Tensor:
         """Return round(theta_0 + D) of a piece, in the weights' dtype, shape (count,)."""
-        return self._composed(piece, self._stream.moved(self._parts_of(piece)))
+        base, *parts = self._stream.moved(self._parts_of(piece))
+        return composed(base, self._kept[piece.name].read(parts))
 
     def streamed(self) -> Iterator[tuple[Piece, Tensor, Tensor]]:
         """Yield each piece of the weights with theta_0 and D of it, brought to their device.
@@ -187,8 +203,7 @@ class Drift:
             AnchorError: if a step was interrupted half-way.
         """
         self.refuse_if_torn()
-        for piece, (base, *parts) in self._brought():
-            yield piece, base, self._kept[piece.name].read(parts)
+        yield from self._read()
 
     def state(self) -> DriftState:
         """Return what `load` needs to go on from here; views of D where it lies on the host.
@@ -202,7 +217,7 @@ class Drift:
             sum_of_squares=self._sum_of_squares,
             kind=self._kind,
             tensors={name: tensor.cpu() for name, tensor in self._tensors().items()},
-            figures=self._figures(),
+            figures={name: kept.figures() for name, kept in self._kept.items()},
         )
 
     def load(self, state: DriftState) -> None:
@@ -215,7 +230,7 @@ class Drift:
             ValueError: if a member is being held.
             AnchorError: if the state is one of other tensors or kept otherwise; nothing changes.
         """
-        refuse_other(state, self._kind, self._tensors(), self._figures())
+        self._refuse_other(state)
         with self.weights.held("load"):
             self._torn = True
             for name, tensor in self._tensors().items():
@@ -235,46 +250,48 @@ class Drift:
             )
 
     def _update(self, nets: list[tuple[int, float]], scale: float, pull: float, norm: str) -> None:
+        # The margin is for the rounding of the sum.
         largest_update = scale * MAX_NOISE * sum(abs(net) for _, net in nets) * (1 + 1e-5)
         rounding = derived_seed("rounding", self._seed, self._steps)
-        tally = Tally()
+        peaks, lengths = Tally(), Tally()
         for kept in self._kept.values():
             kept.open_step(largest_update)
         for piece, (base, *parts) in self._brought():
             kept = self._kept[piece.name]
             drift = kept.read(parts)
             if nets:
-                drift += _update_of(piece, nets, scale)
+                drift += accumulate(piece, nets, scale)
             decay_(drift, pull, norm)
-            tally.note_peak(piece.name, drift)
+            peaks.note(piece.name, drift.abs().max())
             drift = kept.write(piece.start, drift, rounding, self._stream.put)
-            tally.note_norm(drift)
-            piece.flat.copy_(_rounded(base, drift))
-        peaks = tally.peaks()
+            lengths.note(piece.name, length(drift))
+            piece.flat.copy_(composed(base, drift))
+        largest = dict.fromkeys(self._kept, 0.0)
+        for name, peak in peaks.read():
+            largest[name] = max(largest[name], peak)
         for name, kept in self._kept.items():
-            kept.close_step(peaks.get(name, 0.0))
-        self._sum_of_squares = tally.squares()
+            kept.close_step(largest[name])
+        self._sum_of_squares = lengths.sum_of_squares()
 
     def _decayed_alone(self, pull: float, norm: str) -> bool:
         """Make a decay without an update if that needs no rounding of D; return whether."""
         decayed = [kept.decay_alone(pull, norm) for kept in self._kept.values()]
         if not all(decayed):
             return False
-        tally = Tally()
-        for piece, (base, *parts) in self._brought():
-            drift = self._kept[piece.name].read(parts)
-            tally.note_norm(drift)
-            piece.flat.copy_(_rounded(base, drift))
-        self._sum_of_squares = tally.squares()
+        lengths = Tally()
+        for piece, base, drift in self._read():
+            lengths.note(piece.name, length(drift))
+            piece.flat.copy_(composed(base, drift))
+        self._sum_of_squares = lengths.sum_of_squares()
         return True
 
     def _round_weights(self) -> None:
-        for piece, parts in self._brought():
-            piece.flat.copy_(self._composed(piece, parts))
+        for piece, base, drift in self._read():
+            piece.flat.copy_(composed(base, drift))
 
-    def _composed(self, piece: Piece, parts: Parts) -> Tensor:
-        base, *kept = parts
-        return _rounded(base, self._kept[piece.name].read(kept))
+    def _read(self) -> Iterator[tuple[Piece, Tensor, Tensor]]:
+        for piece, (base, *parts) in self._brought():
+            yield piece, base, self._kept[piece.name].read(parts)
 
     def _brought(self) -> Iterator[tuple[Piece, Parts]]:
         return self._stream.brought(self.weights.pieces(), self._parts_of)
@@ -289,27 +306,32 @@ class Drift:
         return {
             name + suffix: tensor
             for name, kept in self._kept.items()
-            for suffix, tensor in kept.tensors().items()
+            for suffix, tensor in kept.tensors.items()
         }
 
-    def _figures(self) -> dict[str, dict[str, int | float]]:
-        return {name: kept.figures() for name, kept in self._kept.items()}
+    def _refuse_other(self, state: DriftState) -> None:
+        """Raise AnchorError unless `state` is one of a drift kept like this one."""
+        if state.kind != self._kind:
+            raise AnchorError(
+                f"the saved drift is kept as {state.kind}, expected {self._kind}",
+                hint=f"set [anchor] drift = {state.kind!r}, as it was when the drift was saved",
+            )
+        figures = {name: kept.figures() for name, kept in self._kept.items()}
+        found = _described(state.tensors, state.figures)
+        expected = _described(self._tensors(), figures)
+        for name in [*expected, *found]:
+            has, needs = found.get(name, "none"), expected.get(name, "none")
+            if has != needs:
+                raise AnchorError(
+                    f"{name}: the saved drift has {has}, expected {needs}",
+                    hint="take the model, include and exclude that the drift was saved with",
+                )
 
 
-def _rounded(base: Tensor, drift: Tensor) -> Tensor:
-    """Return base + drift, a piece of theta, in the dtype of the base."""
-    # Where the drift is 0, -0.0 + 0.0 would lose the sign of a base weight of -0.0. A
-    # subtracted +0.0 keeps it, and (-drift) + 0.0 is +0.0 for zeros of either sign.
-    return torch.sub(base.float(), drift.neg().add_(0.0)).to(base.dtype)
-
-
-def _update_of(piece: Piece, nets: list[tuple[int, float]], scale: float) -> Tensor:
-    """Return scale * sum_i c_i * noise_i of a piece: float32, (count,), members in order."""
-    total = torch.zeros(piece.count, dtype=torch.float32, device=piece.flat.device)
-    for seed, net in nets:
-        # Product first, then sum: a fused multiply-add would round differently elsewhere.
-        shift = noise(seed, piece.name, piece.start, piece.count, piece.flat.device)
-        shift *= net
-        total += shift
-    total *= scale
-    return total
+def _described(
+    tensors: Mapping[str, Tensor], figures: dict[str, dict[str, int | float]]
+) -> dict[str, str]:
+    """Return what must agree between a state and the drift that loads it."""
+    shapes = {name: f"{t.dtype} of shape {tuple(t.shape)}" for name, t in tensors.items()}
+    keys = {f"figures of {name}": ", ".join(sorted(f)) or "none" for name, f in figures.items()}
+    return shapes | keys

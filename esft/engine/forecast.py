@@ -4,11 +4,10 @@ import math
 
 import torch
 
-from esft.engine.decay import pull_of
-from esft.engine.journal_read import JournalRecord
+from esft.engine.anchor import pull_of
+from esft.engine.journal_read import JournalRecord, contributions
 from esft.engine.members import net_coefficients
 from esft.engine.noise import derived_seed, noise
-from esft.engine.replay import contributions
 
 SIMULATED = 1 << 16
 """Elements of the scalar recursion that stands for all weights under an L1 decay."""

@@ -47,10 +47,9 @@ class Journal:
         self.checksum = checksum
         """Of the last line."""
 
-    def begin(self, header: dict[str, object], step: int = 1) -> None:
-        """Record what a replay needs besides the steps, from `step` on."""
-        since = {} if step == 1 else {"from": step}
-        self._write({"format": JOURNAL_FORMAT, **since, **header})
+    def begin(self, header: dict[str, object]) -> None:
+        """Record what a replay needs besides the steps."""
+        self._write({"format": JOURNAL_FORMAT, **header})
 
     def append(self, step: JournalStep) -> None:
         """Record a step; it counts as done once this returns."""

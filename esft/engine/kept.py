@@ -1,18 +1,35 @@
-"""How the drift of one parameter is kept between steps."""
+"""How the drift of one parameter is kept between steps: float32, scaled float16, int8 in blocks."""
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from esft.engine.kept_float import KeptFloat16, KeptFloat32
-from esft.engine.kept_int8 import KeptInt8
+from esft.engine.anchor import decay_
+from esft.engine.noise import random_bits
+from esft.engine.weights import PIECE_STEP
 
-_KINDS = {"float32": KeptFloat32, "float16": KeptFloat16, "int8": KeptInt8}
+Put = Callable[[Tensor, Tensor], object]
 
-KINDS = tuple(_KINDS)
-"""Names of the ways to keep a drift."""
+# float16. float32 has 13 bits of mantissa more.
+_DROPPED = (1 << 13) - 1
+# Scaled values stay at or below 2**15, a factor of two under the largest float16; what is
+# 2**-29 of the largest element and less is subnormal.
+_TOP = 15
+_LARGEST_EXPONENT = 100
+
+# int8. Elements that share a scale, counted from the start of the parameter.
+BLOCK = PIECE_STEP
+_TOP_CODE = 127
+# Bits behind the point while a code is rounded: 127 and they fit int32, and float32 has no
+# finer ones above 1.
+_FRACTION = 23
+# So that neither a scale nor scale * pull loses bits to the subnormals, and 127 scales are finite:
+# drifts up to 1e-34 are kept more coarsely, and drifts above 3.3e38 as 3.3e38.
+_SMALLEST_SCALE = 2.0**-120
+_LARGEST_SCALE = 2.0**121
 
 
 class KeptDrift(Protocol):
@@ -23,9 +40,8 @@ class KeptDrift(Protocol):
     them to the device of the weights and back is the caller's business.
     """
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes kept."""
+    tensors: dict[str, Tensor]
+    """What is kept, by the suffix that a snapshot gives the parameter's name."""
 
     def parts(self, start: int, count: int) -> tuple[Tensor, ...]:
         """Return views of what is kept of some elements; `start` is a multiple of PIECE_STEP."""
@@ -33,12 +49,7 @@ class KeptDrift(Protocol):
     def read(self, parts: Sequence[Tensor]) -> Tensor:
         """Return D of `parts`, on their device: float32 of shape (count,), the caller's own."""
 
-    def open_step(self, largest_update: float) -> None:
-        """Prepare for a pass in which no element grows by more than `largest_update`."""
-
-    def write(
-        self, start: int, values: Tensor, seed: int, put: Callable[[Tensor, Tensor], object]
-    ) -> Tensor:
+    def write(self, start: int, values: Tensor, seed: int, put: Put) -> Tensor:
         """Keep `values` from element `start`; return them as they are kept.
 
         Args:
@@ -49,24 +60,188 @@ class KeptDrift(Protocol):
                 second is never written again.
         """
 
-    def close_step(self, largest: float) -> None:
-        """End the pass: what was written is what is read from now on.
+    def open_step(self, largest_update: float) -> None:
+        """Prepare for a pass in which no element grows by more than `largest_update`."""
 
-        Args:
-            largest: magnitude of the largest element that was given to `write`.
+    def close_step(self, largest: float) -> None:
+        """End the pass, `largest` being the largest magnitude that was given to `write`.
+
+        What was written is what is read from now on.
         """
 
     def decay_alone(self, pull: float, norm: str) -> bool:
         """Make a decay without an update if that needs no pass; return whether it is made."""
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Return what is kept, by the suffix that a snapshot gives the parameter's name."""
+        return False
 
     def figures(self) -> dict[str, int | float]:
-        """Return what else is needed to read it."""
+        """Return what is needed to read the tensors besides themselves."""
+        return {}
 
     def set_figures(self, figures: dict[str, int | float]) -> None:
-        """Take figures that go with what was copied into `tensors`."""
+        """Take figures that go with what was copied into the tensors."""
+
+
+class _Float32(KeptDrift):
+    """Every bit of float32, four bytes an element."""
+
+    _dtype = torch.float32
+
+    def __init__(self, name: str, numel: int, device: torch.device | str, pin: bool) -> None:
+        self._name = name
+        self._values = torch.zeros(numel, dtype=self._dtype, device=device, pin_memory=pin)
+        self.tensors = {"": self._values}
+
+    def parts(self, start: int, count: int) -> tuple[Tensor, ...]:
+        return (self._values[start : start + count],)
+
+    def read(self, parts: Sequence[Tensor]) -> Tensor:
+        return parts[0].clone()
+
+    def write(self, start: int, values: Tensor, seed: int, put: Put) -> Tensor:
+        put(*self.parts(start, values.numel()), values)
+        return values
+
+
+class _Float16(_Float32):
+    """float16 times a power of two, rounded stochastically, two bytes an element.
+
+    The power of two, one for the parameter, keeps small drifts out of the subnormals.
+    """
+
+    _dtype = torch.float16
+
+    def __init__(self, name: str, numel: int, device: torch.device | str, pin: bool) -> None:
+        super().__init__(name, numel, device, pin)
+        self._exponent = self._next_exponent = 0
+        self._largest = 0.0
+
+    def read(self, parts: Sequence[Tensor]) -> Tensor:
+        return parts[0].to(torch.float32).mul_(2.0**-self._exponent)
+
+    def open_step(self, largest_update: float) -> None:
+        # What brings the largest value that may come close below 2**_TOP.
+        largest = self._largest + largest_update
+        exponent = _TOP - math.frexp(largest)[1] if largest else 0
+        self._next_exponent = max(-_LARGEST_EXPONENT, min(_LARGEST_EXPONENT, exponent))
+
+    def write(self, start: int, values: Tensor, seed: int, put: Put) -> Tensor:
+        values.mul_(2.0**self._next_exponent)
+        # To the 11 significant bits of float16, up or down by chance.
+        chance = random_bits("rounding", seed, self._name, start, values.numel(), values.device)
+        chance &= _DROPPED
+        bits = values.view(torch.int32)
+        bits += chance
+        bits &= ~_DROPPED
+        # Below the normals of float16 this rounds once more.
+        kept = values.to(torch.float16)
+        put(*self.parts(start, values.numel()), kept)
+        return kept.to(torch.float32).mul_(2.0**-self._next_exponent)
+
+    def close_step(self, largest: float) -> None:
+        self._exponent, self._largest = self._next_exponent, largest
+
+    def figures(self) -> dict[str, int | float]:
+        return {"exponent": self._exponent, "largest": self._largest}
+
+    def set_figures(self, figures: dict[str, int | float]) -> None:
+        self._exponent, self._largest = int(figures["exponent"]), float(figures["largest"])
+
+
+class _Int8(KeptDrift):
+    """Codes -127 to 127 times a float32 scale for each block of 256, 1.016 bytes an element.
+
+    scale = largest magnitude of the block / 127, and 0 for a block of zeros. An element that
+    is 0 stays 0.
+
+    A decay without an update changes no code, hence rounds nothing by chance: L2 multiplies the
+    scales, and L1 adds its pull to what each element is still `owed` to be shrunk by, one
+    number for the parameter, taken off wherever D is read. A block whose scale L2
+    brings below 2**-120 becomes zero.
+    """
+
+    def __init__(self, name: str, numel: int, device: torch.device | str, pin: bool) -> None:
+        self._name = name
+        kept = {"device": device, "pin_memory": pin}
+        self._codes = torch.zeros(numel, dtype=torch.int8, **kept)
+        self._scales = torch.zeros(-(-numel // BLOCK), dtype=torch.float32, **kept)
+        self.tensors = {"": self._codes, ":scales": self._scales}
+        self._owed = 0.0
+
+    def parts(self, start: int, count: int) -> tuple[Tensor, ...]:
+        first = start // BLOCK
+        scales = self._scales[first : first - (-count // BLOCK)]
+        return self._codes[start : start + count], scales
+
+    def read(self, parts: Sequence[Tensor]) -> Tensor:
+        values = _times_scales(*parts)
+        decay_(values, self._owed, "l1")
+        return values
+
+    def write(self, start: int, values: Tensor, seed: int, put: Put) -> Tensor:
+        scales = _scales_for(values)
+        for block, scale in _blocks(values, scales.clamp(min=_SMALLEST_SCALE)):
+            block /= scale
+        codes = random_bits("rounding", seed, self._name, start, values.numel(), values.device)
+        codes &= (1 << _FRACTION) - 1
+        values.clamp_(-_TOP_CODE, _TOP_CODE).mul_(1 << _FRACTION).round_()
+        codes += values.to(torch.int32)
+        codes >>= _FRACTION  # rounds down: what chance added makes it up or down
+        codes = codes.to(torch.int8)
+        kept_codes, kept_scales = self.parts(start, values.numel())
+        put(kept_codes, codes)
+        put(kept_scales, scales)
+        return _times_scales(codes, scales)
+
+    def close_step(self, largest: float) -> None:
+        self._owed = 0.0
+
+    def decay_alone(self, pull: float, norm: str) -> bool:
+        if norm == "l1":
+            self._owed += pull
+            return True
+        decay_(self._scales, pull, norm)
+        self._scales *= self._scales >= _SMALLEST_SCALE
+        self._owed -= self._owed * pull
+        return True
+
+    def figures(self) -> dict[str, int | float]:
+        return {"owed": self._owed}
+
+    def set_figures(self, figures: dict[str, int | float]) -> None:
+        self._owed = float(figures["owed"])
+
+
+def _blocks(values: Tensor, scales: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield views of the whole blocks (n, BLOCK) and scales (n, 1), then of a shorter last one."""
+    whole = values.numel() // BLOCK
+    if whole:
+        yield values[: whole * BLOCK].view(whole, BLOCK), scales[:whole].view(whole, 1)
+    if values.numel() % BLOCK:
+        yield values[whole * BLOCK :].view(1, -1), scales[whole:].view(1, 1)
+
+
+def _scales_for(values: Tensor) -> Tensor:
+    """Return the scale of each block of `values`, shape (blocks,)."""
+    scales = torch.empty(-(-values.numel() // BLOCK), device=values.device)
+    for block, scale in _blocks(values, scales):
+        torch.amax(block.abs(), 1, keepdim=True, out=scale)
+    nonzero = scales > 0
+    # A product: dividing by a number is a product on some devices, and rounds otherwise.
+    scales *= 1 / _TOP_CODE
+    return scales.clamp_(_SMALLEST_SCALE, _LARGEST_SCALE).mul_(nonzero)
+
+
+def _times_scales(codes: Tensor, scales: Tensor) -> Tensor:
+    values = codes.to(torch.float32)
+    for block, scale in _blocks(values, scales):
+        block *= scale
+    return values
+
+
+_KINDS = {"float32": _Float32, "float16": _Float16, "int8": _Int8}
+
+KINDS = tuple(_KINDS)
+"""Names of the ways to keep a drift."""
 
 
 def kept_drift(

@@ -3,14 +3,9 @@
 import math
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
 from esft.engine.drift import Drift
-from esft.engine.tally import Tally, noted, read
-from esft.engine.weights import Weights
-
-_BITS = {2: torch.int16, 4: torch.int32}
+from esft.engine.kernels import differing_bits
+from esft.engine.stream import Tally, length
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,19 +43,29 @@ def measures(drift: Drift) -> DriftMeasures:
         AnchorError: if a step was interrupted half-way.
     """
     weights = drift.weights
-    tallies: dict[str, Tally] = {}
-    zeros, unmoved = [], []
+    norms: dict[str, Tally] = {}
+    counts = Tally()
     with weights.held("measures"):
         for piece, base, values in drift.streamed():
-            zeros.append(noted((values == 0).sum()))
-            unmoved.append(noted((_bits(piece.flat) == _bits(base)).sum()))
-            tallies.setdefault(layer_of(piece.name), Tally()).note_norm(values)
-    squares = {layer: tally.squares() for layer, tally in tallies.items()}
+            counts.note("zero", (values == 0).sum())
+            counts.note("unmoved", (differing_bits(piece.flat, base) == 0).sum())
+            norms.setdefault(layer_of(piece.name), Tally()).note(piece.name, length(values))
+    squares = {layer: tally.sum_of_squares() for layer, tally in norms.items()}
+    numels = dict.fromkeys(squares, 0)
+    for name in weights.names:
+        if numel := weights.flat(name).numel():  # of an empty parameter there are no pieces
+            numels[layer_of(name)] += numel
+    totals = {"zero": 0.0, "unmoved": 0.0}
+    for name, count in counts.read():
+        totals[name] += count
     return DriftMeasures(
         norm=math.sqrt(sum(squares.values())),
-        zero_share=_total(zeros) / weights.numel,
-        unmoved_share=_total(unmoved) / weights.numel,
-        layers=_layers(weights, squares),
+        zero_share=totals["zero"] / weights.numel,
+        unmoved_share=totals["unmoved"] / weights.numel,
+        layers=tuple(
+            LayerDrift(name=layer, norm=math.sqrt(square), numel=numels[layer])
+            for layer, square in squares.items()
+        ),
     )
 
 
@@ -74,23 +79,3 @@ def layer_of(name: str) -> str:
         if part.isdecimal():
             return ".".join(parts[: i + 1])
     return ".".join(parts[:-1]) or name
-
-
-def _layers(weights: Weights, squares: dict[str, float]) -> tuple[LayerDrift, ...]:
-    numels = dict.fromkeys(squares, 0)
-    for name in weights.names:
-        if numel := weights.flat(name).numel():  # of an empty parameter there are no pieces
-            numels[layer_of(name)] += numel
-    return tuple(
-        LayerDrift(name=layer, norm=math.sqrt(square), numel=numels[layer])
-        for layer, square in squares.items()
-    )
-
-
-def _bits(values: Tensor) -> Tensor:
-    """View weights as integers: unlike values, bits tell -0.0 from 0.0."""
-    return values.view(_BITS[values.element_size()])
-
-
-def _total(counts: list[Tensor | float]) -> int:
-    return int(sum(read(counts)))

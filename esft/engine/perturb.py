@@ -4,14 +4,11 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
-from torch import Tensor
-
 from esft.engine.drift import Drift
+from esft.engine.kernels import differing_bits, perturb, scaled_noise
 from esft.engine.members import Member
-from esft.engine.noise import noise
-from esft.engine.undo import Undo, same_bits
-from esft.engine.weights import Piece, Weights
+from esft.engine.undo import Undo
+from esft.engine.weights import Weights
 
 
 @contextmanager
@@ -49,15 +46,18 @@ def perturbed(
         if drift.weights is not weights:
             raise ValueError("the drift is of other weights, expected that of those given")
         drift.refuse_if_torn()
-    way = revert_way(drift) if revert is None else revert
-    if way not in ("restore", "log"):
-        raise ValueError(f"revert is {way!r}, expected 'restore' or 'log'")
-    if way == "restore" and drift is None:
+    revert = revert_way(drift) if revert is None else revert
+    if revert not in ("restore", "log"):
+        raise ValueError(f"revert is {revert!r}, expected 'restore' or 'log'")
+    if revert == "restore" and drift is None:
         raise ValueError("revert is 'restore', which needs a Drift")
-    composed = None if drift is None else drift.composed
     scale = sigma * member.sign
     with weights.held("perturbed"):
-        undo = Undo(lambda piece: scaled_noise(piece, member.seed, scale), composed, way == "log")
+        undo = Undo(
+            lambda piece: scaled_noise(piece, member.seed, scale),
+            None if drift is None else drift.composed,
+            logs=revert == "log",
+        )
         try:  # also around the perturbing: an interruption half-way must leave no trace either
             for piece in weights.pieces():
                 undo.replace(piece)
@@ -71,21 +71,13 @@ def revert_way(drift: Drift | None) -> str:
     return "restore" if drift is not None and drift.on_device else "log"
 
 
-def scaled_noise(piece: Piece, seed: int, scale: float) -> Tensor:
-    """Return scale * noise of a piece, float32 of shape (count,)."""
-    shift = noise(seed, piece.name, piece.start, piece.count, piece.flat.device)
-    shift *= scale
-    return shift
-
-
 def unmoved_share(weights: Weights, member: Member, sigma: float) -> float:
     """Return the share of weights, 0 to 1, whose bits this member leaves as they are.
 
     A shift below half a step of the weights' dtype rounds away; nothing is written.
     """
-    scale = sigma * member.sign
     unmoved = 0
     for piece in weights.pieces():
-        moved = scaled_noise(piece, member.seed, scale).add_(piece.flat).to(piece.flat.dtype)
-        unmoved += int(torch.count_nonzero(same_bits(moved, piece.flat)))
+        shift = scaled_noise(piece, member.seed, sigma * member.sign)
+        unmoved += int((differing_bits(perturb(piece.flat, shift), piece.flat) == 0).sum())
     return unmoved / weights.numel

@@ -6,28 +6,28 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from esft.engine.weights import Piece, finish
+from esft.engine.kernels import differing_bits, perturb, subtract
+from esft.engine.weights import Piece
 
 LOG_SHARE = 0.1
 """A log larger than this share of a piece's bytes is dropped for theta_0 + D, where they are."""
 
 _BLOCK = 1 << 16
-_BITS = {2: torch.int16, 4: torch.int32}
 
 
 @dataclass(frozen=True)
 class _Log:
     """The weights of a piece that subtracting the noise would miss."""
 
-    positions: Tensor  # (misses,) int16, the low 16 bits of the place in the piece
+    positions: Tensor  # (misses,) int16, the low 16 bits of the position in the piece
     per_block: Tensor  # (blocks of 65,536,) int64, misses in each
     values: Tensor  # (misses,) in the weights' dtype
 
     def write_to(self, flat: Tensor) -> None:
         blocks = torch.arange(self.per_block.numel(), device=flat.device)
-        places = torch.repeat_interleave(blocks * _BLOCK, self.per_block)
-        places += self.positions.to(torch.int64) & (_BLOCK - 1)
-        flat[places] = self.values
+        positions = torch.repeat_interleave(blocks * _BLOCK, self.per_block)
+        positions += self.positions.to(torch.int64) & (_BLOCK - 1)
+        flat[positions] = self.values
 
 
 class Undo:
@@ -59,12 +59,12 @@ class Undo:
     def replace(self, piece: Piece) -> None:
         """Write round(w + shift) to `piece`."""
         shift = self._shift(piece)
+        moved = perturb(piece.flat, shift)
         if not self._logs:
             self._done.append((piece, None))
-            piece.flat.copy_(shift.add_(piece.flat))
+            piece.flat.copy_(moved)
             return
-        moved = (shift + piece.flat).to(piece.flat.dtype)
-        kept = self._to_keep(piece.flat, _subtracted(moved, shift))
+        kept = self._to_keep(piece.flat, subtract(moved, shift))
         self._done.append((piece, piece.flat.clone() if isinstance(kept, _Log) else kept))
         piece.flat.copy_(moved)
         self._done[-1] = (piece, kept)
@@ -77,8 +77,9 @@ class Undo:
         while self._done:
             piece, kept = self._done[-1]
             if isinstance(kept, _Log):
-                before = _subtracted(piece.flat, self._shift(piece))
+                before = subtract(piece.flat, self._shift(piece))
                 kept.write_to(before)
+                # The copy comes first: once the piece is written, subtracting would be wrong.
                 self._done[-1] = (piece, before)
                 kept = before
             piece.flat.copy_(self._composed(piece) if kept is None else kept)
@@ -86,7 +87,7 @@ class Undo:
 
     def _to_keep(self, before: Tensor, back: Tensor) -> Tensor | _Log | None:
         """Return what must be kept of `before`, given what subtracting would make of it."""
-        missed = torch.nonzero(_differing_bits(before, back)).view(-1)  # (misses,)
+        missed = torch.nonzero(differing_bits(before, back)).view(-1)  # (misses,)
         nbytes = missed.numel() * (2 + before.element_size())
         if self._composed is not None and nbytes > LOG_SHARE * before.nbytes:
             return None
@@ -97,15 +98,10 @@ class Undo:
         return _Log((missed % _BLOCK).to(torch.int16), per_block, before[missed])
 
 
-def same_bits(left: Tensor, right: Tensor) -> Tensor:
-    """Return where two tensors of one dtype have the same bits (-0.0 is not 0.0), as bool."""
-    return _differing_bits(left, right) == 0
-
-
-def _differing_bits(left: Tensor, right: Tensor) -> Tensor:
-    bits = _BITS[left.element_size()]
-    return left.view(bits) ^ right.view(bits)
-
-
-def _subtracted(moved: Tensor, shift: Tensor) -> Tensor:
-    return (moved - shift).to(moved.dtype)
+def finish(action: Callable[[], None]) -> None:
+    """Run `action` to its end: where Ctrl-C comes in between, once more from its start."""
+    try:
+        action()
+    except KeyboardInterrupt:
+        action()
+        raise

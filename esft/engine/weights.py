@@ -1,6 +1,7 @@
 """The weights an engine works on: the one copy of a model's parameters."""
 
-from collections.abc import Callable, Iterator
+import hashlib
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -57,19 +58,21 @@ class Weights:
     def __init__(
         self,
         model: nn.Module,
-        include: list[str] | tuple[str, ...] | None = None,
-        exclude: list[str] | tuple[str, ...] | None = None,
+        include: Sequence[str] | None = None,
+        exclude: Sequence[str] | None = None,
         scratch: int = SCRATCH,
     ) -> None:
         self.scratch = scratch
         self._claimed = False
         self._held_by: str | None = None
         parameters = _distinct_parameters(model)
-        self._flat = {
-            name: _flat_view(parameter) for name, parameter in _chosen(parameters, include, exclude)
-        }
-        _refuse_other_dtypes(self._flat)
-        self.shapes = {name: tuple(parameters[name].shape) for name in self._flat}
+        names = _chosen(list(parameters), include, exclude)
+        for name in names:
+            if parameters[name].dtype not in DTYPES:
+                raise ValueError(
+                    f"{name} is {parameters[name].dtype}, expected float32, float16 or bfloat16"
+                )
+        self._flat = {name: _flat_view(parameters[name]) for name in names}
 
     @property
     def numel(self) -> int:
@@ -130,13 +133,18 @@ class Weights:
             self._held_by = None
 
 
-def finish(action: Callable[[], None]) -> None:
-    """Run `action` to its end: where Ctrl-C comes in between, once more from its start."""
-    try:
-        action()
-    except KeyboardInterrupt:
-        action()
-        raise
+def identity(model: nn.Module) -> str:
+    """Return the sha256, in hex, over (name, dtype, shape, bytes) of a module's parameters.
+
+    Parameters in the module's order, tied ones once; bytes in row-major order, streamed.
+    """
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        digest.update(f"{name}|{parameter.dtype}|{tuple(parameter.shape)}|".encode())
+        flat = parameter.detach().contiguous().view(-1).view(torch.uint8)
+        for start in range(0, flat.numel(), 1 << 24):
+            digest.update(flat[start : start + (1 << 24)].cpu().numpy())
+    return digest.hexdigest()
 
 
 def _distinct_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -144,30 +152,28 @@ def _distinct_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     seen: set[tuple[torch.device, int, int]] = set()
     distinct = {}
     for name, parameter in model.named_parameters():
-        place = (parameter.device, parameter.data_ptr(), parameter.numel())
-        if not parameter.is_floating_point() or (parameter.numel() and place in seen):
+        memory = (parameter.device, parameter.data_ptr(), parameter.numel())
+        if not parameter.is_floating_point() or (parameter.numel() and memory in seen):
             continue
-        seen.add(place)
+        seen.add(memory)
         distinct[name] = parameter
     return distinct
 
 
 def _chosen(
-    parameters: dict[str, nn.Parameter],
-    include: list[str] | tuple[str, ...] | None,
-    exclude: list[str] | tuple[str, ...] | None,
-) -> list[tuple[str, nn.Parameter]]:
+    names: list[str], include: Sequence[str] | None, exclude: Sequence[str] | None
+) -> list[str]:
     if isinstance(include, str) or isinstance(exclude, str):
         raise ValueError("include or exclude is a string, expected a list of globs")
     for glob in [*(include or ()), *(exclude or ())]:
-        if not any(fnmatchcase(name, glob) for name in parameters):
+        if not any(fnmatchcase(name, glob) for name in names):
             raise ValueError(
                 f"{glob!r} matches no parameter, expected a glob on names such as "
-                f"{next(iter(parameters), '(the model has none)')!r}"
+                f"{next(iter(names), '(the model has none)')!r}"
             )
     chosen = [
-        (name, parameter)
-        for name, parameter in parameters.items()
+        name
+        for name in names
         if (include is None or any(fnmatchcase(name, glob) for glob in include))
         and not any(fnmatchcase(name, glob) for glob in exclude or ())
     ]
@@ -181,9 +187,3 @@ def _flat_view(parameter: nn.Parameter) -> Tensor:
         # Elements are counted in row-major order; the one copy is laid out so once.
         parameter.data = parameter.data.contiguous()
     return parameter.data.view(-1)
-
-
-def _refuse_other_dtypes(flats: dict[str, Tensor]) -> None:
-    for name, flat in flats.items():
-        if flat.dtype not in DTYPES:
-            raise ValueError(f"{name} is {flat.dtype}, expected float32, float16 or bfloat16")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 
-from esft.engine.identity import identity
+from esft.engine.weights import identity
 from esft.evals.quantized import quantized_copy, release
 from esft.models.load import LoadedModel, load_model
 from esft.rollout.cache import ModelVersion

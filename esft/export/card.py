@@ -77,7 +77,7 @@ def card(source: Source, exported: Exported) -> str:
     tuned = exported.tuned
     base, record = tuned.base, source.record
     task = None if source.run is None else _short(str(source.run.info["settings"]["task.name"]))
-    header = record.header_at(tuned.step)
+    header = record.header
     hub = f"base_model: {json.dumps(base.name)}\nbase_model_relation: finetune\n"
     at = "" if base.revision is None else f" at commit `{base.revision}`"
     title = base.name.rpartition("/")[2]
@@ -158,7 +158,7 @@ def _figure(summary: dict | None, value: str, error: str) -> str:
 
 
 def _settings(source: Source, step: int) -> str:
-    header = source.record.header_at(step)
+    header = source.record.header
     found = {f"search.{key}": header[key] for key in _SEARCH}
     found |= {f"anchor.{key}": header[key] for key in _ANCHOR}
     found |= {f"model.{key}": header[key] for key in _GLOBS}
@@ -169,9 +169,6 @@ def _settings(source: Source, step: int) -> str:
         priors = ", ".join(_short_line(line) for line in recorded["prior.tasks"])
         found["prior.tasks"] = priors or None
     lines += [f"{key}: {_plain(value)}" for key, value in found.items() if value is not None]
-    changes = [str(since) for since, _ in source.record.headers[1:] if since <= step]
-    if changes:
-        lines.append(f"settings were changed at step {', '.join(changes)}; these are the last")
     return "\n".join(f"- {line}" for line in lines)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from esft.engine.identity import identity
+from esft.engine.weights import identity
 from esft.export.prompts import Prompt
 from esft.models.load import LoadedModel
 from esft.rollout.batches import Batches

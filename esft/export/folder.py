@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from esft.engine.identity import identity
+from esft.engine.weights import identity
 from esft.errors import RunError
 from esft.export.card import card
 from esft.export.check import Comparison, check_anew, keep_reference

@@ -62,7 +62,7 @@ def export_journal(
     end.end(step, weights, _best_until(source, step))
     text = lines_until(source.record, step) + "".join(f"{line}\n" for line in lines)
     write_whole(out, text)
-    named = str(source.record.header_at(step)["model"])
+    named = str(source.record.header["model"])
     return ExportedJournal(step=step, weights=weights, model=named, size=len(text))
 
 

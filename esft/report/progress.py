@@ -3,7 +3,7 @@
 import math
 from pathlib import Path
 
-from esft.engine.decay import pull_of
+from esft.engine.anchor import pull_of
 from esft.engine.forecast import forecast_of
 from esft.engine.journal_read import JournalRecord
 from esft.evals.results import known

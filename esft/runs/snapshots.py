@@ -8,7 +8,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from esft.engine.state import DriftState
+from esft.engine.drift import DriftState
 from esft.errors import SnapshotError
 from esft.files import whole_file
 

@@ -86,7 +86,7 @@ def session_differences(session: Session, info: dict, record: JournalRecord) -> 
 
 
 def _header_differences(session: Session, record: JournalRecord) -> Iterator[Difference]:
-    was, now = record.header_at(record.last + 1), journal_header(session)
+    was, now = record.header, journal_header(session)
     for key, what in _HEADER.items():
         old, new = was.get(key), now[key]
         if (list(new) if isinstance(new, tuple) else new) != old:

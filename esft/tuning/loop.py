@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import asdict
 
 from esft.engine.forecast import Forecast, sum_of_squares
-from esft.engine.identity import identity
 from esft.engine.journal import Journal, JournalStep, as_recorded
 from esft.engine.members import Member, net_coefficients, population, with_coefficients
 from esft.engine.perturb import perturbed
 from esft.engine.shaping import EQUAL, shape
+from esft.engine.weights import identity
 from esft.errors import EsftError, ModelError, RunError
 from esft.models.save import save_model
 from esft.rollout.batches import out_of_memory

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from esft.engine.decay import pull_of
+from esft.engine.anchor import pull_of
 from esft.engine.forecast import IDLE, forecast_norm
 from esft.engine.members import population
 from esft.engine.perturb import revert_way, unmoved_share

@@ -4,11 +4,9 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from esft.engine.identity import identity
-from esft.engine.journal_read import JournalRecord, read_journal
+from esft.engine.journal_read import JournalRecord, read_journal, replay
 from esft.engine.noise import NOISE_VERSION, noise
-from esft.engine.replay import replay
-from esft.engine.weights import Weights
+from esft.engine.weights import Weights, identity
 from esft.errors import JournalError, RunError
 from esft.models.load import load_model
 from esft.recipe.paths import with_recorded_paths
@@ -145,7 +143,7 @@ def open_at_base(
     device: str | None = None,
 ) -> Base:
     """Load the base model of a run, at D = 0, as step `step` of it needs it; see `rebuild`."""
-    header = source.record.header_at(step)
+    header = source.record.header
     _refuse_other_noise(source.record, header)
     if source.record.torn:
         watcher.notice(f"the journal's last line was cut off: step {source.record.last} is last")

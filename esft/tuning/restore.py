@@ -3,9 +3,8 @@
 from collections.abc import Callable
 
 from esft.engine.drift import Drift
-from esft.engine.journal_read import JournalRecord
+from esft.engine.journal_read import JournalRecord, contributions
 from esft.engine.members import net_coefficients
-from esft.engine.replay import contributions
 from esft.errors import AnchorError, SnapshotError
 from esft.runs.snapshots import Snapshots
 
@@ -40,6 +39,6 @@ def load_nearest(
 def noises(record: JournalRecord, since: int, to: int) -> int:
     """Return how many noises a replay from step `since` to step `to` draws for every weight."""
     return sum(
-        len(net_coefficients(*contributions(step, record.header_at(step.step))))
+        len(net_coefficients(*contributions(step, record.header)))
         for step in record.steps[since:to]
     )

@@ -9,9 +9,8 @@ from pathlib import Path
 import torch
 
 from esft.engine.forecast import Forecast, sum_of_squares
-from esft.engine.journal_read import JournalRecord, read_journal
+from esft.engine.journal_read import JournalRecord, contributions, read_journal, replay
 from esft.engine.members import net_coefficients
-from esft.engine.replay import contributions, replay
 from esft.errors import RunError
 from esft.files import remove_partial, writing
 from esft.recipe.paths import own_files, with_recorded_paths
@@ -25,7 +24,7 @@ from esft.tuning.differences import Difference, recipe_differences, session_diff
 from esft.tuning.failures import Failures
 from esft.tuning.loop import Tuning
 from esft.tuning.restore import load_nearest, noises
-from esft.tuning.run_info import journal_header, rows_info, versions
+from esft.tuning.run_info import rows_info, versions
 from esft.tuning.session import Session, open_session
 from esft.tuning.start import room, start_forecast, tell_plan
 from esft.tuning.watcher import Outcome, Watcher
@@ -80,7 +79,7 @@ def resume_tuning(
 def as_made(recipe: Recipe, run: RunFolder, record: JournalRecord) -> Recipe:
     """Return the recipe with files where they were, and the dtype that was chosen then."""
     recipe = with_recorded_paths(recipe, run.info["places"])
-    dtype = str(record.header_at(record.last + 1)["dtype"])
+    dtype = str(record.header["dtype"])
     return replace(recipe, model=replace(recipe.model, dtype=recipe.model.dtype or dtype))
 
 
@@ -96,7 +95,7 @@ def _finished(run: RunFolder, record: JournalRecord) -> Finished:
 
 
 def _refuse(run: RunFolder, changed: list[Difference], force: bool) -> None:
-    if not changed or (force and all(each.forcible for each in changed)):
+    if not changed or (force and {each.what for each in changed} == {"search.steps"}):
         return
     fixed = [each for each in changed if not each.forcible]
     listed = "; ".join(map(str, fixed if force else changed))
@@ -139,7 +138,6 @@ def _go_on(
     if changed:
         for each in changed:
             watcher.notice(f"forced: {each}")
-        journal.begin(journal_header(session), record.last + 1)
         _record_change(run, session, recipe)
     run.update_info(state="running")
     failures = Failures(watcher, _failures_so_far(run))
@@ -172,7 +170,7 @@ def _restore(
     known = {line["step"] for line in metrics(run.path)}
 
     def advance(step: int) -> None:
-        members, coefficients = contributions(record.steps[step - 1], record.header_at(step))
+        members, coefficients = contributions(record.steps[step - 1], record.header)
         forecast.step(len(members), sum_of_squares(net_coefficients(members, coefficients)))
 
     def made(step: int) -> None:
@@ -192,7 +190,7 @@ def _metrics(
 ) -> dict[str, object]:
     """Return what the journal tells of a step whose line of metrics was lost."""
     made = record.steps[step - 1]
-    members, _ = contributions(made, record.header_at(step))
+    members, _ = contributions(made, record.header)
     rewards = [reward for reward in made.rewards if math.isfinite(reward)]
     return {
         "step": step,

@@ -58,7 +58,7 @@ def check_journal(record: JournalRecord, info: dict | None) -> str:
     """
     if info is not None:
         _refuse_other_steps(record, info)
-        base = record.header_at(record.last + 1)["base"]
+        base = record.header["base"]
         if base != info["model"]["base"]:
             raise JournalError(
                 f"{record.path} is of the base model {base[:16]}..., expected "

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from esft.engine import Drift, Weights
-from esft.engine.identity import identity
 from esft.engine.noise import derived_seed
+from esft.engine.weights import identity
 from esft.errors import AnchorError, RecipeError
 from esft.models.base_file import MappedBase, map_base
 from esft.models.load import LoadedModel

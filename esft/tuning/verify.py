@@ -5,9 +5,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from esft.engine.identity import identity
-from esft.engine.journal_read import JournalRecord, read_journal
-from esft.engine.replay import replay
+from esft.engine.journal_read import JournalRecord, read_journal, replay
+from esft.engine.weights import identity
 from esft.errors import EsftError, JournalError, RunError
 from esft.models.load import load_model
 from esft.recipe.toml import load_recipe

@@ -72,17 +72,14 @@ def test_a_run_that_is_none_is_refused_with_those_there_are(stopped):
         assert "the newest are tiny" in done.stderr
 
 
-def test_a_changed_recipe_is_refused_and_forced(stopped):
+def test_a_changed_recipe_is_refused(stopped):
     recipe = stopped / "recipe.toml"
     recipe.write_text(recipe.read_text().replace("sigma = 0.02", "sigma = 0.01"))
 
     refused = esft("resume")
-    forced = esft("resume", "--force")
 
     assert refused.exit_code == 1
     assert "search.sigma is 0.01, the run has 0.02" in refused.stderr
-    assert forced.exit_code == 0, forced.output
-    assert "forced: search.sigma is 0.01" in forced.stderr
 
 
 def test_tune_into_the_folder_of_a_run_names_resume(stopped):

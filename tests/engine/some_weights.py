@@ -44,9 +44,22 @@ def awkward_numbers(dtype: torch.dtype) -> Tensor:
     return torch.cat([numbers, -numbers, numbers, -numbers]).to(dtype)
 
 
-def some_weights(dtype: torch.dtype) -> Weights:
+class FailingWeights(Weights):
+    """Weights that raise `failure`, once, when a pass over them comes to the tensor `fails_at`."""
+
+    fails_at = failure = None
+
+    def pieces(self):
+        for piece in super().pieces():
+            if piece.name == self.fails_at and self.failure is not None:
+                failure, self.failure = self.failure, None
+                raise failure
+            yield piece
+
+
+def some_weights(dtype: torch.dtype) -> FailingWeights:
     """Weights of `some_model`."""
-    return Weights(some_model(dtype), scratch=SMALL_SCRATCH)
+    return FailingWeights(some_model(dtype), scratch=SMALL_SCRATCH)
 
 
 def some_drift(dtype: torch.dtype, kept: str = "float32", steps: int = 3) -> Drift:

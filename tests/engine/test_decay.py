@@ -5,7 +5,7 @@ import torch
 from some_weights import DRIFT_DTYPES, DTYPES, Tensors, bits_of, drift_of, some_drift, some_weights
 
 from esft.engine import Drift, Member, Weights
-from esft.engine.decay import decay_, pull_of
+from esft.engine.anchor import decay_, pull_of
 
 ALPHA = 0.5
 # The smaller pulls take thousands of steps; D does not depend on the dtype of the weights.

@@ -195,19 +195,13 @@ def test_a_step_or_a_member_at_base_is_refused():
 
 @kinds
 @pytest.mark.parametrize("failure", [MemoryError("stop"), KeyboardInterrupt("stop")], ids=repr)
-def test_after_a_step_torn_half_way_everything_is_refused(failure, kept, monkeypatch):
+def test_after_a_step_torn_half_way_everything_is_refused(failure, kept):
     drift = some_drift(torch.bfloat16, kept)
     weights = drift.weights
 
-    def fails_at_the_third_tensor(seed, name, *rest):
-        if name == "norm":
-            raise failure
-        return noise(seed, name, *rest)
-
-    monkeypatch.setattr("esft.engine.drift.noise", fails_at_the_third_tensor)
+    weights.fails_at, weights.failure = "norm", failure
     with pytest.raises(type(failure), match="stop"):
         walk(drift, steps=1)
-    monkeypatch.undo()
 
     for use in (
         lambda: walk(drift, steps=1),

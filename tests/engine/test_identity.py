@@ -8,7 +8,7 @@ import torch
 from some_weights import Tensors
 from test_weights import tied_model
 
-from esft.engine.identity import identity
+from esft.engine.weights import identity
 
 
 def model(values=(1.0, 0.0, 3.0, 4.0), name="w", dtype=torch.float32, shape=(2, 2)):

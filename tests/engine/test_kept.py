@@ -21,6 +21,10 @@ def put(into, values):
     into.copy_(values)
 
 
+def bytes_of(kept):
+    return sum(tensor.nbytes for tensor in kept.tensors.values())
+
+
 def read(kept, start, count):
     return kept.read(kept.parts(start, count))
 
@@ -49,8 +53,8 @@ def test_float32_keeps_every_bit_in_four_bytes_and_float16_takes_two():
     kept, said = kept_in("float32", values)
 
     assert said.equal(values)
-    assert kept.nbytes == 4 * N
-    assert kept_drift("w", N, "float16").nbytes == 2 * N
+    assert bytes_of(kept) == 4 * N
+    assert bytes_of(kept_drift("w", N, "float16")) == 2 * N
 
 
 @pytest.mark.parametrize("size", [1e-12, 1e-7, 1.0, 1e6, 1e12])

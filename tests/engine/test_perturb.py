@@ -30,7 +30,7 @@ dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 
 @ways
 @dtypes
-def test_a_thousand_members_leave_every_bit_however_they_end(kept, revert, dtype, monkeypatch):
+def test_a_thousand_members_leave_every_bit_however_they_end(kept, revert, dtype):
     drift = None if kept is None else some_drift(dtype, kept)
     weights = some_weights(dtype) if drift is None else drift.weights
     before = bits_of(weights)
@@ -38,43 +38,31 @@ def test_a_thousand_members_leave_every_bit_however_they_end(kept, revert, dtype
 
     for i in range(1000):
         member = Member(seed=i, sign=1 if i % 3 else -1)
-        endings[i % 4](monkeypatch, weights, member, SIGMAS[i % 5], drift, revert)
+        endings[i % 4](weights, member, SIGMAS[i % 5], drift, revert)
 
         assert bits_of(weights) == before, f"member {i}"
 
 
-def ends_well(_, *member):
+def ends_well(*member):
     with perturbed(*member):
         pass
 
 
-def raises(_, *member):
+def raises(*member):
     with pytest.raises(RuntimeError, match="grader failed"), perturbed(*member):
         raise RuntimeError("grader failed")
 
 
-def runs_out_of_memory(monkeypatch, *member):
-    noise_fails_at("norm", MemoryError("at the third tensor"), monkeypatch)
-    with pytest.raises(MemoryError, match="third tensor"), perturbed(*member):
+def runs_out_of_memory(weights, *member):
+    weights.fails_at, weights.failure = "norm", MemoryError("at the third tensor")
+    with pytest.raises(MemoryError, match="third tensor"), perturbed(weights, *member):
         pytest.fail("the perturbing went on")
 
 
-def is_interrupted(monkeypatch, *member):
-    noise_fails_at("scale", KeyboardInterrupt("at the last tensor"), monkeypatch)
-    with pytest.raises(KeyboardInterrupt, match="last tensor"), perturbed(*member):
+def is_interrupted(weights, *member):
+    weights.fails_at, weights.failure = "scale", KeyboardInterrupt("at the last tensor")
+    with pytest.raises(KeyboardInterrupt, match="last tensor"), perturbed(weights, *member):
         pytest.fail("the perturbing went on")
-
-
-def noise_fails_at(tensor, failure, monkeypatch):
-    """Let the first draw for `tensor` raise; the tensors before it are perturbed by then."""
-    pending = [failure]
-
-    def fails_once(seed, name, *rest):
-        if name == tensor and pending:
-            raise pending.pop()
-        return noise(seed, name, *rest)
-
-    monkeypatch.setattr("esft.engine.perturb.noise", fails_once)
 
 
 @dtypes

@@ -2,14 +2,14 @@
 
 import math
 from functools import lru_cache
-from importlib import import_module
 
 import pytest
 import torch
 from some_weights import DRIFT_DTYPES, Tensors, drift_of
 from transcript import Transcript, sum_of_noises
 
-from esft.engine import Drift, Weights, noise
+import esft.engine.drift as drift_module
+from esft.engine import Drift, Weights, kernels, noise
 from esft.engine.forecast import Forecast, sum_of_squares
 from esft.engine.members import net_coefficients, population
 from esft.engine.shaping import shape
@@ -98,8 +98,8 @@ def walk():
     rewards = torch.Generator().manual_seed(1)
     with pytest.MonkeyPatch.context() as patch:
         # The engine works in place on what it draws.
-        patch.setattr("esft.engine.drift.noise", lambda *where: drawn(*where[:4]).clone())
-        patch.setattr("esft.engine.drift._update_of", once_a_step())
+        patch.setattr(kernels, "noise", lambda *where: drawn(*where[:4]).clone())
+        patch.setattr(drift_module, "accumulate", once_a_step())
         for step in range(1, STEPS + 1):
             members = population(0, step, SIZE)
             coefficients = shape(torch.randn(SIZE, generator=rewards).tolist())
@@ -109,12 +109,11 @@ def walk():
 
 def once_a_step():
     """The engine's sum over the members, worked out once for the drifts that all add it."""
-    update_of = import_module("esft.engine.drift")._update_of
     latest = {}
 
     def shared(piece, nets, scale):
         if piece.name not in latest or latest[piece.name][0] != nets:
-            latest[piece.name] = nets, update_of(piece, nets, scale)
+            latest[piece.name] = nets, kernels.accumulate(piece, nets, scale)
         return latest[piece.name][1]
 
     return shared

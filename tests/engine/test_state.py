@@ -15,7 +15,7 @@ from some_weights import (
     whole_drift,
 )
 
-from esft.engine import Drift, Member, Weights, noise, perturbed
+from esft.engine import Drift, Member, Weights, perturbed
 from esft.errors import AnchorError
 
 kinds = pytest.mark.parametrize("kept", DRIFT_DTYPES)
@@ -77,20 +77,14 @@ def test_a_state_brings_a_drift_back_from_later_steps(kept):
 
 
 @kinds
-def test_a_torn_drift_has_no_state_and_is_whole_again_once_one_is_loaded(kept, monkeypatch):
+def test_a_torn_drift_has_no_state_and_is_whole_again_once_one_is_loaded(kept):
     drift = some_drift(torch.bfloat16, kept, steps=3)
     weights = drift.weights
     before, state = bits_of(weights), saved(drift)
 
-    def fails_at_the_third_tensor(seed, name, *rest):
-        if name == "norm":
-            raise MemoryError("stop")
-        return noise(seed, name, *rest)
-
-    monkeypatch.setattr("esft.engine.drift.noise", fails_at_the_third_tensor)
+    weights.fails_at, weights.failure = "norm", MemoryError("stop")
     with pytest.raises(MemoryError, match="stop"):
         walk(drift, steps=1)
-    monkeypatch.undo()
     with pytest.raises(AnchorError, match="a step was interrupted half-way"):
         drift.state()
 

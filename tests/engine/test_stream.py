@@ -6,8 +6,8 @@ import pytest
 import torch
 from some_weights import DRIFT_DTYPES, Tensors, bits_of, some_drift, some_weights, walk, whole_drift
 
-from esft.engine import Drift, Member, Weights, noise, perturbed
-from esft.engine.stream import Stream
+from esft.engine import Drift, Member, Weights, perturbed
+from esft.engine.stream import Stream, Tally, length
 
 CPU = torch.device("cpu")
 kinds = pytest.mark.parametrize("kept", DRIFT_DTYPES)
@@ -19,6 +19,7 @@ class Late(Stream):
     def __init__(self):
         super().__init__(CPU)
         self.pending = []
+        self.settled = 0
 
     def brought(self, pieces, parts_of):
         fetched = ((piece, tuple(part.clone() for part in parts_of(piece))) for piece in pieces)
@@ -36,6 +37,7 @@ class Late(Stream):
         while self.pending:
             into, values = self.pending.pop(0)
             into.copy_(values)
+            self.settled += 1
 
 
 @kinds
@@ -60,21 +62,31 @@ def test_copies_that_land_late_change_no_bit(kept):
 
 
 @kinds
-def test_all_copies_have_landed_when_a_step_raises(kept, monkeypatch):
+def test_all_copies_have_landed_when_a_step_raises(kept):
     drift = some_drift(torch.bfloat16, kept)
-    drift._stream = Late()
+    drift._stream = late = Late()
 
-    def fails_at_the_third_tensor(seed, name, *rest):
-        if name == "norm":
-            assert drift._stream.pending
-            raise MemoryError("stop")
-        return noise(seed, name, *rest)
-
-    monkeypatch.setattr("esft.engine.drift.noise", fails_at_the_third_tensor)
+    drift.weights.fails_at, drift.weights.failure = "norm", MemoryError("stop")
     with pytest.raises(MemoryError, match="stop"):
         walk(drift, steps=1)
 
-    assert not drift._stream.pending
+    assert late.settled > 0
+    assert not late.pending
+
+
+def test_figures_are_read_back_under_their_names_and_squares_add_up_in_float64():
+    tally, lengths = Tally(), Tally()
+    pieces = torch.randn(100, 1000, generator=torch.Generator().manual_seed(0))
+
+    for name, value in [("a", 1.0), ("a", -5.0), ("b", 0.0)]:
+        tally.note(name, torch.tensor(value))
+    for piece in pieces:
+        lengths.note("w", length(piece))
+
+    assert tally.read() == [("a", 1.0), ("a", -5.0), ("b", 0.0)]
+    squares = float(pieces.double().square().sum())
+    assert lengths.sum_of_squares() == pytest.approx(squares, rel=1e-12)
+    assert (Tally().read(), Tally().sum_of_squares()) == ([], 0)
 
 
 def test_on_a_cpu_nothing_is_copied_on_the_way_in():

@@ -10,7 +10,7 @@ from bases import cache_file, content, cut_off, flip_the_last_bit, mapped_base, 
 from safetensors.torch import load_file, save_file
 from tiny_models import write_gguf
 
-from esft.engine.identity import identity
+from esft.engine.weights import identity
 from esft.errors import AnchorError
 from esft.models.base_file import map_base
 from esft.models.load import load_model

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from tiny_models import change_weights, tiny_llama, tiny_qwen2, write_gguf, write_model
 
 import esft.models.base_file as base_weights
-from esft.engine.identity import identity
+from esft.engine.weights import identity
 from esft.models.base_file import map_base
 from esft.models.load import load_model
 
@@ -25,7 +25,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 MAP_A_HUB_MODEL = """
 import json
 from esft.models.base_file import map_base
-from esft.engine.identity import identity
+from esft.engine.weights import identity
 from esft.models.load import load_model
 
 loaded = load_model("org/tiny")

@@ -40,7 +40,7 @@ def test_the_folder_appears_whole_with_recipe_info_and_the_head_of_the_journal(t
     info = json.loads((tmp_path / "a" / "run" / "run.json").read_text())
     assert info == {"format": RUN_FORMAT, "state": "running"}
     record = read_journal(tmp_path / "a" / "run" / "journal.jsonl")
-    assert (record.headers, record.last) == (((1, {"seed": 7}),), 0)
+    assert (record.header, record.last) == ({"seed": 7}, 0)
     assert [each.name for each in (tmp_path / "a").iterdir()] == ["run"]
 
 

@@ -10,9 +10,9 @@ from safetensors.torch import load_file
 from tiny_models import tiny_llama, write_model
 from tiny_runs import Notes, a_recipe, never
 
-from esft.engine.identity import identity
 from esft.engine.journal import Journal
 from esft.engine.journal_read import lines_until, read_journal
+from esft.engine.weights import identity
 from esft.errors import EsftError, JournalError, RunError
 from esft.files import append_line
 from esft.models.save import save_model
@@ -100,7 +100,7 @@ def test_step_0_is_the_base_model_and_last_the_saved_one(run):
     base, _ = rebuilt(run, "0")
     last, _ = rebuilt(run, "last")
 
-    assert base.weights == read_journal(run / "journal.jsonl").headers[0][1]["base"]
+    assert base.weights == read_journal(run / "journal.jsonl").header["base"]
     assert last.weights == saved(run)
     assert (base.proven, last.proven) == (False, True)
     assert identity(last.base.loaded.model) == last.weights

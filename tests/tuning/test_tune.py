@@ -9,10 +9,10 @@ from tiny_runs import Notes, a_recipe, never
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from esft.engine import Drift, Weights
-from esft.engine.identity import identity
 from esft.engine.journal import unpack
 from esft.engine.members import population
 from esft.engine.noise import derived_seed
+from esft.engine.weights import identity
 from esft.errors import ModelError, RunError
 from esft.models.load import load_model
 from esft.recipe.settings import Run
