@@ -200,7 +200,8 @@ def _end(owner: int, process: "subprocess.Popen[bytes]", pipe: Connection) -> No
         with contextlib.suppress(psutil.Error):
             started = psutil.Process(process.pid).children(recursive=True)
     with contextlib.suppress(OSError):
-        os.killpg(process.pid, signal.SIGKILL)  # also what has lost its parent
+        # Also what has lost its parent: no process gets this number while one of the group lives.
+        os.killpg(process.pid, signal.SIGKILL)
     for descendant in started:
         with contextlib.suppress(psutil.Error):
             descendant.kill()

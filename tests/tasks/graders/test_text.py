@@ -37,19 +37,9 @@ NORMALISED = [
     ("?!", "?!"),
     (" \n", ""),
 ]
-RIGHT = [
-    "Ida Holm",
-    "ida holm.",
-    "  The Ida-Holm!\n",
-    "IDA HOLM\nwas a painter.",
-    "answer:Ida Holm",
-    "**Answer:** Ida Holm",
-    "Answer:\n\nIda Holm",
-    "The answer is Ida Holm.",
-    "The final answer is: Ida Holm",
-    "\n\nI. Holm",
-    "Åsa",
-]
+RIGHT = ["Ida Holm", "ida holm.", "  The Ida-Holm!\n", "IDA HOLM\nwas a painter."]
+RIGHT += ["answer:Ida Holm", "**Answer:** Ida Holm", "Answer:\n\nIda Holm"]
+RIGHT += ["The answer is Ida Holm.", "The final answer is: Ida Holm", "\n\nI. Holm", "Åsa"]
 WRONG = [
     ("Ida", 2 / 3),
     ("Holm Ida", 1.0),
