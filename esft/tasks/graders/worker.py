@@ -64,7 +64,7 @@ def _receive(pipe: Connection, requests: queue.SimpleQueue) -> None:
     with suppress(EOFError, OSError):
         while True:
             requests.put(json.loads(pipe.recv_bytes()))
-    os.killpg(0, signal.SIGKILL)
+    os.killpg(os.getpid(), signal.SIGKILL)
 
 
 def _reply(functions: dict[str, Any], request: dict[str, Any]) -> dict[str, Any]:
