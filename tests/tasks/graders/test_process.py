@@ -27,11 +27,10 @@ def chatter():
     return os.write(1, b'{"reward": 1.0}')
 def deep(): return deep()
 def long(): raise ValueError("x" * 100_000 + "\nline")
-def start_two(file):
+def start(file, *apart):
     command = [sys.executable, "-c", "import time; time.sleep(60)"]
-    two = [subprocess.Popen(command, start_new_session=apart).pid for apart in (False, True)]
-    with open(file, "w") as pids: print(*two, file=pids)
-    time.sleep(60)
+    started = [subprocess.Popen(command, start_new_session=each).pid for each in apart]
+    with open(file, "w") as pids: print(*started, file=pids)
 
 def reward(row, answer):
     return len(answer) if row.get("length") else eval(answer)
@@ -165,10 +164,13 @@ def test_what_a_program_prints_goes_to_stderr(tmp_path, capfd, monkeypatch):
     assert "to stdout" in err
 
 
-def test_what_a_program_started_ends_with_it(grader, tmp_path):
+@pytest.mark.parametrize(
+    ("apart", "then"), [("False, True", "time.sleep(60)"), ("False", "os._exit(3)")]
+)
+def test_what_a_program_started_ends_with_it(grader, tmp_path, apart, then):
     file = tmp_path / "pids"
 
-    grader.grade({}, f"start_two({str(file)!r})")
+    grader.grade({}, f"start({str(file)!r}, {apart}) or {then}")
 
     assert all(has_ended(int(pid)) for pid in file.read_text().split())
 
