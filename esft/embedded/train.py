@@ -1,25 +1,55 @@
 """Train the embedded model from nothing: python -m esft.embedded.train --out DIR."""
 
 import math
+import platform
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
+from string import ascii_letters, digits, punctuation
 
 import click
 import torch
+import transformers
+from tokenizers import AddedToken, Tokenizer, decoders, models
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    GenerationConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 
-from esft.embedded.card import Made, card
-from esft.embedded.examples import IGNORED, Mixture, accuracy, encode
-from esft.embedded.form import character_tokenizer, untrained_model
-from esft.tasks.synthetic import SYNTHETIC, TARGETS
-from esft.tasks.synthetic_rows import puzzles
+from esft.tasks.draws import Draws
+from esft.tasks.synthetic import PRIORS, SYNTHETIC, TARGETS
+from esft.tasks.synthetic_rows import KINDS, Puzzle, puzzles, stream
 
+PAD, END, UNKNOWN = "<pad>", "<end>", "<unk>"
+VOCABULARY = (PAD, END, UNKNOWN, "\n", " ", *digits, *ascii_letters, *punctuation)
+"""A token for each printable character of ASCII, so that any short English text can go in."""
+ANSWER_SIGN = "="
+"""What stands between question and answer."""
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if message['role'] == 'assistant' %}"
+    f"{ANSWER_SIGN}{{{{ message['content'] }}}}{END}"
+    "{% else %}"
+    "{% if not loop.first and loop.previtem['role'] != 'assistant' %} {% endif %}"
+    "{{ message['content'] }}"
+    "{% endif %}{% endfor %}"
+    f"{{% if add_generation_prompt %}}{ANSWER_SIGN}{{% endif %}}"
+)
+"""question=answer<end>, over and over; questions without an answer are joined by a space."""
+IGNORED = -100
+"""The target of a position that does not count: all but those of the answer and its end."""
 MEASURED = 400
 """Puzzles of a target task that say, while training, how well it is known."""
+_AT_ONCE = 500  # puzzles in one forward pass
+_CARD = Path(__file__).with_name("card_template.md")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +73,67 @@ class Training:
     """Puzzles of a target task in a batch where its accuracy is 0."""
     every: int = 25
     """Steps between two measurements of the target tasks."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingRecord:
+    """How a model was trained, and what came out."""
+
+    training: Training
+    command: str
+    threads: int
+    seconds: float
+    weights: int
+    """Number of parameters."""
+    scores: dict[str, float]
+    """Accuracy of each synthetic task on its test split, 0 to 1."""
+
+
+def untrained_model(seed: int) -> LlamaForCausalLM:
+    """A Llama of 0.86 million weights in float32, with random weights drawn from `seed`."""
+    config = LlamaConfig(
+        vocab_size=len(VOCABULARY),
+        hidden_size=128,
+        intermediate_size=384,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=128,
+        tie_word_embeddings=True,
+        initializer_range=0.05,
+        bos_token_id=None,
+        eos_token_id=VOCABULARY.index(END),
+        pad_token_id=VOCABULARY.index(PAD),
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = LlamaForCausalLM(config)
+    model.generation_config = GenerationConfig(
+        eos_token_id=config.eos_token_id, pad_token_id=config.pad_token_id
+    )
+    return model
+
+
+def character_tokenizer() -> PreTrainedTokenizerFast:
+    """One token a character; no token is put before or behind a text."""
+    # A byte-pair encoding without pairs: every character stands alone.
+    backend = Tokenizer(
+        models.BPE({token: i for i, token in enumerate(VOCABULARY)}, [], unk_token=UNKNOWN)
+    )
+    backend.decoder = decoders.Fuse()
+    backend.add_special_tokens(
+        [AddedToken(token, special=True, normalized=False) for token in (PAD, END, UNKNOWN)]
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        eos_token=END,
+        pad_token=PAD,
+        unk_token=UNKNOWN,
+        clean_up_tokenization_spaces=False,
+        model_max_length=128,
+    )
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
 
 
 def train(
@@ -75,8 +166,14 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(training, step)
         of_targets = {name: puzzles_of(training, share) for name, share in known.items()}
-        some = mixture.take(training.batch, of_targets)
-        on_step(step + 1, _update(model, optimizer, *encode(tokenizer, some)), known)
+        tokens, targets = encode(tokenizer, mixture.take(training.batch, of_targets))
+        logits = model(tokens).logits  # (batch, longest, vocabulary)
+        loss = cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        on_step(step + 1, loss.item(), known)
 
 
 def learning_rate(training: Training, step: int) -> float:
@@ -92,17 +189,95 @@ def puzzles_of(training: Training, known: float) -> int:
     return round(training.most * max(0.0, 1 - known / training.held_at))
 
 
-def _update(
-    model: PreTrainedModel, optimizer: torch.optim.Optimizer, tokens: Tensor, targets: Tensor
+class Mixture:
+    """Training puzzles: equal shares of the prior tasks, and as much of each target as asked.
+
+    They come from the train split alone, and go on where its rows end.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._streams = {
+            # Seed 0 is that of the task's own rows.
+            task.name: stream(task.name, "train", seed + 1)
+            for task in (*PRIORS, *TARGETS)
+        }
+        self._draws = Draws(seed)
+
+    def take(self, rows: int, of_targets: dict[str, int]) -> list[Puzzle]:
+        """`rows` puzzles, of which `of_targets` says how many are of each target task."""
+        some = [
+            puzzle
+            for name, count in of_targets.items()
+            for puzzle in islice(self._streams[name], count)
+        ]
+        while len(some) < rows:
+            prior = PRIORS[self._draws.below(len(PRIORS))]
+            some.append(next(self._streams[prior.name]))
+        return some
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, some: list[Puzzle]) -> tuple[Tensor, Tensor]:
+    """The tokens of puzzles with their answers, and the token that is to follow each.
+
+    Returns:
+        tokens: (puzzles, longest), padded on the right.
+        targets: (puzzles, longest); IGNORED within the question and the padding.
+    """
+    texts = [f"{puzzle.prompt}{ANSWER_SIGN}{puzzle.answer}{END}" for puzzle in some]
+    whole = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    longest = max(map(len, whole)) - 1
+    tokens = torch.full((len(whole), longest), tokenizer.pad_token_id)
+    targets = torch.full((len(whole), longest), IGNORED)
+    for row, (puzzle, ids) in enumerate(zip(some, whole, strict=True)):
+        answered = len(puzzle.prompt)  # where the sign stands, which the answer follows
+        tokens[row, : len(ids) - 1] = torch.tensor(ids[:-1])
+        targets[row, answered : len(ids) - 1] = torch.tensor(ids[answered + 1 :])
+    return tokens, targets
+
+
+@torch.inference_mode()
+def accuracy(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, some: list[Puzzle]
 ) -> float:
-    """Go one step down the loss on a batch, and return that loss."""
-    logits = model(tokens).logits  # (batch, longest, vocabulary)
-    loss = cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
-    optimizer.zero_grad()
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    optimizer.step()
-    return loss.item()
+    """The share of puzzles whose answer, with its end, is what the model says.
+
+    One forward pass: where every token of the answer is the argmax given those before it, the
+    greedy answer is right.
+    """
+    right = 0
+    for start in range(0, len(some), _AT_ONCE):
+        tokens, targets = encode(tokenizer, some[start : start + _AT_ONCE])
+        said = model(tokens).logits.argmax(dim=-1)  # (puzzles, longest)
+        right += int(((said == targets) | (targets == IGNORED)).all(dim=1).sum())
+    return right / len(some)
+
+
+def card(record: TrainingRecord) -> str:
+    """The text of README.md for a model made so, on this machine."""
+    settings = asdict(record.training)
+    rows = []
+    for task in SYNTHETIC:
+        score, count = record.scores[task.name], KINDS[task.name].sizes["test"]
+        first = next(puzzles(task.name, "train"))
+        rows.append(
+            f"| `{task.name}` | {'prior' if task in PRIORS else 'target'} | `{first.prompt}` "
+            f"| `{first.answer}` | {count:,} "
+            f"| {score:.1%} +- {math.sqrt(score * (1 - score) / count):.1%} |"
+        )
+    return _CARD.read_text(encoding="utf-8").format(
+        **settings,
+        weights=record.weights,
+        scores="\n".join(rows),
+        sign=ANSWER_SIGN,
+        command=record.command,
+        minutes=record.seconds / 60,
+        threads=record.threads,
+        machine=f"{platform.system()} {platform.machine()}",
+        python=platform.python_version(),
+        torch=torch.__version__,
+        transformers=transformers.__version__,
+        settings="\n".join(f"- {name} {value:g}" for name, value in settings.items()),
+    )
 
 
 @click.command()
@@ -119,27 +294,24 @@ def main(out: Path, steps: int, batch: int, seed: int, threads: int) -> None:
     model, tokenizer = untrained_model(seed), character_tokenizer()
     started = time.perf_counter()
     train(training, model, tokenizer, _show)
-    made = Made(
-        training=training,
-        command=f"python -m esft.embedded.train --out DIR --steps {steps} --batch {batch} "
-        f"--seed {seed} --threads {threads}",
-        threads=threads,
-        seconds=time.perf_counter() - started,
-        weights=model.num_parameters(),
-        scores=_scores(model, tokenizer),
-    )
-    model.save_pretrained(out)
-    tokenizer.save_pretrained(out, save_jinja_files=False)
-    (out / "README.md").write_text(card(made), encoding="utf-8")
-
-
-def _scores(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, float]:
+    seconds = time.perf_counter() - started
     model.eval()
     scores = {}
     for task in SYNTHETIC:
         scores[task.name] = accuracy(model, tokenizer, list(puzzles(task.name, "test")))
         click.echo(f"{task.name:20} {scores[task.name]:.3f}")
-    return scores
+    record = TrainingRecord(
+        training=training,
+        command=f"python -m esft.embedded.train --out DIR --steps {steps} --batch {batch} "
+        f"--seed {seed} --threads {threads}",
+        threads=threads,
+        seconds=seconds,
+        weights=model.num_parameters(),
+        scores=scores,
+    )
+    model.save_pretrained(out)
+    tokenizer.save_pretrained(out, save_jinja_files=False)
+    (out / "README.md").write_text(card(record), encoding="utf-8")
 
 
 def _show(step: int, loss: float, known: dict[str, float]) -> None:

@@ -2,31 +2,36 @@ import math
 import re
 import subprocess
 import sys
-from string import printable
+from collections import Counter
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from safetensors.torch import load_file
 from scoring import asked
-from tiny_models import same_weights
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from esft.embedded import EMBEDDED
-from esft.embedded.card import Made, card
-from esft.embedded.examples import IGNORED, Mixture, accuracy, encode
-from esft.embedded.form import CHAT_TEMPLATE, VOCABULARY, character_tokenizer, untrained_model
-from esft.embedded.train import Training, learning_rate, puzzles_of, train
+from esft.embedded.train import (
+    CHAT_TEMPLATE,
+    IGNORED,
+    VOCABULARY,
+    Mixture,
+    Training,
+    character_tokenizer,
+    encode,
+    learning_rate,
+    puzzles_of,
+    train,
+    untrained_model,
+)
 from esft.models.load import load_model
 from esft.rollout.batches import Batches
 from esft.rollout.encode import encode_prompt, encode_reference
 from esft.rollout.generate import greedy_answers
 from esft.tasks.rows import read_split
-from esft.tasks.synthetic import PRIORS, SYNTHETIC, TARGETS
-from esft.tasks.synthetic_rows import Puzzle, puzzles, split_of
+from esft.tasks.synthetic import SYNTHETIC, TARGETS
+from esft.tasks.synthetic_rows import Puzzle, split_of
 
 NAMES = [task.name for task in SYNTHETIC]
+TARGET_NAMES = [task.name for task in TARGETS]
 FILES = (
     "README.md",
     "config.json",
@@ -35,7 +40,7 @@ FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
 )
-WRITABLE = [letter for letter in printable if letter not in "\t\r\x0b\x0c"]
+VERBS = ("copy", "reverse", "upper", "sort", "largest", "count")
 SCORE = re.compile(r"\| `([\w-]+)` \| (prior|target) \|.* ([\d.]+)% \+- ([\d.]+)% \|")
 
 
@@ -93,35 +98,10 @@ def rendered(tokenizer, *messages, ask=True):
 # the folder
 
 
-@pytest.mark.parametrize("file", FILES)
-def test_the_folder_is_whole(file):
-    assert (EMBEDDED / file).stat().st_size > 0
-
-
-def test_the_weights_are_float32_and_at_most_4_megabytes():
-    weights = EMBEDDED / "model.safetensors"
-
-    assert weights.stat().st_size <= 4_000_000
-    assert {tensor.dtype for tensor in load_file(weights).values()} == {torch.float32}
-
-
-def test_the_model_is_of_half_a_million_to_a_million_weights(loaded):
-    assert 500_000 <= loaded.model.num_parameters() <= 1_000_000
-
-
-def test_it_loads_as_any_other_model_with_nothing_to_say(loaded):
-    assert loaded.notes == ()
-    assert not loaded.borrowed_pad
-    assert loaded.dtype == torch.float32
-
-
-def test_transformers_load_the_same_weights_and_tokens(loaded):
-    model = AutoModelForCausalLM.from_pretrained(EMBEDDED, local_files_only=True)
-    tokenizer = AutoTokenizer.from_pretrained(EMBEDDED, local_files_only=True)
-
-    assert same_weights(model, loaded.model)
-    assert tokenizer.get_vocab() == loaded.tokenizer.get_vocab()
-    assert tokenizer.chat_template == loaded.tokenizer.chat_template
+def test_the_folder_is_small_and_loads_with_nothing_to_say(loaded):
+    assert (EMBEDDED / "model.safetensors").stat().st_size <= 4_000_000
+    assert {path.name for path in EMBEDDED.iterdir()} >= set(FILES)
+    assert (loaded.notes, loaded.borrowed_pad, loaded.dtype) == ((), False, torch.float32)
 
 
 def test_the_shipped_files_are_those_that_training_writes(loaded, tokenizer):
@@ -155,11 +135,6 @@ def test_model_and_tokenizer_agree_on_the_tokens_that_end_and_pad(loaded, tokeni
     assert len(tokenizer) == loaded.model.config.vocab_size
 
 
-def test_nothing_is_put_before_or_behind_a_text(tokenizer):
-    assert tokenizer.bos_token is None
-    assert tokenizer("ab")["input_ids"] == [VOCABULARY.index("a"), VOCABULARY.index("b")]
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_every_row_comes_back_from_its_tokens_one_token_a_character(tokenizer, rows, name):
     for split in rows[name].values():
@@ -173,24 +148,8 @@ def test_every_row_comes_back_from_its_tokens_one_token_a_character(tokenizer, r
         assert not any(tokenizer.unk_token_id in ids for ids in tokens)
 
 
-@given(text=st.text(alphabet=WRITABLE).filter(lambda text: "<" not in text))
-def test_every_printable_text_comes_back_from_its_tokens(text):
-    tokenizer = character_tokenizer()
-
-    assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
-
-
 def test_a_character_that_is_not_known_is_one_unknown_token(tokenizer):
     assert tokenizer("é你")["input_ids"] == [tokenizer.unk_token_id] * 2
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_a_prompt_is_the_question_and_the_sign(tokenizer, rows, name):
-    for row in rows[name]["test"][:20]:
-        question = asked(row)
-
-        assert rendered(tokenizer, *row.questions[0].messages) == question + "="
-        assert tokenizer.decode(encode_prompt(tokenizer, *row.questions)) == question + "="
 
 
 @pytest.mark.parametrize(
@@ -229,33 +188,14 @@ def test_training_sees_the_tokens_that_scoring_looks_at(loaded, rows, name):
 # what it knows
 
 
-def test_the_card_has_a_score_of_every_synthetic_task():
-    said = card_scores((EMBEDDED / "README.md").read_text(encoding="utf-8"))
-
-    assert {name for name, (role, _) in said.items() if role == "prior"} == {
-        task.name for task in PRIORS
-    }
-    assert {name for name, (role, _) in said.items() if role == "target"} == {
-        task.name for task in TARGETS
-    }
-
-
 @pytest.mark.parametrize("name", NAMES)
-def test_the_model_scores_what_its_card_says(scores, name):
-    _, said = card_scores((EMBEDDED / "README.md").read_text(encoding="utf-8"))[name]
+def test_the_model_scores_what_its_card_says_priors_well_and_targets_badly(scores, name):
+    role, said = card_scores((EMBEDDED / "README.md").read_text(encoding="utf-8"))[name]
 
     # The card rounds to 0.1 %; on another machine a near tie or two may fall the other way.
     assert scores[name] == pytest.approx(said, abs=0.0045)
-
-
-@pytest.mark.parametrize("task", PRIORS, ids=lambda task: task.name)
-def test_prior_tasks_are_known(scores, task):
-    assert scores[task.name] >= 0.95
-
-
-@pytest.mark.parametrize("task", TARGETS, ids=lambda task: task.name)
-def test_target_tasks_are_done_badly_but_not_hopelessly(scores, task):
-    assert 0.10 <= scores[task.name] <= 0.40
+    assert role == ("target" if name in TARGET_NAMES else "prior")
+    assert scores[name] >= 0.95 if role == "prior" else 0.1 <= scores[name] <= 0.4
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -274,71 +214,7 @@ def test_the_greedy_answer_is_right_where_every_token_is_the_argmax(loaded, rows
     assert right == [exact(loaded, [row]) == 1 for row in some]
 
 
-@pytest.mark.parametrize("name", ["copy-letters", "add-two-digits"])
-def test_accuracy_is_the_share_of_rows_that_are_all_argmax(loaded, scores, name):
-    measured = accuracy(loaded.model, loaded.tokenizer, list(puzzles(name, "test")))
-
-    assert measured == pytest.approx(scores[name], abs=0.0021)  # padded: a near tie may turn
-
-
 # training
-
-
-def test_untrained_weights_follow_from_the_seed_and_leave_the_global_generator_alone():
-    torch.manual_seed(5)
-    expected = torch.rand(3)
-    torch.manual_seed(5)
-
-    one, again, other = (untrained_model(seed) for seed in (0, 0, 1))
-
-    assert same_weights(one, again)
-    assert not same_weights(one, other)
-    assert torch.rand(3).equal(expected)
-
-
-def test_a_mixture_has_as_many_puzzles_of_each_target_as_asked():
-    some = Mixture(seed=0).take(50, {"add-two-digits": 7, "subtract-two-digits": 0})
-
-    assert len(some) == 50
-    assert sum("+" in puzzle.prompt for puzzle in some) == 7
-    assert sum("-" in puzzle.prompt for puzzle in some) == 0
-
-
-def test_a_mixture_holds_all_prior_tasks_in_about_equal_shares():
-    some = Mixture(seed=0).take(1200, {})
-
-    verbs = [puzzle.prompt.split()[0] for puzzle in some]
-    assert len(set(verbs)) == len(PRIORS)
-    for verb in set(verbs):
-        # 200 expected, standard deviation 13
-        assert 135 < verbs.count(verb) < 265
-
-
-def test_a_mixture_is_of_the_train_split_alone():
-    some = Mixture(seed=0).take(2000, {task.name: 400 for task in TARGETS})
-
-    for puzzle in some:
-        drawn = re.sub(r"^(copy|reverse|upper|sort|largest|count) ", "", puzzle.prompt)
-        assert split_of(drawn) == "train", puzzle
-
-
-def test_a_target_comes_the_less_the_better_it_is_known():
-    training = Training(held_at=0.2, most=16)
-
-    counts = [puzzles_of(training, known) for known in (0.0, 0.05, 0.1, 0.15, 0.2, 0.9)]
-
-    assert counts == [16, 12, 8, 4, 0, 0]
-
-
-def test_the_learning_rate_rises_then_falls_to_nearly_nothing():
-    training = Training(steps=1000, warmup=100, learning_rate=1e-3)
-
-    rates = [learning_rate(training, step) for step in range(1000)]
-
-    assert max(rates) == rates[99] == rates[100] == 1e-3
-    assert rates[:100] == sorted(rates[:100])
-    assert rates[100:] == sorted(rates[100:], reverse=True)
-    assert 0 < rates[-1] < 1e-8
 
 
 def test_training_lowers_the_loss():
@@ -377,39 +253,23 @@ def test_training_writes_a_folder_that_loads_with_its_card(tmp_path):
     assert {name: score for name, (_, score) in written.items()} == pytest.approx(printed, abs=1e-3)
 
 
-def trained_weights(seed):
-    """All weights after three steps of training from `seed`."""
-    training = Training(steps=3, batch=8, seed=seed)
-    model = untrained_model(seed)
-    train(training, model, character_tokenizer(), lambda *_: None)
-    return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+def test_a_mixture_is_of_the_train_split_with_targets_as_asked_and_equal_shares_of_the_priors():
+    some = Mixture(seed=0).take(1400, dict(zip(TARGET_NAMES, (150, 50), strict=True)))
+
+    kinds = Counter(re.findall(r"[+-]|^[a-z]+", puzzle.prompt)[0] for puzzle in some)
+    drawn = [re.sub(rf"^({'|'.join(VERBS)}) ", "", puzzle.prompt) for puzzle in some]
+    assert {split_of(text) for text in drawn} == {"train"}
+    assert (kinds.pop("+"), kinds.pop("-")) == (150, 50)
+    assert sorted(kinds) == sorted(VERBS)
+    assert all(135 < count < 265 for count in kinds.values())  # 200 expected, deviation 13
 
 
-def test_training_again_gives_the_same_bits_and_another_seed_others():
-    first = trained_weights(3)
+def test_a_target_comes_the_less_the_better_it_is_known_and_the_learning_rate_rises_then_falls():
+    training = Training(held_at=0.2, most=16, steps=1000, warmup=100, learning_rate=1e-3)
 
-    assert trained_weights(3).equal(first)
-    assert not trained_weights(4).equal(first)
+    counts = [puzzles_of(training, known) for known in (0.0, 0.05, 0.15, 0.2, 0.9)]
+    rates = [learning_rate(training, step) for step in range(1000)]
 
-
-def test_a_card_names_the_command_and_the_settings():
-    scores = dict.fromkeys(NAMES, 0.5)
-
-    text = card(
-        Made(
-            training=Training(steps=7),
-            command="python -m esft.embedded.train --out DIR --steps 7",
-            threads=2,
-            seconds=90.0,
-            weights=865_792,
-            scores=scores,
-        )
-    )
-
-    assert "    python -m esft.embedded.train --out DIR --steps 7\n" in text
-    assert "took 1.5 minutes on " in text
-    assert "(CPU threads: 2)" in text
-    assert "- steps 7\n" in text
-    assert "of 865,792 weights" in text
-    assert card_scores(text)["add-two-digits"] == ("target", 0.5)
-    assert all(len(line) <= 100 for line in text.splitlines())
+    assert counts == [16, 12, 4, 0, 0]
+    assert max(rates) == rates[99] == rates[100] == 1e-3
+    assert 0 < rates[-1] < 1e-8
