@@ -1,10 +1,13 @@
 """Runs on a tiny model, for tests of the loop and the commands."""
 
 import json
+from dataclasses import replace
+from functools import partial
 
 from tiny_models import write_model
 
 from esft.recipe.settings import Anchor, Model, Recipe, Run, Search, TaskSettings
+from esft.tuning.population import Population
 
 
 def a_recipe(folder, *, model=None, anchor=None, task=None, **search):
@@ -43,13 +46,29 @@ def write_arc(folder, rows=4):
     return folder
 
 
+class GivenRewards(Population):
+    """Rolls out members and gives them other rewards."""
+
+    def __init__(self, rewards, session, failures):
+        super().__init__(session, failures)
+        self._rewards = rewards
+
+    def roll_out(self, *args):
+        return [replace(result, reward=next(self._rewards)) for result in super().roll_out(*args)]
+
+
+def given_rewards(*rewards):
+    """Return what `run_tuning` takes as population: its members have these rewards, in order."""
+    return partial(GivenRewards, iter(rewards))
+
+
 class Notes:
     """Keeps what a run tells."""
 
     def __init__(self):
         self.plans, self.phases, self.notices = [], [], []
-        self.rebuilds, self.replays = [], []
-        self.members, self.estimates, self.steps, self.evaluations = [], [], [], []
+        self.rebuilds, self.progressed = [], []
+        self.estimates, self.steps, self.evaluations = [], [], []
 
     def plan(self, plan):
         self.plans.append(plan)
@@ -63,11 +82,8 @@ class Notes:
     def rebuild(self, since, to, seconds):
         self.rebuilds.append((since, to, seconds))
 
-    def replayed(self, step, to):
-        self.replays.append((step, to))
-
-    def member(self, step, done, size):
-        self.members.append((step, done, size))
+    def progress(self, text, done, total):
+        self.progressed.append((text, done, total))
 
     def estimate(self, seconds, steps):
         self.estimates.append((seconds, steps))

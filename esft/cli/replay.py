@@ -33,12 +33,15 @@ def replay(
     """
     from esft.files import require_free
     from esft.models.save import save_model
-    from esft.tuning.rebuild import find_source, rebuild
+    from esft.tuning.rebuild import RebuildOptions, find_source, rebuild
 
     require_free(out)
     with StopSignals() as signals, make_watcher(signals) as watcher:
         rebuilt = rebuild(
-            find_source(run), at, watcher, model=model, device=device, from_base=from_base
+            find_source(run),
+            at,
+            watcher,
+            RebuildOptions(model=model, device=device, from_base=from_base),
         )
         watcher.phase(f"saving the model to {out}")
         save_model(rebuilt.base.loaded, out)

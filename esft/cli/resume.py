@@ -11,14 +11,14 @@ from esft.cli.stop import StopSignals
 
 @click.command(cls=GroupedCommand, short_help="Go on with a run that stopped.")
 @click.argument("run", required=False)
-@click.option("--force", is_flag=True, help="Go on although something changed; it is recorded.")
 @json_option
 @click.pass_context
-def resume(ctx: click.Context, run: str | None, force: bool, as_json: bool) -> None:
+def resume(ctx: click.Context, run: str | None, as_json: bool) -> None:
     """Go on with RUN, a name under runs/ or a path; without one, with the newest.
 
-    However it stopped, it ends with the same bits as if it never had. A changed base model,
-    recipe, rows or noise is refused, unless forced.
+    However it stopped, it ends with the same bits as if it never had. For more steps raise
+    search.steps in its recipe.toml, also once it is finished. What would change the bits (base
+    model, other settings, rows, noise) is refused: that is a new run.
 
     \b
     Examples:
@@ -30,7 +30,7 @@ def resume(ctx: click.Context, run: str | None, force: bool, as_json: bool) -> N
 
     path = find_run(run)
     with StopSignals() as signals, make_watcher(signals) as watcher:
-        result = resume_tuning(path, watcher, signals.asked, force)
+        result = resume_tuning(path, watcher, signals.asked)
     if isinstance(result, Finished):
         text = f"run {result.run_path} is finished: {result.steps} steps"
         record = {"run": result.run_path, "steps": result.steps, "state": "finished"}

@@ -64,11 +64,8 @@ class PlainWatcher:
         start = "the base model" if since == 0 else f"step {since}"
         self._print(f"rebuilding {steps} from {start} and the journal: about {duration(seconds)}")
 
-    def replayed(self, step: int, to: int) -> None:
-        """Nothing: a line a step that is only made again is too much."""
-
-    def member(self, step: int, done: int, size: int) -> None:
-        """Nothing: a line a member is too much."""
+    def progress(self, text: str, done: int, total: int) -> None:
+        """Nothing: a line each time is too much."""
 
     def estimate(self, seconds: float, steps: int) -> None:
         """Print the expected time, and above a day what would halve it."""
@@ -121,15 +118,10 @@ class LiveWatcher(PlainWatcher):
         """Show what takes a while until it is over."""
         self._progress.update(self._line, description=escape(text), total=None, completed=0)
 
-    def replayed(self, step: int, to: int) -> None:
+    def progress(self, text: str, done: int, total: int) -> None:
         """Move the bar."""
-        text = f"rebuilding step {step}/{to}"
-        self._progress.update(self._line, description=text, total=to, completed=step)
-
-    def member(self, step: int, done: int, size: int) -> None:
-        """Move the bar."""
-        text = f"step {step}, member {done}/{size}"
-        self._progress.update(self._line, description=text, total=size, completed=done)
+        text = f"{text} {done}/{total}"
+        self._progress.update(self._line, description=text, total=total, completed=done)
 
     def notice(self, text: str) -> None:
         """Print what is out of the ordinary, in colour."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -33,7 +32,7 @@ def verify(
     device: str | None,
     as_json: bool,
 ) -> None:
-    """Check every file of RUN, and that base model and journal make the saved model bit for bit.
+    """Check journal, snapshots and model of RUN, and that base and journal make that model's bits.
 
     RUN is a name under runs/, a path, or a journal that esft export --journal wrote; without
     one, the newest run. Exit code 1 where a check fails.
@@ -43,17 +42,15 @@ def verify(
       esft verify
       esft verify arc-qwen2.5-1.5b-1 --quick
     """
-    from esft.tuning.verify import FAILED, Means, checks_of, find_target
+    from esft.tuning.rebuild import RebuildOptions
+    from esft.tuning.verify import FAILED, checks_of, find_target
 
-    path, found = find_target(run), []
-    with StopSignals() as signals:
-        means = Means(
-            watching=partial(make_watcher, signals), quick=quick, model=model, device=device
-        )
-        for check in checks_of(path, means):
-            found.append(check)
-            if not as_json:
-                click.echo(_text(check))
+    path = find_target(run)
+    options = RebuildOptions(model=model, device=device, from_base=not quick)
+    with StopSignals() as signals, make_watcher(signals) as watcher:
+        found = list(checks_of(path, watcher, options))
+    if not as_json:
+        click.echo("\n".join(map(_text, found)))
     failed = [check.what for check in found if check.result == FAILED]
     if as_json:
         checks = [asdict(check) for check in found]

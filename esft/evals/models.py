@@ -11,7 +11,7 @@ from esft.engine.weights import identity
 from esft.evals.quantized import quantized_copy, release
 from esft.models.load import LoadedModel, load_model
 from esft.rollout.cache import ModelVersion
-from esft.tuning.rebuild import Source, bring_to, open_at_base
+from esft.tuning.rebuild import RebuildOptions, Source, bring_to, open_at_base
 from esft.tuning.tuned_model import Base
 from esft.tuning.watcher import Watcher
 
@@ -80,7 +80,9 @@ class RunModels:
         if source.run is not None:
             # Scores of the run itself count as made only with as many threads.
             torch.set_num_threads(source.run.info["threads"])
-        self.base: Base = open_at_base(source, steps[-1], watcher, model=model, device=device)
+        self.base: Base = open_at_base(
+            source, steps[-1], watcher, RebuildOptions(model=model, device=device)
+        )
         self.loaded = self.base.loaded
 
     def version(self, step: int) -> ModelVersion:

@@ -18,7 +18,7 @@ from esft.models.device import parse_dtype
 from esft.models.load import LoadedModel
 from esft.models.save import write_model
 from esft.recipe.toml import load_recipe
-from esft.tuning.rebuild import Rebuilt, Source, rebuild
+from esft.tuning.rebuild import RebuildOptions, Rebuilt, Source, rebuild
 from esft.tuning.watcher import Watcher
 
 
@@ -55,7 +55,9 @@ def export(
     out = Path(out).absolute()
     require_free(out)
     wanted = None if dtype is None else parse_dtype(dtype)
-    rebuilt = rebuild(source, at, watcher, model=model, device=device, from_base=from_base)
+    rebuilt = rebuild(
+        source, at, watcher, RebuildOptions(model=model, device=device, from_base=from_base)
+    )
     prompts = find_prompts(source, watcher)
     watcher.phase(f"taking logits and greedy answers of {len(prompts.prompts)} prompts")
     reference = figures(rebuilt.base.loaded, prompts.prompts)

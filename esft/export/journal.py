@@ -7,8 +7,8 @@ from esft.engine.journal import Journal
 from esft.engine.journal_read import lines_until
 from esft.errors import RunError
 from esft.files import write_whole
-from esft.runs.records import best_of, summaries
-from esft.tuning.rebuild import Source, rebuild, step_of
+from esft.runs.records import best_step, summaries
+from esft.tuning.rebuild import RebuildOptions, Source, rebuild, step_of
 from esft.tuning.watcher import Watcher
 
 
@@ -55,7 +55,7 @@ def export_journal(
     weights = None if from_base else source.weights_of(step)
     if weights is None:  # the run kept the identity of its last step alone
         weights = rebuild(
-            source, at, watcher, model=model, device=device, from_base=from_base
+            source, at, watcher, RebuildOptions(model=model, device=device, from_base=from_base)
         ).weights
     lines: list[str] = []
     end = Journal(out, source.record.checksums[step], lambda _, line: lines.append(line))
@@ -78,6 +78,6 @@ def require_no_file(out: Path) -> None:
 def _best_until(source: Source, step: int) -> int | None:
     """Return the best step up to `step`, where something says it."""
     if source.run is not None:
-        best = best_of([each for each in summaries(source.run.path) if each["step"] <= step])
-        return None if best is None else best.step
+        lines = summaries(source.run.path)
+        return best_step([line for line in lines if line["step"] <= step])
     return source.best if source.best is not None and source.best <= step else None

@@ -2,7 +2,6 @@
 
 import json
 import math
-from dataclasses import dataclass
 from pathlib import Path
 
 from esft.errors import RunError
@@ -11,15 +10,6 @@ from esft.rollout.results import Evaluation, number, result_of
 
 RUN_FORMAT = 3
 """Of run.json: 3 since a row can ask several questions; 2 since runs can be resumed."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Best:
-    """The step whose holdout reward is the best so far."""
-
-    step: int
-    """0 is the base model."""
-    reward: float
 
 
 def read_info(run: Path) -> dict[str, object]:
@@ -96,16 +86,17 @@ def summaries(run: Path) -> list[dict[str, object]]:
     return read_lines(run / "evals.jsonl")
 
 
-def best_of(summaries: list[dict[str, object]]) -> Best | None:
-    """Return the best step of the target among `summaries`, the first of equal ones."""
-    best = None
-    for summary in summaries:
-        reward = number(summary["reward"])
-        if summary["role"] != "target" or math.isnan(reward):
-            continue
-        if best is None or reward > best.reward:
-            best = Best(step=summary["step"], reward=reward)
-    return best
+def best_step(summaries: list[dict[str, object]]) -> int | None:
+    """Return the step with the target's best holdout reward, the first of equal ones.
+
+    0 is the base model; None where no reward is finite.
+    """
+    rewards = {
+        summary["step"]: number(summary["reward"])
+        for summary in summaries
+        if summary["role"] == "target" and not math.isnan(number(summary["reward"]))
+    }
+    return max(rewards, key=rewards.get, default=None)
 
 
 def rows_path(run: Path, task: str, step: int) -> Path:

@@ -1,76 +1,54 @@
-"""The loop: perturb, roll out, shape, step, record."""
+"""The loop: perturb, roll out, shape, step."""
 
 import math
+import resource
+import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+
+import torch
 
 from esft.engine.forecast import Forecast, sum_of_squares
-from esft.engine.journal import Journal, JournalStep, as_recorded
-from esft.engine.members import Member, net_coefficients, population, with_coefficients
-from esft.engine.perturb import perturbed
+from esft.engine.journal import JournalStep, as_recorded
+from esft.engine.members import net_coefficients, population, with_coefficients
 from esft.engine.shaping import EQUAL, shape
-from esft.engine.weights import identity
 from esft.errors import EsftError, ModelError, RunError
-from esft.models.save import save_model
 from esft.rollout.batches import out_of_memory
-from esft.rollout.encode import EncodedRows
-from esft.rollout.results import RowResult, mean_reward
-from esft.runs.folder import RunFolder
-from esft.runs.snapshots import Snapshots
-from esft.tuning.evaluations import Evaluations
-from esft.tuning.failures import Failures
-from esft.tuning.memory import peak_memory
+from esft.tuning.population import MemberResult, Population
+from esft.tuning.rebuild import seconds_a_noise
+from esft.tuning.recorder import Recorder
 from esft.tuning.sampler import RowSampler, rows_hash
 from esft.tuning.session import Session
-from esft.tuning.watcher import Outcome, StepMetrics, Watcher
+from esft.tuning.watcher import Failures, Outcome, StepMetrics, TaskScores, Watcher
 
 
-class Tuning:
-    """One run under way, from the step that its drift is at.
-
-    Args:
-        session: model, drift and rows.
-        run: the folder it is recorded in.
-        journal: at the drift's step.
-        forecast: likewise.
-        watcher: told of progress.
-        failures: counts the answers without a score.
-        noise_seconds: what perturbing and reverting a member takes.
-    """
+class Loop:
+    """The steps of a run that are left, from the one that drift, forecast and recorder are at."""
 
     def __init__(
         self,
         session: Session,
-        run: RunFolder,
-        journal: Journal,
+        population: Population,
+        recorder: Recorder,
         forecast: Forecast,
-        watcher: Watcher,
         failures: Failures,
-        noise_seconds: float,
+        watcher: Watcher,
     ) -> None:
-        search, task = session.recipe.search, session.recipe.task
         self._session = session
-        self._search, self._anchor = search, session.recipe.anchor
-        self._run = run
-        self._journal = journal
+        self._search, self._anchor = session.recipe.search, session.recipe.anchor
+        self._population = population
+        self._recorder = recorder
         self._forecast = forecast
-        self._watcher = watcher
         self._failures = failures
-        self._noise_seconds = noise_seconds
-        self._evaluations = Evaluations(
-            session, run, watcher, failures, lambda: self._journal.checksum
+        self._watcher = watcher
+        self._sampler = RowSampler(
+            len(session.train.rows), session.recipe.task.rows_per_step, self._search.seed
         )
-        self._snapshots = Snapshots(run.path / "drift")
-        self._sampler = RowSampler(len(session.train.rows), task.rows_per_step, search.seed)
+        self._first = recorder.done
         self._started = time.monotonic()
-        self._first_step_began = self._started
-        self._first = self._done = session.drift.steps
-        self._splits: list[list[int]] = list(run.info["batches"])
-        session.rollout.batches.on_split = self._record_split
 
     def run(self, stop: Callable[[], bool]) -> Outcome:
-        """Make the steps that are left, save the model and measure it.
+        """Make the steps that are left, save the model and evaluate it.
 
         Args:
             stop: asked after each step; True ends the run there.
@@ -79,49 +57,41 @@ class Tuning:
             EsftError: for what the user can fix; where a step was done, the model as it is then
                 is saved first.
         """
+        recorder = self._recorder
         try:
-            self._evaluations.at(0)
+            recorder.begin()
             self._watcher.begin()
-            self._first_step_began = time.monotonic()
-            self._keep_if_due()
-            while not self._over() and not (self._done > self._first and stop()):
-                self._step(self._done + 1)
-                self._keep_if_due()
+            self._first_began = time.monotonic()
+            recorder.keep()
+            while not recorder.over() and not (recorder.done > self._first and stop()):
+                self._step(recorder.done + 1)
+                recorder.keep()
         except EsftError:
-            self._save_what_is_done()
+            recorder.fail()
             raise
         except (MemoryError, RuntimeError) as error:
             if not out_of_memory(error):
                 raise
-            self._save_what_is_done()
+            recorder.fail()
             raise ModelError(
-                f"memory ran out in step {self._done + 1}, outside the scoring: {error}",
+                f"memory ran out in step {recorder.done + 1}, outside the rollouts: {error}",
                 hint="take a smaller model or --dtype bfloat16, or free memory on the device",
             ) from error
-        return self._finish()
+        return self._outcome(stopped=not recorder.over(), scores=recorder.finish())
 
-    def _over(self) -> bool:
-        return self._done >= self._search.steps or self._evaluations.peaked()
-
-    def _finish(self) -> Outcome:
-        stopped = not self._over()
-        # First the model, then the evaluation: a second Ctrl-C in the latter loses nothing.
-        self._save()
-        self._snapshot()
-        base, tuned = self._evaluations.at(0), self._evaluations.at(self._done)
-        self._snapshots.prune(self._best_step())
-        self._run.update_info(state="stopped" if stopped else "finished")
+    def _outcome(self, *, stopped: bool, scores: tuple[TaskScores, ...]) -> Outcome:
+        target, *priors = scores
         return Outcome(
-            run_path=str(self._run.path),
-            model_path=str(self._run.model_path),
-            steps=self._done,
+            run_path=str(self._recorder.run.path),
+            model_path=str(self._recorder.run.model_path),
+            steps=self._recorder.done,
             planned=self._search.steps,
             stopped=stopped,
-            task=self._session.task.name,
-            base=base[0],
-            tuned=tuned[0],
-            best_step=self._best_step(),
-            priors=self._evaluations.scores(tuned)[1:],
+            task=target.name,
+            base=target.base,
+            tuned=target.now,
+            best_step=self._recorder.best_step,
+            priors=tuple(priors),
             grader_failures=self._failures.count,
             drift=self._session.drift.norm(),
             forecast=self._forecast.norm(),
@@ -130,51 +100,49 @@ class Tuning:
         )
 
     def _step(self, step: int) -> None:
-        began = time.monotonic()
-        search = self._search
+        began, search = time.monotonic(), self._search
         members = population(search.seed, step, search.population, search.antithetic)
         rows = self._session.train.take(self._sampler.take(step))
-        results = [self._roll_out(step, i, member, rows) for i, member in enumerate(members)]
-        rewards = [mean_reward(result) for result in results]
+
+        estimated = step > self._first + 1
+
+        def tell(done: int) -> None:
+            nonlocal estimated
+            if not estimated:
+                estimated = True
+                self._estimate((time.monotonic() - began) / done)
+            self._watcher.progress(f"step {step}, member", done, len(members))
+
+        results = self._population.roll_out(step, members, rows, tell)
+        rewards = [result.reward for result in results]
         self._check_rewards(step, rewards)
         coefficients = as_recorded(shape(rewards, search.shaping, search.antithetic))
         self._session.base.refuse_if_changed()
-        # The line first: a step that cannot be recorded is not made.
-        self._journal.append(
-            JournalStep(
-                step=step,
-                rewards=tuple(rewards),
-                coefficients=coefficients,
-                rows_at=self._sampler.position(step),
-                rows_hash=rows_hash(rows.rows),
-            )
+        line = JournalStep(
+            step=step,
+            rewards=tuple(rewards),
+            coefficients=coefficients,
+            rows_at=self._sampler.position(step),
+            rows_hash=rows_hash(rows.rows),
         )
-        size = self._update(members, coefficients)
-        self._done = step
-        self._report(step, rewards, results, size, time.monotonic() - began)
 
-    def _roll_out(
-        self, step: int, place: int, member: Member, rows: EncodedRows
-    ) -> list[RowResult]:
-        began = time.monotonic()
-        session = self._session
-        with perturbed(session.weights, member, self._search.sigma, session.drift):
-            results = session.rollout.roll_out(rows)
-        self._failures.add(f"step {step}", rows, results)
-        if step == self._first + 1 and place == 0:
-            seconds = time.monotonic() - began + self._noise_seconds
-            left = self._search.steps - self._first
-            self._watcher.estimate(seconds * self._search.population * left, left)
-        self._watcher.member(step, place + 1, self._search.population)
-        return results
+        def make() -> StepMetrics:
+            takers, weights = with_coefficients(members, coefficients)
+            anchor = self._anchor
+            self._session.drift.step(takers, weights, search.alpha, anchor.awd, anchor.norm)
+            self._forecast.step(len(takers), sum_of_squares(net_coefficients(takers, weights)))
+            return self._metrics(step, results, len(takers), time.monotonic() - began)
 
-    def _update(self, members: list[Member], coefficients: tuple[float, ...]) -> int:
-        """Make the step; return N, the members that took part."""
-        takers, weights = with_coefficients(members, coefficients)
-        search, anchor = self._search, self._anchor
-        self._session.drift.step(takers, weights, search.alpha, anchor.awd, anchor.norm)
-        self._forecast.step(len(takers), sum_of_squares(net_coefficients(takers, weights)))
-        return len(takers)
+        metrics = self._recorder.step(line, make)
+        left = search.steps - step
+        seconds = (time.monotonic() - self._first_began) / (step - self._first)
+        self._watcher.step(metrics, search.steps, seconds * left)
+
+    def _estimate(self, seconds_a_member: float) -> None:
+        left = self._search.steps - self._first
+        # A step draws every member's noise once more than its perturbing and reverting do.
+        seconds = seconds_a_member + seconds_a_noise(self._session.weights)
+        self._watcher.estimate(seconds * self._search.population * left, left)
 
     def _check_rewards(self, step: int, rewards: list[float]) -> None:
         lost = sum(not math.isfinite(reward) for reward in rewards)
@@ -196,23 +164,17 @@ class Tuning:
                 f"step {step}: all rewards are {finite[0]:.4g}, so there is no update; {acts}"
             )
 
-    def _report(
-        self,
-        step: int,
-        rewards: list[float],
-        results: list[list[RowResult]],
-        size: int,
-        seconds: float,
-    ) -> None:
-        finite = [i for i, reward in enumerate(rewards) if math.isfinite(reward)]
-        judged = [row.correct for i in finite for row in results[i] if row.correct is not None]
-        failed = sum(row.failure is not None for each in results for row in each)
-        metrics = StepMetrics(
+    def _metrics(
+        self, step: int, results: list[MemberResult], size: int, seconds: float
+    ) -> StepMetrics:
+        finite = [result for result in results if math.isfinite(result.reward)]
+        judged = sum(result.judged for result in finite)
+        return StepMetrics(
             step=step,
-            reward_mean=sum(rewards[i] for i in finite) / len(finite),
-            reward_best=max(rewards[i] for i in finite),
-            correct=sum(judged) / len(judged) if judged else None,
-            grader_failures=failed,
+            reward_mean=sum(result.reward for result in finite) / len(finite),
+            reward_best=max(result.reward for result in finite),
+            correct=sum(result.right for result in finite) / judged if judged else None,
+            grader_failures=sum(result.failures for result in results),
             members=size,
             drift=self._session.drift.norm(),
             forecast=self._forecast.norm(),
@@ -220,59 +182,14 @@ class Tuning:
             peak_memory=peak_memory(self._session.loaded.device),
             batch=self._session.rollout.batches.size,
         )
-        self._run.record_metrics(asdict(metrics))
-        steps = self._search.steps
-        each = (time.monotonic() - self._first_step_began) / (step - self._first)
-        self._watcher.step(metrics, steps, each * (steps - step))
 
-    def _keep_if_due(self) -> None:
-        """Take a snapshot, and evaluate, every so many steps."""
-        if self._done % self._session.recipe.run.snapshot_every == 0:
-            self._snapshot()
-        self._evaluate_if_due()
 
-    def _evaluate_if_due(self) -> None:
-        """Evaluate every so many steps; the last one is evaluated once the model is saved."""
-        if self._done in (0, self._search.steps) or not self._evaluations.due(self._done):
-            return
-        scores = self._evaluations.scores(self._evaluations.at(self._done))
-        self._watcher.evaluation(self._done, scores)
-        if self._best_step() == self._done:
-            self._snapshot()
+def peak_memory(device: torch.device) -> int:
+    """Return the most bytes held so far: on the device for cuda, else of the process.
 
-    def _snapshot(self) -> None:
-        """Keep the drift as it is, unless it is kept already."""
-        if self._done and self._done not in self._snapshots.steps():
-            self._snapshots.write(self._session.drift.state(), self._journal.checksum)
-        self._snapshots.prune(self._best_step())
-
-    def _best_step(self) -> int | None:
-        best = self._evaluations.best
-        return None if best is None else best.step
-
-    def _save(self) -> None:
-        """Save the model and what it is, so that it can be told from that of another step."""
-        weights = identity(self._session.loaded.model)
-        saved = {"step": self._done, "weights": weights, "journal": self._journal.checksum}
-        if self._run.info.get("saved") == saved and self._run.model_path.exists():
-            return
-        self._watcher.phase(f"saving the model to {self._run.model_path}")
-        save_model(self._session.loaded, self._run.model_path, replace=True)
-        self._run.update_info(saved=saved)
-
-    def _save_what_is_done(self) -> None:
-        """Save the model of the last step done, so that an error loses nothing."""
-        try:
-            if self._done:
-                self._session.drift.refuse_if_torn()
-                self._save()
-            self._run.update_info(state="failed")
-        except EsftError as error:
-            self._watcher.notice(f"the model of step {self._done} was not saved: {error}")
-
-    def _record_split(self, size: int) -> None:
-        self._splits.append([self._done, size])
-        self._run.update_info(batches=self._splits)
-        self._watcher.notice(
-            f"memory ran out: from here on {size} sequences at a time (recorded in run.json)"
-        )
+    On mps the process' memory is the device's.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -24,7 +24,8 @@ class Plan:
 
 def make_plan(session: Session, run_path: str) -> Plan:
     """Return what `session` is going to do; passes once over the weights."""
-    search, anchor = session.recipe.search, session.recipe.anchor
+    search, anchor, loaded = session.recipe.search, session.recipe.anchor, session.loaded
+    dtype = str(loaded.dtype).removeprefix("torch.")
     member = population(search.seed, 1, search.population, search.antithetic)[0]
     unmoved = unmoved_share(session.weights, member, search.sigma)
     decay, warning = decay_effect(session.weights.numel, search, anchor)
@@ -32,24 +33,25 @@ def make_plan(session: Session, run_path: str) -> Plan:
     if unmoved > UNMOVED:
         warnings.append(
             f"sigma {search.sigma:g} is too small to move {unmoved:.0%} of the weights in "
-            f"{_dtype(session)}: raise --sigma, or take --dtype float32"
+            f"{dtype}: raise --sigma, or take --dtype float32"
         )
-    lines = (
-        ("model", _model_line(session)),
-        *(("", note) for note in session.loaded.notes),
-        ("task", _task_line(session)),
-        *(("prior", line) for line in _prior_lines(session)),
-        ("search", _search_line(search)),
-        ("decay", decay),
+    tuned = f"{session.weights.numel:,} parameters tuned in {len(session.weights.names)} tensors"
+    pairs = " in antithetic pairs" if search.antithetic else ""
+    lines = [
+        ("model", f"{loaded.id}: {tuned}, {dtype} on {loaded.device}"),
+        *(("", note) for note in loaded.notes),
+        *_task_lines(session),
         (
-            "sigma",
-            f"leaves {unmoved:.1%} of the weights as they are (rounding to {_dtype(session)})",
+            "search",
+            f"{search.steps} steps, N {search.population}{pairs}, sigma {search.sigma:g}, "
+            f"alpha {search.alpha:g}, {search.shaping}, seed {search.seed}",
         ),
-        *(("anchor", line) for line in _anchor_lines(session)),
-        ("revert", _revert_line(session)),
+        ("decay", decay),
+        ("sigma", f"leaves {unmoved:.1%} of the weights as they are (rounding to {dtype})"),
+        *_anchor_lines(session),
         ("run", run_path),
-    )
-    return Plan(lines=lines, warnings=tuple(warnings))
+    ]
+    return Plan(lines=tuple(lines), warnings=tuple(warnings))
 
 
 def decay_effect(numel: int, search: Search, anchor: Anchor) -> tuple[str, str | None]:
@@ -65,7 +67,9 @@ def decay_effect(numel: int, search: Search, anchor: Anchor) -> tuple[str, str |
         numel, search.steps, search.population, search.alpha, anchor.awd, anchor.norm
     )
     if anchor.norm == "l2":
-        effect = f"half-life {_half_life(pull)}"
+        # The whole steps after which half of a drift is gone.
+        half = 1 if pull >= 0.5 else math.ceil(math.log(2) / -math.log1p(-pull))
+        effect = f"half-life {half:,} step{'s' if half > 1 else ''}"
     else:
         walk = search.alpha / math.sqrt(search.population)
         effect = f"against a random-walk step of {walk:.2g} a weight"
@@ -81,74 +85,40 @@ def decay_effect(numel: int, search: Search, anchor: Anchor) -> tuple[str, str |
     )
 
 
-def _half_life(pull: float) -> str:
-    """Return the whole steps after which half of a drift is gone."""
-    steps = 1 if pull >= 0.5 else math.ceil(math.log(2) / -math.log1p(-pull))
-    return f"{steps:,} step{'s' if steps > 1 else ''}"
-
-
-def _dtype(session: Session) -> str:
-    return str(session.loaded.dtype).removeprefix("torch.")
-
-
-def _model_line(session: Session) -> str:
-    loaded, tuned = session.loaded, session.weights.numel
-    return (
-        f"{loaded.id}: {tuned:,} parameters tuned in {len(session.weights.names)} tensors, "
-        f"{_dtype(session)} on {loaded.device}"
-    )
-
-
-def _task_line(session: Session) -> str:
-    settings, rollout = session.recipe.task, session.rollout
+def _task_lines(session: Session) -> list[tuple[str, str]]:
+    settings, prior, rollout = session.recipe.task, session.recipe.prior, session.rollout
     per_step = settings.train if settings.rows_per_step is None else settings.rows_per_step
     how = rollout.scoring
     if how == "generate":
         how += f" up to {rollout.max_new_tokens} tokens"
     if settings.reward is not None:
         how += f", reward {settings.reward}"
-    return (
+    target = (
         f"{session.task.name} by {how}: {settings.train} train rows, {per_step} a step; "
         f"{settings.holdout} holdout rows"
     )
-
-
-def _prior_lines(session: Session) -> list[str]:
-    """Return what is said of the prior tasks: nothing where there are none."""
-    prior = session.recipe.prior
     if not session.priors:
-        return []
-    counts = [len(each.encoded.rows) for each in session.priors]
+        return [("task", target)]
+    counts = {task.name: len(task.encoded.rows) for task in session.priors}
+    if len(set(counts.values())) == 1:
+        priors = f"{', '.join(counts)}: {min(counts.values())} rows each"
+    else:
+        priors = ", ".join(f"{name} {count} rows" for name, count in counts.items())
     when = "before and after" if prior.every is None else f"every {prior.every} steps"
-    if len(set(counts)) == 1:
-        names = ", ".join(each.name for each in session.priors)
-        return [f"{names}: {counts[0]} rows each, {when}"]
-    pairs = zip(session.priors, counts, strict=True)
-    return [", ".join(f"{each.name} {count} rows" for each, count in pairs) + f", {when}"]
+    return [("task", target), ("prior", f"{priors}, {when}")]
 
 
-def _search_line(search: Search) -> str:
-    pairs = " in antithetic pairs" if search.antithetic else ""
-    return (
-        f"{search.steps} steps, N {search.population}{pairs}, sigma {search.sigma:g}, "
-        f"alpha {search.alpha:g}, {search.shaping}, seed {search.seed}"
-    )
-
-
-def _anchor_lines(session: Session) -> list[str]:
-    """Return where the base weights and the drift lie, where that is not the usual way."""
-    anchor, mapped = session.recipe.anchor, session.base.mapped
-    lines = [] if mapped is None else [mapped.note]
-    if anchor.store == "device" and session.loaded.device.type != "cpu":
-        lines.append(f"base weights on {session.loaded.device}")
-    return lines
-
-
-def _revert_line(session: Session) -> str:
-    anchor, nbytes = session.recipe.anchor, session.drift.nbytes
-    kept = f"drift kept in {anchor.drift}, {nbytes / 1e6:,.0f} MB"
+def _anchor_lines(session: Session) -> list[tuple[str, str]]:
+    """Return where base weights and drift lie, where that is not the usual way, and the revert."""
+    anchor, mapped, device = session.recipe.anchor, session.base.mapped, session.loaded.device
+    lines = [] if mapped is None else [("anchor", mapped.note)]
+    if anchor.store == "device" and device.type != "cpu":
+        lines.append(("anchor", f"base weights on {device}"))
+    kept = f"drift kept in {anchor.drift}, {session.drift.nbytes / 1e6:,.0f} MB"
     if anchor.store != "disk":
         kept += " with the base weights"
     if revert_way(session.drift) == "restore":
-        return f"exact, by restoring base + drift ({kept})"
-    return f"exact, by subtracting the noise and a log ({kept}, on the host)"
+        revert = f"exact, by restoring base + drift ({kept})"
+    else:
+        revert = f"exact, by subtracting the noise and a log ({kept}, on the host)"
+    return [*lines, ("revert", revert)]

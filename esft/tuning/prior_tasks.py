@@ -7,7 +7,7 @@ from pathlib import Path
 from esft.errors import RecipeError, TaskError
 from esft.models.load import LoadedModel
 from esft.recipe.priors import PriorSpec
-from esft.recipe.settings import Recipe
+from esft.recipe.settings import Recipe, TaskSettings
 from esft.rollout.batches import Batches
 from esft.rollout.encode import EncodedRows
 from esft.rollout.rollout import Rollout
@@ -18,7 +18,7 @@ from esft.tasks.task import Row, RowSource, Task
 
 @dataclass(frozen=True, kw_only=True)
 class PriorRows:
-    """A prior task with the rows it is measured on."""
+    """A prior task with the rows it is evaluated on."""
 
     spec: PriorSpec
     task: Task
@@ -27,10 +27,9 @@ class PriorRows:
 
 @dataclass(frozen=True, kw_only=True)
 class PriorTask:
-    """A prior task ready to be measured on a model."""
+    """A prior task ready to be evaluated on a model."""
 
     name: str
-    spec: PriorSpec
     rollout: Rollout
     encoded: EncodedRows
 
@@ -42,18 +41,13 @@ def prior_rows(recipe: Recipe, target: Task) -> tuple[PriorRows, ...]:
         RecipeError: if the target is among them.
         TaskError: as `rows_of`.
     """
-    refuse_target(recipe.prior.specs, target.name)
-    return tuple(
-        rows_of(spec, recipe.prior.rows, recipe.task.data_dir) for spec in recipe.prior.specs
-    )
+    prior = recipe.prior
+    refuse_target(prior.specs, target.name)
+    return tuple(rows_of(spec, prior.rows, recipe.task.data_dir) for spec in prior.specs)
 
 
 def refuse_target(specs: Iterable[PriorSpec], target: str) -> None:
-    """Refuse prior tasks of which one is the target, a task or a file of one's own.
-
-    Raises:
-        RecipeError: if the target is among them.
-    """
+    """Raise RecipeError if the target, a task or a file of one's own, is among prior tasks."""
     tuned = PriorSpec(name=target)
     for spec in specs:
         if spec.kept_as == tuned.kept_as:
@@ -74,12 +68,15 @@ def rows_of(spec: PriorSpec, default_rows: int, data_dir: str | None) -> PriorRo
             looks at ESFT_DATA_DIR, then at the hub.
 
     Raises:
-        TaskError: if the task is unknown or cannot be scored so, or its rows cannot be had or are
+        TaskError: if the task is unknown or cannot be scored so, or its rows are not found or are
             too few.
     """
     task = get_task(spec.name, spec.grader)
     task.choose_scoring(spec.scoring, spec.reward)
-    folder = _folder(spec, task, data_dir)
+    # A folder named for all tasks holds the rows of those on the hub; others have their own.
+    folder = None if task.hub is None else data_folder(data_dir, task)
+    if spec.data_dir is not None:
+        folder = Path(spec.data_dir)
     split = _split(spec, task, row_source(task, folder))
     rows = read_split(task, split, folder)
     count = default_rows if spec.rows is None else spec.rows
@@ -96,22 +93,27 @@ def rows_of(spec: PriorSpec, default_rows: int, data_dir: str | None) -> PriorRo
 def ready(
     priors: tuple[PriorRows, ...], loaded: LoadedModel, batches: Batches
 ) -> tuple[PriorTask, ...]:
-    """Return prior tasks with their rows tokenized, each to be scored as its spec says."""
-    return tuple(_ready(prior, loaded, batches) for prior in priors)
+    """Return prior tasks with their rows encoded, each to be scored as its spec says."""
+    rollouts = [rollout_of(prior.task, prior.spec, loaded, batches) for prior in priors]
+    return tuple(
+        PriorTask(name=prior.task.name, rollout=rollout, encoded=rollout.encode(prior.rows))
+        for prior, rollout in zip(priors, rollouts, strict=True)
+    )
 
 
-def _ready(prior: PriorRows, loaded: LoadedModel, batches: Batches) -> PriorTask:
-    rollout = Rollout(
+def rollout_of(
+    task: Task, settings: TaskSettings | PriorSpec, loaded: LoadedModel, batches: Batches
+) -> Rollout:
+    """Return what rolls out a task on a model, as settings or a line of prior tasks say."""
+    return Rollout(
         loaded.model,
         loaded.tokenizer,
-        prior.task,
-        scoring=prior.spec.scoring,
-        reward=prior.spec.reward,
-        max_new_tokens=prior.spec.max_new_tokens,
+        task,
+        scoring=settings.scoring,
+        reward=settings.reward,
+        max_new_tokens=settings.max_new_tokens,
         batches=batches,
     )
-    encoded = rollout.encode(prior.rows)
-    return PriorTask(name=prior.task.name, spec=prior.spec, rollout=rollout, encoded=encoded)
 
 
 def _split(spec: PriorSpec, task: Task, source: RowSource) -> str:
@@ -120,20 +122,12 @@ def _split(spec: PriorSpec, task: Task, source: RowSource) -> str:
     for split in wanted:
         if source.has(task.splits.get(split, "")):
             return split
-    what = "neither test nor validation rows" if spec.split is None else f"no {spec.split} rows"
+    lacks = "neither test nor validation rows" if spec.split is None else f"no {spec.split} rows"
     where = source.where(task.splits.get(wanted[0], wanted[0]))
-    trained = replace(spec, split="train")
-    other = f"measure its train rows: {trained}, or " if spec.split != "train" else ""
-    if not source.has(task.splits.get("train", "")):
-        other = ""
+    other = ""
+    if spec.split != "train" and source.has(task.splits.get("train", "")):
+        other = f"measure its train rows: {replace(spec, split='train')}, or "
     raise TaskError(
-        f"prior task {task.name} has {what}: {where} is not there",
+        f"prior task {task.name} has {lacks}: {where} is not there",
         hint=f"{other}take {task.name} out of the prior tasks, or {source.fix}",
     )
-
-
-def _folder(spec: PriorSpec, task: Task, data_dir: str | None) -> Path | None:
-    if spec.data_dir is not None:
-        return Path(spec.data_dir)
-    # A folder named for all tasks holds the rows of those on the hub; others have their own.
-    return None if task.hub is None else data_folder(data_dir, task)

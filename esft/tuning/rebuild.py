@@ -1,27 +1,41 @@
 """The model of any step of a run, from its journal and its base model."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from esft.engine.journal_read import JournalRecord, read_journal, replay
+from esft.engine.drift import Drift
+from esft.engine.journal_read import JournalRecord, contributions, read_journal, replay
+from esft.engine.members import net_coefficients
 from esft.engine.noise import NOISE_VERSION, noise
 from esft.engine.weights import Weights, identity
-from esft.errors import JournalError, RunError
+from esft.errors import AnchorError, JournalError, RunError, SnapshotError
 from esft.models.load import load_model
 from esft.recipe.paths import with_recorded_paths
 from esft.recipe.settings import Anchor, Model
 from esft.recipe.toml import load_recipe
 from esft.runs.folder import RunFolder, open_run
 from esft.runs.names import find_run
-from esft.runs.records import best_of, summaries
+from esft.runs.records import best_step, summaries
 from esft.runs.snapshots import Snapshots
-from esft.tuning.restore import load_nearest, noises
 from esft.tuning.tuned_model import Base, open_base
 from esft.tuning.watcher import Watcher
 
 _SAMPLE = 1 << 23
 """Elements of noise that are timed to tell how long a replay takes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RebuildOptions:
+    """How a model is rebuilt."""
+
+    model: str | None = None
+    """The base model; None takes that of the run."""
+    device: str | None = None
+    """Where to; None takes the run's, or the best there is."""
+    from_base: bool = False
+    """Make every step again, without snapshots."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +49,8 @@ class Source:
     def best(self) -> int | None:
         """The step with the best holdout reward; None where nothing says it."""
         if self.run is not None:
-            best = best_of(summaries(self.run.path))
-            return None if best is None or best.step > self.record.last else best.step
+            best = best_step(summaries(self.run.path))
+            return None if best is None or best > self.record.last else best
         return None if self.record.end is None else self.record.end.best
 
     def weights_of(self, step: int) -> str | None:
@@ -106,60 +120,66 @@ def step_of(source: Source, at: str) -> int:
 
 
 def rebuild(
-    source: Source,
-    at: str,
-    watcher: Watcher,
-    *,
-    model: str | None = None,
-    device: str | None = None,
-    from_base: bool = False,
+    source: Source, at: str, watcher: Watcher, options: RebuildOptions | None = None
 ) -> Rebuilt:
     """Load the base model of a run and bring it to a step, bit for bit, without rollouts.
 
     Args:
         source: the run or journal.
         at: "best", "last" or the number of a step.
-        watcher: told of progress, and of the time it takes before it begins.
-        model: the base model; None takes that of the run.
-        device: where to; None takes the run's, or the best there is.
-        from_base: make every step again, without snapshots.
+        watcher: shows progress, and the time it takes before it begins.
+        options: which base model, where, and from what; None takes those of the run.
 
     Raises:
         EsftError: if there is no such step, the base model is another one, or the weights do not
             come out as the run recorded them.
     """
+    options = RebuildOptions() if options is None else options
     step = step_of(source, at)
-    base = open_at_base(source, step, watcher, model=model, device=device)
-    bring_to(base, source, step, watcher, from_base=from_base)
-    return _compared(source, step, base)
+    base = open_at_base(source, step, watcher, options)
+    bring_to(base, source, step, watcher, from_base=options.from_base)
+    weights, expected = identity(base.loaded.model), source.weights_of(step)
+    if expected is not None and weights != expected:
+        raise RunError(
+            f"step {step} of {source.record.path} rebuilds weights of sha256 {weights[:16]}..., "
+            f"expected {expected[:16]}..., which the run recorded",
+            hint="another version of torch or another device may round differently: take those in "
+            "run.json; else the run is damaged",
+        )
+    return Rebuilt(
+        source=source, step=step, base=base, weights=weights, proven=expected is not None
+    )
 
 
-def open_at_base(
-    source: Source,
-    step: int,
-    watcher: Watcher,
-    *,
-    model: str | None = None,
-    device: str | None = None,
-) -> Base:
+def open_at_base(source: Source, step: int, watcher: Watcher, options: RebuildOptions) -> Base:
     """Load the base model of a run, at D = 0, as step `step` of it needs it; see `rebuild`."""
-    header = source.record.header
-    _refuse_other_noise(source.record, header)
-    if source.record.torn:
-        watcher.notice(f"the journal's last line was cut off: step {source.record.last} is last")
-    settings, anchor = _settings(source, header)
-    watcher.phase(f"loading {model or settings.id}")
-    return _load(source, header, replace(settings, id=model or settings.id), device, anchor)
-
-
-def bring_to(
-    base: Base, source: Source, step: int, watcher: Watcher, *, from_base: bool = False
-) -> None:
-    """Bring a base model's weights from an earlier step to `step`; see `rebuild`."""
-    if source.run is not None and not from_base:
-        snapshots = Snapshots(source.run.path / "drift")
-        load_nearest(base.drift, source.record, step, snapshots, watcher.notice)
-    _replay(base, source.record, step, watcher)
+    record, header = source.record, source.record.header
+    if header["noise_version"] != NOISE_VERSION:
+        raise JournalError(
+            f"{record.path} was made with noise version {header['noise_version']}, expected "
+            f"{NOISE_VERSION}",
+            hint="a newer esft may have it: pip install -U esft",
+        )
+    if record.torn:
+        watcher.notice(f"the journal's last line was cut off: step {record.last} is last")
+    model, anchor = _settings(source, header)
+    model = model if options.model is None else replace(model, id=options.model)
+    watcher.phase(f"loading {model.id}")
+    loaded = load_model(
+        model.id,
+        dtype=model.dtype,
+        device=model.device if options.device is None else options.device,
+        trust_remote_code=model.trust_remote_code,
+    )
+    weights = identity(loaded.model)
+    if weights != header["base"]:
+        raise RunError(
+            f"{model.id} in {header['dtype']} is another base model than that of "
+            f"{record.path}: sha256 {weights[:16]}..., expected {header['base'][:16]}...",
+            hint=f"the run was made with {header['model']}: name that as --model",
+        )
+    globs = [None if header[key] is None else tuple(header[key]) for key in ("include", "exclude")]
+    return open_base(loaded, anchor, header["seed"], *globs)
 
 
 def _settings(source: Source, header: dict) -> tuple[Model, Anchor]:
@@ -168,39 +188,60 @@ def _settings(source: Source, header: dict) -> tuple[Model, Anchor]:
     if source.run is None:
         return Model(id=str(header["model"]), dtype=str(header["dtype"])), Anchor(**kept)
     recipe = load_recipe(str(source.run.recipe_path), {})
-    anchor = replace(recipe.anchor, **kept)
-    return replace(
-        with_recorded_paths(recipe, source.run.info["places"]).model, dtype=header["dtype"]
-    ), anchor
+    model = with_recorded_paths(recipe, source.run.info["places"]).model
+    return replace(model, dtype=header["dtype"]), replace(recipe.anchor, **kept)
 
 
-def _load(source: Source, header: dict, model: Model, device: str | None, anchor: Anchor) -> Base:
-    loaded = load_model(
-        model.id,
-        dtype=model.dtype,
-        device=model.device if device is None else device,
-        trust_remote_code=model.trust_remote_code,
-    )
-    found = identity(loaded.model)
-    if found != header["base"]:
-        raise RunError(
-            f"{model.id} in {header['dtype']} is another base model than that of "
-            f"{source.record.path}: sha256 {found[:16]}..., expected {header['base'][:16]}...",
-            hint=f"the run was made with {header['model']}: name that as --model",
-        )
-    globs = [None if header[key] is None else tuple(header[key]) for key in ("include", "exclude")]
-    return open_base(loaded, anchor, header["seed"], *globs)
+def bring_to(
+    base: Base,
+    source: Source,
+    step: int,
+    watcher: Watcher,
+    *,
+    from_base: bool = False,
+    on_step: Callable[[int], None] = lambda step: None,
+) -> None:
+    """Bring a base model's weights from an earlier step to `step`.
+
+    Args:
+        base: of the run, at a step up to `step`; 0 at first.
+        source: the run or journal.
+        step: that is wanted.
+        watcher: shows progress.
+        from_base: pass over the snapshots.
+        on_step: called after every step that is made again, not those that a snapshot saves.
+    """
+    record, drift = source.record, base.drift
+    if source.run is not None and not from_base:
+        _load_nearest(drift, record, step, Snapshots(source.run.path / "drift"), watcher)
+    if step > drift.steps:
+        made = (contributions(s, record.header) for s in record.steps[drift.steps : step])
+        draws = sum(len(net_coefficients(*members)) for members in made)
+        watcher.rebuild(drift.steps, step, draws * seconds_a_noise(base.weights))
+
+    def tell(made: int) -> None:
+        on_step(made)
+        watcher.progress("rebuilding step", made, step)
+
+    replay(drift, record, step, tell)
 
 
-def _replay(base: Base, record: JournalRecord, step: int, watcher: Watcher) -> None:
-    since = base.drift.steps
-    if step > since:
-        seconds = _seconds_a_noise(base.weights) * noises(record, since, step)
-        watcher.rebuild(since, step, seconds)
-    replay(base.drift, record, step, lambda made: watcher.replayed(made, step))
+def _load_nearest(
+    drift: Drift, record: JournalRecord, step: int, snapshots: Snapshots, watcher: Watcher
+) -> None:
+    """Load the newest good snapshot at or before `step`, if that is ahead of the drift."""
+    for ahead in snapshots.steps():
+        if not drift.steps < ahead <= step:
+            continue
+        try:
+            drift.load(snapshots.read(ahead, record.checksums[ahead]))
+        except (SnapshotError, AnchorError) as error:
+            watcher.notice(f"{error}; an earlier state is taken")
+            continue
+        return
 
 
-def _seconds_a_noise(weights: Weights) -> float:
+def seconds_a_noise(weights: Weights) -> float:
     """Return about how long a step takes for one noise, drawn and added for every weight."""
     began, drawn = 0.0, 0
     for piece in weights.pieces():
@@ -213,25 +254,3 @@ def _seconds_a_noise(weights: Weights) -> float:
         if drawn >= _SAMPLE:
             break
     return (time.monotonic() - began) * weights.numel / max(1, drawn)
-
-
-def _compared(source: Source, step: int, base: Base) -> Rebuilt:
-    found = identity(base.loaded.model)
-    expected = source.weights_of(step)
-    if expected is not None and found != expected:
-        raise RunError(
-            f"step {step} of {source.record.path} rebuilds weights of sha256 {found[:16]}..., "
-            f"expected {expected[:16]}..., which the run recorded",
-            hint="another version of torch or another device may round differently: take those in "
-            "run.json; else the run is damaged",
-        )
-    return Rebuilt(source=source, step=step, base=base, weights=found, proven=expected is not None)
-
-
-def _refuse_other_noise(record: JournalRecord, header: dict) -> None:
-    if header["noise_version"] != NOISE_VERSION:
-        raise JournalError(
-            f"{record.path} was made with noise version {header['noise_version']}, expected "
-            f"{NOISE_VERSION}",
-            hint="a newer esft may have it: pip install -U esft",
-        )

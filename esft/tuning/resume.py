@@ -1,6 +1,5 @@
 """A run goes on where it stopped, however it stopped."""
 
-import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -8,25 +7,21 @@ from pathlib import Path
 
 import torch
 
-from esft.engine.forecast import Forecast, sum_of_squares
-from esft.engine.journal_read import JournalRecord, contributions, read_journal, replay
-from esft.engine.members import net_coefficients
+from esft.engine.journal_read import JournalRecord, read_journal
 from esft.errors import RunError
 from esft.files import remove_partial, writing
-from esft.recipe.paths import own_files, with_recorded_paths
+from esft.recipe.paths import with_recorded_paths
 from esft.recipe.settings import Recipe, settings_of
 from esft.recipe.toml import load_recipe
 from esft.runs.folder import RunFolder, open_run, require_room
 from esft.runs.names import locked
-from esft.runs.records import drop_after, metrics, summaries
+from esft.runs.records import drop_after
 from esft.runs.snapshots import Snapshots
-from esft.tuning.differences import Difference, recipe_differences, session_differences
-from esft.tuning.failures import Failures
-from esft.tuning.loop import Tuning
-from esft.tuning.restore import load_nearest, noises
-from esft.tuning.run_info import rows_info, versions
+from esft.tuning.plan import make_plan
+from esft.tuning.population import Population
+from esft.tuning.run_info import recipe_differences, session_differences, versions
 from esft.tuning.session import Session, open_session
-from esft.tuning.start import room, start_forecast, tell_plan
+from esft.tuning.start import PopulationOf, go_on, room
 from esft.tuning.watcher import Outcome, Watcher
 
 
@@ -40,15 +35,20 @@ class Finished:
 
 
 def resume_tuning(
-    path: Path, watcher: Watcher, stop: Callable[[], bool], force: bool = False
+    path: Path,
+    watcher: Watcher,
+    stop: Callable[[], bool],
+    population: PopulationOf = Population,
 ) -> Outcome | Finished:
     """Go on with a run: the same journal and the same bits as if it had never stopped.
 
+    In its recipe.toml `search.steps` may be raised since, and where things lie may change.
+
     Args:
         path: of the run folder.
-        watcher: told of progress.
+        watcher: shows progress.
         stop: asked after each step; True ends the run there, with the model saved.
-        force: go on although something changed, which the journal then records.
+        population: makes what rolls out the members.
 
     Raises:
         EsftError: if another process works on the run, its files are damaged, or base model,
@@ -57,63 +57,54 @@ def resume_tuning(
     with locked(path):
         run = open_run(path)
         record = read_journal(run.journal_path)
-        if run.info["state"] == "finished" and not force:
-            return _finished(run, record)
         recipe = load_recipe(str(run.recipe_path), {})
-        changed = recipe_differences(recipe, run.info)
-        _refuse(run, changed, force)
-        _as_before(run, watcher)
+        if run.info["state"] == "finished":
+            _refuse_lost_lines(run, record)
+            if recipe.search.steps <= run.info["settings"]["search.steps"]:
+                model = str(run.model_path)
+                return Finished(run_path=str(path), model_path=model, steps=record.last)
+        _refuse(run, recipe_differences(recipe, run.info))
+        _take_threads(run, watcher)
         watcher.phase(f"loading {recipe.model.id}")
-        named = {each.what for each in changed}
-        # The size that was found to fit, unless another one was forced.
-        batch = None if "task.batch" in named else run.info["batches"][-1][1]
-        session = open_session(as_made(recipe, run, record), batch)
-        more = session_differences(session, run.info, record)
-        changed += [each for each in more if each.what not in named]
-        _refuse(run, changed, force)
+        session = _open_again(run, record, recipe)
         # Snapshots that are there make way for those to come.
         require_room(path, room(session) - Snapshots(path / "drift").nbytes)
-        return _go_on(run, record, session, watcher, changed, recipe).run(stop)
+        _clear(run, record, watcher)
+        watcher.plan(make_plan(session, str(path)))
+        run.update_info(state="running", settings=settings_of(recipe))
+        return go_on(session, run, record, watcher, stop, population)
 
 
-def as_made(recipe: Recipe, run: RunFolder, record: JournalRecord) -> Recipe:
-    """Return the recipe with files where they were, and the dtype that was chosen then."""
+def _open_again(run: RunFolder, record: JournalRecord, recipe: Recipe) -> Session:
+    """Open a run's files where they were, in the dtype chosen then, with the batch that fit."""
     recipe = with_recorded_paths(recipe, run.info["places"])
-    dtype = str(record.header["dtype"])
-    return replace(recipe, model=replace(recipe.model, dtype=recipe.model.dtype or dtype))
+    recipe = replace(recipe, model=replace(recipe.model, dtype=record.header["dtype"]))
+    session = open_session(recipe, batch=run.info["batches"][-1][1])
+    _refuse(run, session_differences(session, run.info, record))
+    return session
 
 
-def _finished(run: RunFolder, record: JournalRecord) -> Finished:
+def _refuse_lost_lines(run: RunFolder, record: JournalRecord) -> None:
     steps = run.info["saved"]["step"]
     if record.last != steps or record.torn:
         raise RunError(
             f"{record.path} has {record.last} whole steps, but run.json says that the run "
             f"finished with {steps}: lines are missing",
-            hint="take another copy of the journal; --force makes the missing steps again",
+            hint="take another copy of the journal",
         )
-    return Finished(run_path=str(run.path), model_path=str(run.model_path), steps=steps)
 
 
-def _refuse(run: RunFolder, changed: list[Difference], force: bool) -> None:
-    if not changed or (force and {each.what for each in changed} == {"search.steps"}):
-        return
-    fixed = [each for each in changed if not each.forcible]
-    listed = "; ".join(map(str, fixed if force else changed))
-    if force:
+def _refuse(run: RunFolder, differences: list[str]) -> None:
+    if differences:
         raise RunError(
-            f"run {run.path} cannot go on: {listed}; the journal holds for one value alone",
-            hint="put it back as it was, or start a new run",
+            f"run {run.path} is not as it was: {'; '.join(differences)}",
+            hint="put it back as it was, or start a new run: only more steps, and where things "
+            "lie, may change within one",
         )
-    raise RunError(
-        f"run {run.path} is not as it was: {listed}",
-        hint="put it back as it was; or --force goes on with the change and records it"
-        if not fixed
-        else "put it back as it was, or start a new run",
-    )
 
 
-def _as_before(run: RunFolder, watcher: Watcher) -> None:
-    """Take the run's number of threads; tell of what may change its last bits."""
+def _take_threads(run: RunFolder, watcher: Watcher) -> None:
+    """Take the run's number of threads; tell of what else may change its last bits."""
     torch.set_num_threads(run.info["threads"])
     now, was = versions(), run.info["versions"]
     others = [f"{name} {now[name]} (was {was[name]})" for name in now if now[name] != was[name]]
@@ -121,30 +112,8 @@ def _as_before(run: RunFolder, watcher: Watcher) -> None:
         watcher.notice(f"{', '.join(others)}: from here on results can differ in their last bits")
 
 
-def _go_on(
-    run: RunFolder,
-    record: JournalRecord,
-    session: Session,
-    watcher: Watcher,
-    changed: list[Difference],
-    recipe: Recipe,
-) -> Tuning:
-    """Return the run brought to its last whole step, its folder cleared of what came after."""
-    _clear(run, record, watcher)
-    noise_seconds = tell_plan(session, str(run.path), watcher)
-    forecast = start_forecast(session)
-    _restore(run, record, session, forecast, watcher, noise_seconds)
-    journal = run.journal(record.checksum)
-    if changed:
-        for each in changed:
-            watcher.notice(f"forced: {each}")
-        _record_change(run, session, recipe)
-    run.update_info(state="running")
-    failures = Failures(watcher, _failures_so_far(run))
-    return Tuning(session, run, journal, forecast, watcher, failures, noise_seconds)
-
-
 def _clear(run: RunFolder, record: JournalRecord, watcher: Watcher) -> None:
+    """Remove what came after the last whole step, and what was left half-written."""
     if record.torn:
         watcher.notice(f"the journal's last line was cut off: step {record.last + 1} is made again")
         with writing(record.path), open(record.path, "r+b") as file:
@@ -154,64 +123,3 @@ def _clear(run: RunFolder, record: JournalRecord, watcher: Watcher) -> None:
         remove_partial(folder)
     drop_after(run.path, record.last)
     Snapshots(run.path / "drift").drop_after(record.last)
-
-
-def _restore(
-    run: RunFolder,
-    record: JournalRecord,
-    session: Session,
-    forecast: Forecast,
-    watcher: Watcher,
-    noise_seconds: float,
-) -> None:
-    """Bring drift and forecast to the journal's last step, and fill gaps in metrics.jsonl."""
-    load_nearest(session.drift, record, record.last, Snapshots(run.path / "drift"), watcher.notice)
-    since = session.drift.steps
-    known = {line["step"] for line in metrics(run.path)}
-
-    def advance(step: int) -> None:
-        members, coefficients = contributions(record.steps[step - 1], record.header)
-        forecast.step(len(members), sum_of_squares(net_coefficients(members, coefficients)))
-
-    def made(step: int) -> None:
-        advance(step)
-        if step not in known:
-            run.record_metrics(_metrics(record, step, session, forecast))
-
-    for step in range(1, since + 1):
-        advance(step)
-    if record.last > since:
-        watcher.rebuild(since, record.last, noise_seconds * noises(record, since, record.last))
-    replay(session.drift, record, record.last, made)
-
-
-def _metrics(
-    record: JournalRecord, step: int, session: Session, forecast: Forecast
-) -> dict[str, object]:
-    """Return what the journal tells of a step whose line of metrics was lost."""
-    made = record.steps[step - 1]
-    members, _ = contributions(made, record.header)
-    rewards = [reward for reward in made.rewards if math.isfinite(reward)]
-    return {
-        "step": step,
-        "reward_mean": sum(rewards) / len(rewards),
-        "reward_best": max(rewards),
-        "members": len(members),
-        "drift": session.drift.norm(),
-        "forecast": forecast.norm(),
-        "replayed": True,
-    }
-
-
-def _record_change(run: RunFolder, session: Session, recipe: Recipe) -> None:
-    run.update_info(
-        settings=settings_of(recipe),
-        rows=rows_info(session),
-        files=own_files(session.recipe),
-        model=run.info["model"] | {"base": session.base.identity},
-    )
-
-
-def _failures_so_far(run: RunFolder) -> int:
-    lines = [*metrics(run.path), *summaries(run.path)]
-    return sum(line.get("grader_failures", 0) for line in lines)

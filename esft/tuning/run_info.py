@@ -1,4 +1,4 @@
-"""What a run records about itself: run.json and the head of the journal."""
+"""What a run records about itself, and whether a run that goes on is still the same one."""
 
 import platform
 from datetime import UTC, datetime
@@ -7,16 +7,31 @@ from importlib.metadata import version
 import torch
 
 from esft import __version__
+from esft.engine.journal_read import JournalRecord
 from esft.engine.noise import NOISE_VERSION
+from esft.recipe.check import shown
 from esft.recipe.paths import own_files, recorded_paths
-from esft.recipe.settings import settings_of
+from esft.recipe.settings import Recipe, settings_of
 from esft.tuning.sampler import rows_hash
 from esft.tuning.session import Session
+
+FREE = (
+    "anchor.store",
+    "anchor.drift_store",
+    "model.id",
+    "model.trust_remote_code",
+    "run.dir",
+    "run.snapshot_every",
+    "task.data_dir",
+)
+"""Settings that change no bit of a run; what model and rows hold is compared by hash."""
 
 
 def run_info(session: Session) -> dict[str, object]:
     """Return the content of run.json: what could change a result and is no setting."""
     loaded = session.loaded
+    device = loaded.device
+    cuda = device.type == "cuda"
     return {
         "state": "running",
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -28,7 +43,8 @@ def run_info(session: Session) -> dict[str, object]:
             "dtype": str(loaded.dtype).removeprefix("torch."),
             "tuned_parameters": session.weights.numel,
         },
-        "device": _device(loaded.device),
+        "device": f"{device} "
+        f"({torch.cuda.get_device_name(device) if cuda else platform.machine()})",
         "threads": torch.get_num_threads(),
         "noise_version": NOISE_VERSION,
         "rows": rows_info(session),
@@ -51,11 +67,10 @@ def versions() -> dict[str, str]:
 
 def rows_info(session: Session) -> dict[str, dict[str, object]]:
     """Return how many rows there are of each kind, and their hash."""
-    found = {"train": session.train, "holdout": session.holdout}
-    found |= {f"prior task {prior.name}": prior.encoded for prior in session.priors}
+    kinds = {"train": session.train, "holdout": session.holdout}
+    kinds |= {f"prior task {prior.name}": prior.encoded for prior in session.priors}
     return {
-        name: {"n": len(encoded.rows), "hash": rows_hash(encoded.rows)}
-        for name, encoded in found.items()
+        name: {"n": len(rows.rows), "hash": rows_hash(rows.rows)} for name, rows in kinds.items()
     }
 
 
@@ -80,7 +95,48 @@ def journal_header(session: Session) -> dict[str, object]:
     }
 
 
-def _device(device: torch.device) -> str:
-    if device.type == "cuda":
-        return f"{device} ({torch.cuda.get_device_name(device)})"
-    return f"{device} ({platform.machine()})"
+def recipe_differences(recipe: Recipe, info: dict) -> list[str]:
+    """Return, in words, which settings cannot be those of the run of this run.json."""
+    was, now = info["settings"], settings_of(recipe)
+    free = FREE + ("search.steps",) * (now["search.steps"] >= was["search.steps"])
+    return [
+        f"{key} is {shown(now[key])}, the run has {shown(was.get(key))}"
+        for key in now
+        if key not in free and was.get(key) != now[key]
+    ]
+
+
+def session_differences(session: Session, info: dict, record: JournalRecord) -> list[str]:
+    """Return, in words, what else differs: base model, rows, files of own tasks, the journal."""
+    was: dict[str, object] = record.header | {
+        **{f"rows {name}": rows for name, rows in info["rows"].items()},
+        **{f"file {name}": digest for name, digest in info["files"].items()},
+    }
+    now: dict[str, object] = journal_header(session) | {
+        **{f"rows {name}": rows for name, rows in rows_info(session).items()},
+        **{f"file {name}": digest for name, digest in own_files(session.recipe).items()},
+    }
+    return [
+        f"{'base model' if key == 'base' else key} is {_text(now.get(key))}, "
+        f"the run has {_text(was.get(key))}"
+        for key in sorted(was.keys() | now.keys())
+        # The base model may have another name by now.
+        if key != "model" and _plain(was.get(key)) != _plain(now.get(key))
+    ]
+
+
+def _plain(value: object) -> object:
+    """Return a value as it comes back from JSON."""
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _text(value: object) -> str:
+    match value:
+        case None:
+            return "none"
+        case {"n": count, "hash": digest}:
+            return f"{count} rows of hash {digest}"
+        case str() if len(value) == 64:
+            return f"sha256 {value[:16]}..."
+        case _:
+            return shown(value)

@@ -13,7 +13,7 @@ from esft.rollout.rollout import Rollout
 from esft.tasks.registry import data_folder, get_task
 from esft.tasks.rows import Split, split_rows
 from esft.tasks.task import Task
-from esft.tuning.prior_tasks import PriorTask, prior_rows, ready
+from esft.tuning.prior_tasks import PriorTask, prior_rows, ready, rollout_of
 from esft.tuning.tuned_model import Base, open_base
 
 
@@ -58,7 +58,7 @@ def open_session(recipe: Recipe, batch: int | None = None) -> Session:
         EsftError: if model, task, rows or settings do not go together.
     """
     task, split = task_and_rows(recipe.task)
-    recipe = with_counts(with_seed(recipe), split)
+    recipe = _completed(recipe, split)
     priors = prior_rows(recipe, task)
     loaded = load_model(
         recipe.model.id,
@@ -66,15 +66,8 @@ def open_session(recipe: Recipe, batch: int | None = None) -> Session:
         device=recipe.model.device,
         trust_remote_code=recipe.model.trust_remote_code,
     )
-    rollout = Rollout(
-        loaded.model,
-        loaded.tokenizer,
-        task,
-        scoring=recipe.task.scoring,
-        reward=recipe.task.reward,
-        max_new_tokens=recipe.task.max_new_tokens,
-        batches=Batches(recipe.task.batch if batch is None else batch),
-    )
+    batches = Batches(recipe.task.batch if batch is None else batch)
+    rollout = rollout_of(task, recipe.task, loaded, batches)
     train, holdout = rollout.encode(split.train), rollout.encode(split.holdout)
     base = open_base(
         loaded, recipe.anchor, recipe.search.seed, recipe.model.include, recipe.model.exclude
@@ -86,24 +79,12 @@ def open_session(recipe: Recipe, batch: int | None = None) -> Session:
         rollout=rollout,
         train=train,
         holdout=holdout,
-        priors=ready(priors, loaded, rollout.batches),
+        priors=ready(priors, loaded, batches),
     )
 
 
-def with_seed(recipe: Recipe) -> Recipe:
-    """Return the recipe with a seed: its own, or one drawn now."""
-    if recipe.search.seed is not None:
-        return recipe
-    seed = int.from_bytes(os.urandom(4), "little")
-    return replace(recipe, search=replace(recipe.search, seed=seed))
-
-
-def with_counts(recipe: Recipe, split: Split) -> Recipe:
-    """Return the recipe with the numbers of rows that there are.
-
-    Raises:
-        RecipeError: if a step asks for more rows than there are to tune on.
-    """
+def _completed(recipe: Recipe, split: Split) -> Recipe:
+    """Return the recipe with a seed, its own or one drawn now, and with the rows that there are."""
     train, asked = len(split.train), recipe.task.rows_per_step
     if asked is not None and asked > train:
         raise RecipeError(
@@ -111,14 +92,20 @@ def with_counts(recipe: Recipe, split: Split) -> Recipe:
             "to tune on",
             hint=f"set rows_per_step = {train}, or add rows",
         )
-    return replace(recipe, task=replace(recipe.task, train=train, holdout=len(split.holdout)))
+    seed = recipe.search.seed
+    seed = int.from_bytes(os.urandom(4), "little") if seed is None else seed
+    return replace(
+        recipe,
+        search=replace(recipe.search, seed=seed),
+        task=replace(recipe.task, train=train, holdout=len(split.holdout)),
+    )
 
 
 def task_and_rows(settings: TaskSettings) -> tuple[Task, Split]:
     """Return the task of a recipe, and its rows.
 
     Raises:
-        TaskError: if there is no such task, or its rows cannot be had.
+        TaskError: if there is no such task, or its rows are not found.
     """
     task = get_task(settings.name, settings.grader)
     task.choose_scoring(settings.scoring, settings.reward)

@@ -1,31 +1,44 @@
 """A run from its recipe to the tuned model."""
 
-import time
+import math
 from collections.abc import Callable
 from pathlib import Path
 
-from esft.engine.forecast import Forecast
-from esft.engine.journal_read import read_journal
+from esft.engine.forecast import Forecast, forecast_of
+from esft.engine.journal import JournalStep
+from esft.engine.journal_read import JournalRecord, read_journal
 from esft.recipe.settings import Recipe
 from esft.recipe.toml import dump_recipe
-from esft.runs.folder import create_run, require_room
+from esft.runs.folder import RunFolder, create_run, require_room
 from esft.runs.names import choose_run_path, locked
+from esft.runs.records import metrics, summaries
 from esft.runs.snapshots import NEWEST
-from esft.tuning.failures import Failures
-from esft.tuning.loop import Tuning
+from esft.tuning.loop import Loop
 from esft.tuning.plan import make_plan
+from esft.tuning.population import Population
+from esft.tuning.rebuild import Source, bring_to
+from esft.tuning.recorder import Recorder
 from esft.tuning.run_info import journal_header, run_info
 from esft.tuning.session import Session, open_session
-from esft.tuning.watcher import Outcome, Watcher
+from esft.tuning.watcher import Failures, Outcome, Watcher
+
+PopulationOf = Callable[[Session, Failures], Population]
+"""Makes what rolls out the members of a run."""
 
 
-def run_tuning(recipe: Recipe, watcher: Watcher, stop: Callable[[], bool]) -> Outcome:
+def run_tuning(
+    recipe: Recipe,
+    watcher: Watcher,
+    stop: Callable[[], bool],
+    population: PopulationOf = Population,
+) -> Outcome:
     """Tune a model as `recipe` says and leave a run folder with the tuned model.
 
     Args:
         recipe: the settings; a missing seed is drawn and recorded.
-        watcher: told of progress.
+        watcher: shows progress.
         stop: asked after each step; True ends the run there, with the model saved.
+        population: makes what rolls out the members.
 
     Raises:
         EsftError: for what the user can fix. What was recorded stays, and where a step was
@@ -35,32 +48,12 @@ def run_tuning(recipe: Recipe, watcher: Watcher, stop: Callable[[], bool]) -> Ou
     watcher.phase(f"loading {recipe.model.id}")
     session = open_session(recipe)
     require_room(path, room(session))
-    noise_seconds = tell_plan(session, str(path), watcher)
+    watcher.plan(make_plan(session, str(path)))
     header = journal_header(session)
     run = create_run(path, dump_recipe(session.recipe), run_info(session), header)
     with locked(path):
-        return Tuning(
-            session,
-            run,
-            run.journal(read_journal(run.journal_path).checksum),
-            start_forecast(session),
-            watcher,
-            Failures(watcher),
-            noise_seconds,
-        ).run(stop)
-
-
-def tell_plan(session: Session, run_path: str, watcher: Watcher) -> float:
-    """Tell the first lines of a run; return the seconds that noise for every weight takes."""
-    started = time.monotonic()
-    watcher.plan(make_plan(session, run_path))
-    return time.monotonic() - started
-
-
-def start_forecast(session: Session) -> Forecast:
-    """Return the forecast of a session's drift before the first step."""
-    search, anchor = session.recipe.search, session.recipe.anchor
-    return Forecast(session.weights.numel, search.alpha, anchor.awd, anchor.norm)
+        record = read_journal(run.journal_path)
+        return go_on(session, run, record, watcher, stop, population)
 
 
 def room(session: Session) -> int:
@@ -68,3 +61,44 @@ def room(session: Session) -> int:
     model = sum(parameter.nbytes for parameter in session.loaded.model.parameters())
     # The newest, that of the best step, and one being written.
     return model + (NEWEST + 2) * session.drift.state_nbytes
+
+
+def go_on(
+    session: Session,
+    run: RunFolder,
+    record: JournalRecord,
+    watcher: Watcher,
+    stop: Callable[[], bool],
+    population: PopulationOf,
+) -> Outcome:
+    """Bring a session just opened to the last step of its journal, and make those that are left."""
+    lines = [*metrics(run.path), *summaries(run.path)]
+    failures = Failures(watcher, sum(line.get("grader_failures", 0) for line in lines))
+    forecast = forecast_of(record, session.weights.numel)
+    known = {line["step"] for line in metrics(run.path)}
+
+    def record_lost(step: int) -> None:
+        if step not in known:
+            run.record_metrics(_as_the_journal_tells(record.steps[step - 1], session, forecast))
+
+    source = Source(record=record, run=run)
+    bring_to(session.base, source, record.last, watcher, on_step=record_lost)
+    recorder = Recorder(session, run, run.journal(record.checksum), failures, watcher)
+    members = population(session, failures)
+    return Loop(session, members, recorder, forecast, failures, watcher).run(stop)
+
+
+def _as_the_journal_tells(
+    line: JournalStep, session: Session, forecast: Forecast
+) -> dict[str, object]:
+    """Return the metrics of a step just made again, as far as the journal tells them."""
+    rewards = [reward for reward in line.rewards if math.isfinite(reward)]
+    return {
+        "step": line.step,
+        "reward_mean": sum(rewards) / len(rewards),
+        "reward_best": max(rewards),
+        "members": sum(not math.isnan(coefficient) for coefficient in line.coefficients),
+        "drift": session.drift.norm(),
+        "forecast": forecast.norms[line.step],
+        "replayed": True,
+    }

@@ -1,7 +1,6 @@
-"""Whether a run folder is whole and rebuilds the model that it claims."""
+"""Whether a run still rebuilds the model that it claims."""
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,24 +8,18 @@ from esft.engine.journal_read import JournalRecord, read_journal, replay
 from esft.engine.weights import identity
 from esft.errors import EsftError, JournalError, RunError
 from esft.models.load import load_model
-from esft.recipe.toml import load_recipe
 from esft.runs.folder import RunFolder, open_run
 from esft.runs.names import find_run, is_locked
-from esft.tuning.rebuild import Rebuilt, Source, find_source, rebuild
-from esft.tuning.run_checks import (
-    COPY,
-    DAMAGE,
-    check_evaluations,
-    check_info,
-    check_journal,
-    check_metrics,
-    check_recipe,
-    check_snapshots,
-    counted,
-)
+from esft.runs.snapshots import Snapshots
+from esft.tuning.rebuild import RebuildOptions, Source, rebuild
 from esft.tuning.watcher import Watcher
 
 OK, FAILED, NOT_APPLICABLE = "ok", "failed", "not applicable"
+
+_DAMAGE = (EsftError, OSError, LookupError, TypeError, ValueError, AttributeError)
+"""What reading a damaged file can raise: a value may be missing, or of another kind."""
+
+_COPY = "take another copy of it"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,20 +33,6 @@ class Check:
     text: str
     """What was found; where it failed, what was expected too."""
     hint: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Means:
-    """How the model is rebuilt."""
-
-    watching: Callable[[], AbstractContextManager[Watcher]]
-    """Opened around what takes a while."""
-    quick: bool = False
-    """Start from the nearest snapshot instead of the base model."""
-    model: str | None = None
-    """The base model; None takes that of the run."""
-    device: str | None = None
-    """Where to rebuild; None takes the run's, or the best there is."""
 
 
 class _DoesNotApplyError(Exception):
@@ -77,105 +56,131 @@ def find_target(name: str | None) -> Path:
     return path
 
 
-def checks_of(path: Path, means: Means) -> Iterator[Check]:
+def checks_of(path: Path, watcher: Watcher, options: RebuildOptions) -> Iterator[Check]:
     """Yield every check of a run folder or of a journal's file, as they finish.
 
     One that needs what an earlier one found damaged is not applicable.
+
+    Raises:
+        RunError: if the run.json of a run folder cannot be read.
     """
-    checks = _JournalChecks(path, means) if path.is_file() else _FolderChecks(path, means)
-    for what, check in checks.each():
-        yield _answered(what, check)
+    run = None if path.is_file() else open_run(path)
+    checks = _Checks(path if run is None else run.journal_path, run, watcher, options)
+    for what, check in checks.all():
+        try:
+            result, text, hint = OK, check(), None
+        except _DoesNotApplyError as why:
+            result, text, hint = NOT_APPLICABLE, str(why), None
+        except EsftError as error:
+            result, text, hint = FAILED, str(error), error.hint
+        except _DAMAGE as error:
+            result, text, hint = FAILED, f"{type(error).__name__}: {error}", _COPY
+        yield Check(what=what, result=result, text=text, hint=hint)
 
 
-def _answered(what: str, check: Callable[[], str]) -> Check:
-    try:
-        return Check(what=what, result=OK, text=check())
-    except _DoesNotApplyError as why:
-        return Check(what=what, result=NOT_APPLICABLE, text=str(why))
-    except EsftError as error:
-        return Check(what=what, result=FAILED, text=str(error), hint=error.hint)
-    except DAMAGE as error:
-        return Check(what=what, result=FAILED, text=f"{type(error).__name__}: {error}", hint=COPY)
+class _Checks:
+    """The checks of a journal, in its run folder or alone; later ones use what is good."""
 
-
-class _FolderChecks:
-    """The checks of a run folder; later ones use what earlier ones found good."""
-
-    def __init__(self, path: Path, means: Means) -> None:
-        self._run = RunFolder(path, {})
-        self._means = means
+    def __init__(
+        self, journal: Path, run: RunFolder | None, watcher: Watcher, options: RebuildOptions
+    ) -> None:
+        self._journal = journal
+        self._run = run
+        self._saved = None if run is None else run.info.get("saved")
+        self._watcher = watcher
+        self._options = options
         self._record: JournalRecord | None = None
-        self._recipe_loads = False
 
-    def each(self) -> Iterator[tuple[str, Callable[[], str]]]:
-        yield "run.json", self._check_info
-        yield "recipe.toml", self._check_recipe
-        yield "journal.jsonl", self._check_journal
-        yield "metrics.jsonl", lambda: check_metrics(self._run, self._last)
-        yield "evals.jsonl", lambda: check_evaluations(self._run, self._last)
-        yield "drift/", self._check_snapshots
-        yield "model/", self._check_model
+    def all(self) -> Iterator[tuple[str, Callable[[], str]]]:
+        """Yield what is checked, and how."""
+        yield "journal" if self._run is None else self._journal.name, self._check_journal
+        if self._run is not None:
+            yield "drift/", self._check_snapshots
+            yield "model/", self._check_model
         yield "rebuild", self._check_rebuild
 
-    def _check_info(self) -> str:
-        run = open_run(self._run.path)
-        said = check_info(run.info)
-        self._run = run
-        return said
-
-    def _check_recipe(self) -> str:
-        recipe = load_recipe(str(self._run.recipe_path), {})
-        self._recipe_loads = True
-        return check_recipe(recipe, self._good_info())
-
     def _check_journal(self) -> str:
-        record = read_journal(self._run.journal_path)
-        said = check_journal(record, self._run.info or None)
+        record = read_journal(self._journal)
+        if self._run is not None:
+            self._refuse_other_journal(record)
+        elif record.torn:
+            raise JournalError(f"{record.path} ends in the middle of a line", hint=_COPY)
         self._record = record
-        return said
+        cut = (
+            "; its last line was cut off, esft resume makes that step again" if record.torn else ""
+        )
+        return f"{_counted(record.last)}, line by line as written{cut}"
+
+    def _refuse_other_journal(self, record: JournalRecord) -> None:
+        """Raise JournalError unless a journal is that of which run.json says what was saved."""
+        info, saved = self._run.info, self._saved
+        step, over = saved["step"] if saved else 0, info["state"] == "finished"
+        if record.last < step or (over and (record.last > step or record.torn)):
+            torn = " and a line that was cut off" if record.torn else ""
+            problem = f"has {_counted(record.last)}{torn}, expected {step}, which were saved"
+        elif saved and record.checksums[step] != saved["journal"]:
+            problem = (
+                f"is another journal: step {step} has checksum {record.checksums[step]}, "
+                f"expected {saved['journal']}"
+            )
+        else:
+            return
+        raise JournalError(f"{record.path} {problem}, as run.json says", hint=_COPY)
 
     def _check_snapshots(self) -> str:
-        said = check_snapshots(self._run, self._good_record())
-        if said is None:
+        record, snapshots, bad = self._good_record(), Snapshots(self._run.path / "drift"), []
+        steps = sorted(snapshots.steps())
+        for step in steps:
+            try:
+                if not 1 <= step <= record.last:
+                    raise RunError(
+                        f"{snapshots.path(step)} is of step {step}, expected 1 to {record.last}, "
+                        "as in the journal"
+                    )
+                snapshots.read(step, record.checksums[step])
+            except _DAMAGE as error:
+                bad.append(str(error))
+        if bad:
+            raise RunError("; ".join(bad), hint="remove it: the journal makes its steps again")
+        if not steps:
             raise _DoesNotApplyError("there is no snapshot")
-        return said
+        return f"good and of this journal: step {', '.join(map(str, steps))}"
 
     def _check_model(self) -> str:
-        info, path = self._good_info(), self._run.model_path
-        saved = info.get("saved")
+        saved, path = self._saved, self._run.model_path
         if not saved:
             raise _DoesNotApplyError("the run has not saved a model yet")
         hint = f"esft replay {self._run.path} --at {saved['step']} --out DIR writes it again"
         if not path.is_dir():
             raise RunError(f"{path} is not there", hint=hint)
-        with self._means.watching() as watcher:
-            watcher.phase(f"loading {path}")
-            found = _identity_of(path, info)
-        if found != saved["weights"]:
-            raise RunError(f"{path} has {_differing(found, saved)}", hint=hint)
+        self._watcher.phase(f"loading {path}")
+        # On the CPU: the weights are read and no more.
+        loaded = load_model(
+            str(path.absolute()),
+            dtype=self._run.info["model"]["dtype"],
+            device="cpu",
+            trust_remote_code=self._run.info["settings"]["model.trust_remote_code"],
+        )
+        weights = identity(loaded.model)
+        if weights != saved["weights"]:
+            raise RunError(
+                f"{path} has weights of sha256 {weights[:16]}..., expected "
+                f"{saved['weights'][:16]}..., recorded at step {saved['step']}",
+                hint=hint,
+            )
         return f"has the weights of step {saved['step']}, as recorded"
 
     def _check_rebuild(self) -> str:
-        record, saved = self._good_record(), self._run.info.get("saved")
+        record, saved = self._good_record(), self._saved
         step = saved["step"] if saved else record.last
-        run = self._run if self._run.info and self._recipe_loads else None
-        rebuilt = _rebuilt(Source(record=record, run=run), step, self._means)
-        if not saved:
-            return f"goes through to step {step}; there is no saved model to compare it with"
-        if rebuilt.weights != saved["weights"]:
-            raise RunError(f"step {step} rebuilds {_differing(rebuilt.weights, saved)}", hint=COPY)
+        source = Source(record=record, run=self._run)
+        rebuilt = rebuild(source, str(step), self._watcher, self._options)
+        if not rebuilt.proven:
+            nothing = "end line" if self._run is None else "saved model"
+            return f"goes through to step {step}; there is no {nothing} to compare it with"
         replay(rebuilt.base.drift, record, record.last)
         on = f"; goes through to step {record.last}" if step < record.last else ""
         return f"makes the weights of step {step}, as recorded{on}"
-
-    @property
-    def _last(self) -> int | None:
-        return None if self._record is None else self._record.last
-
-    def _good_info(self) -> dict:
-        if not self._run.info:
-            raise _DoesNotApplyError("run.json is damaged")
-        return self._run.info
 
     def _good_record(self) -> JournalRecord:
         if self._record is None:
@@ -183,73 +188,5 @@ class _FolderChecks:
         return self._record
 
 
-class _JournalChecks:
-    """The checks of a journal without its run folder."""
-
-    def __init__(self, path: Path, means: Means) -> None:
-        self._path = path
-        self._means = means
-        self._source: Source | None = None
-
-    def each(self) -> Iterator[tuple[str, Callable[[], str]]]:
-        yield "journal", self._check_journal
-        yield "end line", self._check_end
-        yield "rebuild", self._check_rebuild
-
-    def _check_journal(self) -> str:
-        self._source = find_source(str(self._path))
-        return f"{counted(self._source.record.last)}, line by line as written"
-
-    def _check_end(self) -> str:
-        record = self._good_source().record
-        if record.end is None:
-            raise _DoesNotApplyError("there is none: esft export --journal writes one")
-        best = record.end.best
-        if best is not None and not 0 <= best <= record.last:
-            raise JournalError(
-                f"{self._path}: the best step is {best}, expected 0 to {record.last}",
-                hint=COPY,
-            )
-        return f"records the weights of step {record.last}"
-
-    def _check_rebuild(self) -> str:
-        source = self._good_source()
-        last = source.record.last
-        if _rebuilt(source, last, self._means).proven:
-            return f"makes the weights of step {last}, as the end line recorded"
-        return f"goes through to step {last}; there is no end line to compare it with"
-
-    def _good_source(self) -> Source:
-        if self._source is None:
-            raise _DoesNotApplyError("the journal is damaged")
-        return self._source
-
-
-def _rebuilt(source: Source, step: int, means: Means) -> Rebuilt:
-    with means.watching() as watcher:
-        return rebuild(
-            source,
-            str(step),
-            watcher,
-            model=means.model,
-            device=means.device,
-            from_base=not means.quick,
-        )
-
-
-def _identity_of(path: Path, info: dict) -> str:
-    # On the CPU: the weights are read and no more.
-    loaded = load_model(
-        str(path.absolute()),
-        dtype=info["model"]["dtype"],
-        device="cpu",
-        trust_remote_code=info["settings"]["model.trust_remote_code"],
-    )
-    return identity(loaded.model)
-
-
-def _differing(found: str, saved: dict) -> str:
-    return (
-        f"weights of sha256 {found[:16]}..., expected {saved['weights'][:16]}..., recorded at "
-        f"step {saved['step']}"
-    )
+def _counted(steps: int) -> str:
+    return f"{steps} step{'' if steps == 1 else 's'}"

@@ -1,9 +1,11 @@
 """What a run tells while it runs, and at its end."""
 
+import reprlib
 from dataclasses import dataclass
 from typing import Protocol
 
-from esft.rollout.results import Evaluation
+from esft.rollout.encode import EncodedRows
+from esft.rollout.results import Evaluation, RowResult
 from esft.tuning.plan import Plan
 
 
@@ -18,7 +20,7 @@ class StepMetrics:
     correct: float | None
     """Share of rows answered right, over those members; None where no answers were made."""
     grader_failures: int
-    """Answers to which the grader gave no score."""
+    """Answers that the grader could not grade."""
     members: int
     """N, those that got a coefficient."""
     drift: float
@@ -60,7 +62,7 @@ class Outcome:
     priors: tuple[TaskScores, ...]
     """The prior tasks, in the recipe's order."""
     grader_failures: int
-    """Answers to which the grader gave no score, over the whole run."""
+    """Answers that the grader could not grade, over the whole run."""
     drift: float
     forecast: float
     seconds: float
@@ -68,25 +70,28 @@ class Outcome:
 
 
 class Watcher(Protocol):
-    """Is told what a run does, while it does it."""
+    """Shows what a run, or other long work, does while it does it.
+
+    Work that is not a run calls `phase`, `rebuild`, `progress` and `notice` alone.
+    """
+
+    def phase(self, text: str) -> None:
+        """Something that takes a while begins."""
+
+    def progress(self, text: str, done: int, total: int) -> None:
+        """So much of something is done: members of a step, steps that are made again."""
+
+    def rebuild(self, since: int, to: int, seconds: float) -> None:
+        """The steps after `since` are made again from the journal, which takes about so long."""
+
+    def notice(self, text: str) -> None:
+        """Something out of the ordinary happened, and the work goes on."""
 
     def plan(self, plan: Plan) -> None:
         """The model is loaded; this is what will happen."""
 
     def begin(self) -> None:
-        """The base is scored and the first step begins: from here on there is one in hand."""
-
-    def phase(self, text: str) -> None:
-        """Something that takes a while begins."""
-
-    def rebuild(self, since: int, to: int, seconds: float) -> None:
-        """The steps after `since` are made again from the journal, which takes about so long."""
-
-    def replayed(self, step: int, to: int) -> None:
-        """A step was made again."""
-
-    def member(self, step: int, done: int, size: int) -> None:
-        """A member was rolled out."""
+        """The base is evaluated and the first step begins: from here on there is one in hand."""
 
     def estimate(self, seconds: float, steps: int) -> None:
         """The first member is done: the run of `steps` will take about so long."""
@@ -95,7 +100,29 @@ class Watcher(Protocol):
         """A step is done and recorded."""
 
     def evaluation(self, step: int, scores: tuple[TaskScores, ...]) -> None:
-        """The target, first, and the prior tasks were measured after `step`."""
+        """The target, first, and the prior tasks were evaluated after `step`."""
 
-    def notice(self, text: str) -> None:
-        """Something out of the ordinary happened, and the run goes on."""
+
+class Failures:
+    """Counts the answers that a grader could not grade, and shows the first.
+
+    Args:
+        watcher: shows it.
+        count: those of the run before it was resumed.
+    """
+
+    def __init__(self, watcher: Watcher, count: int = 0) -> None:
+        self._watcher = watcher
+        self.count = count
+
+    def add(self, where: str, rows: EncodedRows, results: list[RowResult]) -> None:
+        """Count the failures among the results of `rows`."""
+        failed = [i for i, result in enumerate(results) if result.failure is not None]
+        if failed and not self.count:
+            row, result = rows.rows[failed[0]], results[failed[0]]
+            self._watcher.notice(
+                f"{where}: the grader gave no score for row {row.id}: {result.failure}; the "
+                f"answer was {reprlib.repr(result.answer)}. It counts as 0, as will others, which "
+                "are counted and not shown"
+            )
+        self.count += len(failed)

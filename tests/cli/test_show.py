@@ -96,7 +96,7 @@ def test_on_a_terminal_the_same_lines_stand_above_a_bar_that_moves():
 
         watcher.plan(Plan(lines=(("model", "[tiny] model"),), warnings=("[mind] this",)))
         watcher.begin()
-        watcher.member(12, 3, 30)
+        watcher.progress("step 12, member", 3, 30)
         progress.refresh()
         watcher.step(METRICS, 500, 60)
 

@@ -283,7 +283,7 @@ def test_where_all_is_known_nothing_is_rebuilt(run):
     again = run_eval(request, notes)
 
     assert again.record == first.record
-    assert notes.rebuilds == notes.replays == []
+    assert notes.rebuilds == notes.progressed == []
 
 
 def test_a_damaged_cache_of_kl_is_measured_anew(run, compared, tmp_path, monkeypatch):

@@ -67,9 +67,12 @@ def test_a_folder_named_for_the_target_counts_for_prior_tasks_of_the_hub_alone(t
     assert len(easy.rows) == len(countdown.rows) == 4
 
 
-@pytest.mark.parametrize("tasks", [("conciseness",), ("countdown", "conciseness")])
-def test_the_target_is_no_prior_task(tmp_path, tasks):
-    with pytest.raises(RecipeError, match="tasks have conciseness, expected tasks of other names"):
+@pytest.mark.parametrize(
+    "tasks",
+    [("conciseness",), ("countdown", "conciseness"), ("countdown", "Conciseness:2")],
+)
+def test_the_target_is_no_prior_task_however_its_line_reads(tmp_path, tasks):
+    with pytest.raises(RecipeError, match="expected tasks of other names than the target"):
         prior_rows(with_priors(a_recipe(tmp_path), *tasks), get_task("conciseness"))
 
 
@@ -103,19 +106,6 @@ def test_too_few_rows_for_a_number_in_the_line_are_said_with_the_line_that_works
     working = few.value.hint.partition(": ")[2]
     assert working == f"{tmp_path}/mine.jsonl:3 grader=number split=train"
     assert len(rows_of(parse_prior_line(working), 200, None).rows) == 3
-
-
-@pytest.mark.parametrize("tasks", [["conciseness:5"], ["countdown", "Conciseness:2"]])
-def test_the_target_is_no_prior_task_however_its_line_reads(tmp_path, tasks):
-    with pytest.raises(RecipeError, match="expected tasks of other names than the target"):
-        prior_rows(with_priors(a_recipe(tmp_path), *tasks), get_task("conciseness"))
-
-
-def test_rows_can_be_had_without_a_recipe_and_for_any_task(tmp_path):
-    found = rows_of(parse_prior_line("countdown:3"), 200, None)
-
-    assert found.task.name == "countdown"
-    assert list(found.rows) == read_split(get_task("countdown"), "test")[:3]
 
 
 def test_a_named_split_is_taken_and_no_other_is_looked_at(tmp_path):
@@ -192,7 +182,6 @@ def test_each_prior_task_is_scored_as_its_line_says(tmp_path):
     ]  # fmt: skip
     usual = get_task("countdown").max_new_tokens
     assert [each.rollout.max_new_tokens for each in priors] == [3, 16, 256, usual]
-    assert [each.spec for each in priors] == specs
     assert all(0 < each.reward < 1 for each in priors[1].rollout.evaluate(priors[1].encoded))
     graded = rows_of(specs[2], 4, None).task
     assert graded.grade(priors[2].encoded.rows[0], ["it is 7, no less"]).correct
@@ -244,6 +233,15 @@ def test_target_and_priors_are_evaluated_first_every_so_many_steps_and_last(tmp_
     assert [step for step, _ in notes.evaluations] == [2, 4]
     assert [each.name for each in notes.evaluations[0][1]] == ["conciseness", "first", "second"]
     assert [each.name for each in outcome.priors] == ["first", "second"]
+    scores = outcome.priors[0].base
+    expected = mean_and_error([float(result.correct) for result in scores.results])
+    assert (scores.accuracy, scores.accuracy_se) == expected
+    assert (
+        "prior",
+        "first, second: 4 rows each, every 2 steps",
+    ) in notes.plans[0].lines
+    rows = json.loads((tmp_path / "run" / "run.json").read_text())["rows"]
+    assert (rows["prior task first"]["n"], len(rows["prior task first"]["hash"])) == (4, 16)
     for step in (0, 2, 4, 5):
         rows = (tmp_path / "run" / "evals" / f"first-{step}.jsonl").read_text().splitlines()
         assert len(rows) == 4
@@ -275,29 +273,3 @@ def test_evaluations_between_change_no_bit_of_a_run(tmp_path):
     ]
     files = [each / "run" / "model" / "model.safetensors" for each in (plain, watched)]
     assert files[0].read_bytes() == files[1].read_bytes()
-
-
-def test_run_json_names_the_rows_of_each_prior_task(tmp_path):
-    run_tuning(with_priors(a_recipe(tmp_path), program(tmp_path, "first")), Notes(), never)
-
-    rows = json.loads((tmp_path / "run" / "run.json").read_text())["rows"]
-    assert rows["prior task first"]["n"] == 4
-    assert len(rows["prior task first"]["hash"]) == 16
-
-
-def test_the_first_lines_name_the_prior_tasks(tmp_path):
-    notes = Notes()
-
-    run_tuning(with_priors(a_recipe(tmp_path), program(tmp_path, "first"), every=2), notes, never)
-
-    assert ("prior", "first: 4 rows each, every 2 steps") in notes.plans[0].lines
-
-
-def test_errors_of_a_prior_task_are_those_of_its_rows(tmp_path):
-    outcome = run_tuning(
-        with_priors(a_recipe(tmp_path), program(tmp_path, "first")), Notes(), never
-    )
-
-    scores = outcome.priors[0].base
-    expected = mean_and_error([float(result.correct) for result in scores.results])
-    assert (scores.accuracy, scores.accuracy_se) == expected

@@ -18,14 +18,8 @@ from esft.files import append_line
 from esft.models.save import save_model
 from esft.recipe.settings import Prior, Run
 from esft.runs.snapshots import Snapshots
-from esft.tuning.rebuild import find_source, rebuild, step_of
+from esft.tuning.rebuild import RebuildOptions, find_source, rebuild, step_of
 from esft.tuning.start import run_tuning
-
-DECAYS = {
-    "none": {},
-    "l2": {"awd": 10.0, "norm": "l2"},
-    "l1": {"awd": 0.05, "norm": "l1"},
-}
 
 
 def a_run(folder, **recipe):
@@ -50,20 +44,26 @@ def saved(run):
 
 def rebuilt(name, at="last", **kwargs):
     notes = Notes()
-    return rebuild(find_source(str(name)), at, notes, **kwargs), notes
+    return rebuild(find_source(str(name)), at, notes, RebuildOptions(**kwargs)), notes
 
 
 @pytest.mark.parametrize(
-    ("decay", "antithetic"),
-    [("none", False), ("l2", True), ("l1", False), ("l1", True)],
+    ("dtype", "kept", "decay", "antithetic"),
+    [
+        (torch.float32, "float32", {}, False),
+        (torch.float32, "int8", {"awd": 0.05, "norm": "l1"}, True),
+        (torch.float16, "float16", {"awd": 10.0, "norm": "l2"}, True),
+        (torch.float16, "int8", {}, True),
+        (torch.bfloat16, "float32", {"awd": 0.05, "norm": "l1"}, False),
+        (torch.bfloat16, "float16", {"awd": 0.05, "norm": "l1"}, True),
+        (torch.bfloat16, "int8", {"awd": 10.0, "norm": "l2"}, False),
+    ],
 )
-@pytest.mark.parametrize("kept", ["float32", "float16", "int8"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_the_journal_alone_rebuilds_the_final_weights(tmp_path, dtype, kept, decay, antithetic):
     run = a_run(
         tmp_path,
         model=tiny_llama(dtype=dtype),
-        anchor={"drift": kept, **DECAYS[decay]},
+        anchor={"drift": kept, **decay},
         antithetic=antithetic,
         steps=3,
         task={"train": 3, "holdout": 2, "max_new_tokens": 3},
@@ -180,8 +180,8 @@ def test_any_flipped_byte_rebuilds_nothing(run, tmp_path):
     data = (run / "journal.jsonl").read_bytes()
     path = tmp_path / "journal.jsonl"
 
-    for place in range(0, len(data), 7):
-        path.write_bytes(data[:place] + bytes([data[place] ^ 0x10]) + data[place + 1 :])
+    for at in range(0, len(data), 7):
+        path.write_bytes(data[:at] + bytes([data[at] ^ 0x10]) + data[at + 1 :])
         with pytest.raises(EsftError):
             find_source(str(path))
 

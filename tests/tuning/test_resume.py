@@ -15,7 +15,7 @@ from tiny_runs import Notes, a_recipe, never
 from esft.engine.journal_read import read_journal
 from esft.errors import AnchorError, JournalError, RunError
 from esft.files import append_line
-from esft.recipe.settings import Prior, Run
+from esft.recipe.settings import Run
 from esft.runs.names import is_locked, locked
 from esft.tuning.resume import Finished, resume_tuning
 from esft.tuning.start import run_tuning
@@ -37,9 +37,9 @@ def stopped_after(folder, done, name="run", **recipe):
     return folder / name
 
 
-def resumed(run, **kwargs):
+def resumed(run):
     notes = Notes()
-    return resume_tuning(run, notes, never, **kwargs), notes
+    return resume_tuning(run, notes, never), notes
 
 
 def told(notes):
@@ -57,8 +57,28 @@ def state_of(run):
     return json.loads((run / "run.json").read_text())["state"]
 
 
-@pytest.mark.parametrize("kept", ["float32", "float16", "int8"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """One run of five steps: stopped after 2 and after 3 of them, and never."""
+    folder = tmp_path_factory.mktemp("runs")
+    return {done: stopped_after(folder, done, f"stopped-{done}") for done in (2, 3, 5)}
+
+
+@pytest.fixture
+def copy_of(runs, tmp_path):
+    """Return a copy of one of them, to go on with."""
+    return lambda done: shutil.copytree(runs[done], tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "kept"),
+    [
+        (torch.float32, "float32"),
+        (torch.float16, "float16"),
+        (torch.bfloat16, "float16"),
+        (torch.bfloat16, "int8"),
+    ],
+)
 def test_a_run_stopped_and_resumed_is_the_one_never_stopped(tmp_path, dtype, kept):
     recipe = {"model": tiny_llama(dtype=dtype), "anchor": {"awd": 0.5, "drift": kept}}
     whole = stopped_after(tmp_path, 5, "whole", **recipe)
@@ -77,22 +97,20 @@ def test_a_run_stopped_and_resumed_is_the_one_never_stopped(tmp_path, dtype, kep
     assert outcome.forecast == jsonl(whole / "metrics.jsonl")[-1]["forecast"]
 
 
-def test_without_a_snapshot_the_steps_are_made_again_from_the_base(tmp_path):
-    whole = stopped_after(tmp_path, 5, "whole")
-    run = stopped_after(tmp_path, 3)
+def test_without_a_snapshot_the_steps_are_made_again_from_the_base(runs, copy_of):
+    whole, run = runs[5], copy_of(3)
     for snapshot in (run / "drift").iterdir():
         snapshot.unlink()
 
     _, notes = resumed(run)
 
     assert notes.rebuilds[0][:2] == (0, 3)
-    assert notes.replays == []
+    assert notes.progressed[:3] == [("rebuilding step", step, 3) for step in (1, 2, 3)]
     assert weights(run) == weights(whole)
 
 
-def test_a_damaged_snapshot_is_passed_over_and_said(tmp_path):
-    whole = stopped_after(tmp_path, 5, "whole")
-    run = stopped_after(tmp_path, 3)
+def test_a_damaged_snapshot_is_passed_over_and_said(runs, copy_of):
+    whole, run = runs[5], copy_of(3)
     (snapshot,) = (run / "drift").iterdir()
     data = bytearray(snapshot.read_bytes())
     data[-5] ^= 1
@@ -104,9 +122,8 @@ def test_a_damaged_snapshot_is_passed_over_and_said(tmp_path):
     assert weights(run) == weights(whole)
 
 
-def test_what_stands_in_the_way_is_cleared(tmp_path):
-    whole = stopped_after(tmp_path, 5, "whole")
-    run = stopped_after(tmp_path, 3)
+def test_what_stands_in_the_way_is_cleared(runs, copy_of):
+    whole, run = runs[5], copy_of(3)
     journal = run / "journal.jsonl"
     journal.write_bytes(journal.read_bytes()[:-7])
     (run / ".model.1234abcd.partial").mkdir()
@@ -123,9 +140,8 @@ def test_what_stands_in_the_way_is_cleared(tmp_path):
     assert [line["step"] for line in jsonl(run / "evals.jsonl")] == [0, 5]
 
 
-def test_a_step_whose_metrics_were_lost_has_what_the_journal_tells(tmp_path):
-    whole = stopped_after(tmp_path, 5, "whole")
-    run = stopped_after(tmp_path, 3)
+def test_a_step_whose_metrics_were_lost_has_what_the_journal_tells(runs, copy_of):
+    whole, run = runs[5], copy_of(3)
     (run / "drift" / "step-000003.safetensors").unlink()
     (run / "metrics.jsonl").write_text(
         "".join((run / "metrics.jsonl").read_text().splitlines(keepends=True)[:2])
@@ -140,8 +156,8 @@ def test_a_step_whose_metrics_were_lost_has_what_the_journal_tells(tmp_path):
         assert found[2][key] == pytest.approx(expected[2][key], rel=1e-6)
 
 
-def test_a_finished_run_says_so_and_does_nothing(tmp_path):
-    run = stopped_after(tmp_path, 5)
+def test_a_finished_run_says_so_and_does_nothing(copy_of):
+    run = copy_of(5)
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
 
     result, notes = resumed(run)
@@ -151,29 +167,26 @@ def test_a_finished_run_says_so_and_does_nothing(tmp_path):
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
-def test_a_finished_run_whose_journal_lost_lines_is_no_finished_run(tmp_path):
-    run = stopped_after(tmp_path, 5)
+def test_a_finished_run_whose_journal_lost_lines_is_no_finished_run(copy_of):
+    run = copy_of(5)
     whole = (run / "journal.jsonl").read_bytes()
     (run / "journal.jsonl").write_bytes(b"".join(whole.splitlines(keepends=True)[:4]))
 
     with pytest.raises(RunError, match=r"has 3 whole steps, but .* finished with 5: lines are"):
         resumed(run)
-    resumed(run, force=True)
-
-    assert (run / "journal.jsonl").read_bytes() == whole
 
 
-def test_a_forced_run_goes_on_beyond_its_end(tmp_path):
-    whole = stopped_after(tmp_path, 5, "whole")
+def test_a_run_whose_steps_were_raised_goes_on_beyond_its_end(tmp_path, runs):
     run = stopped_after(tmp_path, 3, steps=3)
-    edit(run / "recipe.toml", "steps = 3", "steps = 5")
 
     assert isinstance(resumed(run)[0], Finished)
-    outcome, notes = resumed(run, force=True)
+    edit(run / "recipe.toml", "steps = 3", "steps = 5")
+    outcome, notes = resumed(run)
 
-    assert outcome.steps == 5
-    assert told(notes) == ["forced: search.steps is 5, the run has 3"]
-    assert weights(run) == weights(whole)
+    assert (outcome.steps, outcome.planned) == (5, 5)
+    assert told(notes) == []
+    assert weights(run) == weights(runs[5])
+    assert isinstance(resumed(run)[0], Finished)
 
 
 @pytest.mark.parametrize(
@@ -182,17 +195,20 @@ def test_a_forced_run_goes_on_beyond_its_end(tmp_path):
         ("sigma = 0.02", "sigma = 0.03", r"search.sigma is 0.03, the run has 0.02"),
         ("awd = 0.0", "awd = 0.5", r"anchor.awd is 0.5, the run has 0.0"),
         ("train = 6", "train = 5", r"task.train is 5, the run has 6"),
+        ("steps = 5", "steps = 4", r"search.steps is 4, the run has 5"),
         ("seed = 1", "seed = 2", "search.seed is 2, the run has 1"),
         ('drift = "float16"', 'drift = "int8"', "anchor.drift is"),
         ("# include =", 'include = ["*mlp*"] #', "model.include is"),
     ],
 )
-def test_a_changed_recipe_is_refused_by_name(tmp_path, old, new, what):
-    run = stopped_after(tmp_path, 2)
+def test_any_other_change_of_the_recipe_is_refused_by_name(old, new, what, copy_of):
+    run = copy_of(2)
     edit(run / "recipe.toml", old, new)
 
-    with pytest.raises(RunError, match=what):
+    with pytest.raises(RunError, match=f"is not as it was: {what}") as caught:
         resumed(run)
+
+    assert "start a new run" in caught.value.hint
 
 
 @pytest.mark.parametrize(
@@ -203,10 +219,9 @@ def test_a_changed_recipe_is_refused_by_name(tmp_path, old, new, what):
         ("snapshot_every = 25", "snapshot_every = 1"),
     ],
 )
-def test_settings_that_change_no_bit_may_change(tmp_path, change, monkeypatch):
+def test_settings_that_change_no_bit_may_change(tmp_path, change, monkeypatch, runs, copy_of):
     monkeypatch.setenv("ESFT_CACHE_DIR", str(tmp_path / "cache"))
-    whole = stopped_after(tmp_path, 5, "whole")
-    run = stopped_after(tmp_path, 2)
+    whole, run = runs[5], copy_of(2)
     edit(run / "recipe.toml", *change)
 
     _, notes = resumed(run)
@@ -243,8 +258,8 @@ def test_changed_rows_are_refused(tmp_path):
         resumed(tmp_path / "run")
 
 
-def test_another_noise_is_refused(tmp_path, monkeypatch):
-    run = stopped_after(tmp_path, 2)
+def test_another_noise_is_refused(monkeypatch, copy_of):
+    run = copy_of(2)
     monkeypatch.setattr("esft.tuning.run_info.NOISE_VERSION", 2)
 
     with pytest.raises(RunError, match="noise_version is 2, the run has 1"):
@@ -262,8 +277,8 @@ def test_the_batch_that_was_found_to_fit_is_kept_also_below_that_of_the_recipe(t
     assert [step.batch for step in notes.steps] == [2, 2, 2]
 
 
-def test_a_damaged_journal_is_refused_and_left_alone(tmp_path):
-    run = stopped_after(tmp_path, 3)
+def test_a_damaged_journal_is_refused_and_left_alone(copy_of):
+    run = copy_of(3)
     edit(run / "journal.jsonl", '"step":2', '"step":3')
     before = (run / "journal.jsonl").read_bytes()
 
@@ -273,9 +288,9 @@ def test_a_damaged_journal_is_refused_and_left_alone(tmp_path):
     assert (run / "journal.jsonl").read_bytes() == before
 
 
-def test_a_run_goes_on_from_another_folder_and_without_its_variables(tmp_path, monkeypatch):
+def test_a_run_goes_on_from_another_folder_and_without_its_variables(tmp_path, monkeypatch, runs):
     monkeypatch.chdir(tmp_path)
-    whole = stopped_after(tmp_path, 5, "whole")
+    whole = runs[5]
     recipe = a_recipe(tmp_path, steps=5)
     recipe = replace(
         recipe, model=replace(recipe.model, id="base"), run=Run(dir=str(tmp_path / "run"))
@@ -290,8 +305,8 @@ def test_a_run_goes_on_from_another_folder_and_without_its_variables(tmp_path, m
     assert weights(tmp_path / "run") == weights(whole)
 
 
-def test_other_versions_are_said(tmp_path):
-    run = stopped_after(tmp_path, 2)
+def test_other_versions_are_said(copy_of):
+    run = copy_of(2)
     edit(run / "run.json", f'"torch": "{torch.__version__}"', '"torch": "1.0"')
 
     _, notes = resumed(run)
@@ -301,8 +316,8 @@ def test_other_versions_are_said(tmp_path):
     ]
 
 
-def test_two_processes_cannot_work_on_one_run(tmp_path):
-    run = stopped_after(tmp_path, 2)
+def test_two_processes_cannot_work_on_one_run(copy_of):
+    run = copy_of(2)
 
     with locked(run):
         assert is_locked(run)
@@ -337,70 +352,19 @@ def test_a_base_file_that_changes_while_it_is_in_use_stops_the_run(tmp_path, mon
     recipe = a_recipe(tmp_path, steps=5, anchor={"store": "disk"})
     notes = Notes()
 
-    def touch(step, done, size):
-        if step == 3:
+    def touch(text, done, total):
+        if text == "step 3, member":
             (tmp_path / "base" / "model.safetensors").touch()
 
-    notes.member = touch
+    notes.progress = touch
     with pytest.raises(AnchorError, match=r"model.safetensors changed while its weights were"):
         run_tuning(recipe, notes, never)
 
     assert read_journal(tmp_path / "run" / "journal.jsonl").last == 2
 
 
-def given_holdout_rewards(monkeypatch, rewards):
-    """Let the target's evaluations, in order, have these rewards."""
-    from esft.tuning import evaluations
-
-    left, measure = iter(rewards), evaluations.evaluate
-
-    def evaluate(rollout, rows, memory):
-        return replace(measure(rollout, rows, memory), reward=next(left))
-
-    monkeypatch.setattr(evaluations, "evaluate", evaluate)
-
-
-def peaking(tmp_path, patience):
-    recipe = a_recipe(tmp_path, steps=6)
-    return replace(
-        recipe,
-        prior=Prior(every=1),
-        run=Run(dir=str(tmp_path / "run"), snapshot_every=1, stop_after_peak=patience),
-    )
-
-
-def test_the_best_step_is_kept(tmp_path, monkeypatch):
-    given_holdout_rewards(monkeypatch, [0.1, 0.2, 0.5, 0.3, 0.5, 0.1, 0.2])
-
-    outcome = run_tuning(peaking(tmp_path, None), Notes(), never)
-
-    assert outcome.best_step == 2  # the first of equal ones
-    kept = sorted(path.name for path in (tmp_path / "run" / "drift").iterdir())
-    assert kept == [f"step-00000{step}.safetensors" for step in (2, 5, 6)]
-
-
-@pytest.mark.parametrize(("patience", "steps"), [(1, 3), (2, 4), (3, 5)])
-def test_a_run_ends_so_many_evaluations_after_its_peak(tmp_path, monkeypatch, patience, steps):
-    given_holdout_rewards(monkeypatch, [0.1, 0.2, 0.5, 0.3, 0.4, 0.1, 0.2])
-
-    outcome = run_tuning(peaking(tmp_path, patience), Notes(), never)
-
-    assert (outcome.steps, outcome.stopped, outcome.best_step) == (steps, False, 2)
-    assert state_of(tmp_path / "run") == "finished"
-    assert isinstance(resumed(tmp_path / "run")[0], Finished)
-
-
-def test_a_base_model_that_stays_the_best_counts_as_the_peak(tmp_path, monkeypatch):
-    given_holdout_rewards(monkeypatch, [0.9, 0.2, 0.5, 0.3, 0.4, 0.1, 0.2])
-
-    outcome = run_tuning(peaking(tmp_path, 2), Notes(), never)
-
-    assert (outcome.steps, outcome.best_step) == (2, 0)
-
-
-def test_an_append_that_fails_while_resuming_changes_nothing(tmp_path, monkeypatch):
-    whole = stopped_after(tmp_path, 5, "whole")
-    run = stopped_after(tmp_path, 2)
+def test_an_append_that_fails_while_resuming_changes_nothing(monkeypatch, runs, copy_of):
+    whole, run = runs[5], copy_of(2)
 
     def full(path, line):
         if path.name == "journal.jsonl":
@@ -416,19 +380,13 @@ def test_an_append_that_fails_while_resuming_changes_nothing(tmp_path, monkeypat
     assert weights(run) == weights(whole)
 
 
-@pytest.fixture(scope="module")
-def five_steps(tmp_path_factory):
-    """A finished run of five steps on a tiny model."""
-    return stopped_after(tmp_path_factory.mktemp("five"), 5)
-
-
 @given(cut=st.integers(0, 2**16))
 @settings(max_examples=8, deadline=None)
 def test_any_prefix_of_the_journal_is_resumed_from_its_last_whole_step_or_refused(
-    tmp_path_factory, five_steps, cut
+    tmp_path_factory, runs, cut
 ):
     run = tmp_path_factory.mktemp("prefix") / "run"
-    shutil.copytree(five_steps, run)
+    shutil.copytree(runs[5], run)
     edit(run / "run.json", '"state": "finished"', '"state": "running"')
     whole = (run / "journal.jsonl").read_bytes()
     (run / "journal.jsonl").write_bytes(whole[: cut % (len(whole) + 1)])
@@ -442,4 +400,4 @@ def test_any_prefix_of_the_journal_is_resumed_from_its_last_whole_step_or_refuse
 
     assert [step.step for step in notes.steps] == list(range(lines, 6))
     assert (run / "journal.jsonl").read_bytes() == whole
-    assert weights(run) == weights(five_steps)
+    assert weights(run) == weights(runs[5])

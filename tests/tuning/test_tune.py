@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from tiny_models import tiny_llama, tiny_qwen2
-from tiny_runs import Notes, a_recipe, never
+from tiny_runs import Notes, a_recipe, given_rewards, never
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from esft.engine import Drift, Weights
@@ -17,9 +17,7 @@ from esft.errors import ModelError, RunError
 from esft.models.load import load_model
 from esft.recipe.settings import Run
 from esft.recipe.toml import load_recipe
-from esft.rollout.rollout import Rollout
-from esft.tuning import loop as tuning
-from esft.tuning import start as tune
+from esft.tuning.population import Population
 from esft.tuning.start import run_tuning
 
 
@@ -36,11 +34,6 @@ def same(left, right):
     return left.keys() == right.keys() and all(
         left[name].view(torch.uint8).equal(right[name].view(torch.uint8)) for name in left
     )
-
-
-def given_rewards(monkeypatch, rewards):
-    remaining = iter(rewards)
-    monkeypatch.setattr(tuning, "mean_reward", lambda results: next(remaining))
 
 
 def test_a_run_leaves_the_whole_run_folder(tmp_path):
@@ -73,16 +66,18 @@ def test_a_run_leaves_the_whole_run_folder(tmp_path):
     assert not outcome.stopped
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("make", [tiny_llama, tiny_qwen2])
-def test_the_saved_model_answers_as_the_tuned_one(tmp_path, monkeypatch, make, dtype):
+@pytest.mark.parametrize(
+    ("make", "dtype"),
+    [(tiny_llama, torch.float32), (tiny_llama, torch.float16), (tiny_qwen2, torch.bfloat16)],
+)
+def test_the_saved_model_answers_as_the_tuned_one(tmp_path, make, dtype):
     sessions = []
-    opened = tune.open_session
-    monkeypatch.setattr(
-        tune, "open_session", lambda recipe: sessions.append(opened(recipe)) or sessions[-1]
-    )
 
-    run_tuning(a_recipe(tmp_path, model=make(dtype=dtype)), Notes(), never)
+    def population(session, failures):
+        sessions.append(session)
+        return Population(session, failures)
+
+    run_tuning(a_recipe(tmp_path, model=make(dtype=dtype)), Notes(), never, population)
 
     in_memory = sessions[0].loaded.model
     saved = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "model")
@@ -98,15 +93,13 @@ def test_the_saved_model_answers_as_the_tuned_one(tmp_path, monkeypatch, make, d
 
 
 @pytest.mark.parametrize(
-    ("anchor", "antithetic"),
+    ("anchor", "antithetic", "dtype"),
     [
-        ({}, False),
-        ({"awd": 10.0, "norm": "l2"}, False),
-        ({"awd": 0.05, "norm": "l1"}, True),
-        ({"awd": 10.0, "norm": "l2", "drift": "float32"}, True),
+        ({}, False, torch.bfloat16),
+        ({"awd": 0.05, "norm": "l1"}, True, torch.float32),
+        ({"awd": 10.0, "norm": "l2", "drift": "float32"}, True, torch.bfloat16),
     ],
 )
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_journal_and_the_base_model_are_the_tuned_model(tmp_path, anchor, antithetic, dtype):
     recipe = a_recipe(tmp_path, model=tiny_llama(dtype=dtype), anchor=anchor, antithetic=antithetic)
     run_tuning(recipe, Notes(), never)
@@ -157,22 +150,20 @@ def test_a_seed_that_is_not_given_is_drawn_and_recorded(tmp_path):
     assert jsonl(tmp_path / "run" / "journal.jsonl")[0]["seed"] == seed
 
 
-def test_n_steps_make_n_updates_each_with_every_member(tmp_path, monkeypatch):
-    updates = []
-    step = Drift.step
+def test_n_steps_make_n_updates_each_with_every_member(tmp_path):
+    notes, sessions = Notes(), []
 
-    def counted(self, members, *rest):
-        updates.append(len(members))
-        step(self, members, *rest)
+    def population(session, failures):
+        sessions.append(session)
+        return given_rewards(*[0.1, 0.2, 0.3, 0.4] * 5)(session, failures)
 
-    monkeypatch.setattr(Drift, "step", counted)
-    given_rewards(monkeypatch, [0.1, 0.2, 0.3, 0.4] * 5)
-    notes = Notes()
+    run_tuning(a_recipe(tmp_path, steps=5), notes, never, population)
 
-    run_tuning(a_recipe(tmp_path, steps=5), notes, never)
-
-    assert updates == [4] * 5
-    assert notes.members == [(step, done, 4) for step in range(1, 6) for done in range(1, 5)]
+    assert sessions[0].drift.steps == 5
+    assert [step.members for step in notes.steps] == [4] * 5
+    assert notes.progressed == [
+        (f"step {step}, member", done, 4) for step in range(1, 6) for done in range(1, 5)
+    ]
 
 
 def test_the_drift_of_a_run_is_what_the_forecast_says(tmp_path):
@@ -182,26 +173,25 @@ def test_the_drift_of_a_run_is_what_the_forecast_says(tmp_path):
     assert outcome.drift == pytest.approx(outcome.forecast, rel=0.03)
 
 
-def test_all_members_of_a_step_see_the_same_rows(tmp_path, monkeypatch):
-    members = []
-    score = Rollout.roll_out
-    monkeypatch.setattr(
-        Rollout, "roll_out", lambda self, rows: members.append(rows.rows) or score(self, rows)
-    )
+def test_every_step_has_rows_of_its_own_until_all_were_seen(tmp_path):
+    seen = []
 
-    run_tuning(a_recipe(tmp_path, task={"rows_per_step": 2}), Notes(), never)
+    class Noting(Population):
+        def roll_out(self, step, members, rows, on_members):
+            seen.append([row.id for row in rows.rows])
+            return super().roll_out(step, members, rows, on_members)
 
-    per_step = [members[start : start + 4] for start in (0, 4, 8)]
-    assert all(rows == step[0] and len(rows) == 2 for step in per_step for rows in step)
+    run_tuning(a_recipe(tmp_path, task={"rows_per_step": 2}), Notes(), never, Noting)
+
     # Three steps of two rows deal the six train rows once each.
-    assert len({row.id for step in per_step for row in step[0]}) == 6
+    assert [len(rows) for rows in seen] == [2, 2, 2]
+    assert len({row for rows in seen for row in rows}) == 6
 
 
-def test_equal_rewards_leave_the_weights_and_are_said(tmp_path, monkeypatch):
-    monkeypatch.setattr(tuning, "mean_reward", lambda results: 0.25)
+def test_equal_rewards_leave_the_weights_and_are_said(tmp_path):
     notes = Notes()
 
-    outcome = run_tuning(a_recipe(tmp_path, steps=2), notes, never)
+    outcome = run_tuning(a_recipe(tmp_path, steps=2), notes, never, given_rewards(*[0.25] * 8))
 
     assert outcome.drift == 0
     assert notes.notices == [
@@ -212,11 +202,10 @@ def test_equal_rewards_leave_the_weights_and_are_said(tmp_path, monkeypatch):
     assert same(dict(base.named_parameters()), tuned_weights(tmp_path / "run"))
 
 
-def test_a_member_without_a_finite_reward_is_left_out_and_said(tmp_path, monkeypatch):
-    given_rewards(monkeypatch, [0.1, math.nan, 0.2, 0.4])
-    notes = Notes()
+def test_a_member_without_a_finite_reward_is_left_out_and_said(tmp_path):
+    notes, rewards = Notes(), (0.1, math.nan, 0.2, 0.4)
 
-    run_tuning(a_recipe(tmp_path, steps=1), notes, never)
+    run_tuning(a_recipe(tmp_path, steps=1), notes, never, given_rewards(*rewards))
 
     assert notes.notices == ["step 1: 1 of 4 members gave no finite reward and are left out"]
     assert notes.steps[0].members == 3
@@ -225,11 +214,11 @@ def test_a_member_without_a_finite_reward_is_left_out_and_said(tmp_path, monkeyp
     assert [math.isnan(c) for c in coefficients] == [False, True, False, False]
 
 
-def test_mostly_overflowing_members_end_the_run_with_the_last_good_model(tmp_path, monkeypatch):
-    given_rewards(monkeypatch, [0.1, 0.2, 0.3, 0.4, math.nan, math.nan, math.inf, 0.2])
+def test_mostly_overflowing_members_end_the_run_with_the_last_good_model(tmp_path):
+    rewards = (0.1, 0.2, 0.3, 0.4, math.nan, math.nan, math.inf, 0.2)
 
     with pytest.raises(RunError, match="step 2: 3 of 4 members gave no finite reward") as caught:
-        run_tuning(a_recipe(tmp_path), Notes(), never)
+        run_tuning(a_recipe(tmp_path), Notes(), never, given_rewards(*rewards))
 
     assert "--dtype bfloat16" in caught.value.hint
     assert [line.get("step") for line in jsonl(tmp_path / "run" / "journal.jsonl")] == [None, 1]
@@ -261,20 +250,6 @@ def test_stopping_finishes_the_step_in_hand_and_saves_the_model(tmp_path):
     assert [line["step"] for line in jsonl(tmp_path / "run" / "evals.jsonl")] == [0, 2]
     assert json.loads((tmp_path / "run" / "run.json").read_text())["state"] == "stopped"
     tuned_weights(tmp_path / "run")
-
-
-def test_a_stop_at_once_leaves_nothing_half_written(tmp_path, monkeypatch):
-    def interrupted(loaded, folder):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("esft.models.save._save_tokenizer", lambda *a, **k: interrupted(*a[:2]))
-
-    with pytest.raises(KeyboardInterrupt):
-        run_tuning(a_recipe(tmp_path, steps=1), Notes(), never)
-
-    assert not (tmp_path / "run" / "model").exists()
-    assert not list((tmp_path / "run").glob(".*.partial"))
-    assert len(jsonl(tmp_path / "run" / "journal.jsonl")) == 2
 
 
 def test_a_step_that_cannot_be_recorded_is_not_made(tmp_path, monkeypatch):
@@ -309,11 +284,10 @@ def test_memory_that_runs_out_in_a_step_is_said_and_no_torn_model_is_saved(tmp_p
             raise torch.OutOfMemoryError("no room")
 
     monkeypatch.setattr(Drift, "_update", cramped)
-    given_rewards(monkeypatch, [0.1, 0.2, 0.3, 0.4] * 2)
-    notes = Notes()
+    notes, rewards = Notes(), given_rewards(*[0.1, 0.2, 0.3, 0.4] * 2)
 
-    with pytest.raises(ModelError, match="memory ran out in step 2, outside the scoring"):
-        run_tuning(a_recipe(tmp_path), notes, never)
+    with pytest.raises(ModelError, match="memory ran out in step 2, outside the rollouts"):
+        run_tuning(a_recipe(tmp_path), notes, never, rewards)
 
     assert not (tmp_path / "run" / "model").exists()
     assert "model of step 1 was not saved: a step was interrupted half-way" in notes.notices[-1]
@@ -322,10 +296,10 @@ def test_memory_that_runs_out_in_a_step_is_said_and_no_torn_model_is_saved(tmp_p
 
 def test_a_batch_too_large_is_split_recorded_and_changes_no_answer(tmp_path, monkeypatch):
     plain = run_tuning(a_recipe(tmp_path), Notes(), never)
-    generate = Rollout._answer
 
-    def cramped(self, encoded):
-        run = self.batches.run
+    def cramped(session, failures):
+        batches = session.rollout.batches
+        run = batches.run
 
         def limited(items, work):
             def work_within(batch):
@@ -335,18 +309,14 @@ def test_a_batch_too_large_is_split_recorded_and_changes_no_answer(tmp_path, mon
 
             return run(items, work_within)
 
-        monkeypatch.setattr(self.batches, "run", limited)
-        try:
-            return generate(self, encoded)
-        finally:
-            monkeypatch.setattr(self.batches, "run", run)
+        batches.run = limited
+        return Population(session, failures)
 
-    monkeypatch.setattr(Rollout, "_answer", cramped)
     monkeypatch.setenv("ESFT_CACHE_DIR", str(tmp_path / "empty"))
     notes = Notes()
     recipe = replace(a_recipe(tmp_path), run=Run(dir=str(tmp_path / "split")))
 
-    split = run_tuning(recipe, notes, never)
+    split = run_tuning(recipe, notes, never, cramped)
 
     journals = [(tmp_path / name / "journal.jsonl").read_bytes() for name in ("run", "split")]
     assert journals[0] == journals[1]

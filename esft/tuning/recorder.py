@@ -1,0 +1,117 @@
+"""What a run records, and in which order: line before step, model before evaluation."""
+
+from collections.abc import Callable
+from dataclasses import asdict
+
+from esft.engine.journal import Journal, JournalStep
+from esft.engine.weights import identity
+from esft.errors import EsftError
+from esft.models.save import save_model
+from esft.runs.folder import RunFolder
+from esft.runs.snapshots import Snapshots
+from esft.tuning.evaluations import Evaluations
+from esft.tuning.session import Session
+from esft.tuning.watcher import Failures, StepMetrics, TaskScores, Watcher
+
+
+class Recorder:
+    """Journal, metrics, snapshots, evaluations and the model of a run, after each of its steps."""
+
+    def __init__(
+        self,
+        session: Session,
+        run: RunFolder,
+        journal: Journal,
+        failures: Failures,
+        watcher: Watcher,
+    ) -> None:
+        self.run = run
+        self.done = session.drift.steps
+        """The last step that was made and recorded."""
+        self._session = session
+        self._journal = journal
+        self._watcher = watcher
+        self._evaluations = Evaluations(session, run, journal, failures, watcher)
+        self._snapshots = Snapshots(run.path / "drift")
+        self._splits: list[list[int]] = list(run.info["batches"])
+        session.rollout.batches.on_split = self._record_split
+
+    @property
+    def best_step(self) -> int | None:
+        """The step with the best holdout reward; None where none is finite."""
+        return self._evaluations.best_step
+
+    def over(self) -> bool:
+        """Return whether no step is left: all are made, or the peak is behind."""
+        return self.done >= self._session.recipe.search.steps or self._evaluations.peaked()
+
+    def begin(self) -> None:
+        """Evaluate the base model, unless it is on record."""
+        self._evaluations.at(0)
+
+    def step(self, line: JournalStep, make: Callable[[], StepMetrics]) -> StepMetrics:
+        """Record a step, make it, and record what it did.
+
+        The line first: a step that cannot be recorded is not made, and one that was recorded but
+        not made is made again from the journal.
+        """
+        self._journal.append(line)
+        metrics = make()
+        self.done = line.step
+        self.run.record_metrics(asdict(metrics))
+        return metrics
+
+    def keep(self) -> None:
+        """Take a snapshot, and evaluate, every so many steps."""
+        recipe, done = self._session.recipe, self.done
+        if done % recipe.run.snapshot_every == 0:
+            self._snapshot()
+        # The base is evaluated before the first step, the last step once the model is saved.
+        if done not in (0, recipe.search.steps) and self._evaluations.due(done):
+            self._watcher.evaluation(done, self._evaluations.scores(done))
+            if self.best_step == done:
+                self._snapshot()
+
+    def finish(self) -> tuple[TaskScores, ...]:
+        """Save the model, evaluate it and close the run; return target and prior tasks."""
+        state = "finished" if self.over() else "stopped"
+        # First the model, then the evaluation: a second Ctrl-C in the latter loses nothing.
+        self._save()
+        self._snapshot()
+        scores = self._evaluations.scores(self.done)
+        self._snapshots.prune(self.best_step)
+        self.run.update_info(state=state)
+        return scores
+
+    def fail(self) -> None:
+        """Save the model of the last step done, so that an error loses nothing."""
+        try:
+            if self.done:
+                self._session.drift.refuse_if_torn()
+                self._save()
+            self.run.update_info(state="failed")
+        except EsftError as error:
+            self._watcher.notice(f"the model of step {self.done} was not saved: {error}")
+
+    def _snapshot(self) -> None:
+        """Keep the drift as it is, unless it is kept already."""
+        if self.done and self.done not in self._snapshots.steps():
+            self._snapshots.write(self._session.drift.state(), self._journal.checksum)
+        self._snapshots.prune(self.best_step)
+
+    def _save(self) -> None:
+        """Save the model and what it is, so that it can be told from that of another step."""
+        weights = identity(self._session.loaded.model)
+        saved = {"step": self.done, "weights": weights, "journal": self._journal.checksum}
+        if self.run.info.get("saved") == saved and self.run.model_path.exists():
+            return
+        self._watcher.phase(f"saving the model to {self.run.model_path}")
+        save_model(self._session.loaded, self.run.model_path, replace=True)
+        self.run.update_info(saved=saved)
+
+    def _record_split(self, size: int) -> None:
+        self._splits.append([self.done, size])
+        self.run.update_info(batches=self._splits)
+        self._watcher.notice(
+            f"memory ran out: from here on {size} sequences at a time (recorded in run.json)"
+        )
