@@ -2,216 +2,288 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from esft.evals.results import KlPair, StepScore, TaskResult, known
-from esft.report.chart import Chart, DotChart, Line
-from esft.report.numbers import RunNumbers, StepNumbers
+from esft.report.numbers import RunNumbers
 
 WIDE = 1.96
 """Standard errors on either side that hold the truth in 95 % of cases."""
 
+Values = tuple[float | None, ...]
 
-def task_charts(runs: Sequence[RunNumbers], role: str) -> list[Chart]:
-    """Return a chart a task of a role: accuracy with 95 % bands, on one scale for all tasks."""
-    charts = [
-        Chart(
-            name=f"{role}-{name}",
-            title=name,
-            label="accuracy",
-            lines=_lines(runs, lambda run, name=name: _accuracy(_task(run, role, name))),
-        )
-        for name in _names(runs, role)
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """One line of a chart; None is a gap."""
+
+    run: int
+    """Number of its run in the report: what it is coloured by."""
+    steps: tuple[int, ...]
+    values: Values
+    style: str = "solid"
+    """ "solid", "dashed" or "dotted"."""
+    errors: Values | None = None
+    """Half the height of the band around it; None draws none."""
+    marked: bool = False
+    """Whether every point has its run's marker."""
+    thin: bool = False
+    """Whether it is a thin line in the colour of text: seen on top of a line that it follows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chart:
+    """Lines over the steps of a run."""
+
+    title: str
+    label: str
+    """Of the vertical axis."""
+    lines: tuple[Line, ...]
+    limits: tuple[float, float] | None = None
+    """Of the vertical axis; None takes those of the lines."""
+    level: float | None = None
+    """Where a thin line lies across."""
+
+    @property
+    def runs(self) -> list[int]:
+        """Numbers of the runs shown."""
+        return sorted({line.run for line in self.lines})
+
+    def described(self, names: Sequence[str]) -> str:
+        """Return what it shows in words, the ends of every line; `names` are those of the runs."""
+        parts = []
+        for line in self.lines:
+            style = "" if line.style == "solid" else f" ({line.style})"
+            steps = [f"step {step}" for step in line.steps]
+            parts.append(_ends(names[line.run] + style, steps, line.values))
+        return f"{self.title}, {self.label} by step. {' '.join(parts)}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DotChart:
+    """A row a layer, a dot a run."""
+
+    title: str
+    label: str
+    """Of the horizontal axis."""
+    rows: tuple[str, ...]
+    dots: dict[int, Values]
+    """Number of a run to a value a row."""
+
+    @property
+    def runs(self) -> list[int]:
+        """Numbers of the runs shown."""
+        return sorted(self.dots)
+
+    def described(self, names: Sequence[str]) -> str:
+        """Return what it shows in words: the first and the last row of every run."""
+        parts = [_ends(names[run], self.rows, values) for run, values in self.dots.items()]
+        return f"{self.title}, {self.label}, a row a layer. {' '.join(parts)}"
+
+
+AnyChart = Chart | DotChart
+
+
+def _ends(name: str, labels: Sequence[str], values: Values) -> str:
+    given = [
+        (label, value) for label, value in zip(labels, values, strict=True) if value is not None
     ]
-    return _on_one_scale([chart for chart in charts if chart.lines], within=(0, 1))
+    if not given:
+        return f"{name}: no value."
+    ends = dict.fromkeys((given[0], given[-1]))
+    return f"{name}: {' to '.join(f'{value:.4g} at {label}' for label, value in ends)}."
 
 
-def reward_charts(runs: Sequence[RunNumbers]) -> list[Chart]:
-    """Return a chart of the holdout reward a target, where it is something else than accuracy."""
-    charts = [
-        Chart(
-            name=f"target-reward-{name}",
-            title=f"{name}: reward",
-            label="mean holdout reward",
-            lines=_lines(runs, lambda run, name=name: _reward(_task(run, "target", name))),
-        )
-        for name in _names(runs, "target")
-    ]
-    return [chart for chart in charts if chart.lines]
+def target_charts(runs: Sequence[RunNumbers]) -> list[Chart]:
+    """Return a chart a target, and one of its reward where that is something else."""
+    return [*_task_charts(runs, "target"), *_drawn(_reward_charts(runs))]
+
+
+def prior_charts(runs: Sequence[RunNumbers]) -> list[Chart]:
+    """Return a chart a prior task, on one scale."""
+    return _task_charts(runs, "prior")
 
 
 def drift_charts(runs: Sequence[RunNumbers]) -> list[Chart]:
     """Return ||D|| beside its forecasts, with and without decay, and their ratio."""
-    forecast = [replace(line, thin=True) for line in _progress(runs, _of("forecast"), "dashed")]
-    free = _progress(runs, _of("free"), "dotted")
-    lengths = (*_progress(runs, _of("drift")), *free, *forecast)
-    ratio = _progress(runs, _of("ratio"))
+    lengths = [*_progress(runs, "drift"), *_progress(runs, "free", style="dotted")]
+    lengths += _progress(runs, "forecast", style="dashed", thin=True)
+    ratio = _progress(runs, "ratio")
+    # Limits around 1 that do not make rounding look like a difference.
+    away = [abs(value - 1) for line in ratio for value in line.values if value is not None]
+    reach = max(0.05, 1.2 * max(away, default=0))
     return _drawn(
-        Chart(name="drift-norm", title="Drift", label="||D||", lines=lengths),
-        Chart(
-            name="drift-ratio",
-            title="Drift over forecast",
-            label="||D|| / forecast",
-            lines=ratio,
-            limits=_ratio_limits(ratio),
-            level=1,
-        ),
+        [
+            Chart(title="Drift", label="||D||", lines=tuple(lengths)),
+            Chart(
+                title="Drift over forecast",
+                label="||D|| / forecast",
+                lines=tuple(ratio),
+                limits=(1 - reach, 1 + reach),
+                level=1,
+            ),
+        ]
     )
 
 
 def decay_charts(runs: Sequence[RunNumbers]) -> list[Chart]:
     """Return what the decay left of the drift that was to be expected without it."""
-    return _drawn(
-        Chart(
-            name="decay-left",
-            title="What the decay left of the drift",
-            label="||D|| / forecast without decay",
-            lines=_progress(runs, _of("left")),
-            limits=(0, 1.1),
-            level=1,
-        )
+    chart = Chart(
+        title="What the decay left of the drift",
+        label="||D|| / forecast without decay",
+        lines=tuple(_progress(runs, "left")),
+        limits=(0, 1.1),
+        level=1,
     )
+    return _drawn([chart])
 
 
 def population_charts(runs: Sequence[RunNumbers]) -> list[Chart]:
     """Return rewards of the population, how far its members lie apart, and its right answers."""
-    means = _progress(runs, _of("reward_mean"), errors=_of("reward_sd"))
-    best = _progress(runs, _of("reward_best"), "dashed")
+    rewards = [*_progress(runs, "reward_mean", errors="reward_sd")]
+    rewards += _progress(runs, "reward_best", style="dashed")
+    spread = tuple(_progress(runs, "reward_sd"))
+    right = tuple(_progress(runs, "correct"))
     return _drawn(
-        Chart(name="rewards-mean", title="Reward", label="reward", lines=(*means, *best)),
-        Chart(
-            name="rewards-spread",
-            title="Spread of the members",
-            label="standard deviation",
-            lines=_progress(runs, _of("reward_sd")),
-        ),
-        Chart(
-            name="rewards-correct",
-            title="Right answers on training rows",
-            label="share",
-            lines=_progress(runs, _of("correct")),
-        ),
+        [
+            Chart(title="Reward", label="reward", lines=tuple(rewards)),
+            Chart(title="Spread of the members", label="standard deviation", lines=spread),
+            Chart(title="Right answers on training rows", label="share", lines=right),
+        ]
     )
 
 
 def kl_charts(runs: Sequence[RunNumbers]) -> list[Chart]:
     """Return a chart a task: KL in both directions, with 95 % bands, on one scale."""
     names = dict.fromkeys(task.name for run in runs for task in run.tasks if task.kl)
-    charts = []
-    for name in names:
-        lines = _lines(runs, lambda run, name=name: _kl_lines(run, name))
-        charts.append(Chart(name=f"kl-{name}", title=name, label="nats a token", lines=lines))
-    return _on_one_scale(_drawn(*charts), within=(0, float("inf")))
+    charts = [
+        Chart(
+            title=name,
+            label="nats a token",
+            lines=tuple(
+                line
+                for direction, style in (("base_to_tuned", "solid"), ("tuned_to_base", "dashed"))
+                for line in _kl_lines(runs, name, direction, style)
+            ),
+        )
+        for name in names
+    ]
+    return _on_one_scale(_drawn(charts), 0, float("inf"))
 
 
 def layer_charts(runs: Sequence[RunNumbers]) -> list[DotChart]:
     """Return the drift layer by layer at the last step measured."""
-    last = {place: run.drift[-1].layers for place, run in enumerate(runs) if run.drift}
+    last = {number: run.drift[-1].layers for number, run in enumerate(runs) if run.drift}
     rows = tuple(dict.fromkeys(layer.name for layers in last.values() for layer in layers))
-    if not rows:
-        return []
-    dots = []
-    for place, layers in last.items():
-        found = {layer.name: layer.rms for layer in layers}
-        dots.append((place, tuple(found.get(row) for row in rows)))
+    dots = {}
+    for number, layers in last.items():
+        rms = {layer.name: layer.rms for layer in layers}
+        dots[number] = tuple(rms.get(row) for row in rows)
     label = "root mean square of D"
-    return [DotChart(name="layers-rms", title="Layers", label=label, rows=rows, dots=tuple(dots))]
+    return [DotChart(title="Layers", label=label, rows=rows, dots=dots)] if rows else []
 
 
-def _names(runs: Sequence[RunNumbers], role: str) -> list[str]:
-    return list(dict.fromkeys(task.name for run in runs for task in run.tasks if task.role == role))
-
-
-def _task(run: RunNumbers, role: str, name: str) -> TaskResult | None:
-    return next((task for task in run.tasks if (task.role, task.name) == (role, name)), None)
-
-
-def _lines(
-    runs: Sequence[RunNumbers], make: Callable[[RunNumbers], Iterable[dict]]
-) -> tuple[Line, ...]:
-    found = [Line(run=place, **fields) for place, run in enumerate(runs) for fields in make(run)]
-    return tuple(line for line in found if any(value is not None for value in line.values))
-
-
-def _accuracy(task: TaskResult | None) -> Iterable[dict]:
-    if task is not None:
-        yield _marked(task.evaluations, [(each.accuracy, each.se) for each in task.evaluations])
-
-
-def _reward(task: TaskResult | None) -> Iterable[dict]:
-    if task is not None and any(each.reward != each.accuracy for each in task.evaluations):
-        yield _marked(
-            task.evaluations, [(each.reward, each.reward_se) for each in task.evaluations]
+def _task_charts(runs: Sequence[RunNumbers], role: str) -> list[Chart]:
+    """Return a chart a task of a role: accuracy with 95 % bands, on one scale for all tasks."""
+    charts = [
+        Chart(
+            title=name,
+            label="accuracy",
+            lines=tuple(
+                _marked(number, task.evaluations, lambda score: (score.accuracy, score.se))
+                for number, task in found
+            ),
         )
+        for name, found in _by_name(runs, role).items()
+    ]
+    return _on_one_scale(_drawn(charts), 0, 1)
 
 
-def _kl_lines(run: RunNumbers, name: str) -> Iterable[dict]:
-    for task in run.tasks:
-        if task.name == name and task.kl:
-            for direction, style in (("base_to_tuned", "solid"), ("tuned_to_base", "dashed")):
-                found = [getattr(pair, direction) for pair in task.kl]
-                pairs = [(known(each.kl), known(each.se)) for each in found]
-                yield {"style": style, **_marked(task.kl, pairs)}
+def _reward_charts(runs: Sequence[RunNumbers]) -> Iterator[Chart]:
+    for name, found in _by_name(runs, "target").items():
+        lines = tuple(
+            _marked(number, task.evaluations, lambda score: (score.reward, score.reward_se))
+            for number, task in found
+            if any(score.reward != score.accuracy for score in task.evaluations)
+        )
+        yield Chart(title=f"{name}: reward", label="mean holdout reward", lines=lines)
+
+
+def _by_name(runs: Sequence[RunNumbers], role: str) -> dict[str, list[tuple[int, TaskResult]]]:
+    found: dict[str, list[tuple[int, TaskResult]]] = {}
+    for number, run in enumerate(runs):
+        for task in run.tasks:
+            if task.role == role:
+                found.setdefault(task.name, []).append((number, task))
+    return found
+
+
+def _kl_lines(runs: Sequence[RunNumbers], name: str, direction: str, style: str) -> Iterator[Line]:
+    def estimate(pair: KlPair) -> tuple[float | None, float | None]:
+        kl = getattr(pair, direction)
+        return known(kl.kl), known(kl.se)
+
+    for number, run in enumerate(runs):
+        for task in run.tasks:
+            if task.name == name and task.kl:
+                yield _marked(number, task.kl, estimate, style)
 
 
 def _marked(
-    at: Sequence[StepScore] | Sequence[KlPair], pairs: list[tuple[float | None, float | None]]
-) -> dict:
-    return {
-        "steps": tuple(each.step for each in at),
-        "values": tuple(value for value, _ in pairs),
-        "errors": tuple(None if se is None else WIDE * se for _, se in pairs),
-        "marked": True,
-    }
-
-
-def _of(name: str) -> Callable[[StepNumbers], float | None]:
-    return lambda step: getattr(step, name)
-
-
-def _progress(
-    runs: Sequence[RunNumbers],
-    value: Callable[[StepNumbers], float | None],
+    run: int,
+    points: Sequence[StepScore] | Sequence[KlPair],
+    value_and_error: Callable[..., tuple[float | None, float | None]],
     style: str = "solid",
-    errors: Callable[[StepNumbers], float | None] | None = None,
-) -> tuple[Line, ...]:
-    return _lines(
-        runs,
-        lambda run: [
-            {
-                "steps": tuple(step.step for step in run.progress),
-                "values": tuple(value(step) for step in run.progress),
-                "style": style,
-                "errors": None if errors is None else tuple(map(errors, run.progress)),
-            }
-        ],
+) -> Line:
+    pairs = [value_and_error(point) for point in points]
+    return Line(
+        run=run,
+        steps=tuple(point.step for point in points),
+        values=tuple(value for value, _ in pairs),
+        errors=tuple(None if error is None else WIDE * error for _, error in pairs),
+        style=style,
+        marked=True,
     )
 
 
-def _drawn(*charts: Chart) -> list[Chart]:
-    return [chart for chart in charts if chart.lines]
+def _progress(
+    runs: Sequence[RunNumbers], name: str, errors: str | None = None, **style: object
+) -> list[Line]:
+    """Return a line a run of what `StepNumbers` has under `name`."""
+    return [
+        Line(
+            run=number,
+            steps=tuple(step.step for step in run.progress),
+            values=tuple(getattr(step, name) for step in run.progress),
+            errors=None if errors is None else tuple(getattr(s, errors) for s in run.progress),
+            **style,
+        )
+        for number, run in enumerate(runs)
+    ]
 
 
-def _ratio_limits(lines: tuple[Line, ...]) -> tuple[float, float]:
-    """Return limits around 1 that do not make rounding look like a difference."""
-    away = [abs(value - 1) for line in lines for value in line.values if value is not None]
-    reach = max(0.05, 1.2 * max(away, default=0))
-    return 1 - reach, 1 + reach
+def _drawn(charts: Iterable[Chart]) -> list[Chart]:
+    """Return the charts that have a value to show, without lines that have none."""
+    found = []
+    for chart in charts:
+        lines = [line for line in chart.lines if any(value is not None for value in line.values)]
+        if lines:
+            found.append(replace(chart, lines=tuple(lines)))
+    return found
 
 
-def _on_one_scale(charts: list[Chart], within: tuple[float, float]) -> list[Chart]:
-    ends = [end for chart in charts for line in chart.lines for end in _extremes(line)]
+def _on_one_scale(charts: list[Chart], lowest: float, highest: float) -> list[Chart]:
+    ends = [
+        value + sign * (error or 0)
+        for chart in charts
+        for line in chart.lines
+        for value, error in zip(line.values, line.errors, strict=True)
+        if value is not None
+        for sign in (-1, 1)
+    ]
     if not ends:
         return charts
-    low, high = max(within[0], min(ends)), min(within[1], max(ends))
+    low, high = max(lowest, min(ends)), min(highest, max(ends))
     room = 0.05 * (high - low or 1)
-    limits = (low - room, high + room)
-    return [replace(chart, limits=limits) for chart in charts]
-
-
-def _extremes(line: Line) -> Iterable[float]:
-    for value, error in zip(line.values, line.errors or [None] * len(line.values), strict=True):
-        if value is not None:
-            yield value - (error or 0)
-            yield value + (error or 0)
+    return [replace(chart, limits=(low - room, high + room)) for chart in charts]

@@ -1,18 +1,17 @@
-"""Charts drawn by matplotlib: SVG for the page, PNG beside it."""
+"""Charts drawn by matplotlib: SVG for the page, in light and in dark, PNG beside it."""
 
 from __future__ import annotations
 
 import io
 import math
-import re
 import textwrap
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from esft.report.chart import AnyChart, Chart, DotChart, Line
-from esft.report.palette import LIGHT, STYLES, TOKENS, Palette, marker, with_variables
+from esft.report.charts import AnyChart, Chart, DotChart, Line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,8 +31,45 @@ COLUMNS = 3
 DPI = 160
 """Dots an inch of a PNG: twice what a screen shows it at."""
 
+STYLES = {"solid": "solid", "dashed": (0, (5, 3)), "dotted": (0, (1.5, 2.5))}
+"""Dashes of each style of line, in points."""
+
+MARKERS = {"o": "●", "s": "■", "^": "▲", "D": "◆", "v": "▼", "P": "✚", "X": "✖"}
+"""Of the runs, so that colour is not all that tells them apart; matplotlib's and the page's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Palette:
+    """What a drawing is painted with; runs are told apart without red or green."""
+
+    ink: str
+    muted: str
+    grid: str
+    paper: str
+    runs: tuple[str, ...]
+
+    def run(self, number: int) -> str:
+        """Return the colour of a run."""
+        return self.runs[number % len(self.runs)]
+
+
+LIGHT = Palette(
+    ink="#1b1f24",
+    muted="#57606a",
+    grid="#d8dde3",
+    paper="#ffffff",
+    runs=("#008deb", "#c17c15", "#581e67", "#ff3d8b", "#770d0d", "#2b00d6"),
+)
+DARK = Palette(
+    ink="#e8ebef",
+    muted="#a2abb5",
+    grid="#363c44",
+    paper="#15181c",
+    runs=("#acd8f6", "#ae7013", "#a366ff", "#ffc8a3", "#3077a6", "#33ff00"),
+)
+
 _SETTINGS = {
-    "font.family": "DejaVu Sans",  # comes with matplotlib: the same everywhere
+    "font.family": ["DejaVu Sans", "sans-serif"],  # comes with matplotlib: the same everywhere
     "font.size": 11,
     "axes.labelsize": 11,
     "axes.linewidth": 0.8,
@@ -46,31 +82,32 @@ _SETTINGS = {
     "lines.markersize": 5,
     "lines.scale_dashes": False,
     "svg.fonttype": "none",
+    "svg.hashsalt": "esft",  # the same chart makes the same bytes
     "text.parse_math": False,  # names may hold a dollar sign
 }
 
 
-def as_svg(chart: AnyChart, alt: str) -> str:
-    """Return a chart as an SVG element that takes its colours from the page.
+def marker(number: int) -> str:
+    """Return the marker of a run, as matplotlib names it."""
+    return list(MARKERS)[number % len(MARKERS)]
 
-    Args:
-        chart: what to draw.
-        alt: what it shows, in words.
-    """
-    with _matplotlib(salt=chart.name):
+
+def as_svg(chart: AnyChart, palette: Palette) -> bytes:
+    """Return a chart as an SVG file on nothing, to be laid on the palette's paper."""
+    with _matplotlib():
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=_size(chart), layout="constrained")
-        _draw(figure.subplots(), chart, TOKENS)
-        text = io.StringIO()
+        _draw(figure.subplots(), chart, palette)
+        data = io.BytesIO()
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        figure.savefig(text, format="svg", transparent=True, metadata=nothing)
-    return with_variables(_element(text.getvalue(), alt))
+        figure.savefig(data, format="svg", transparent=True, metadata=nothing)
+    return data.getvalue()
 
 
 def as_png(charts: Sequence[AnyChart], keys: Sequence[Key]) -> bytes:
     """Return charts as one picture, with a legend."""
-    with _matplotlib(salt=""):
+    with _matplotlib():
         from matplotlib.figure import Figure
 
         columns = min(COLUMNS, len(charts))
@@ -79,12 +116,12 @@ def as_png(charts: Sequence[AnyChart], keys: Sequence[Key]) -> bytes:
         legend = 0.25 * len(keys) / columns + 0.2
         size = (width * columns, (height + 0.3) * rows + legend)
         figure = Figure(figsize=size, layout="constrained", facecolor=LIGHT.paper)
-        places = figure.subplots(rows, columns, squeeze=False).flat
-        for axes, chart in zip(places, charts, strict=False):
+        grid = list(figure.subplots(rows, columns, squeeze=False).flat)
+        for axes, chart in zip(grid, charts, strict=False):
             _draw(axes, chart, LIGHT)
             title = textwrap.fill(chart.title, 44)
             axes.set_title(title, loc="left", color=LIGHT.ink, weight="bold", size=12)
-        for axes in list(places)[len(charts) :]:
+        for axes in grid[len(charts) :]:
             axes.set_axis_off()
         _legend(figure, keys, columns)
         data = io.BytesIO()
@@ -93,13 +130,13 @@ def as_png(charts: Sequence[AnyChart], keys: Sequence[Key]) -> bytes:
 
 
 @contextmanager
-def _matplotlib(salt: str) -> Iterator[None]:
+def _matplotlib() -> Iterator[None]:
     """Set matplotlib up for the block, whatever the user's own settings are."""
     import matplotlib
 
     with matplotlib.rc_context(), warnings.catch_warnings():
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update(_SETTINGS | {"svg.hashsalt": salt})
+        matplotlib.rcParams.update(_SETTINGS)
         warnings.filterwarnings("ignore", message="Glyph")  # a name in a script the font lacks
         yield
 
@@ -143,94 +180,61 @@ def _draw_lines(axes: Axes, chart: Chart, palette: Palette) -> None:
 def _draw_line(axes: Axes, line: Line, palette: Palette) -> None:
     colour, values = palette.run(line.run), _with_gaps(line.values)
     if line.errors is not None:
-        _draw_errors(axes, line, colour)
+        pairs = list(zip(values, _with_gaps(line.errors), strict=True))
+        low = [value - error for value, error in pairs]
+        high = [value + error for value, error in pairs]
+        axes.fill_between(line.steps, low, high, color=colour, alpha=0.16, linewidth=0)
+        if line.marked:
+            axes.vlines(line.steps, low, high, color=colour, linewidth=1)
     lone = sum(value is not None for value in line.values) == 1
     axes.plot(
         line.steps,
         values,
         color=palette.ink if line.thin else colour,
         linewidth=1 if line.thin else None,
-        linestyle=_dashes(line.style),
+        linestyle=STYLES[line.style],
         marker=marker(line.run) if line.marked or lone else None,
     )
 
 
-def _draw_errors(axes: Axes, line: Line, colour: str) -> None:
-    values, errors = _with_gaps(line.values), _with_gaps(line.errors)
-    pairs = list(zip(values, errors, strict=True))
-    low, high = [value - error for value, error in pairs], [value + error for value, error in pairs]
-    axes.fill_between(line.steps, low, high, color=colour, alpha=0.16, linewidth=0)
-    if line.marked:
-        axes.vlines(line.steps, low, high, color=colour, linewidth=1)
-
-
 def _draw_dots(axes: Axes, chart: DotChart, palette: Palette) -> None:
     heights = range(len(chart.rows))
-    for place, values in chart.dots:
-        axes.plot(
-            _with_gaps(values),
-            heights,
-            color=palette.run(place),
-            marker=marker(place),
-            linestyle="none",
-        )
-    axes.set_yticks(heights, [_ending(row) for row in chart.rows])
+    for run, values in chart.dots.items():
+        look = {"color": palette.run(run), "marker": marker(run), "linestyle": "none"}
+        axes.plot(_with_gaps(values), heights, **look)
+    # Of a long name the end: that is where layers differ.
+    names = [row if len(row) <= 28 else f"…{row[-27:]}" for row in chart.rows]
+    axes.set_yticks(heights, names)
     axes.set_ylim(len(chart.rows) - 0.5, -0.5)
     axes.set_xlim(left=0)
     axes.locator_params(axis="x", nbins=5)
     axes.set_xlabel(chart.label)
 
 
-def _ending(name: str) -> str:
-    """Return a layer's name, of a long one the end: that is where layers differ."""
-    return name if len(name) <= 28 else f"…{name[-27:]}"
-
-
 def _with_gaps(values: Sequence[float | None]) -> list[float]:
     return [math.nan if value is None else value for value in values]
-
-
-def _dashes(style: str) -> str | tuple[float, tuple[float, ...]]:
-    lengths = tuple(map(float, STYLES[style].split()))
-    return (0, lengths) if lengths else "solid"
 
 
 def _legend(figure: Figure, keys: Sequence[Key], columns: int) -> None:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
+    if not keys:
+        return
     handles = []
     for key in keys:
         colour = LIGHT.muted if key.run is None else LIGHT.run(key.run)
         if key.style == "band":
             handles.append(Patch(color=colour, alpha=0.25, label=key.text))
-            continue
-        symbol = None if key.run is None else marker(key.run)
-        style = _dashes(key.style)
-        handles.append(Line2D([], [], color=colour, linestyle=style, marker=symbol, label=key.text))
-    if handles:
-        longest = max(len(key.text) for key in keys)
-        fitting = max(1, int(columns * 56 / (longest + 8)))
-        figure.legend(
-            handles=handles,
-            loc="outside upper left",
-            ncols=min(len(keys), fitting),
-            frameon=False,
-            labelcolor=LIGHT.ink,
-        )
-
-
-def _element(svg: str, alt: str) -> str:
-    """Return the svg element alone, without what would clash with others on the page."""
-    from html import escape
-
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", svg, flags=re.S)
-    svg = re.sub(r' id="[a-zA-Z0-9.]+_[0-9_]+"', "", svg)
-    svg = re.sub(r"font: (?:(\w+) )?([0-9.]+)px [^;\"]*", r"font-size: \2px", svg)
-    svg = re.sub(r"font-family: [^;\"]*;? ?", "", svg)
-    opening = re.match(r"<svg[^>]*>", svg)
-    box = re.search(r'viewBox="[^"]*"', opening[0])
-    head = f'<svg class="plot" role="img" {box[0]} xmlns:xlink="http://www.w3.org/1999/xlink">'
-    title = f"<title>{escape(alt)}</title>"
-    return re.sub(r">\s+<", "><", head + title + svg[opening.end() :].strip())
+        else:
+            symbol = None if key.run is None else marker(key.run)
+            look = {"color": colour, "linestyle": STYLES[key.style], "marker": symbol}
+            handles.append(Line2D([], [], label=key.text, **look))
+    fitting = max(1, int(columns * 56 / (max(len(key.text) for key in keys) + 8)))
+    figure.legend(
+        handles=handles,
+        loc="outside upper left",
+        ncols=min(len(keys), fitting),
+        frameon=False,
+        labelcolor=LIGHT.ink,
+    )

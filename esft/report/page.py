@@ -2,35 +2,28 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
-from html import escape
+from dataclasses import asdict
 from pathlib import Path
 
-from esft.report.chart import DotChart, described
-from esft.report.draw import as_svg
+from esft.evals.results import known
+from esft.report.charts import AnyChart, DotChart
+from esft.report.draw import DARK, LIGHT, MARKERS, Palette, as_svg, marker
 from esft.report.numbers import RunNumbers
-from esft.report.palette import DARK, LIGHT, STYLES, marker, variables
-from esft.report.sections import Key, Section
-from esft.report.tables import (
-    drift_table,
-    kl_table,
-    run_name,
-    runs_table,
-    scores_table,
-    settings_table,
-    verdict_table,
-)
+from esft.report.sections import Section
 
-_SHAPES = {
-    "o": '<circle cx="16" cy="6" r="4"/>',
-    "s": '<path d="M12 2h8v8h-8z"/>',
-    "^": '<path d="M16 1l5 9h-10z"/>',
-    "D": '<path d="M16 1l5 5-5 5-5-5z"/>',
-    "v": '<path d="M16 11l5-9h-10z"/>',
-    "P": '<path d="M14 1h4v3h3v4h-3v3h-4v-3h-3v-4h3z"/>',
-    "X": '<path d="M12 2l8 8m0-8l-8 8" stroke="currentColor" stroke-width="3"/>',
+UNKNOWN = "–"
+
+VERDICTS = {
+    "unchanged": "= unchanged",
+    "improved": "▲ improved",
+    "drifting": "↘ drifting",
+    "recovered": "↺ recovered",
+    "lost": "▼ lost",
+    "not enough": "? not enough to tell",
 }
-"""The markers of matplotlib, for the legends of the page."""
+"""A verdict with a sign, so that colour is not all that tells it."""
 
 
 def make_page(
@@ -43,101 +36,75 @@ def make_page(
         sections: with something to show.
         pictures: name of a section to the address of its PNG, seen from the page.
     """
-    title = " and ".join(run.name for run in runs) if len(runs) < 3 else f"{len(runs)} runs"
-    parts = [_section(runs, section, pictures[section.name]) for section in sections]
-    settings = settings_table(runs)
-    if len(runs) == 1:
-        settings = _folded("All settings", settings)
-    body = [
-        f"<h1>{escape(title)}</h1>",
-        _notes(runs),
-        _block("Task by task", verdict_table(runs) or "<p>No task was evaluated yet.</p>"),
-        _block("The runs" if len(runs) > 1 else "The run", runs_table(runs) + settings),
-        *parts,
-        _folded("Every evaluation", scores_table(runs)),
-        "<footer>Accuracies are fractions. Bands and intervals hold the truth in 95 % of cases; "
-        "± is one standard error. The same numbers: <code>esft report --json</code>.</footer>",
-    ]
-    return (
-        _HEAD.format(title=escape(title), style=_style()) + "\n".join(body) + "\n</body></html>\n"
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    pages = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    pages.filters |= {"number": _number, "known": known}
+    names = [run.name for run in runs]
+    tasks = [(task, number) for number, run in enumerate(runs) for task in run.tasks]
+    order = list(dict.fromkeys((task.role, task.name) for task, _ in tasks))
+    order.sort(key=lambda key: key[0] != "target")
+    return pages.get_template("page.html.jinja").render(
+        title=" and ".join(names) if len(runs) < 3 else f"{len(runs)} runs",
+        runs=list(enumerate(runs)),
+        several=len(runs) > 1,
+        notes=_notes(runs),
+        tasks=sorted(tasks, key=lambda found: order.index((found[0].role, found[0].name))),
+        tasks_by_run=tasks,
+        settings=_settings(runs),
+        sections=sections,
+        pictures=pictures,
+        drawn=lambda chart: _drawn(chart, names),
+        palettes=[asdict(LIGHT), asdict(DARK)],
+        symbol=lambda number: MARKERS[marker(number)],
+        verdicts=VERDICTS,
     )
 
 
-_HEAD = """<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy"
- content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
-<meta name="color-scheme" content="light dark">
-<title>{title} - esft report</title>
-<style>{style}</style></head>
-<body>
-"""
+def _number(value: float | None, form: str = ".3f") -> str:
+    """Return a number, or a dash where it is not known."""
+    return UNKNOWN if value is None else format(value, form).replace("-", "−")
 
 
-def _style() -> str:
-    runs = "".join(f".run-{place} {{ --own: var(--run-{place}); }}" for place in range(6))
-    return (
-        f":root {{ {variables(LIGHT)} }}\n"
-        f"@media (prefers-color-scheme: dark) {{ :root {{ {variables(DARK)} }} }}\n"
-        f"{runs}\n{(Path(__file__).parent / 'page.css').read_text(encoding='utf-8')}"
-    )
+def _drawn(chart: AnyChart, names: Sequence[str]) -> dict[str, object]:
+    """Return a chart as addresses that hold the drawings, and what they show in words."""
+    light, dark = (_address(chart, palette) for palette in (LIGHT, DARK))
+    words, tall = chart.described(names), isinstance(chart, DotChart)
+    return {"light": light, "dark": dark, "words": words, "tall": tall}
 
 
-def _notes(runs: Sequence[RunNumbers]) -> str:
+def _address(chart: AnyChart, palette: Palette) -> str:
+    return f"data:image/svg+xml;base64,{b64encode(as_svg(chart, palette)).decode()}"
+
+
+def _notes(runs: Sequence[RunNumbers]) -> dict[str, list[int]]:
     """Return what the numbers' reader should know, each note once, with the runs it is of."""
-    found: dict[str, list[str]] = {}
-    for place, run in enumerate(runs):
+    notes: dict[str, list[int]] = {}
+    for number, run in enumerate(runs):
         for note in run.notes:
-            found.setdefault(note, []).append(run_name(runs, place))
-    lines = [
-        f"<li>{escape(note)}{' ' + ', '.join(names) if len(runs) > 1 else ''}</li>"
-        for note, names in found.items()
+            notes.setdefault(note, []).append(number)
+    return notes
+
+
+def _settings(runs: Sequence[RunNumbers]) -> list[tuple[str, list[str]]]:
+    """Return the settings: all of a single run, of several those in which they differ."""
+    found = [
+        {"base": run.base, "dtype": run.dtype, "device": run.device} | run.settings for run in runs
     ]
-    return f'<ul class="notes">{"".join(lines)}</ul>' if lines else ""
+    names = dict.fromkeys(name for settings in found for name in settings if name != "run.dir")
+    rows = [(name, [_setting(settings.get(name)) for settings in found]) for name in names]
+    return [(name, row) for name, row in rows if len(runs) == 1 or len(set(row)) > 1]
 
 
-def _block(title: str, content: str) -> str:
-    return f"<section><h2>{escape(title)}</h2>{content}</section>"
-
-
-def _section(runs: Sequence[RunNumbers], section: Section, picture: str) -> str:
-    charts = []
-    for chart in section.charts:
-        kind = ' class="tall"' if isinstance(chart, DotChart) else ""
-        drawing = as_svg(chart, described(chart, runs))
-        heading = f"<figcaption>{escape(chart.title)}</figcaption>"
-        charts.append(f"<figure{kind}>{heading}{drawing}</figure>")
-    content = (
-        f"<p>{escape(section.text)}</p>{_legend(section.keys)}"
-        f'<div class="charts">{"".join(charts)}</div>{_below(runs, section.name)}'
-        f'<p class="picture"><a href="{escape(picture)}">PNG: {escape(section.title)}</a></p>'
-    )
-    return _block(section.title, content)
-
-
-def _below(runs: Sequence[RunNumbers], name: str) -> str:
-    if name == "drift":
-        return _folded("Drift measured", drift_table(runs))
-    return _folded("Every estimate", kl_table(runs)) if name == "kl" else ""
-
-
-def _folded(summary: str, content: str) -> str:
-    return f"<details><summary>{summary}</summary>{content}</details>" if content else ""
-
-
-def _legend(keys: Sequence[Key]) -> str:
-    items = "".join(f"<li>{_sample(key)}{escape(key.text)}</li>" for key in keys)
-    return f'<ul class="legend">{items}</ul>' if items else ""
-
-
-def _sample(key: Key) -> str:
-    own = "" if key.run is None else f" run-{key.run % 6}"
-    if key.style == "band":
-        inside = '<rect width="32" height="12" opacity="0.25"/>'
-    else:
-        dashes = f' stroke-dasharray="{STYLES[key.style]}"' if STYLES[key.style] else ""
-        inside = f'<path d="M0 6h32" stroke="currentColor" stroke-width="2"{dashes}/>'
-        inside += "" if key.run is None else _SHAPES[marker(key.run)]
-    box = 'width="32" height="12" viewBox="0 0 32 12"'
-    return f'<svg class="key{own}" {box} aria-hidden="true" fill="currentColor">{inside}</svg>'
+def _setting(value: object) -> str:
+    if value is None:
+        return "not set"
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none"
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -7,13 +7,25 @@ from typing import TypeVar
 
 from esft.engine.journal_read import JournalRecord, read_journal
 from esft.errors import EsftError
-from esft.evals.results import EvalRecord, StepDrift, TaskResult, read_eval
+from esft.evals.results import (
+    EvalRecord,
+    StepDrift,
+    StepScore,
+    TaskResult,
+    comparison_of,
+    from_json,
+    read_eval,
+)
+from esft.files import slug
 from esft.report.numbers import RunNumbers
 from esft.report.progress import decay_of, progress_of
-from esft.report.recorded_tasks import joined, recorded_tasks
-from esft.runs.records import read_info
+from esft.runs.records import read_info, read_lines
+from esft.stats.verdict import diagnose
 
 T = TypeVar("T")
+
+_Rows = dict[tuple[str, str], tuple[float, float]]
+"""Id and key of a row to whether it is right (0 or 1) and its reward; NaN is an overflow."""
 
 
 def read_run(path: Path) -> RunNumbers:
@@ -27,7 +39,7 @@ def read_run(path: Path) -> RunNumbers:
     numel = model.get("tuned_parameters")
     record = _noted(notes, None, lambda: read_journal(path / "journal.jsonl"))
     progress = _noted(notes, (), lambda: progress_of(path, record, numel))
-    recorded = _noted(notes, [], lambda: recorded_tasks(path))
+    recorded = _noted(notes, [], lambda: _recorded_tasks(path))
     measured, drift = _noted(notes, ([], ()), lambda: _evaluated(path, record, notes))
     return RunNumbers(
         name=path.resolve().name,
@@ -67,6 +79,44 @@ def _noted(notes: list[str], instead: T, read: Callable[[], T]) -> T:
     return instead
 
 
+def _recorded_tasks(path: Path) -> list[TaskResult]:
+    """Return the tasks of evals.jsonl, each compared with its base row by row."""
+    found: dict[tuple[str, str], dict[int, StepScore]] = {}
+    for line in read_lines(path / "evals.jsonl"):
+        scores = found.setdefault((line["role"], line["task"]), {})
+        scores[line["step"]] = from_json(StepScore, line)
+    return [_recorded_task(path, role, name, scores) for (role, name), scores in found.items()]
+
+
+def _recorded_task(path: Path, role: str, name: str, scores: dict[int, StepScore]) -> TaskResult:
+    rows = {step: _rows(path, name, scores[step]) for step in sorted(scores)}
+    base = rows.pop(0, {})
+    later = {step: row for step, row in rows.items() if base and list(base) == list(row)}
+    right = {step: [correct for correct, _ in row.values()] for step, row in later.items()}
+    judged = role == "prior" and bool(later)
+    return TaskResult(
+        name=name,
+        role=role,
+        evaluations=tuple(scores[step] for step in sorted(scores)),
+        comparisons=tuple(
+            comparison_of(step, list(base.values()), list(row.values()), [id for id, _ in base])
+            for step, row in later.items()
+        ),
+        verdict=diagnose([correct for correct, _ in base.values()], right) if judged else None,
+    )
+
+
+def _rows(path: Path, name: str, score: StepScore) -> _Rows:
+    """Return the rows of an evaluation; none where they are not all there."""
+    lines = read_lines(path / "evals" / f"{slug(name)}-{score.step}.jsonl")
+    if len(lines) != score.n or any(line["correct"] is None for line in lines):
+        return {}
+    return {
+        (line["id"], line["key"]): (float(line["correct"]), from_json(float, line["reward"]))
+        for line in lines
+    }
+
+
 def _evaluated(
     path: Path, record: JournalRecord | None, notes: list[str]
 ) -> tuple[list[TaskResult], tuple[StepDrift, ...]]:
@@ -74,8 +124,7 @@ def _evaluated(
     found = read_eval(path / "eval.json")
     if found is None:
         return [], ()
-    known = () if record is None else (*record.checksums, record.checksum)
-    if found.journal not in known:
+    if record is None or found.journal not in (*record.checksums, record.checksum):
         notes.append("eval.json is ignored: it is of another journal than this run's. Make it anew")
         return [], ()
     notes += _remarks(found, record)
@@ -99,17 +148,39 @@ def _merged(
     recorded: list[TaskResult], measured: list[TaskResult], notes: list[str]
 ) -> list[TaskResult]:
     """Return each task once, the targets first: from eval.json where it has it."""
-    found = {(task.role, task.name): task for task in recorded}
+    tasks = {(task.role, task.name): task for task in recorded}
     others = []
     for task in measured:
-        key = (task.role, task.name)
-        both = joined(task, found[key]) if key in found else task
-        if both is None:
+        own = tasks.get((task.role, task.name))
+        if own is not None and not _of_the_same_rows(task, own):
             others.append(task.name)
-        found[key] = both or task
+            own = None
+        tasks[task.role, task.name] = task if own is None else _joined(task, own)
     if others:
         notes.append(
             f"{', '.join(others)}: figures of esft eval, whose rows are not those of the run's own "
             "evaluations"
         )
-    return sorted(found.values(), key=lambda task: task.role != "target")
+    return sorted(tasks.values(), key=lambda task: task.role != "target")
+
+
+def _of_the_same_rows(measured: TaskResult, recorded: TaskResult) -> bool:
+    """Return whether two have steps in common, and the same figures there."""
+    ours = {score.step: (score.n, score.accuracy) for score in recorded.evaluations}
+    shared = [score for score in measured.evaluations if score.step in ours]
+    return bool(shared) and all((score.n, score.accuracy) == ours[score.step] for score in shared)
+
+
+def _joined(measured: TaskResult, recorded: TaskResult) -> TaskResult:
+    """Return a task of eval.json with the steps that the run evaluated besides."""
+
+    def union(first: tuple, second: tuple) -> tuple:
+        by_step = {part.step: part for part in (*second, *first)}
+        return tuple(by_step[step] for step in sorted(by_step))
+
+    return replace(
+        measured,
+        evaluations=union(measured.evaluations, recorded.evaluations),
+        comparisons=union(measured.comparisons, recorded.comparisons),
+        verdict=measured.verdict or recorded.verdict,
+    )
