@@ -1,4 +1,7 @@
-"""The command line: parses and prints, nothing else."""
+"""The command line: each command parses, calls one function of the library and prints.
+
+Knows nothing of tensors, files or formulas: what works here works from a Python prompt too.
+"""
 
 import click
 
@@ -44,12 +47,5 @@ def main() -> None:
     """
 
 
-main.add_command(tune)
-main.add_command(resume)
-main.add_command(replay)
-main.add_command(evaluate)
-main.add_command(export)
-main.add_command(verify)
-main.add_command(report)
-main.add_command(runs)
-main.add_command(tasks)
+for command in (tune, resume, replay, evaluate, export, verify, report, runs, tasks):
+    main.add_command(command)

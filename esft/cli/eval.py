@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from esft.cli.options import GroupedCommand, GroupedOption, json_option, prior_option
-from esft.cli.show import make_watcher, wrapped
-from esft.cli.stop import StopSignals
+from esft.cli.options import GroupedCommand, grouped, json_option, prior_option
+from esft.cli.show import show_work, wrapped
 
 if TYPE_CHECKING:
     from esft.evals.evaluator import Measured
@@ -22,73 +21,63 @@ _INDENT = " " * 13
 """Of what else is said of a step."""
 
 
-def _option(group: str, *flags: str, **kwargs):
-    return click.option(*flags, cls=GroupedOption, group=group, **kwargs)
-
-
 @click.command("eval", cls=GroupedCommand, short_help="Measure prior tasks: lost, or drifting?")
 @click.argument("run", required=False)
 @prior_option
-@_option(
+@grouped(
     "Prior tasks",
     "--rows",
     type=click.IntRange(min=1),
-    help="Rows of a task that names no number.  [default: the run's, else 200]",
+    help="Rows of a task that names no number  [default: the run's, else 200]",
 )
-@_option("Prior tasks", "--data-dir", help="Folder of <task>.<split>.jsonl files.")
-@_option(
+@grouped("Prior tasks", "--data-dir", help="Folder of <task>.<split>.jsonl files.")
+@grouped(
     "Prior tasks",
     "--margin",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
     default=0.03,
-    show_default=True,
     help="A change that matters to no one is smaller than this share.",
 )
-@_option(
+@grouped(
     "Prior tasks",
     "--texts",
     type=click.IntRange(min=0),
     default=0,
-    show_default=True,
     help="Rows gained and lost to print per task, with both answers.",
 )
-@_option(
+@grouped(
     "Model",
     "--at",
     default="last",
-    show_default=True,
     help="Steps, as in 0,25,50,last; best is that of the best holdout reward.",
 )
-@_option("Model", "--model", help="A model to measure by itself; with RUN, its base model.")
-@_option("Model", "--dtype", help="float32, float16 or bfloat16, of a model by itself.")
-@_option(
+@grouped("Model", "--model", help="A model to measure by itself; with RUN, its base model.")
+@grouped("Model", "--dtype", help="float32, float16 or bfloat16, of a model by itself.")
+@grouped(
     "Model",
     "--load",
     type=click.Choice(("nf4", "int8")),
     help="Measure the models as loaded in 4 or 8 bits, scores alone: does the gain survive?",
 )
-@_option("Model", "--device", help="cuda, mps or cpu  [default: the run's, else the first]")
-@_option(
+@grouped("Model", "--device", help="cuda, mps or cpu  [default: the run's, else the first]")
+@grouped(
     "Distance",
     "--kl-prompts",
     type=click.IntRange(min=0),
     default=50,
-    show_default=True,
     help="Prompts of each prior task that both models go on from; 0 leaves the KL out.",
 )
-@_option(
+@grouped(
     "Distance",
     "--kl-tokens",
     type=click.IntRange(min=1),
     default=256,
-    show_default=True,
     help="New tokens, at most.",
 )
-@_option(
+@grouped(
     "Distance",
     "--noise-floor/--no-noise-floor",
     default=True,
-    show_default=True,
     help="In half precision, score the base again with another batch size.",
 )
 @json_option
@@ -112,7 +101,7 @@ def evaluate(
     from esft.evals.results import to_json
 
     try:
-        with StopSignals() as signals, make_watcher(signals) as watcher:
+        with show_work() as watcher:
             result = run_eval(EvalRequest(priors=prior or (), **asked), watcher)
     except KeyboardInterrupt:
         click.echo("What was measured is kept: the same command goes on from there.", err=True)

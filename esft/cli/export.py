@@ -8,8 +8,7 @@ from pathlib import Path
 import click
 
 from esft.cli.options import GroupedCommand, json_option, rebuild_options
-from esft.cli.show import make_watcher
-from esft.cli.stop import StopSignals
+from esft.cli.show import show_work
 from esft.models.device import DTYPES
 
 
@@ -55,7 +54,7 @@ def _folder(
     from esft.tuning.rebuild import find_source
 
     source = find_source(run)
-    with StopSignals() as signals, make_watcher(signals) as watcher:
+    with show_work() as watcher:
         done = export_model(source, which.pop("at"), out, watcher, dtype=dtype, **which)
     tuned = done.tuned
     record = {
@@ -84,7 +83,7 @@ def _journal(
     from esft.tuning.rebuild import find_source
 
     source = find_source(run)
-    with StopSignals() as signals, make_watcher(signals) as watcher:
+    with show_work() as watcher:
         done = export_journal(source, which.pop("at"), out, watcher, **which)
     record = {"journal": str(out)} | asdict(done)
     again = shlex.join(["esft", "replay", str(out), "--model", done.model, "--out", "DIR"])

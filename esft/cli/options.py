@@ -80,6 +80,7 @@ def recipe_of(ctx: click.Context, name: str | None) -> Recipe:
 
 def grouped(group: str, *flags: str, help: str, **kwargs) -> Callable:
     """Return an option that stands under the heading `group`."""
+    kwargs.setdefault("show_default", "default" in kwargs)
     return click.option(*flags, cls=GroupedOption, group=group, help=help, **kwargs)
 
 
@@ -125,7 +126,6 @@ rebuild_options = together(
         "Model",
         "--at",
         default="last",
-        show_default=True,
         help="Step: best (by holdout reward), last or a number; 0 is the base model.",
     ),
     grouped("Model", "--model", help="Base model, where it is not found as the run named it."),

@@ -5,8 +5,7 @@ from pathlib import Path
 import click
 
 from esft.cli.options import GroupedCommand, rebuild_options
-from esft.cli.show import make_watcher
-from esft.cli.stop import StopSignals
+from esft.cli.show import show_work
 
 
 @click.command(cls=GroupedCommand, short_help="Rebuild the model of any step.")
@@ -36,7 +35,7 @@ def replay(
     from esft.tuning.rebuild import RebuildOptions, find_source, rebuild
 
     require_free(out)
-    with StopSignals() as signals, make_watcher(signals) as watcher:
+    with show_work() as watcher:
         rebuilt = rebuild(
             find_source(run),
             at,

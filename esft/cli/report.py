@@ -5,8 +5,6 @@ from pathlib import Path
 
 import click
 
-from esft.runs.names import find_run
-
 
 @click.command(short_help="Make a page with pictures of one or several runs.")
 @click.argument("runs", nargs=-1, metavar="[RUN ...]")
@@ -30,6 +28,7 @@ def report(runs: tuple[str, ...], out: Path | None, as_json: bool) -> None:
       esft report with-awd without-awd --out compared
     """
     from esft.report.write import write_report
+    from esft.runs.names import find_run
 
     paths = [find_run(name) for name in runs or (None,)]
     written = write_report(paths, out)

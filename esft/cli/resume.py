@@ -5,7 +5,7 @@ import json
 import click
 
 from esft.cli.options import GroupedCommand, json_option
-from esft.cli.show import make_watcher, outcome_record, outcome_text
+from esft.cli.show import outcome_record, outcome_text, show_run
 from esft.cli.stop import StopSignals
 
 
@@ -29,7 +29,7 @@ def resume(ctx: click.Context, run: str | None, as_json: bool) -> None:
     from esft.tuning.resume import Finished, resume_tuning
 
     path = find_run(run)
-    with StopSignals() as signals, make_watcher(signals) as watcher:
+    with StopSignals() as signals, show_run(signals) as watcher:
         result = resume_tuning(path, watcher, signals.asked)
     if isinstance(result, Finished):
         text = f"run {result.run_path} is finished: {result.steps} steps"

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from esft.cli.options import json_option
+
 if TYPE_CHECKING:
     from esft.runs.listing import ListedRun
 
@@ -18,7 +20,7 @@ _WIDTHS = (13, 20, 10, 10)
 
 
 @click.command(short_help="List the runs.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
+@json_option
 def runs(as_json: bool) -> None:
     """List the runs under runs/, the newest first: steps done of those planned, holdout reward
     of the base model and at the last evaluation, drift, size on the disk and state.

@@ -1,21 +1,22 @@
-"""How a run is shown: progress on stderr, the result on stdout."""
+"""What commands show: progress on stderr, the result of a run on stdout."""
 
 from __future__ import annotations
 
 import shutil
+import sys
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import click
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn
 
 from esft.cli.stop import StopSignals
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
+    from tqdm import tqdm
+
     from esft.rollout.results import Evaluation
     from esft.tuning.plan import Plan
     from esft.tuning.watcher import Outcome, StepMetrics, TaskScores
@@ -25,56 +26,69 @@ LONG = 24 * 3600
 
 
 @contextmanager
-def make_watcher(signals: StopSignals) -> Iterator[PlainWatcher]:
-    """Yield what shows a run: with a live line on a terminal, else plain lines."""
+def show_run(signals: StopSignals) -> Iterator[PlainWatcher]:
+    """Yield what shows a run: plain lines, on a terminal above one that moves with every member."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn
+
     console = Console(stderr=True, highlight=False)
     if not console.is_terminal:
         yield PlainWatcher(signals)
         return
-    columns = (TextColumn("{task.description}"), BarColumn(bar_width=24))
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=24))
     with Progress(*columns, console=console, transient=True) as progress:
         yield LiveWatcher(signals, progress)
 
 
+@contextmanager
+def show_work() -> Iterator[PlainWatcher]:
+    """Yield what shows long work that is not a run: plain lines, on a terminal a bar too.
+
+    A signal ends the work at once.
+    """
+    with StopSignals() as signals:
+        watcher = BarWatcher(signals)
+        try:
+            yield watcher
+        finally:
+            watcher.close()
+
+
 class PlainWatcher:
-    """Prints lines to stderr."""
+    """Prints lines to stderr: what `esft.tuning.watcher.Watcher` promises."""
 
     def __init__(self, signals: StopSignals) -> None:
         self._signals = signals
         self._headed = False
 
     def plan(self, plan: Plan) -> None:
-        """Print the first lines."""
         for label, text in plan.lines:
             self._print(wrapped(f"{label:<8}", text))
         for warning in plan.warnings:
             self.notice(warning)
 
     def begin(self) -> None:
-        """From here on Ctrl-C waits for the step in hand."""
+        # From here on Ctrl-C waits for the step in hand.
         self._signals.arm()
 
     def phase(self, text: str) -> None:
-        """Print what takes a while."""
         self._print(wrapped("", f"{text} ..."))
 
     def rebuild(self, since: int, to: int, seconds: float) -> None:
-        """Print which steps are made again, and how long that takes."""
         steps = f"step {to}" if to == since + 1 else f"steps {since + 1} to {to}"
         start = "the base model" if since == 0 else f"step {since}"
         self._print(f"rebuilding {steps} from {start} and the journal: about {duration(seconds)}")
 
     def progress(self, text: str, done: int, total: int) -> None:
-        """Nothing: a line each time is too much."""
+        """Print nothing: a line each time is too much."""
 
     def estimate(self, seconds: float, steps: int) -> None:
-        """Print the expected time, and above a day what would halve it."""
         self._print(f"expected {duration(seconds)} for {steps} steps, from the first member")
         if seconds > LONG:
             self._print(f"hint: --steps {max(1, steps // 2)} would halve it")
 
     def step(self, metrics: StepMetrics, steps: int, seconds_left: float) -> None:
-        """Print a line a step, under heads before the first."""
+        """Print a line, under heads before the first."""
         if not self._headed:
             self._headed = True
             self._print(_columns(*_HEADS))
@@ -94,12 +108,11 @@ class PlainWatcher:
 
     def evaluation(self, step: int, scores: tuple[TaskScores, ...]) -> None:
         """Print a line a task: the share right now, and its change."""
-        for number, each in enumerate(scores):
-            label = f"  {'target' if number == 0 else 'prior ':<6} {each.name:<22}"
-            self._print(f"{label} {change_text(each)}")
+        for number, task in enumerate(scores):
+            label = f"  {'target' if number == 0 else 'prior ':<6} {task.name:<22}"
+            self._print(f"{label} {change_text(task)}")
 
     def notice(self, text: str) -> None:
-        """Print what is out of the ordinary."""
         self._print(wrapped("Warning: ", text))
 
     def _print(self, text: str) -> None:
@@ -107,7 +120,7 @@ class PlainWatcher:
 
 
 class LiveWatcher(PlainWatcher):
-    """Prints the same above a line that moves with every member."""
+    """Prints the same above a line of rich."""
 
     def __init__(self, signals: StopSignals, progress: Progress) -> None:
         super().__init__(signals)
@@ -115,20 +128,44 @@ class LiveWatcher(PlainWatcher):
         self._line = progress.add_task("", total=None)
 
     def phase(self, text: str) -> None:
-        """Show what takes a while until it is over."""
-        self._progress.update(self._line, description=escape(text), total=None, completed=0)
+        self._progress.update(self._line, description=text, total=None, completed=0)
 
     def progress(self, text: str, done: int, total: int) -> None:
-        """Move the bar."""
-        text = f"{text} {done}/{total}"
-        self._progress.update(self._line, description=text, total=total, completed=done)
+        description = f"{text} {done}/{total}"
+        self._progress.update(self._line, description=description, total=total, completed=done)
 
     def notice(self, text: str) -> None:
-        """Print what is out of the ordinary, in colour."""
         self._progress.console.print(wrapped("Warning: ", text), style="yellow", markup=False)
 
     def _print(self, text: str) -> None:
         self._progress.console.print(text, markup=False, soft_wrap=True)
+
+
+class BarWatcher(PlainWatcher):
+    """Prints the same, with a bar of tqdm below while something is counted."""
+
+    _bar: tqdm | None = None
+
+    def progress(self, text: str, done: int, total: int) -> None:
+        from tqdm import tqdm
+
+        if self._bar is None:
+            # None disables it where stderr is not a terminal.
+            self._bar = tqdm(desc=text, total=total, leave=False, disable=None, file=sys.stderr)
+        self._bar.update(done - self._bar.n)
+        if done >= total:
+            self.close()
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            self._bar.close()
+        self._bar = None
+
+    def _print(self, text: str) -> None:
+        if self._bar is not None:
+            self._bar.clear()  # the next progress draws it again, below the line
+        super()._print(text)
 
 
 def wrapped(label: str, text: str) -> str:
@@ -150,12 +187,9 @@ def change_text(scores: TaskScores) -> str:
 
     change, error = paired_change(scores.base, scores.now, "correct")
     return (
-        f"{scores.base.accuracy:.3f} -> {_short(scores.now)}   change {change:+.3f} +- {error:.3f}"
+        f"{scores.base.accuracy:.3f} -> {scores.now.accuracy:.3f} +- {scores.now.accuracy_se:.3f}"
+        f"   change {change:+.3f} +- {error:.3f}"
     )
-
-
-def _short(evaluation: Evaluation) -> str:
-    return f"{evaluation.accuracy:.3f} +- {evaluation.accuracy_se:.3f}"
 
 
 def outcome_text(outcome: Outcome) -> str:
@@ -171,11 +205,11 @@ def outcome_text(outcome: Outcome) -> str:
         before, after = (_figure(each, attribute) for each in (outcome.base, outcome.tuned))
         lines.append(f"  {label:<8} {before} -> {after}   change {change:+.4f} +- {error:.4f}")
     if outcome.priors:
-        counts = sorted({each.base.n for each in outcome.priors})
+        counts = sorted({task.base.n for task in outcome.priors})
         rows = f"{counts[0]} to {counts[-1]} rows" if len(counts) > 1 else f"{counts[0]} rows each"
         lines.append(f"prior tasks, {rows}, share right")
-        width = max(len(each.name) for each in outcome.priors)
-        lines += [f"  {each.name:<{width}}  {change_text(each)}" for each in outcome.priors]
+        width = max(len(task.name) for task in outcome.priors)
+        lines += [f"  {task.name:<{width}}  {change_text(task)}" for task in outcome.priors]
     if outcome.grader_failures:
         lines.append(
             f"grader     no score for {outcome.grader_failures:,} answers, which counted as 0"
@@ -203,28 +237,18 @@ def outcome_record(outcome: Outcome) -> dict[str, object]:
     """Return the result of a run, for programs."""
     from esft.runs.records import finite
 
-    return {
+    plain = ("task", "steps", "planned", "stopped", "best_step", "grader_failures", "drift")
+    plain += ("forecast", "peak_memory")
+    return {name: getattr(outcome, name) for name in plain} | {
         "run": outcome.run_path,
         "model": outcome.model_path,
-        "task": outcome.task,
-        "steps": outcome.steps,
-        "planned": outcome.planned,
-        "stopped": outcome.stopped,
-        "best_step": outcome.best_step,
         "base": finite(outcome.base.summary()),
         "tuned": finite(outcome.tuned.summary()),
         "priors": {
-            each.name: {
-                "base": finite(each.base.summary()),
-                "tuned": finite(each.now.summary()),
-            }
-            for each in outcome.priors
+            task.name: {"base": finite(task.base.summary()), "tuned": finite(task.now.summary())}
+            for task in outcome.priors
         },
-        "grader_failures": outcome.grader_failures,
-        "drift": outcome.drift,
-        "forecast": outcome.forecast,
         "seconds": round(outcome.seconds, 3),
-        "peak_memory": outcome.peak_memory,
     }
 
 

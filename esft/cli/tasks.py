@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from esft.cli.options import json_option
 from esft.cli.show import wrapped
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ CHOICE = "1 where the right option has the highest log-probability a character (
     help="Folder of <task>.<split>.jsonl files  [default: $ESFT_DATA_DIR, else the task's own rows "
     "or the hub]",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
+@json_option
 def tasks(name: str | None, grader: str | None, data_dir: str | None, as_json: bool) -> None:
     """List all tasks; with NAME, show two rows of it as a model sees them, the reference answer
     and how answers are graded. NAME may be your own .jsonl or .py file. No model is loaded.
@@ -52,7 +53,7 @@ def tasks(name: str | None, grader: str | None, data_dir: str | None, as_json: b
 def _list(as_json: bool) -> None:
     from esft.tasks.registry import get_task, task_names
 
-    every = [get_task(each) for each in task_names()]
+    every = [get_task(name) for name in task_names()]
     if as_json:
         click.echo(json.dumps([_task_record(task) for task in every]))
         return
@@ -63,41 +64,29 @@ def _list(as_json: bool) -> None:
 
 
 def _scorings(task: Task) -> str:
-    others = [each for each in task.scorings if each != task.scoring]
+    others = [scoring for scoring in task.scorings if scoring != task.scoring]
     return f"{task.scoring} ({', '.join(others)})" if others else task.scoring
 
 
 def _task_record(task: Task) -> dict[str, object]:
-    return {
-        "name": task.name,
-        "summary": task.summary,
-        "source": task.source,
-        "licence": task.licence,
-        "rows": task.size,
-        "scoring": task.scoring,
-        "scorings": task.scorings,
-        "max_new_tokens": task.max_new_tokens,
-        "grading": task.grading,
-    }
+    plain = ("name", "summary", "source", "licence", "scoring", "scorings", "max_new_tokens")
+    return {name: getattr(task, name) for name in (*plain, "grading")} | {"rows": task.size}
 
 
 def _preview_record(task: Task, shown: Preview) -> dict[str, object]:
     rows = [
-        {
-            "id": row.id,
+        {name: getattr(row, name) for name in ("id", "answer", "accepted", "gold")}
+        | {
             "questions": [asdict(question) for question in row.questions],
-            "answer": row.answer,
-            "accepted": row.accepted,
             "options": [
                 {"context": option.context, "continuation": option.continuation}
                 for option in row.options
             ],
-            "gold": row.gold,
         }
         for row in shown.rows
     ]
-    place = {"where": shown.where, "split": shown.split, "total": shown.total}
-    return _task_record(task) | place | {"first": rows}
+    where = {"where": shown.where, "split": shown.split, "total": shown.total}
+    return _task_record(task) | where | {"first": rows}
 
 
 def _preview_text(task: Task, shown: Preview) -> str:
@@ -144,9 +133,9 @@ def _option_lines(row: Row) -> list[str]:
     shared = len(contexts) == 1
     lines = _block("by choice, context", next(iter(contexts))) if shared else []
     options = [
-        f"{'*' if place == row.gold else ' '} "
+        f"{'*' if index == row.gold else ' '} "
         f"{'' if shared else option.context + ' |'}{option.continuation}"
-        for place, option in enumerate(row.options)
+        for index, option in enumerate(row.options)
     ]
     return [*lines, *_block("by choice, options and the right one with *", "\n".join(options))]
 

@@ -13,7 +13,7 @@ from esft.cli.options import (
     together,
     typed_with,
 )
-from esft.cli.show import make_watcher, outcome_record, outcome_text
+from esft.cli.show import outcome_record, outcome_text, show_run
 from esft.cli.stop import StopSignals
 from esft.recipe.settings import TABLES
 
@@ -48,7 +48,7 @@ def tune(ctx: click.Context, recipe: str | None, as_json: bool, **options: objec
     settings = recipe_of(ctx, recipe)
     from esft.tuning.start import run_tuning  # torch comes with it: --help does not wait for it
 
-    with StopSignals() as signals, make_watcher(signals) as watcher:
+    with StopSignals() as signals, show_run(signals) as watcher:
         outcome = run_tuning(settings, watcher, signals.asked)
     if as_json:
         click.echo(json.dumps(outcome_record(outcome)))

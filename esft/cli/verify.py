@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from esft.cli.show import make_watcher, wrapped
-from esft.cli.stop import StopSignals
+from esft.cli.show import show_work, wrapped
 
 if TYPE_CHECKING:
     from esft.tuning.verify import Check
@@ -47,10 +46,12 @@ def verify(
 
     path = find_target(run)
     options = RebuildOptions(model=model, device=device, from_base=not quick)
-    with StopSignals() as signals, make_watcher(signals) as watcher:
-        found = list(checks_of(path, watcher, options))
-    if not as_json:
-        click.echo("\n".join(map(_text, found)))
+    found = []
+    with show_work() as watcher:
+        for check in checks_of(path, watcher, options):
+            found.append(check)
+            if not as_json:
+                click.echo(_text(check))
     failed = [check.what for check in found if check.result == FAILED]
     if as_json:
         checks = [asdict(check) for check in found]

@@ -134,19 +134,7 @@ def parse_prior_line(text: str) -> PriorSpec:
     name, rows = _name_and_rows(words[0] if words else "")
     if not name.strip():
         raise _refusal(f"{shown(text)}: the name is missing", "for example gsm8k:100")
-    declared = {key: each for key, each in PriorSpec.declared().items() if key != "name"}
-    given: dict[str, object] = {}
-    problems: list[Problem] = []
-    for word in [*([] if rows is None else [f"rows={rows}"]), *words[1:]]:
-        key, _, value = word.partition("=")
-        if key not in declared:
-            problem = unknown(PriorSpec.table, key, value, declared)
-            problems.append(replace(problem, hint=f"{problem.hint} (spaces need quotes)"))
-        elif key in given:
-            problems += _refusal(f"{key} is there twice", f"take one {key} out").problems
-        else:
-            whole = declared[key].kind == "int" and re.fullmatch("[0-9]{1,18}", value)
-            given[key] = int(value) if whole else value
+    given, problems = _settings([*([] if rows is None else [f"rows={rows}"]), *words[1:]])
     try:
         spec = PriorSpec(name=name, **given)
     except SettingsError as error:
@@ -304,6 +292,24 @@ def _require_task(spec: PriorSpec) -> None:
         hint = error.hint or ""  # what is an option or a setting elsewhere is a key of the line
         hint = hint.replace("--grader number", "grader=number").replace("--grader", "grader=")
         raise _refusal(str(error), re.sub(r"\btask\.(?=[a-z])", "", hint) or None) from error
+
+
+def _settings(words: list[str]) -> tuple[dict[str, object], list[Problem]]:
+    """Return the values of key=value words, and what is wrong with those that have none."""
+    declared = {key: setting for key, setting in PriorSpec.declared().items() if key != "name"}
+    given: dict[str, object] = {}
+    problems: list[Problem] = []
+    for word in words:
+        key, _, value = word.partition("=")
+        if key not in declared:
+            problem = unknown(PriorSpec.table, key, value, declared)
+            problems.append(replace(problem, hint=f"{problem.hint} (spaces need quotes)"))
+        elif key in given:
+            problems += _refusal(f"{key} is there twice", f"take one {key} out").problems
+        else:
+            whole = declared[key].kind == "int" and re.fullmatch("[0-9]{1,18}", value)
+            given[key] = int(value) if whole else value
+    return given, problems
 
 
 def _name_and_rows(text: str) -> tuple[str, str | None]:

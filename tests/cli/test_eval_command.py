@@ -4,19 +4,14 @@ import json
 from dataclasses import replace
 
 import pytest
-from click.testing import CliRunner
+from command import esft
 from tiny_models import write_model
 from tiny_runs import Notes, a_recipe, never
 
-from esft.cli import main
 from esft.recipe.settings import Prior, Run
 from esft.rollout.results import RowResult
 from esft.rollout.rollout import Rollout
 from esft.tuning.start import run_tuning
-
-
-def esft(*words):
-    return CliRunner().invoke(main, [str(word) for word in words])
 
 
 @pytest.fixture

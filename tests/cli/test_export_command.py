@@ -1,23 +1,13 @@
 import json
 
 import pytest
-from click.testing import CliRunner
-from tiny_runs import Notes, a_recipe, never
+from command import esft
 from transformers import AutoModelForCausalLM
 
-from esft.cli import main
 from esft.export import check as export_check
 from esft.export import figures as export_figures
 from esft.export import folder as module
 from esft.export import prompts as export_prompts
-from esft.tuning.start import run_tuning
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("one")
-    run_tuning(a_recipe(folder), Notes(), never)
-    return folder / "run"
 
 
 @pytest.fixture
@@ -28,15 +18,11 @@ def in_process(monkeypatch):
     monkeypatch.setattr(module, "check_anew", export_check.check)
 
 
-def esft(*arguments):
-    return CliRunner().invoke(main, [str(argument) for argument in arguments])
-
-
-def test_the_model_is_written_and_the_comparison_said_in_words(run, tmp_path, in_process):
-    done = esft("export", run, "--out", tmp_path / "out")
+def test_the_model_is_written_and_the_comparison_said_in_words(made, tmp_path, in_process):
+    done = esft("export", made, "--out", tmp_path / "out")
 
     assert done.exit_code == 0, done.stderr
-    assert f"step 3 of {run}/journal.jsonl, the weights that the run recorded" in done.stdout
+    assert f"step 3 of {made}/journal.jsonl, the weights that the run recorded" in done.stdout
     assert "All weights are equal, bit for bit" in done.stdout
     assert f"model    {tmp_path / 'out'}" in done.stdout
     card = (tmp_path / "out" / "README.md").read_text()
@@ -44,8 +30,8 @@ def test_the_model_is_written_and_the_comparison_said_in_words(run, tmp_path, in
     assert "saving" in done.stderr
 
 
-def test_a_converted_model_is_compared_in_a_new_process_and_told_as_json(run, tmp_path):
-    done = esft("export", run, "--out", tmp_path / "out", "--dtype", "bfloat16", "--json")
+def test_a_converted_model_is_compared_in_a_new_process_and_told_as_json(made, tmp_path):
+    done = esft("export", made, "--out", tmp_path / "out", "--dtype", "bfloat16", "--json")
 
     result = json.loads(done.stdout)
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
@@ -64,31 +50,31 @@ def test_a_converted_model_is_compared_in_a_new_process_and_told_as_json(run, tm
     )
 
 
-def test_the_best_step_is_exported(run, tmp_path, in_process):
-    last = esft("export", run, "--out", tmp_path / "last", "--json")
-    best = esft("export", run, "--at", "best", "--out", tmp_path / "best", "--json")
+def test_the_best_step_is_exported(made, tmp_path, in_process):
+    last = esft("export", made, "--out", tmp_path / "last", "--json")
+    best = esft("export", made, "--at", "best", "--out", tmp_path / "best", "--json")
 
     result = json.loads(best.stdout)
     assert result["step"] == result["best_step"] == json.loads(last.stdout)["best_step"]
 
 
-def test_a_journal_is_exported_and_replayed(run, tmp_path):
-    written = esft("export", run, "--at", 2, "--journal", "--out", tmp_path / "my.jsonl")
+def test_a_journal_is_exported_and_replayed(made, tmp_path):
+    written = esft("export", made, "--at", 2, "--journal", "--out", tmp_path / "my.jsonl")
     replayed = esft("replay", tmp_path / "my.jsonl", "--out", tmp_path / "again")
 
     assert written.exit_code == replayed.exit_code == 0, replayed.stderr
     size = (tmp_path / "my.jsonl").stat().st_size
     assert f"journal  {tmp_path / 'my.jsonl'}, {size / 1000:.1f} kB" in written.stdout
-    assert f"--model {run.parent / 'base'} --out DIR" in written.stdout
+    assert f"--model {made.parent / 'base'} --out DIR" in written.stdout
     assert "step 2 of" in replayed.stdout
     assert "the weights that the run recorded" in replayed.stdout
 
 
-def test_a_journal_told_as_json(run, tmp_path):
-    done = esft("export", run, "--journal", "--out", tmp_path / "my.jsonl", "--json")
+def test_a_journal_told_as_json(made, tmp_path):
+    done = esft("export", made, "--journal", "--out", tmp_path / "my.jsonl", "--json")
 
     result = json.loads(done.stdout)
-    saved = json.loads((run / "run.json").read_text())["saved"]
+    saved = json.loads((made / "run.json").read_text())["saved"]
     assert (result["step"], result["weights"]) == (3, saved["weights"])
     assert result["size"] == (tmp_path / "my.jsonl").stat().st_size
 
@@ -102,8 +88,8 @@ def test_a_journal_told_as_json(run, tmp_path):
         (["--at", "9", "--journal"], "--at is '9', expected best, last or a step from 0 to 3", 1),
     ],
 )
-def test_what_cannot_be_exported_is_refused(arguments, said, code, run, tmp_path):
-    done = esft("export", run, "--out", tmp_path / "out", *arguments)
+def test_what_cannot_be_exported_is_refused(arguments, said, code, made, tmp_path):
+    done = esft("export", made, "--out", tmp_path / "out", *arguments)
 
     assert done.exit_code == code
     assert said in done.stderr
@@ -111,11 +97,11 @@ def test_what_cannot_be_exported_is_refused(arguments, said, code, run, tmp_path
 
 
 @pytest.mark.parametrize("arguments", [[], ["--journal"]])
-def test_what_is_there_is_never_overwritten(arguments, run, tmp_path):
+def test_what_is_there_is_never_overwritten(arguments, made, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").write_text("text")
 
-    done = esft("export", run, "--out", tmp_path / "out", *arguments)
+    done = esft("export", made, "--out", tmp_path / "out", *arguments)
 
     assert done.exit_code == 1
     assert "exists, expected" in done.stderr

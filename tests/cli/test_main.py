@@ -7,6 +7,7 @@ from click.testing import CliRunner
 
 from esft import __version__
 from esft.cli import main
+from esft.recipe.settings import TABLES
 
 
 def test_help_does_not_import_torch():
@@ -35,20 +36,31 @@ def test_python_m_esft_is_the_command():
     assert done.stdout == f"esft {__version__}\n"
 
 
-def test_options_of_tune_stand_under_their_headings_with_defaults():
+def test_options_of_tune_stand_under_their_headings_with_defaults_in_80_columns():
     text = CliRunner().invoke(main, ["tune", "--help"], terminal_width=80).output
 
-    headings = re.findall(r"^(\w+):$", text, re.MULTILINE)
-    assert headings == ["Model", "Task", "Search", "Anchor", "Run", "Other"]
+    headings = re.findall(r"^(\w[\w ]*):$", text, re.MULTILINE)
+    assert headings == ["Model", "Task", "Search", "Anchor", "Prior tasks", "Run", "Other"]
+    assert max(len(line) for line in text.splitlines()) <= 80
+
+
+@pytest.mark.parametrize(
+    ("table", "setting"),
+    [
+        (table, setting)
+        for table, kind in TABLES.items()
+        for setting in kind.declared().values()
+        if setting.flag is not None
+    ],
+)
+def test_an_option_is_described_as_its_setting_is_declared(table, setting):
+    text = CliRunner().invoke(main, ["tune", "--help"], terminal_width=80).output
+
     plain = " ".join(text.split())
-    for expected in ("--steps", "[default: 500]", "[default: 30]", "[default: 0.001]", "--set"):
-        assert expected in plain
-
-
-def test_help_fits_80_columns():
-    for arguments in (["--help"], ["tune", "--help"]):
-        text = CliRunner().invoke(main, arguments, terminal_width=80).output
-        assert max(len(line) for line in text.splitlines()) <= 80
+    _, _, described = plain.partition(f" {setting.flag} ")
+    assert setting.help in described
+    if setting.default_text is not None:
+        assert f"[default: {setting.default_text}]" in described
 
 
 @pytest.mark.parametrize(

@@ -3,17 +3,11 @@
 import json
 
 import pytest
-from click.testing import CliRunner
-
-from esft.cli import main
+from command import esft
 
 STEPS = 10
 LESS = ("--steps", STEPS, "--set", "task.rows_per_step=32", "--set", "prior.rows=100")
 """Half of its steps, a third of its rows: they tell the two apart, all take minutes on a thread."""
-
-
-def esft(*arguments):
-    return CliRunner().invoke(main, list(map(str, arguments)))
 
 
 @pytest.fixture(scope="module")

@@ -2,14 +2,8 @@ import json
 import os
 
 import pytest
-from click.testing import CliRunner
+from command import esft
 from report_runs import write_eval, write_run
-
-from esft.cli import main
-
-
-def esft(*arguments):
-    return CliRunner().invoke(main, list(map(str, arguments)))
 
 
 @pytest.fixture

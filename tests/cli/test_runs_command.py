@@ -2,24 +2,9 @@ import json
 import shutil
 
 import pytest
-from click.testing import CliRunner
-from tiny_runs import Notes, a_recipe, never
-
-from esft.cli import main
-from esft.tuning.start import run_tuning
+from command import esft
 
 LONG = "the-run-of-a-model-with-a-name-that-is-much-longer-than-a-line-of-eighty-columns-can-be-1"
-
-
-def esft(*arguments, width=80):
-    return CliRunner().invoke(main, list(map(str, arguments)), env={"COLUMNS": str(width)})
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("made")
-    run_tuning(a_recipe(folder, steps=2), Notes(), never)
-    return folder / "run"
 
 
 @pytest.fixture
@@ -49,7 +34,7 @@ def test_a_run_is_shown_with_its_figures_under_their_heads(runs):
     assert heads.split() == ["steps", "reward", "||D||", "size", "state"]
     assert " ".join(name).startswith("mine  conciseness on ")
     steps, before, arrow, after, drift, *size, state = figures.split()
-    assert (steps, arrow, state) == ("2/2", "->", "finished")
+    assert (steps, arrow, state) == ("3/3", "->", "finished")
     lines = [json.loads(line) for line in (runs / "mine/evals.jsonl").read_text().splitlines()]
     assert [before, after] == [f"{line['reward']:.3f}" for line in lines]
     last = json.loads((runs / "mine/metrics.jsonl").read_text().splitlines()[-1])
@@ -89,4 +74,4 @@ def test_the_list_as_json(runs):
 
     assert listed["path"] == "runs/mine"
     assert (listed["task"], listed["state"]) == ("conciseness", "finished")
-    assert (listed["steps"], listed["planned"], listed["problem"]) == (2, 2, None)
+    assert (listed["steps"], listed["planned"], listed["problem"]) == (3, 3, None)

@@ -1,11 +1,12 @@
 import io
+import sys
 from dataclasses import replace
 
 import pytest
 from rich.console import Console
 from rich.progress import Progress
 
-from esft.cli.show import LiveWatcher, PlainWatcher, duration, gigabytes, wrapped
+from esft.cli.show import LiveWatcher, PlainWatcher, duration, show_work, wrapped
 from esft.cli.stop import StopSignals
 from esft.tuning.plan import Plan
 from esft.tuning.watcher import StepMetrics
@@ -41,10 +42,6 @@ METRICS = StepMetrics(
 )
 def test_a_duration_is_told_in_the_units_that_matter(seconds, text):
     assert duration(seconds) == text
-
-
-def test_a_size_is_told_in_gigabytes():
-    assert gigabytes(1_234_000_000) == "1.23 GB"
 
 
 def told(tell, capsys):
@@ -103,6 +100,28 @@ def test_on_a_terminal_the_same_lines_stand_above_a_bar_that_moves():
     text = screen.getvalue()
     for expected in ("model   [tiny] model", "Warning: [mind] this", "12/500", "member 3/30"):
         assert expected in text
+
+
+class Screen(io.StringIO):
+    """A terminal to write to."""
+
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize(("screen", "bars"), [(io.StringIO(), False), (Screen(), True)])
+def test_work_that_is_not_a_run_has_a_bar_on_a_terminal_alone(screen, bars, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", screen)
+
+    with show_work() as watcher:
+        watcher.rebuild(0, 2, 3.0)
+        watcher.progress("step", 1, 2)
+        watcher.notice("mind this")
+        watcher.progress("step", 2, 2)
+
+    lines = "rebuilding steps 1 to 2 from the base model and the journal: about 3.0 s", "Warning: "
+    assert all(line in screen.getvalue() for line in lines)
+    assert ("| 0/2 [" in screen.getvalue()) == bars
 
 
 def test_signals_wait_for_a_step_only_once_there_is_one():

@@ -1,15 +1,10 @@
 import json
 
 import pytest
-from click.testing import CliRunner
+from command import esft
 
-from esft.cli import main
 from esft.tasks.preview import preview
 from esft.tasks.registry import get_task, task_names
-
-
-def esft(*arguments, width=80):
-    return CliRunner().invoke(main, list(map(str, arguments)), env={"COLUMNS": str(width)})
 
 
 def test_all_tasks_are_listed_with_scoring_rows_source_and_licence_in_80_columns():
@@ -47,7 +42,7 @@ def test_a_task_shows_two_rows_as_a_model_sees_them_the_reference_and_the_gradin
     assert "4,000 in generated countdown puzzles, train" in flat
 
 
-@pytest.mark.parametrize("name", ["arc", "hellaswag", "winogrande", "mmlu"])
+@pytest.mark.parametrize("name", ["arc", "winogrande"])
 def test_the_options_of_a_choice_task_are_shown_with_their_context(name, tmp_path):
     task, columns = get_task(name), COLUMNS[name]
     (tmp_path / f"{task.file}.validation.jsonl").write_text(json.dumps(columns) + "\n")
@@ -112,16 +107,6 @@ def test_a_wrong_row_is_found_wherever_it_is(tmp_path):
     assert "my.jsonl line 6" in done.stderr
 
 
-def test_a_grader_that_is_none_is_refused(tmp_path):
-    (tmp_path / "my.jsonl").write_text('{"prompt": "a", "answer": "b"}\n')
-
-    done = esft("tasks", tmp_path / "my.jsonl", "--grader", "nearly")
-
-    assert done.exit_code != 0
-    assert "nearly" in done.stderr
-    assert "contains" in done.stderr
-
-
 def test_a_row_without_a_reference_says_so(tmp_path):
     row = {"nums": [2, 3], "target": 5}
     (tmp_path / "countdown_tasks_3to4.train.jsonl").write_text(json.dumps(row) + "\n")
@@ -138,24 +123,11 @@ COLUMNS = {
         "choices": {"text": ["ice", "smoke"], "label": ["A", "B"]},
         "answerKey": "A",
     },
-    "hellaswag": {
-        "activity_label": "Cooking",
-        "ctx_a": "A man cuts an onion.",
-        "ctx_b": "he",
-        "endings": ["cries.", "flies.", "melts.", "rains."],
-        "label": "0",
-    },
     "winogrande": {
         "sentence": "The cup did not fit the bag because the _ was too big.",
         "option1": "cup",
         "option2": "bag",
         "answer": "1",
-    },
-    "mmlu": {
-        "question": "What is 2 + 2?",
-        "subject": "elementary_mathematics",
-        "choices": ["3", "4", "5", "6"],
-        "answer": 1,
     },
     "piqa": {"goal": "Dry a cup", "sol1": "Use a towel.", "sol2": "Use a hose.", "label": 0},
 }

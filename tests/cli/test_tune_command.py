@@ -7,11 +7,10 @@ import time
 from dataclasses import replace
 
 import pytest
-from click.testing import CliRunner
+from command import esft
 from tiny_models import write_model
 from tiny_runs import a_recipe
 
-from esft.cli import main
 from esft.recipe.settings import Prior
 from esft.recipe.toml import dump_recipe, load_recipe
 
@@ -22,10 +21,6 @@ ROWS = ["--set", "task.train=5", "--set", "task.holdout=4", "--set", "task.max_n
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
     return str(write_model(tmp_path_factory.mktemp("models") / "base"))
-
-
-def esft(*arguments):
-    return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
 def test_a_model_is_tuned_from_options_alone(base, tmp_path):
@@ -109,19 +104,6 @@ def test_without_prior_the_prior_tasks_of_a_recipe_stay(tmp_path):
     )
 
 
-def test_every_error_of_a_file_of_prior_tasks_is_printed_with_its_line(tmp_path):
-    file = tmp_path / "tasks.txt"
-    file.write_text("arc:none\n\narc2\npiqa\npiqa:5\n")
-
-    done = esft("tune", "--model", "m", "--task", "conciseness", "--prior", file)
-
-    assert done.exit_code == 2
-    assert done.stdout == ""
-    assert [number for number in range(9) if f"{file} line {number}: " in done.stderr] == [1, 3, 5]
-    assert f'{file} line 5: "piqa:5": the task is there before' in done.stderr
-    assert "Traceback" not in done.stderr
-
-
 def test_warnings_say_what_can_do_nothing(base, tmp_path):
     done = esft(
         "tune", "--model", base, *TINY, *ROWS, "--sigma", 1e-8, "--awd", 1e-9, "--run-dir",
@@ -137,18 +119,9 @@ def test_warnings_say_what_can_do_nothing(base, tmp_path):
     ("line", "code", "message", "hint"),
     [
         ("--model m", 2, "[task] name is not set", "--task arc"),
-        ("--task arc", 2, "[model] id is not set", "--model"),
         ("--model m --task arc --sigma 0", 2, "--sigma: [search] sigma is 0", "sigma = 0.001"),
-        ("--model m --task arc --population 1", 2, "2 or more", "population = 30"),
         ("--model m --task arc --set search.sigam=1", 2, "sigam", "sigma"),
         ("--model m --task arc --set sigma", 2, "sigma", "search.sigma="),
-        (
-            "--model m --task arc --set search.antithetic=true --population 31",
-            2,
-            "population is 31, expected an even number",
-            "population = 32",
-        ),
-        ("--model m --task arc --awd 5000 --awd-norm l2", 2, "expected at most 2000", "norm"),
         ("--model m --task ark", 2, "ark", "arc"),
         ("--model m --task conciseness --device warp", 1, "warp", "cpu"),
         ("--model SmolLM --task conciseness", 1, "SmolLM", "SmolLM2"),
@@ -156,7 +129,6 @@ def test_warnings_say_what_can_do_nothing(base, tmp_path):
         ("--model m --task arc --prior gsmk:5", 2, "--prior: task 'gsmk' is unknown", "gsm8k"),
         ("--model m --task arc --prior gsm8k:0", 2, '--prior: "gsm8k:0": rows is 0', "rows=100"),
         ("--model m --task arc --prior no.txt", 2, "no.txt cannot be read", "gsm8k:100"),
-        ("--model m --task arc --prior-every 0", 2, "every is 0", "every = 25"),
         ("--model m --task conciseness --prior conciseness:5", 2, "than the target", "take"),
     ],
 )
