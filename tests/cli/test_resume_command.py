@@ -4,16 +4,11 @@ import json
 from dataclasses import replace
 
 import pytest
-from click.testing import CliRunner
+from command import esft
 from tiny_runs import Notes, a_recipe
 
-from esft.cli import main
 from esft.recipe.settings import Run
 from esft.tuning.start import run_tuning
-
-
-def esft(*words):
-    return CliRunner().invoke(main, [str(word) for word in words])
 
 
 @pytest.fixture

@@ -2,23 +2,9 @@ import json
 import shutil
 
 import pytest
-from click.testing import CliRunner
-from tiny_runs import Notes, a_recipe, never
+from command import esft
 
-from esft.cli import main
 from esft.runs.names import locked
-from esft.tuning.start import run_tuning
-
-
-def esft(*arguments):
-    return CliRunner().invoke(main, list(map(str, arguments)))
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("made")
-    run_tuning(a_recipe(folder, steps=2), Notes(), never)
-    return folder / "run"
 
 
 @pytest.fixture
@@ -35,7 +21,7 @@ def test_a_whole_run_is_shown_check_by_check_and_the_time_is_told_first(made):
     *checks, last = done.stdout.splitlines()
     assert [line.split()[0] for line in checks] == ["ok"] * 4
     assert "no check failed" in " ".join(last.split())
-    assert "rebuilding steps 1 to 2 from the base model and the journal: about" in done.stderr
+    assert "rebuilding steps 1 to 3 from the base model and the journal: about" in done.stderr
 
 
 def test_quick_starts_from_the_snapshot(made):
@@ -51,7 +37,7 @@ def test_a_failed_check_gives_its_hint_and_exit_code_1_after_all_others(damaged)
     assert done.exit_code == 1
     flat = " ".join(done.stdout.split())
     assert f"failed model/ {damaged}/model is not there Hint: esft replay" in flat
-    assert "ok rebuild makes the weights of step 2" in flat
+    assert "ok rebuild makes the weights of step 3" in flat
     assert "1 of 4 checks failed" in flat
 
 
