@@ -11,7 +11,7 @@ from tiny_models import tiny_llama, tiny_tokenizer
 from esft.engine import Drift, Weights
 from esft.engine.members import population
 from esft.errors import TaskError
-from esft.evals.kl import drawn_at_base, kl_between, prompts_of
+from esft.evals.kl import kl_between, prompts_of, sampled_at_base
 from esft.models.load import load_model
 from esft.rollout.batches import Batches
 from esft.rollout.encode import encode_prompt, encode_rows
@@ -57,7 +57,7 @@ def tuned():
     return Tuned().walk()
 
 
-def next_laws(model, prompt):
+def next_distributions(model, prompt):
     """log p of the token after a prompt, and of the one after each token, float64."""
     size = model.config.vocab_size
     with torch.no_grad():
@@ -70,9 +70,9 @@ def divergence(p, q):
     return (p.exp() * (p - q)).sum(-1)
 
 
-def expected(p_laws, q_laws, stops):
+def expected(p_next, q_next, stops):
     """The expected sum of KL(p||q) over up to two tokens of one prompt, and of the tokens."""
-    (p_first, p_second), (q_first, q_second) = p_laws, q_laws
+    (p_first, p_second), (q_first, q_second) = p_next, q_next
     goes_on = p_first.exp()
     goes_on[stops] = 0
     kl = divergence(p_first, q_first) + (goes_on * divergence(p_second, q_second)).sum()
@@ -83,9 +83,9 @@ def expected(p_laws, q_laws, stops):
 def exact(tuned):
     """(kl, tokens) expected of each prompt, by direction: base to tuned, tuned to base."""
     stops = stop_tokens(tuned.model, tuned.tokenizer)
-    now = [next_laws(tuned.model, prompt) for prompt in tuned.prompts]
+    now = [next_distributions(tuned.model, prompt) for prompt in tuned.prompts]
     with tuned.drift.at_base():
-        base = [next_laws(tuned.model, prompt) for prompt in tuned.prompts]
+        base = [next_distributions(tuned.model, prompt) for prompt in tuned.prompts]
     return (
         [expected(p0, p, stops) for p0, p in zip(base, now, strict=True)],
         [expected(p, p0, stops) for p0, p in zip(base, now, strict=True)],
@@ -137,9 +137,9 @@ def test_a_larger_top_leaves_less_to_chance(tuned):
 
 def test_each_direction_is_the_one_its_place_says():
     tuned = Tuned().walk(alpha=0.03)  # far enough for the two to be told apart
-    now = [next_laws(tuned.model, prompt)[0] for prompt in tuned.prompts]
+    now = [next_distributions(tuned.model, prompt)[0] for prompt in tuned.prompts]
     with tuned.drift.at_base():
-        base = [next_laws(tuned.model, prompt)[0] for prompt in tuned.prompts]
+        base = [next_distributions(tuned.model, prompt)[0] for prompt in tuned.prompts]
     forth = float(divergence(torch.stack(base), torch.stack(now)).mean())
     back = float(divergence(torch.stack(now), torch.stack(base)).mean())
 
@@ -185,7 +185,7 @@ def test_the_weights_go_to_the_base_once_and_come_back(tuned, monkeypatch):
 
 def test_what_was_drawn_from_the_base_serves_every_step(tuned):
     with tuned.drift.at_base():
-        base = drawn_at_base(tuned.model, tuned.tokenizer, tuned.prompts, 4, Batches(), 7)
+        base = sampled_at_base(tuned.model, tuned.tokenizer, tuned.prompts, 4, Batches(), 7)
 
     found = tuned.kl(count=4, seed=8, base=base)
 
@@ -227,7 +227,7 @@ def test_prompts_are_what_stands_before_the_answers(scoring):
     rows = tuple(make(number) for number in range(60))
     encoded = encode_rows(model, tokenizer, rows, scoring, with_references=scoring == "exact")
 
-    prompts = prompts_of(encoded)
+    prompts = prompts_of(encoded, 50)
 
     assert len(prompts) == 50
     # A plain prompt ends as the context of an option does.
@@ -235,4 +235,4 @@ def test_prompts_are_what_stands_before_the_answers(scoring):
         row.questions[0].messages[0]["content"].removesuffix("\nAnswer:") + "\nAnswer:"
         for row in rows[:3]
     ]
-    assert len(prompts_of(encoded, limit=7)) == 7
+    assert len(prompts_of(encoded, 7)) == 7

@@ -1,37 +1,37 @@
-"""The estimator against exact KL divergences of made-up laws."""
+"""The estimator against exact KL divergences of made-up distributions."""
 
 import math
 
 import pytest
 import torch
 
-from esft.evals.kl_estimate import estimate, kl_of_places
-from esft.evals.kl_laws import Laws
+from esft.evals.distributions import TokenDistributions
+from esft.evals.kl import estimate, kl_by_position
 
 SIZE = 12
 
 
-def some_law(seed, spread=2.0):
+def some_distribution(seed, spread=2.0):
     draw = torch.Generator().manual_seed(seed)
     return (spread * torch.randn(SIZE, generator=draw)).log_softmax(-1)
 
 
-def laws_of(law, tokens, top):
-    """What a model with the one law says of `tokens`, the tokens `top` one by one."""
-    others = law.clone()
+def distributions_of(every, tokens, top):
+    """What a model says of `tokens`, at each position alike, the tokens `top` one by one."""
+    others = every.clone()
     others[top] = -math.inf
-    told = torch.cat([law[top], others.logsumexp(-1).view(1)])
-    return Laws(
-        drawn=law[tokens],
+    logprobs = torch.cat([every[top], others.logsumexp(-1).view(1)])
+    return TokenDistributions(
+        own=every[tokens],
         top=top.expand(len(tokens), -1),
-        told=told.expand(len(tokens), -1),
+        logprobs=logprobs.expand(len(tokens), -1),
         among_others=torch.tensor([token not in top for token in tokens.tolist()]),
     )
 
 
 def both(p, q, tokens, top):
-    singled = p.topk(top).indices
-    return laws_of(p, tokens, singled), laws_of(q, tokens, singled)
+    likeliest = p.topk(top).indices
+    return distributions_of(p, tokens, likeliest), distributions_of(q, tokens, likeliest)
 
 
 def exact(p, q):
@@ -41,38 +41,38 @@ def exact(p, q):
 @pytest.mark.parametrize("seed", [0, 1, 42])
 @pytest.mark.parametrize("top", [0, 1, 5, 11, 12])
 def test_the_mean_over_draws_is_the_divergence_whatever_is_summed_over(top, seed):
-    p, q = some_law(seed), some_law(seed + 1000)
+    p, q = some_distribution(seed), some_distribution(seed + 1000)
     every = torch.arange(SIZE)
 
-    values = kl_of_places(*both(p, q, every, top))
+    values = kl_by_position(*both(p, q, every, top))
 
     assert float((p.double().exp() * values).sum()) == pytest.approx(exact(p, q), rel=1e-5)
     assert float(values.min()) >= 0
 
 
 def test_a_sum_over_the_whole_vocabulary_does_not_depend_on_the_draw():
-    p, q = some_law(0), some_law(1)
+    p, q = some_distribution(0), some_distribution(1)
 
-    values = kl_of_places(*both(p, q, torch.arange(SIZE), SIZE))
+    values = kl_by_position(*both(p, q, torch.arange(SIZE), SIZE))
 
     assert values.tolist() == pytest.approx([exact(p, q)] * SIZE, rel=1e-5)
 
 
 @pytest.mark.parametrize("top", [0, 5, 12])
-def test_a_law_has_a_divergence_of_exactly_0_from_itself(top):
-    p = some_law(0, spread=20.0)
+def test_a_distribution_has_a_divergence_of_exactly_0_from_itself(top):
+    p = some_distribution(0, spread=20.0)
 
-    values = kl_of_places(*both(p, p, torch.arange(SIZE), top))
+    values = kl_by_position(*both(p, p, torch.arange(SIZE), top))
 
     assert values.tolist() == [0.0] * SIZE
 
 
 @pytest.mark.parametrize("top", [0, 3, 12])
-def test_laws_that_hardly_differ_have_no_negative_divergence(top):
-    p = some_law(0, spread=20.0)
-    q = (p + 1e-6 * some_law(1)).log_softmax(-1)
+def test_distributions_that_hardly_differ_have_no_negative_divergence(top):
+    p = some_distribution(0, spread=20.0)
+    q = (p + 1e-6 * some_distribution(1)).log_softmax(-1)
 
-    assert float(kl_of_places(*both(p, q, torch.arange(SIZE), top)).min()) >= 0
+    assert float(kl_by_position(*both(p, q, torch.arange(SIZE), top)).min()) >= 0
 
 
 def test_a_token_that_q_makes_certain_is_counted_without_overflow():
@@ -81,23 +81,23 @@ def test_a_token_that_q_makes_certain_is_counted_without_overflow():
     p, q = p.log_softmax(-1), q.log_softmax(-1)
 
     for top in (0, SIZE):
-        values = kl_of_places(*both(p, q, torch.arange(SIZE), top))
+        values = kl_by_position(*both(p, q, torch.arange(SIZE), top))
         assert bool(values.isfinite().all())
 
 
 def test_a_token_impossible_under_p_adds_what_q_has_of_it():
-    p, q = some_law(0), some_law(1)
+    p, q = some_distribution(0), some_distribution(1)
     p[3] = -math.inf
     p = p.log_softmax(-1)
     possible = torch.tensor([i for i in range(SIZE) if i != 3])
 
-    values = kl_of_places(*both(p, q, possible, SIZE))
+    values = kl_by_position(*both(p, q, possible, SIZE))
 
     assert values.tolist() == pytest.approx([exact(p[possible], q[possible])] * 11, rel=1e-5)
 
 
 def test_tokens_impossible_under_q_make_it_infinite():
-    p, q = some_law(0), some_law(1)
+    p, q = some_distribution(0), some_distribution(1)
     q[3] = -math.inf
 
     found = estimate(*([each] for each in both(p, q, torch.arange(SIZE), SIZE)))
@@ -107,8 +107,8 @@ def test_tokens_impossible_under_q_make_it_infinite():
 
 
 def some_prompts(repeats=1, number=8):
-    """Made-up laws of `number` prompts with tokens of unequal numbers, each `repeats` times."""
-    p, q = some_law(0), some_law(1)
+    """`number` prompts with tokens of unequal numbers, each `repeats` times."""
+    p, q = some_distribution(0), some_distribution(1)
     tokens = [torch.arange(1 + i).repeat(repeats) for i in range(number)]
     return [list(side) for side in zip(*(both(p, q, each, 2) for each in tokens), strict=True)]
 
@@ -136,7 +136,7 @@ def test_a_single_prompt_has_no_error():
 
 
 def test_tokens_far_from_where_they_were_are_counted():
-    p, q = some_law(0).clone(), some_law(0).clone()
+    p, q = some_distribution(0).clone(), some_distribution(0).clone()
     q[2] -= 10.5
     q[3] -= 9.5
 
@@ -146,7 +146,7 @@ def test_tokens_far_from_where_they_were_are_counted():
 
 
 def test_what_overflowed_is_nan():
-    p, q = some_law(0), torch.full((SIZE,), math.nan)
+    p, q = some_distribution(0), torch.full((SIZE,), math.nan)
 
     found = estimate(*([each] for each in both(p, q, torch.arange(4), 2)))
 
