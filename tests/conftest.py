@@ -32,7 +32,7 @@ LONGEST = (
     "cli/test_tune_command.py",
     "export/test_export.py",
     "tuning/test_resume.py",
-    "evals/test_eval.py",
+    "evals/test_run.py",
     "tuning/test_rebuild.py",
     "evals/test_kl.py",
     "report/test_report.py",

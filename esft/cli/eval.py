@@ -12,9 +12,9 @@ from esft.cli.options import GroupedCommand, grouped, json_option, prior_option
 from esft.cli.show import show_work, wrapped
 
 if TYPE_CHECKING:
-    from esft.evals.evaluator import Measured
-    from esft.evals.request import EvalResult
     from esft.evals.results import Comparison, KlEstimate, KlPair, StepScore, TaskResult
+    from esft.evals.run import EvalResult
+    from esft.evals.tasks import MeasuredTask
 
 
 _INDENT = " " * 13
@@ -97,8 +97,8 @@ def evaluate(
       esft eval runs/arc-qwen2.5-1.5b-1 --prior tasks.txt --at 25,50,100,last
       esft eval --model Qwen2.5-1.5B --prior gsm8k:100
     """
-    from esft.evals.request import EvalRequest, run_eval
     from esft.evals.results import to_json
+    from esft.evals.run import EvalRequest, run_eval
 
     try:
         with show_work() as watcher:
@@ -188,9 +188,9 @@ def _with_error(estimate: KlEstimate) -> str:
     return f"{value} +- {error}"
 
 
-def _print_texts(measured: Measured, texts: int) -> None:
+def _print_texts(measured: MeasuredTask, texts: int) -> None:
     base, last = measured.evaluations[0], measured.evaluations[-1]
-    rows = measured.subject.encoded.rows
+    rows = measured.task.encoded.rows
     for word, turned in (("gained", (False, True)), ("lost", (True, False))):
         places = [
             place

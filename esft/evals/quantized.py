@@ -6,8 +6,6 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-
 from esft.errors import ModelError
 from esft.files import writing
 from esft.models.calling import quiet
@@ -18,9 +16,6 @@ if TYPE_CHECKING:
 
     from esft.models.load import LoadedModel
 
-LOADS = ("nf4", "int8")
-"""4 bits of a normal law's quantiles in blocks, or 8 bits a row (LLM.int8)."""
-
 
 def quantized_copy(loaded: LoadedModel, load: str) -> PreTrainedModel:
     """Return a copy of a model with its linear layers quantized, on the same device.
@@ -29,12 +24,12 @@ def quantized_copy(loaded: LoadedModel, load: str) -> PreTrainedModel:
 
     Args:
         loaded: the model as it is.
-        load: one of `LOADS`.
+        load: "nf4" (4 bits: quantiles of a normal distribution, in blocks) or "int8" (a scale a
+            row: LLM.int8).
 
     Raises:
         ModelError: if bitsandbytes cannot do that on this device.
         RunError: if the temporary folder, of the size of the model, cannot be written.
-        ValueError: if `load` is none of `LOADS`.
     """
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
@@ -46,8 +41,6 @@ def quantized_copy(loaded: LoadedModel, load: str) -> PreTrainedModel:
         },
         "int8": {"load_in_8bit": True},
     }
-    if load not in settings:
-        raise ValueError(f"load is {load!r}, expected one of {', '.join(LOADS)}")
     with tempfile.TemporaryDirectory(prefix="esft-quantized-") as folder:
         with writing(Path(folder)):
             write_model(loaded, Path(folder))
@@ -65,9 +58,3 @@ def quantized_copy(loaded: LoadedModel, load: str) -> PreTrainedModel:
                 hint="bitsandbytes supports cuda, and the CPU from version 0.46 on",
             ) from error
     return model.eval().requires_grad_(False)
-
-
-def release(device: torch.device) -> None:
-    """Give memory of models that are gone back to the device."""
-    if device.type == "cuda":
-        torch.cuda.empty_cache()

@@ -12,7 +12,7 @@ import torch
 
 from esft import __version__
 from esft.errors import RunError
-from esft.files import append_line, cache_folder, writing
+from esft.files import append_line, cache_folder, write_whole, writing
 from esft.rollout.results import RowResult, result_of
 from esft.rollout.rollout import Rollout
 from esft.tasks.task import Row
@@ -44,6 +44,39 @@ class ScoringSettings:
     """Device, threads and versions."""
     files: tuple[str, ...]
     """Hashes of the files of a task of the user's own."""
+
+
+class Cache:
+    """What was measured before: a file a key, written whole, with a checksum.
+
+    It may be deleted any time; what is damaged is measured anew.
+
+    Args:
+        folder: where it is.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def get(self, key: object) -> object | None:
+        """Return the value of a key, as JSON gives it; None where it is not there or damaged."""
+        try:
+            checksum, text = self._path(key).read_text(encoding="utf-8").split("\n", 1)
+        except (OSError, ValueError):
+            return None
+        return json.loads(text) if checksum == _sha256(text) else None
+
+    def put(self, key: object, value: object) -> None:
+        """Keep a value; `repr` of `key` says all that can change it.
+
+        A cache that cannot be written is done without.
+        """
+        text = json.dumps(value)
+        with suppress(RunError):
+            write_whole(self._path(key), f"{_sha256(text)}\n{text}")
+
+    def _path(self, key: object) -> Path:
+        return self._folder / f"{_sha256(repr((__version__, key)))}.json"
 
 
 class EvaluationCache:
@@ -124,6 +157,10 @@ class Remembered:
         self._open = self._open and all(result.failure is None for result in results)
         if self._open:
             self._cache.add(self._path, results)
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _hashes(source: str) -> tuple[str, ...]:

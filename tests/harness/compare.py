@@ -18,8 +18,8 @@ import lm_eval
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
-from esft.evals.evaluator import Measured
-from esft.evals.request import EvalRequest, run_eval
+from esft.evals.run import EvalRequest, run_eval
+from esft.evals.tasks import MeasuredTask
 from esft.models.load import load_model
 from esft.tuning.watcher import Watcher
 
@@ -69,7 +69,7 @@ def main() -> None:
     priors = tuple(f"{task}:{arguments.rows}" for task in FILES)
     request = EvalRequest(model=model, dtype="float32", device="cpu", priors=priors)
     for measured in run_eval(request, Quiet()).measured:
-        task = measured.subject.name
+        task = measured.task.name
         print(line_of(task, our_rows(measured), theirs[task]), flush=True)
     if arguments.write:
         scores = {task: [row["logprobs"] for row in found] for task, found in theirs.items()}
@@ -125,10 +125,10 @@ def write_tasks(folder: Path, rows: dict[str, list[dict]]) -> dict[str, tuple[st
     return names
 
 
-def our_rows(measured: Measured) -> list[dict]:
+def our_rows(measured: MeasuredTask) -> list[dict]:
     """What esft eval makes of the rows."""
-    subject, (evaluation,) = measured.subject, measured.evaluations
-    found = zip(subject.rollout.option_logprobs(subject.encoded), evaluation.results, strict=True)
+    task, (evaluation,) = measured.task, measured.evaluations
+    found = zip(task.rollout.option_logprobs(task.encoded), evaluation.results, strict=True)
     return [
         {"logprobs": logprobs, "acc": result.correct_unnormalized, "acc_norm": result.correct}
         for logprobs, result in found

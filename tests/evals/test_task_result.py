@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from esft.evals.evaluator import Measured
-from esft.evals.record import task_result
+from esft.evals.run import task_result
+from esft.evals.tasks import MeasuredTask
 from esft.rollout.results import RowResult, evaluation_of
 from esft.tasks.task import Row, ask
 
@@ -22,8 +22,8 @@ def measured(*outcomes):
     )
     rollout = SimpleNamespace(task=SimpleNamespace(name="letters"), scoring="exact")
     encoded = SimpleNamespace(rows=rows)
-    subject = SimpleNamespace(name="letters", role="prior", rollout=rollout, encoded=encoded)
-    return Measured(subject=subject, evaluations=evaluations)
+    task = SimpleNamespace(name="letters", role="prior", rollout=rollout, encoded=encoded)
+    return MeasuredTask(task=task, evaluations=evaluations)
 
 
 def result(right, reward=None):
@@ -38,7 +38,7 @@ def rewarded(rewards):
 def test_every_step_is_compared_with_the_base_row_by_row():
     steps = ("1011" + BASE[4:], "0000" + BASE[4:], "1111" + BASE[4:])
 
-    record = task_result(measured(BASE, *steps), (0, 2, 5, 9), 0.03, [])
+    record = task_result(measured(BASE, *steps), (0, 2, 5, 9), 0.03)
 
     assert [each.step for each in record.evaluations] == [0, 2, 5, 9]
     assert [each.step for each in record.comparisons] == [2, 5, 9]
@@ -55,9 +55,9 @@ def test_every_step_is_compared_with_the_base_row_by_row():
 def test_the_verdict_is_of_the_last_step_and_of_the_margin_asked_for():
     up, same = "1" * 100, BASE
 
-    assert task_result(measured(BASE, same, up), (0, 1, 2), 0.03, []).verdict.kind == "improved"
-    assert task_result(measured(BASE, up, same), (0, 1, 2), 0.03, []).verdict.kind != "improved"
-    wide = task_result(measured(BASE, up, up), (0, 1, 2), 0.9, []).verdict
+    assert task_result(measured(BASE, same, up), (0, 1, 2), 0.03).verdict.kind == "improved"
+    assert task_result(measured(BASE, up, same), (0, 1, 2), 0.03).verdict.kind != "improved"
+    wide = task_result(measured(BASE, up, up), (0, 1, 2), 0.9).verdict
     assert wide.kind == "unchanged"
     assert wide.difference == pytest.approx(0.5)
 
@@ -67,7 +67,7 @@ def test_rewards_are_compared_where_they_are_something_else_than_right_or_wrong(
     base, low, high = rewarded([0.5] * 4), rewarded([0.5, 0.25, 0.5, 0.25]), rewarded([1.0] * 4)
     task = replace(task, evaluations=(base, low, high))
 
-    first, last = task_result(task, (0, 1, 2), 0.03, []).comparisons
+    first, last = task_result(task, (0, 1, 2), 0.03).comparisons
 
     assert (first.change, last.change) == (0, 0)
     assert (first.reward_change, last.reward_change) == (-0.125, 0.5)
@@ -80,13 +80,13 @@ def test_rewards_that_say_nothing_more_or_are_not_finite_are_not_compared(after)
     now = rewarded(after) if isinstance(after, list) else measured(after).evaluations[0]
     task = replace(measured("0000"), evaluations=(*measured("1000").evaluations, now))
 
-    (found,) = task_result(task, (0, 3), 0.03, []).comparisons
+    (found,) = task_result(task, (0, 3), 0.03).comparisons
 
     assert found.reward_change is None
 
 
 def test_a_model_by_itself_has_no_verdict():
-    record = task_result(measured(BASE), (0,), 0.03, [])
+    record = task_result(measured(BASE), (0,), 0.03)
 
     assert record.verdict is None
     assert record.comparisons == ()

@@ -1,0 +1,151 @@
+"""The tasks that are measured: prior tasks and the target of a run, nothing scored twice."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+from esft.errors import EsftError, RunError
+from esft.evals.results import FailedTask, NoiseFloor
+from esft.evals.steps import Steps
+from esft.models.load import LoadedModel
+from esft.recipe.priors import PriorSpec
+from esft.recipe.settings import TaskSettings
+from esft.rollout.batches import Batches
+from esft.rollout.cache import EvaluationCache, Remembered, scoring_settings
+from esft.rollout.encode import EncodedRows
+from esft.rollout.evaluate import evaluate
+from esft.rollout.results import Evaluation
+from esft.rollout.rollout import Rollout
+from esft.tuning.prior_tasks import ready, rows_of
+from esft.tuning.session import task_and_rows
+from esft.tuning.watcher import Watcher
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalTask:
+    """A task ready to be measured on a model."""
+
+    role: Literal["target", "prior"]
+    rollout: Rollout
+    encoded: EncodedRows
+
+    @property
+    def name(self) -> str:
+        """Of the task."""
+        return self.rollout.task.name
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasuredTask:
+    """A task on every step."""
+
+    task: EvalTask
+    evaluations: tuple[Evaluation, ...]
+    """One a step, in the order of the steps."""
+
+
+def eval_tasks(
+    loaded: LoadedModel,
+    target: TaskSettings | None,
+    priors: Sequence[PriorSpec],
+    *,
+    rows: int,
+    data_dir: str | None,
+    batch: int | None,
+) -> tuple[tuple[EvalTask, ...], tuple[FailedTask, ...]]:
+    """Return the tasks that can be measured, and those that cannot.
+
+    Args:
+        loaded: the model.
+        target: of the run, which is measured on its holdout rows; None where there is none.
+        priors: the prior tasks.
+        rows: of a prior task that names no number.
+        data_dir: folder of the rows of tasks that are on the hub; None looks elsewhere.
+        batch: sequences at a time; None finds it.
+
+    Raises:
+        RunError: if none can be measured.
+    """
+
+    def target_task() -> EvalTask:
+        task, split = task_and_rows(target)
+        rollout = Rollout(
+            loaded.model,
+            loaded.tokenizer,
+            task,
+            scoring=target.scoring,
+            reward=target.reward,
+            max_new_tokens=target.max_new_tokens,
+            batches=Batches(batch),
+        )
+        return EvalTask(role="target", rollout=rollout, encoded=rollout.encode(split.holdout))
+
+    def prior_task(spec: PriorSpec) -> EvalTask:
+        (prior,) = ready((rows_of(spec, rows, data_dir),), loaded, Batches(batch))
+        return EvalTask(role="prior", rollout=prior.rollout, encoded=prior.encoded)
+
+    makers: list[tuple[str, Callable[[], EvalTask]]] = []
+    if target is not None:
+        makers.append((target.name, target_task))
+    makers += [(spec.name, partial(prior_task, spec)) for spec in priors]
+    tasks, failed = [], []
+    for name, make in makers:
+        try:
+            tasks.append(make())
+        except EsftError as error:
+            failed.append(FailedTask(task=name, error=str(error), hint=error.hint))
+    if not tasks:
+        first = failed[0]
+        raise RunError(f"no task can be measured: {first.task}: {first.error}", hint=first.hint)
+    return tuple(tasks), tuple(failed)
+
+
+class Evaluator:
+    """Scores tasks on steps; rows that were scored before are read from the cache.
+
+    Args:
+        steps: whose weights change from step to step.
+        watcher: told of what takes a while.
+    """
+
+    def __init__(self, steps: Steps, watcher: Watcher) -> None:
+        self._steps = steps
+        self._watcher = watcher
+        self._cache = EvaluationCache()
+
+    def evaluation(self, step: int, task: EvalTask, batch: int | None = None) -> Evaluation:
+        """Return what a step scores on a task.
+
+        Args:
+            step: not before that of the last call whose rows were not known.
+            task: what is measured.
+            batch: sequences at a time; None takes the task's.
+        """
+        rollout = task.rollout if batch is None else task.rollout.with_batches(Batches(batch))
+        rows = task.encoded.rows
+        settings = scoring_settings(rollout, self._steps.loaded.device)
+        memory = Remembered(self._cache, self._steps.version(step), settings, rows)
+        if len(memory.known()) < len(rows):
+            rollout = rollout.on(self._steps.at(step))
+            self._watcher.phase(f"step {step}: {task.name}, {len(rows)} rows")
+        return evaluate(rollout, task.encoded, memory)
+
+    def noise_floor(self, tasks: Sequence[EvalTask]) -> NoiseFloor:
+        """Score the base model again in batches of half the size; before any later step."""
+        changed = {}
+        for task in tasks:
+            batch = task.rollout.batches.size
+            half = max(1, batch // 2)
+            pairs = zip(
+                self.evaluation(0, task).results,
+                self.evaluation(0, task, half).results,
+                strict=True,
+            )
+            changed[task.name] = sum(one.correct != other.correct for one, other in pairs)
+        rows = sum(len(task.encoded.rows) for task in tasks)
+        text = (
+            f"the base model in batches of {half} instead of {batch}: "
+            f"{sum(changed.values())} of {rows} rows change between right and wrong"
+        )
+        return NoiseFloor(text=text, changed=changed, rows=rows)

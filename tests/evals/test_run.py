@@ -1,0 +1,385 @@
+"""Prior tasks and target on steps of a run: right, and never scored twice."""
+
+import errno
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from tiny_models import tiny_llama, write_model
+from tiny_runs import Notes, a_recipe, never, write_arc
+
+from esft.errors import RecipeError, RunError
+from esft.evals.quantized import quantized_copy
+from esft.evals.results import read_eval
+from esft.evals.run import EvalRequest, run_eval
+from esft.models.load import load_model
+from esft.recipe.priors import parse_prior_line
+from esft.recipe.settings import Prior, Run
+from esft.rollout.evaluate import evaluate
+from esft.rollout.rollout import Rollout
+from esft.tuning.prior_tasks import ready, rows_of
+from esft.tuning.rebuild import find_source, rebuild
+from esft.tuning.start import run_tuning
+
+QUIET = {"kl_prompts": 0, "noise_floor": False}
+PROGRAM = """\
+def rows():
+    return [{'prompt': f'Say {n}.', 'split': 'test'} for n in range(4)]
+
+def reward(row, answer):
+    return 0.5
+"""
+
+
+def a_run(folder, *, priors=("copy-letters:8", "upper-letters:8"), **recipe):
+    """Tune a tiny model for three steps, measured before, after two, and after three."""
+    made = replace(
+        a_recipe(folder, **recipe),
+        prior=Prior(tasks=priors, every=2, rows=7),
+        run=Run(dir=str(folder / "run"), snapshot_every=2),
+    )
+    run_tuning(made, Notes(), never)
+    return folder / "run"
+
+
+@pytest.fixture
+def run(tmp_path):
+    return a_run(tmp_path)
+
+
+@pytest.fixture
+def model(tmp_path):
+    """What asks for a model by itself."""
+    write_model(tmp_path / "model")
+    return {"model": str(tmp_path / "model"), "device": "cpu"} | QUIET
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """The numbers of rows that were scored, call by call."""
+    calls, evaluated = [], Rollout.evaluate
+
+    def counting(self, encoded):
+        calls.append(len(encoded.rows))
+        return evaluated(self, encoded)
+
+    monkeypatch.setattr(Rollout, "evaluate", counting)
+    return calls
+
+
+def asked(run, **changes):
+    return EvalRequest(**({"run": str(run), "at": "2,last"} | QUIET | changes))
+
+
+def result_of(request, task):
+    (found,) = (each for each in run_eval(request, Notes()).record.tasks if each.name == task)
+    return found
+
+
+def test_what_the_run_measured_is_not_measured_again(tmp_path, counted):
+    threads = torch.get_num_threads()
+    notes = Notes()
+    try:
+        torch.set_num_threads(2)  # those of the run count, like its batch size
+        run = a_run(tmp_path, task={"batch": 2})
+        counted.clear()
+        torch.set_num_threads(1)
+        result = run_eval(asked(run), notes)
+    finally:
+        torch.set_num_threads(threads)
+
+    assert counted == []
+    assert not any("rows" in phase for phase in notes.phases)
+    assert result.record.steps == (0, 2, 3)
+    assert [task.role for task in result.record.tasks] == ["target", "prior", "prior"]
+    recorded = [json.loads(line) for line in (run / "evals.jsonl").read_text().splitlines()]
+    for task in result.record.tasks:
+        lines = [line for line in recorded if line["task"] == task.name]
+        assert [score.accuracy for score in task.evaluations] == [
+            line["accuracy"] for line in lines
+        ]
+        assert [score.reward for score in task.evaluations] == [line["reward"] for line in lines]
+    assert result.path == str(run / "eval.json")
+    assert read_eval(run / "eval.json") == result.record
+
+
+def test_rows_come_from_the_folder_named_else_from_the_run_s(run, tmp_path, monkeypatch):
+    monkeypatch.delenv("ESFT_DATA_DIR", raising=False)
+    write_arc(tmp_path / "data", rows=3)
+    request = asked(run, at="0", priors=("arc:2",))
+
+    assert result_of(replace(request, data_dir=str(tmp_path / "data")), "arc").rows == 2
+    made = a_recipe(tmp_path / "2", task={"data_dir": str(tmp_path / "data")})
+    made = replace(made, task=replace(made.task, name="arc-easy", train=2, holdout=1))
+    of_run = run_tuning(made, Notes(), never).run_path
+    assert result_of(replace(request, run=of_run), "arc").rows == 2
+
+
+def test_other_steps_and_tasks_are_measured_once(run, counted):
+    request = asked(run, priors=("copy-letters:8", "reverse-letters:5"), at="1,2,3")
+    counted.clear()
+
+    first = run_eval(request, Notes())
+    assert sorted(counted) == sorted([5, 8] + [5] * 4)  # step 1, and the new task on all four
+    counted.clear()
+    again = run_eval(request, Notes())
+
+    assert counted == []
+    assert again.record == first.record
+
+
+def test_each_step_is_scored_on_its_own_weights(run):
+    result = run_eval(asked(run, priors=("reverse-letters:6",), at="1,3"), Notes())
+
+    for number, step in enumerate((0, 1, 3)):
+        model = rebuild(find_source(str(run)), str(step), Notes()).base.loaded
+        rows = rows_of(parse_prior_line("reverse-letters:6"), 200, None)
+        (prior,) = ready((rows,), model, None)
+        expected = evaluate(prior.rollout, prior.encoded)
+        assert result.measured[1].evaluations[number].results == expected.results
+
+
+def test_an_evaluation_that_was_interrupted_goes_on(model, counted, monkeypatch):
+    request = EvalRequest(priors=("reverse-letters:150",), **model)
+    counting = Rollout.evaluate
+
+    def interrupted(self, encoded):
+        if len(counted) == 2:
+            raise KeyboardInterrupt
+        return counting(self, encoded)
+
+    monkeypatch.setattr(Rollout, "evaluate", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_eval(request, Notes())
+    assert counted == [64, 64]
+    monkeypatch.setattr(Rollout, "evaluate", counting)
+    run_eval(request, Notes())
+
+    assert counted == [64, 64, 22]
+
+
+def test_a_cache_that_is_damaged_or_cannot_be_written_is_done_without(
+    run, tmp_path, monkeypatch, counted
+):
+    monkeypatch.setenv("ESFT_CACHE_DIR", str(tmp_path / "cache"))
+    request = asked(run, priors=("reverse-letters:5",), at="3", kl_prompts=3, kl_tokens=4)
+    counted.clear()
+    first = run_eval(request, Notes())
+    for file in (tmp_path / "cache").rglob("*.json*"):
+        file.write_bytes(file.read_bytes()[:-9])
+
+    assert run_eval(request, Notes()).record == first.record
+    assert len(counted) == 8
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("ESFT_CACHE_DIR", str(tmp_path / "file"))
+    assert run_eval(request, Notes()).record == first.record
+
+
+def test_drift_and_forecast_are_those_of_the_run(run):
+    drift = run_eval(asked(run, at="1,2,3"), Notes()).record.drift
+
+    metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [measured.step for measured in drift] == [1, 2, 3]
+    for measured, expected in zip(drift, metrics, strict=True):
+        assert measured.norm == pytest.approx(expected["drift"], rel=1e-6)
+        assert measured.forecast == expected["forecast"]
+        squares = sum(layer.norm**2 for layer in measured.layers)
+        assert squares == pytest.approx(measured.norm**2, rel=1e-6)
+
+
+def compared(notes):
+    """The numbers of prompts that KL divergences were measured on, as they were told."""
+    told = [phase.partition(": KL on ")[2] for phase in notes.phases]
+    return [int(phase.split()[0]) for phase in told if phase]
+
+
+def test_the_kl_of_each_prior_task_is_measured_both_ways_and_once(run):
+    request, notes = asked(run, at="3", kl_prompts=3, kl_tokens=4), Notes()
+
+    first = run_eval(request, notes)
+    more = run_eval(replace(request, at="2,3"), notes)
+
+    assert compared(notes) == [3, 3, 3, 3]
+    assert [[pair.step for pair in task.kl] for task in more.record.tasks] == [[], [2, 3], [2, 3]]
+    for before, after in zip(first.record.tasks, more.record.tasks, strict=True):
+        assert before.kl == after.kl[1:]
+        for pair in after.kl:
+            for estimate in (pair.base_to_tuned, pair.tuned_to_base):
+                assert estimate.prompts == 3
+                assert estimate.kl > 0
+
+
+@pytest.mark.parametrize("change", [{"kl_prompts": 2}, {"kl_tokens": 5}])
+def test_another_kl_is_measured(run, change):
+    request = asked(run, at="3", priors=("copy-letters:4",), kl_prompts=3, kl_tokens=4)
+    run_eval(request, Notes())
+    notes = Notes()
+
+    run_eval(replace(request, **change), notes)
+
+    assert compared(notes) == [change.get("kl_prompts", 3)]
+
+
+def test_where_all_is_known_nothing_is_rebuilt(run):
+    request = asked(run, at="1,3", kl_prompts=3, kl_tokens=4)
+    first = run_eval(request, Notes())
+    notes = Notes()
+
+    again = run_eval(request, notes)
+
+    assert again.record == first.record
+    assert notes.rebuilds == notes.progressed == []
+
+
+def test_a_journal_alone_is_measured_with_the_tasks_that_are_named(run):
+    result = run_eval(asked(run / "journal.jsonl", priors=("reverse-letters:5",)), Notes())
+
+    assert [task.name for task in result.record.tasks] == ["reverse-letters"]
+    assert len(result.record.drift) == 2
+    assert result.path is None
+
+
+def test_a_model_by_itself_is_measured_once_also_as_the_base_of_a_run(run, model, counted):
+    request = EvalRequest(priors=("reverse-letters:5",), **model)
+    request = replace(request, model=str(run.parent / "base"))
+    counted.clear()
+
+    result = run_eval(request, Notes())
+    run_eval(request, Notes())
+    run_eval(asked(run, priors=("reverse-letters:5",), at="0"), Notes())
+
+    assert counted == [5]
+    assert (result.record.steps, result.record.drift) == ((0,), ())
+    assert result.record.tasks[0].verdict is None
+
+
+def test_rows_are_those_of_the_run_unless_others_are_asked_for(run):
+    request = asked(run, at="0", priors=("copy-letters", "reverse-letters:4"))
+
+    assert result_of(request, "copy-letters").rows == 7
+    assert result_of(request, "reverse-letters").rows == 4
+    assert result_of(replace(request, rows=5), "copy-letters").rows == 5
+    assert result_of(replace(request, rows=5), "reverse-letters").rows == 4
+
+
+def test_a_task_that_cannot_be_measured_leaves_the_others(run, model, monkeypatch):
+    monkeypatch.delenv("ESFT_DATA_DIR", raising=False)
+    changes = {"data_dir": str(run)}
+
+    record = run_eval(asked(run, priors=("arc:5", "copy-letters:8"), **changes), Notes()).record
+
+    assert [task.name for task in record.tasks] == ["conciseness", "copy-letters"]
+    assert [failed.task for failed in record.failed] == ["arc"]
+    with pytest.raises(RunError, match="no task can be measured: arc: ") as caught:
+        run_eval(EvalRequest(priors=("arc:5",), **model, **changes), Notes())
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"at": "4"}, "expected best, last or a step from 0 to 3"),
+        ({"at": "2,"}, "expected best, last or a step from 0 to 3"),
+        ({"dtype": "float16"}, "a run has a dtype of its own"),
+        ({"model": "embedded"}, "is another base model"),
+        ({"priors": ("conciseness:3",)}, "expected tasks of other names"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_measured(run, changes, error):
+    notes = Notes()
+
+    with pytest.raises((RecipeError, RunError), match=error):
+        run_eval(asked(run, **({"priors": ("copy-letters:3",)} | changes)), notes)
+
+    assert not any("rows" in phase for phase in notes.phases)
+
+
+def test_a_model_by_itself_has_no_tasks_and_no_steps(model):
+    with pytest.raises(RecipeError, match="no prior task is named"):
+        run_eval(EvalRequest(**model), Notes())
+    with pytest.raises(RecipeError, match="--at is 3, expected none: a model by itself"):
+        run_eval(EvalRequest(priors=("copy-letters:3",), at="3", **model), Notes())
+
+
+@pytest.mark.parametrize("load", ["nf4", "int8"])
+def test_models_can_be_measured_as_loaded_in_fewer_bits(tmp_path, load, counted):
+    # bitsandbytes packs rows of at least 64.
+    model = tiny_llama(hidden_size=64, intermediate_size=128)
+    run = a_run(tmp_path, model=model, task={"reward": "logprob"})
+    counted.clear()
+    plain = result_of(asked(run), "conciseness")
+    assert counted == []
+
+    result = run_eval(asked(run, load=load), Notes())
+
+    assert len(counted) == 9
+    assert (result.record.load, result.path) == (load, str(run / f"eval-{load}.json"))
+    in_full, loaded = (
+        [score.reward for score in task.evaluations] for task in (plain, result.record.tasks[0])
+    )
+    assert len({*in_full, *loaded}) == 6
+    assert loaded == pytest.approx(in_full, rel=0.1)
+    run_eval(asked(run, load=load), Notes())
+    assert len(counted) == 9
+
+
+def test_a_full_disk_is_said_where_a_model_is_to_be_loaded_in_fewer_bits(model, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    loaded = load_model(model["model"], device="cpu")
+    monkeypatch.setattr(loaded.model, "save_pretrained", full)
+
+    with pytest.raises(RunError, match="cannot be written: No space left") as caught:
+        quantized_copy(loaded, "int8")
+    assert "free some space" in caught.value.hint
+
+
+def test_the_noise_floor_is_said_in_half_precision_alone(tmp_path, counted):
+    run = a_run(tmp_path, model=tiny_llama(dtype=torch.bfloat16))
+    counted.clear()
+
+    floor = run_eval(asked(run, noise_floor=True), Notes()).record.noise_floor
+
+    assert len(counted) == 3  # the base again, task by task
+    assert floor.text.startswith("the base model in batches of 32 instead of 64: ")
+    assert floor.rows == 21
+    full = a_run(tmp_path / "float32")
+    assert run_eval(asked(full, noise_floor=True), Notes()).record.noise_floor is None
+
+
+def test_what_a_grader_failed_on_is_scored_again_and_so_is_what_a_program_changed(
+    model, tmp_path, counted
+):
+    program = tmp_path / "own.py"
+    request = EvalRequest(priors=(f"{program}:4",), **model)
+    rewards = []
+    for value in ("1 / 0", "1 / 0", "0.5", "0.5", "0.75"):
+        program.write_text(PROGRAM.replace("0.5", value))
+        rewards.append(result_of(request, "own").evaluations[0].reward)
+
+    assert rewards == [0, 0, 0.5, 0.5, 0.75]
+    assert counted == [4] * 4
+
+
+@pytest.mark.parametrize("changes", ["reward=logprob", "scoring=generate", "max_new_tokens=2"])
+def test_other_settings_are_another_evaluation(model, counted, changes):
+    for line in ("copy-letters:5", f"copy-letters:5 {changes}"):
+        run_eval(EvalRequest(priors=(line,), **model), Notes())
+
+    assert counted == [5, 5]
+
+
+def test_other_rows_and_weights_are_other_evaluations(tmp_path, model, counted):
+    write_model(tmp_path / "other", tiny_llama(seed=1))
+    write_arc(tmp_path / "data", rows=3)
+    request = EvalRequest(priors=("arc:2",), data_dir=str(tmp_path / "data"), **model)
+    run_eval(request, Notes())
+    run_eval(replace(request, model=str(tmp_path / "other")), Notes())
+    file = tmp_path / "data" / "arc_challenge.validation.jsonl"
+    file.write_text(file.read_text().replace("validation 1?", "validation one?"))
+
+    run_eval(request, Notes())
+
+    assert counted == [2, 2, 2]
