@@ -13,7 +13,7 @@ from esft.cli.options import json_option
 from esft.cli.show import wrapped
 
 if TYPE_CHECKING:
-    from esft.tasks.preview import Preview
+    from esft.tasks.rows import Preview
     from esft.tasks.task import Row, Task
 
 EXACT = "1 where the greedy answer would be the reference to the token, found in one forward"
@@ -42,8 +42,8 @@ def tasks(name: str | None, grader: str | None, data_dir: str | None, as_json: b
     if name is None:
         _list(as_json)
         return
-    from esft.tasks.preview import preview
     from esft.tasks.registry import data_folder, get_task
+    from esft.tasks.rows import preview
 
     task = get_task(name, grader)
     shown = preview(task, data_folder(data_dir, task))

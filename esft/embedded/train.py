@@ -24,9 +24,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from esft.tasks.draws import Draws
-from esft.tasks.synthetic import PRIORS, SYNTHETIC, TARGETS
-from esft.tasks.synthetic_rows import KINDS, Puzzle, puzzles, stream
+from esft.tasks.generated import Draws
+from esft.tasks.synthetic import KINDS, PRIORS, SYNTHETIC, TARGETS, Puzzle, puzzles, stream
 
 PAD, END, UNKNOWN = "<pad>", "<end>", "<unk>"
 VOCABULARY = (PAD, END, UNKNOWN, "\n", " ", *digits, *ascii_letters, *punctuation)

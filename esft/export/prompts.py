@@ -9,7 +9,7 @@ from esft.recipe.paths import with_recorded_paths
 from esft.recipe.toml import load_recipe
 from esft.rollout.encode import encode_prompt
 from esft.runs.folder import RunFolder
-from esft.tasks.benchmarks.conciseness import CONCISENESS
+from esft.tasks.benchmarks.short_answers import CONCISENESS
 from esft.tasks.registry import data_folder, get_task
 from esft.tasks.rows import read_split, split_rows
 from esft.tasks.task import Question, Row

@@ -1,1 +1,5 @@
-"""Tasks: rows, the questions they ask, and how answers are graded."""
+"""Tasks: the rows they have, the questions a row asks, and how its answers are graded.
+
+Promises that train, holdout and test rows never overlap, and that any answer gets a grade.
+Knows nothing of models, tensors or runs.
+"""

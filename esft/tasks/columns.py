@@ -1,34 +1,57 @@
 """One column of a raw row, of the type it must have, or what is wrong with it."""
 
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from esft.errors import TaskError
 
 
+def any_column(row: Mapping[str, Any], name: str) -> Any:
+    """What is in column `name`; "choices.text" is read from the object in column choices."""
+    outer, _, inner = name.partition(".")
+    if outer not in row:
+        raise _missing(outer, "the row", row)
+    if not inner:
+        return row[outer]
+    within = row[outer]
+    if not isinstance(within, Mapping):
+        raise wrong_column(outer, within, f"an object with {inner}")
+    if inner not in within:
+        raise _missing(name, outer, within)
+    return within[inner]
+
+
 def text_column(row: Mapping[str, Any], name: str) -> str:
-    """The text in column `name`; "choices.text" is read from the object in column choices."""
-    value = _value(row, name)
+    """The text in a column."""
+    value = any_column(row, name)
     if not is_text(value):
         raise wrong_column(name, value, "a text that is not empty")
     return value
 
 
 def texts_column(row: Mapping[str, Any], name: str) -> list[str]:
-    """The list of texts in column `name`."""
-    value = _value(row, name)
+    """The list of texts in a column."""
+    value = any_column(row, name)
     if not isinstance(value, list) or not all(is_text(item) for item in value):
         raise wrong_column(name, value, "a list of texts that are not empty")
     return value
 
 
 def index_column(row: Mapping[str, Any], name: str, count: int) -> int:
-    """The index in column `name`, one of `count`, counted from 0."""
-    index = _value(row, name)
+    """The index in a column, one of `count`, counted from 0."""
+    index = any_column(row, name)
     if type(index) is not int or not 0 <= index < count:  # True is an int too
         raise wrong_column(name, index, f"a whole number from 0 to {count - 1}")
     return index
+
+
+def word_column(row: Mapping[str, Any], name: str, words: Sequence[str]) -> str:
+    """The text in a column, one of `words`."""
+    value = text_column(row, name)
+    if value not in words:
+        raise wrong_column(name, value, f"one of {', '.join(words)}")
+    return value
 
 
 def wrong_column(name: str, value: object, expected: str) -> TaskError:
@@ -43,20 +66,6 @@ def is_text(value: object) -> bool:
     return value.encode(errors="ignore") == value.encode(errors="surrogatepass")
 
 
-def _value(row: Mapping[str, Any], name: str) -> object:
-    """The value in column `name`, or in the object of the column before the dot."""
-    outer, _, inner = name.partition(".")
-    if outer not in row:
-        raise TaskError(f"column {outer} is missing, the row has: {_names(row)}")
-    if not inner:
-        return row[outer]
-    within = row[outer]
-    if not isinstance(within, Mapping):
-        raise wrong_column(outer, within, f"an object with {inner}")
-    if inner not in within:
-        raise TaskError(f"column {name} is missing, {outer} has: {_names(within)}")
-    return within[inner]
-
-
-def _names(row: Mapping[str, Any]) -> str:
-    return ", ".join(map(str, row)) or "no columns"
+def _missing(name: str, whole: str, row: Mapping[str, Any]) -> TaskError:
+    columns = ", ".join(map(str, row)) or "no columns"
+    return TaskError(f"column {name} is missing, {whole} has: {columns}")

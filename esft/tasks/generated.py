@@ -1,15 +1,21 @@
-"""Rows that a function makes, split by split, instead of a file or the hub."""
+"""Rows that a function makes from a fixed seed: the same on every machine."""
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from random import Random
 from typing import Any
 
 from esft.errors import TaskError
+from esft.tasks.task import LocatedRow
+
+# Six equal shares of all puzzles: four for train, one each for validation and test.
+_SHARES = ("train", "train", "train", "train", "validation", "test")
 
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratedRows:
-    """The splits of one task, made anew each time they are read."""
+    """The rows of one task, made anew each time they are read."""
 
     name: str
     """What is generated, in words, such as "generated countdown puzzles"."""
@@ -20,25 +26,40 @@ class GeneratedRows:
     fix: str = "name a folder with other rows as --data-dir"
 
     def where(self, split: str) -> str:
-        """What is generated and the split, for messages."""
         return f"{self.name}, {split}"
 
     def has(self, split: str) -> bool:
-        """Whether there is such a split."""
         return split in self.splits
 
-    def rows(self, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Place and object of each row, numbered from 1.
-
-        Raises:
-            TaskError: there is no such split, or it has no rows.
-        """
+    def rows(self, split: str) -> Iterator[LocatedRow]:
         if not self.has(split):
-            there = ", ".join(self.splits)
-            raise TaskError(f"{self.name} have no split {split}, they have: {there}", hint=self.fix)
-        found = False
+            known = ", ".join(self.splits)
+            raise TaskError(f"{self.name} have no split {split}, they have: {known}", hint=self.fix)
         for number, row in enumerate(self.make(split), start=1):
-            found = True
             yield f"{self.where(split)}, row {number}", dict(row)
-        if not found:
-            raise TaskError(f"{self.where(split)} has no rows", hint=self.fix)
+
+
+class Draws:
+    """Draws by Random.random alone, the one method whose sequence Python promises to keep."""
+
+    def __init__(self, seed: int) -> None:
+        self._random = Random(seed)
+
+    def below(self, count: int) -> int:
+        """A whole number from 0 to count - 1."""
+        return int(self._random.random() * count)
+
+    def word(self, characters: str, shortest: int, longest: int) -> str:
+        """`shortest` to `longest` of these characters; each length is as likely as another."""
+        length = shortest + self.below(longest - shortest + 1)
+        return "".join(characters[self.below(len(characters))] for _ in range(length))
+
+
+def hashed(text: str) -> int:
+    """The first 64 bits of the sha256 of a text."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+
+
+def split_by_hash(text: str) -> str:
+    """The split, "train", "validation" or "test", of the puzzle that this text stands for."""
+    return _SHARES[hashed(text) % len(_SHARES)]

@@ -1,11 +1,22 @@
-"""Which task a user's own file is."""
+"""A user's own task: a .jsonl file with a named grader, or a .py file that grades itself."""
 
+import string
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from esft.errors import TaskError
-from esft.tasks.own_jsonl import own_jsonl
+from esft.tasks.columns import any_column, texts_column, wrong_column
+from esft.tasks.graders.named import named_grader
+from esft.tasks.graders.numbers import parse_number
 from esft.tasks.own_program import own_program
-from esft.tasks.task import Task
+from esft.tasks.own_rows import OwnRows, asked_messages, own_rows, right_answers, row_id
+from esft.tasks.sources import json_lines
+from esft.tasks.task import Question, Row, Task, choice_row, one_answer, text_options
+
+MAX_NEW_TOKENS = 256
+FIX = "correct the file"
 
 
 def own_task(path: Path, grader: str | None) -> Task:
@@ -18,12 +29,117 @@ def own_task(path: Path, grader: str | None) -> Task:
     path = path.expanduser()
     kind = path.suffix.lower()
     if kind == ".jsonl":
-        return own_jsonl(path, grader)
+        return _own_jsonl(path, grader)
     if kind != ".py":
-        raise TaskError(f"{path} is no task, expected a .jsonl or a .py file")
+        raise TaskError(f"{path} is not a task, expected a .jsonl or a .py file")
     if grader is not None:
         raise TaskError(
             f"{path} has grader {grader!r}, expected none: a program grades with its reward()",
             hint="leave --grader out",
         )
     return own_program(path)
+
+
+def _own_jsonl(path: Path, grader: str | None) -> Task:
+    """The task of a .jsonl file, which is read here, once; its rows are checked when asked for.
+
+    Rows have `prompt` (or `messages`) and `answer`, and where they like `choices`, `split`, `id`.
+    """
+    rows = own_rows(str(path), json_lines(path, FIX), FIX)
+    choices = _have_choices(rows)
+    if grader is None and choices:
+        grader = "choice"
+    chosen = named_grader(grader, path)
+    if choices != (grader == "choice"):
+        have, fix = "choices", "leave --grader out"
+        if not choices:
+            have, fix = "no choices", "add choices to the rows, or name another grader"
+        raise TaskError(f"{path} has rows with {have}, which grader {grader} is not for", hint=fix)
+    return Task(
+        name=path.stem,
+        summary=f"rows of your own, graded by {grader}",
+        source=str(path),
+        licence="your own",
+        size=rows.size,
+        grading=chosen.grading,
+        scorings=("choice", "generate") if choices else ("generate",),
+        max_new_tokens=MAX_NEW_TOKENS,
+        file=path.stem,
+        read=_reader(path.stem, grader),
+        grade=one_answer(chosen.grade),
+        make_source=lambda: rows,
+    )
+
+
+def _have_choices(rows: OwnRows) -> bool:
+    """Whether the rows have choices; either all have, or none."""
+    located = [row for split in rows.splits.values() for row in split]
+    have = [where for where, raw in located if raw.get("choices") is not None]
+    lack = [where for where, raw in located if raw.get("choices") is None]
+    if have and lack:
+        raise TaskError(
+            f"{lack[0]} has no choices, but {have[0]} has; expected them in all rows or in none",
+            hint="make two files of the rows with choices and of those without",
+        )
+    return bool(have)
+
+
+def _reader(name: str, grader: str | None) -> Callable[[Mapping[str, Any]], Row]:
+    """What makes a Row of an object of the file, for the grader's needs."""
+
+    def read(raw: Mapping[str, Any]) -> Row:
+        messages = asked_messages(raw)
+        id = row_id(raw, name, *(message["content"] for message in messages))
+        if grader == "choice":
+            return _choice_row(raw, id, messages)
+        if raw.get("choices") is not None:
+            raise wrong_column("choices", raw["choices"], f"none with grader {grader}")
+        answers = right_answers(raw)
+        if grader == "number" and any(parse_number(answer) is None for answer in answers):
+            raise wrong_column("answer", raw["answer"], "a number, for grader number")
+        return Row(
+            id=id,
+            questions=(Question(messages=messages, reference=answers[0]),),
+            answer=answers[0],
+            accepted=answers[1:],
+        )
+
+    return read
+
+
+def _choice_row(raw: Mapping[str, Any], id: str, messages: tuple[dict[str, str], ...]) -> Row:
+    texts = texts_column(raw, "choices")
+    if not 2 <= len(texts) <= len(string.ascii_uppercase) or len(set(texts)) != len(texts):
+        raise wrong_column("choices", texts, "2 to 26 choices, all different")
+    asked = "\n\n".join(message["content"] for message in messages)
+    row = choice_row(
+        id=id,
+        asked=messages[-1]["content"],
+        # The prompt form of lm-evaluation-harness for questions with options.
+        options=text_options(f"Question: {asked}\nAnswer:", texts, string.ascii_uppercase),
+        gold=_gold(raw, texts),
+    )
+    (question,) = row.questions
+    question = replace(question, messages=(*messages[:-1], *question.messages))
+    return replace(row, questions=(question,))
+
+
+def _gold(raw: Mapping[str, Any], texts: list[str]) -> int:
+    """Index of the right choice: column answer has its text, else its letter, else its index."""
+    answer = any_column(raw, "answer")
+    letters = string.ascii_uppercase[: len(texts)]
+    if answer in texts:
+        return texts.index(answer)
+    if isinstance(answer, str) and len(answer) == 1 and answer in letters:
+        return letters.index(answer)
+    if type(answer) is not int or not 0 <= answer < len(texts):
+        raise wrong_column(
+            "answer", answer, f"one of the choices, a letter A to {letters[-1]}, or an index from 0"
+        )
+    if str(answer) in texts and texts.index(str(answer)) != answer:
+        raise wrong_column(
+            "answer",
+            answer,
+            f"a text or a letter: {answer} is the index of {texts[answer]!r}, and a choice",
+        )
+    return answer

@@ -8,9 +8,8 @@ from typing import Any
 
 from esft.errors import TaskError
 from esft.tasks.graders.process import GraderProcess
-from esft.tasks.json_lines import json_lines
-from esft.tasks.own_columns import asked_messages, right_answers, row_id
-from esft.tasks.own_rows import OwnRows, own_rows
+from esft.tasks.own_rows import OwnRows, asked_messages, own_rows, right_answers, row_id
+from esft.tasks.sources import json_lines
 from esft.tasks.task import Grade, Question, Row, Task, one_answer
 
 MAX_NEW_TOKENS = 256
@@ -46,7 +45,6 @@ def own_program(path: Path) -> Task:
         size=f"what rows() gives, or {path.stem}.jsonl has",
         grading=f"reward() of {path.name}, in at most {process.limit_s:g} s an answer; "
         "correct from 1 on",
-        scoring="generate",
         scorings=("generate",),
         max_new_tokens=MAX_NEW_TOKENS,
         file=path.stem,
@@ -85,7 +83,7 @@ def _read(name: str, raw: Mapping[str, Any]) -> Row:
         answers = ()
     answer = answers[0] if answers else None
     return Row(
-        id=row_id(raw, name, messages),
+        id=row_id(raw, name, *(message["content"] for message in messages)),
         questions=(Question(messages=messages, reference=answer),),
         answer=answer,
         accepted=answers[1:],

@@ -1,44 +1,37 @@
-"""A user's own rows, all in one list, as the splits that their split column says."""
+"""A user's own rows: the columns they may have, and the splits that their split column says."""
 
-from collections.abc import Iterable, Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 from esft.errors import TaskError
-from esft.tasks.own_columns import SPLITS, split_of
+from esft.tasks.columns import any_column, is_text, text_column, wrong_column
+from esft.tasks.task import LocatedRow, made_id
+from esft.tasks.words import SPLITS
 
-Placed = tuple[str, dict[str, Any]]
-"""A row with its place, for messages."""
+ROLES = ("system", "user", "assistant")
+
+Messages = tuple[dict[str, str], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class OwnRows:
-    """Rows in the order of their source, split by split.
-
-    Args:
-        name: the file or program, for messages.
-        splits: the rows of each split that there is.
-        fix: what to do about rows that are missing or wrong, the end of each hint.
-    """
+    """Rows in the order of their source, split by split."""
 
     name: str
-    splits: dict[str, list[Placed]]
+    """The file or program, for messages."""
+    splits: dict[str, list[LocatedRow]]
     fix: str
 
     def where(self, split: str) -> str:
-        """File or program and split, for messages."""
         return f"{self.name}, split {split}"
 
     def has(self, split: str) -> bool:
-        """Whether a row is of this split."""
         return split in self.splits
 
-    def rows(self, split: str) -> Iterator[Placed]:
-        """Place and object of each row.
-
-        Raises:
-            TaskError: no row is of this split.
-        """
+    def rows(self, split: str) -> Iterator[LocatedRow]:
         if not self.has(split):
             raise TaskError(
                 f"{self.name} has no {split} rows, it has: {', '.join(self.splits) or 'none'}",
@@ -52,35 +45,96 @@ class OwnRows:
         return ", ".join(f"{len(rows):,} {split}" for split, rows in self.splits.items())
 
 
-def own_rows(name: str, placed: Iterable[Placed], fix: str) -> OwnRows:
+def own_rows(name: str, located: Iterable[LocatedRow], fix: str) -> OwnRows:
     """The rows by their split column; all are train rows where no row has one.
+
+    Args:
+        name: the file or program, for messages.
+        located: all rows.
+        fix: what to do about rows that are missing or wrong, the end of each hint.
 
     Raises:
         TaskError: a split is none of train, validation and test, or only some rows have one.
     """
-    rows = list(placed)
-    splits = list(_splits(rows, fix))
-    if not any(splits):
-        return OwnRows(name=name, splits={"train": rows}, fix=fix)
-    if not all(splits):
-        bare, other = rows[splits.index(None)], rows[_first(splits)]
+    by_split: dict[str | None, list[LocatedRow]] = {}
+    for where, raw in located:
+        split = raw.get("split")
+        if split is not None and split not in SPLITS:
+            error = wrong_column("split", split, f"one of {', '.join(SPLITS)}")
+            raise TaskError(f"{where}: {error}", hint=f"correct the row, or {fix}")
+        by_split.setdefault(split, []).append((where, raw))
+    without = by_split.pop(None, [])
+    if without and by_split:
+        (bare, _), (with_split, _) = without[0], next(iter(by_split.values()))[0]
         raise TaskError(
-            f"{bare[0]} has no split, but {other[0]} has one; expected one in all rows or in none",
+            f"{bare} has no split, but {with_split} has one; expected one in all rows or in none",
             hint=f'write "split": "train" into that row, or {fix}',
         )
-    by_split = {split: [] for split in SPLITS if split in splits}
-    for split, row in zip(splits, rows, strict=True):
-        by_split[split].append(row)
-    return OwnRows(name=name, splits=by_split, fix=fix)
+    if without:
+        by_split = {"train": without}
+    ordered = {split: by_split[split] for split in SPLITS if split in by_split}
+    return OwnRows(name=name, splits=ordered, fix=fix)
 
 
-def _splits(rows: Sequence[Placed], fix: str) -> Iterator[str | None]:
-    for where, raw in rows:
-        try:
-            yield split_of(raw)
-        except TaskError as error:
-            raise TaskError(f"{where}: {error}", hint=f"correct the row, or {fix}") from error
+def asked_messages(raw: Mapping[str, Any]) -> Messages:
+    """The chat in column messages, or that of the one message in column prompt.
+
+    Raises:
+        TaskError: neither of the columns is there, or both are, or one is wrong.
+    """
+    messages = raw.get("messages")
+    if messages is None:
+        return ({"role": "user", "content": text_column(raw, "prompt")},)
+    if raw.get("prompt") is not None:
+        raise wrong_column("messages", messages, "nothing in a row that has a prompt too")
+    if not isinstance(messages, list) or not all(map(_is_message, messages)):
+        raise wrong_column(
+            "messages",
+            messages,
+            f"a list of objects with a role ({', '.join(ROLES)}) and a content that is not empty",
+        )
+    if not messages or messages[-1]["role"] != "user":
+        raise wrong_column("messages", messages, "a last message of the user")
+    return tuple({"role": each["role"], "content": each["content"]} for each in messages)
 
 
-def _first(values: Sequence[str | None]) -> int:
-    return next(index for index, value in enumerate(values) if value is not None)
+def _is_message(value: object) -> bool:
+    return isinstance(value, dict) and value.get("role") in ROLES and is_text(value.get("content"))
+
+
+def right_answers(raw: Mapping[str, Any]) -> tuple[str, ...]:
+    """The right answers in column answer, as texts: one or more.
+
+    Raises:
+        TaskError: the column is missing, or holds no text, number or list of them.
+    """
+    value = any_column(raw, "answer")
+    texts = [_as_text(answer) for answer in (value if isinstance(value, list) else [value])]
+    if not texts or None in texts:
+        raise wrong_column("answer", value, "a text, a number, or a list of them")
+    return tuple(texts)
+
+
+def _as_text(value: object) -> str | None:
+    """A text as it is, a number in digits without a power; None for anything else."""
+    if is_text(value):
+        return value
+    if type(value) is int:
+        return str(value)
+    if type(value) is float and math.isfinite(value):
+        return format(Decimal(repr(value)), "f")
+    return None
+
+
+def row_id(raw: Mapping[str, Any], task: str, *asked: str) -> str:
+    """What is in column id, or one made of what is asked where there is none.
+
+    Raises:
+        TaskError: the column holds neither a text nor a whole number.
+    """
+    value = raw.get("id")
+    if value is None:
+        return made_id(task, *asked)
+    if type(value) is not int and not is_text(value):
+        raise wrong_column("id", value, "a text or a whole number")
+    return str(value)

@@ -5,44 +5,16 @@ import os
 from pathlib import Path
 
 from esft.errors import TaskError, UnknownTaskError
-from esft.tasks.benchmarks.arc import ARC, ARC_EASY
-from esft.tasks.benchmarks.conciseness import CONCISENESS
+from esft.tasks.benchmarks.choice import CHOICE
 from esft.tasks.benchmarks.countdown import COUNTDOWN, COUNTDOWN_3TO4
-from esft.tasks.benchmarks.gsm8k import GSM8K
-from esft.tasks.benchmarks.hellaswag import HELLASWAG
-from esft.tasks.benchmarks.math_500 import MATH_500
-from esft.tasks.benchmarks.mmlu import MMLU
-from esft.tasks.benchmarks.mmlu_pro import MMLU_PRO
-from esft.tasks.benchmarks.nq_open import NQ_OPEN
-from esft.tasks.benchmarks.piqa import PIQA
-from esft.tasks.benchmarks.proofwriter import PROOFWRITER
-from esft.tasks.benchmarks.trivia_qa import TRIVIA_QA
-from esft.tasks.benchmarks.winogrande import WINOGRANDE
+from esft.tasks.benchmarks.reasoning import REASONING
+from esft.tasks.benchmarks.short_answers import CONCISENESS, NQ_OPEN, TRIVIA_QA
 from esft.tasks.own import own_task
 from esft.tasks.synthetic import SYNTHETIC
 from esft.tasks.task import Task
 
-_TASKS = {
-    task.name: task
-    for task in (
-        ARC,
-        ARC_EASY,
-        CONCISENESS,
-        COUNTDOWN,
-        COUNTDOWN_3TO4,
-        GSM8K,
-        HELLASWAG,
-        MATH_500,
-        MMLU,
-        MMLU_PRO,
-        NQ_OPEN,
-        PIQA,
-        PROOFWRITER,
-        TRIVIA_QA,
-        WINOGRANDE,
-        *SYNTHETIC,
-    )
-}
+_BENCHMARKS = (*CHOICE, *REASONING, NQ_OPEN, TRIVIA_QA, CONCISENESS, COUNTDOWN, COUNTDOWN_3TO4)
+_TASKS = {task.name: task for task in (*_BENCHMARKS, *SYNTHETIC)}
 
 
 def task_names() -> list[str]:
@@ -59,12 +31,19 @@ def get_task(name: str, grader: str | None = None) -> Task:
 
     Raises:
         UnknownTaskError: no task has this name; the hint has the nearest ones.
-        TaskError: a file is no task, or a grader is named for a task that has its own.
+        TaskError: a file is not a task, or a grader is named for a task that has its own.
     """
     if name.endswith((".jsonl", ".py")):
         return own_task(Path(name).expanduser(), grader)
     if name not in _TASKS:
-        raise _unknown(name)
+        near = difflib.get_close_matches(
+            name.strip().lower().replace("_", "-"), task_names(), n=3, cutoff=0.5
+        )
+        own = "a .jsonl or .py file is a task of your own"
+        raise UnknownTaskError(
+            f"task {name!r} is unknown, expected one of: {', '.join(task_names())}",
+            hint=f"did you mean {' or '.join(near)}? {own}" if near else f"see esft tasks; {own}",
+        )
     if grader is not None:
         raise TaskError(
             f"task {name} has a grader of its own, expected no other: {grader!r} is for a .jsonl "
@@ -79,13 +58,3 @@ def data_folder(named: str | None, task: Task) -> Path | None:
     if named is None and task.hub is not None:
         named = os.environ.get("ESFT_DATA_DIR")
     return None if not named else Path(named)
-
-
-def _unknown(name: str) -> UnknownTaskError:
-    plain = name.strip().lower().replace("_", "-")
-    near = difflib.get_close_matches(plain, task_names(), n=3, cutoff=0.5)
-    own = "a .jsonl or .py file is a task of your own"
-    return UnknownTaskError(
-        f"task {name!r} is unknown, expected one of: {', '.join(task_names())}",
-        hint=f"did you mean {' or '.join(near)}? {own}" if near else f"see esft tasks; {own}",
-    )

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from esft.errors import TaskError
-from esft.tasks.folder import FolderRows
-from esft.tasks.hub import HubRows
+from esft.tasks.sources import FolderRows, HubRows
 from esft.tasks.task import Row, RowSource, Task
 
 SHIPPED = Path(__file__).with_name("data")
@@ -23,6 +22,19 @@ class Split:
     holdout: tuple[Row, ...]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Preview:
+    """Some rows of one split."""
+
+    where: str
+    """The file, dataset or program they come from."""
+    split: str
+    """"train", "validation" or "test"."""
+    total: int
+    """Rows in that split."""
+    rows: tuple[Row, ...]
+
+
 def read_split(task: Task, split: str, data_dir: Path | None = None) -> list[Row]:
     """All rows of one split, in the order of their source.
 
@@ -33,9 +45,29 @@ def read_split(task: Task, split: str, data_dir: Path | None = None) -> list[Row
             hub dataset.
 
     Raises:
-        TaskError: the rows cannot be had, or one of them is wrong; names file and line.
+        TaskError: the rows are not found, or one of them is wrong; names file and line.
     """
     return list(_read(task, split, row_source(task, data_dir)))
+
+
+def preview(task: Task, data_dir: Path | None = None, count: int = 2) -> Preview:
+    """The first `count` rows of the first split there is: train, else validation, else test.
+
+    Reads the whole split, so that a wrong row is found here and not in a run.
+
+    Raises:
+        TaskError: the rows are not found, or one of them is wrong.
+    """
+    source = row_source(task, data_dir)
+    for split, name in task.splits.items():
+        if source.has(name):
+            rows = tuple(_read(task, split, source))
+            where = source.where(name)
+            return Preview(where=where, split=split, total=len(rows), rows=rows[:count])
+    first = next(iter(task.splits.values()))
+    raise TaskError(
+        f"{source.where(first)} is not there, nor another split of {task.name}", hint=source.fix
+    )
 
 
 def split_rows(
@@ -58,46 +90,44 @@ def split_rows(
         data_dir: as in `read_split`.
 
     Raises:
-        TaskError: the rows cannot be had, one is wrong, or they are too few.
+        TaskError: the rows are not found, one is wrong, or they are too few.
     """
     if (train is not None and train < 1) or (holdout is not None and holdout < 0):
         raise ValueError(f"{train} train and {holdout} holdout rows, expected >= 1 and >= 0")
     source = row_source(task, data_dir)
-    has = {split: name is not None and source.has(name) for split, name in _names(task).items()}
-    test = {row.key for row in _read(task, "test", source)} if has["test"] else set()
+    test = {row.key for row in _read(task, "test", source)} if _has(task, "test", source) else set()
     tunable = _distinct(_read(task, "train", source), test)
-    train = _train_count(len(tunable), train, holdout, shared=not has["validation"])
+    shared = not _has(task, "validation", source)
+    if train is None:
+        left = len(tunable)
+        if shared:
+            left -= min(DEFAULT, left // 2) if holdout is None else holdout
+        train = max(1, min(DEFAULT, left))
     if len(tunable) < train:
         raise _too_few(task, source, "train", "train", train, len(tunable))
-    measured_on = "validation" if has["validation"] else "train"
-    if measured_on == "validation":
+    if shared:
+        measurable = tunable[train:]
+    else:
         known = test | {row.key for row in tunable}
         measurable = _distinct(_read(task, "validation", source), known)
-    else:
-        measurable = tunable[train:]
     if holdout is None:
         # At least one, so that a run without any says how to get them.
         holdout = max(1, min(DEFAULT, len(measurable)))
     if len(measurable) < holdout:
-        raise _too_few(task, source, measured_on, "holdout", holdout, len(measurable))
+        split = "train" if shared else "validation"
+        raise _too_few(task, source, split, "holdout", holdout, len(measurable))
     return Split(train=tuple(tunable[:train]), holdout=tuple(measurable[:holdout]))
-
-
-def _train_count(there: int, train: int | None, holdout: int | None, *, shared: bool) -> int:
-    """How many train rows to take of those `there` are."""
-    if train is not None:
-        return train
-    left = there
-    if shared:
-        left -= min(DEFAULT, there // 2) if holdout is None else holdout
-    return max(1, min(DEFAULT, left))
 
 
 def row_source(task: Task, data_dir: Path | None = None) -> RowSource:
     """Where a task's rows come from: the folder, else its own, the hub, or what esft ships."""
     if data_dir is not None:
-        which = "--data-dir" if task.hub is None else "--data-dir and ESFT_DATA_DIR"
-        fix = f"leave {which} out to use {_without_folder(task)}"
+        which, other = "--data-dir", "the task's own rows"
+        if task.hub is not None:
+            which, other = "--data-dir and ESFT_DATA_DIR", f"{task.hub} from the hub"
+        elif task.make_source is None:
+            other = "the rows that ship with esft"
+        fix = f"leave {which} out to use {other}"
         return FolderRows(folder=data_dir.expanduser(), file=task.file, fix=fix)
     if task.make_source is not None:
         return task.make_source()
@@ -106,34 +136,22 @@ def row_source(task: Task, data_dir: Path | None = None) -> RowSource:
     return FolderRows(folder=SHIPPED, file=task.file, fix="install esft again")
 
 
-def _without_folder(task: Task) -> str:
-    if task.hub is not None:
-        return f"{task.hub} from the hub"
-    return "the rows that ship with esft" if task.make_source is None else "the task's own rows"
-
-
-def _names(task: Task) -> dict[str, str | None]:
-    return {split: task.splits.get(split) for split in ("train", "validation", "test")}
+def _has(task: Task, split: str, source: RowSource) -> bool:
+    return split in task.splits and source.has(task.splits[split])
 
 
 def _read(task: Task, split: str, source: RowSource) -> Iterator[Row]:
-    name = task.splits.get(split)
-    if name is None:
+    if split not in task.splits:
         raise TaskError(
             f"task {task.name} has no {split} rows with answers, it has: {', '.join(task.splits)}"
         )
-    for where, raw in source.rows(name):
+    for where, raw in source.rows(task.splits[split]):
         try:
             yield task.read(raw)
         except TaskError as error:
-            raise TaskError(
-                f"{where}: {error}",
-                hint=f"correct the row, or {source.fix}{_form(task)}",
-            ) from error
-
-
-def _form(task: Task) -> str:
-    return "" if task.hub is None else f"; {task.name} reads rows of the form of {task.hub}"
+            form = "" if task.hub is None else f"; {task.name} reads rows of the form of {task.hub}"
+            hint = f"correct the row, or {source.fix}{form}"
+            raise TaskError(f"{where}: {error}", hint=hint) from error
 
 
 def _distinct(rows: Iterable[Row], without: Set[str]) -> list[Row]:

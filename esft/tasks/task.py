@@ -92,6 +92,42 @@ class Row:
         return hashlib.sha256("\0".join(plain).encode()).hexdigest()
 
 
+def made_id(task: str, *asked: str) -> str:
+    """The id of a row whose source has none: the task's name and a hash of what is asked."""
+    digest = hashlib.sha256("\0".join(asked).encode()).hexdigest()
+    return f"{task}-{digest[:12]}"
+
+
+def text_options(context: str, texts: Sequence[str], labels: Sequence[str]) -> list[Option]:
+    """Options whose whole text continues the one context; labels beyond the texts are unused."""
+    return [
+        Option(context=context, continuation=f" {text}", text=text, label=label)
+        for text, label in zip(texts, labels, strict=False)
+    ]
+
+
+def choice_row(*, id: str, asked: str, options: Sequence[Option], gold: int) -> Row:
+    """A row whose message asks for the label of one of its options.
+
+    Args:
+        id: the row's own, or one of `made_id`.
+        asked: what the message asks, before it lists the options.
+        options: with a label each; two or more.
+        gold: index of the right one.
+    """
+    listed = "\n".join(f"{option.label}. {option.text.strip()}" for option in options)
+    label = options[gold].label
+    kind = "number" if label.isdecimal() else "letter"
+    message = f"{asked.strip()}\n\n{listed}\n\nReply with the {kind} of the right answer alone."
+    return Row(
+        id=id,
+        questions=(ask(message, reference=label),),
+        answer=label,
+        options=tuple(options),
+        gold=gold,
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Grade:
     """What the answers to a row are worth."""
@@ -117,6 +153,10 @@ def one_answer(grade: Callable[[Row, str], Grade]) -> Grader:
     return grade_row
 
 
+LocatedRow = tuple[str, dict[str, Any]]
+"""Where a raw row is, for messages, and its columns."""
+
+
 class RowSource(Protocol):
     """Where the rows of a task come from, split by split."""
 
@@ -129,8 +169,8 @@ class RowSource(Protocol):
     def has(self, split: str) -> bool:
         """Whether there is such a split."""
 
-    def rows(self, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Place (for messages) and object of each row; TaskError where there are none."""
+    def rows(self, split: str) -> Iterator[LocatedRow]:
+        """The raw rows of a split; TaskError where there are none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,10 +198,8 @@ class Task:
     """How many rows there are, in words, such as "7,473 train, 1,319 test"."""
     grading: str
     """How a generated answer is graded, in a sentence; for choice alone, what counts as right."""
-    scoring: Scoring
-    """How it is scored where nothing else is said."""
     scorings: tuple[Scoring, ...]
-    """All the ways it can be scored."""
+    """All the ways it can be scored, that for where nothing else is said first."""
     max_new_tokens: int
     """Cap on an answer's length when it is scored by generate."""
     file: str
@@ -180,6 +218,11 @@ class Task:
     )
     """Our split to what the source calls it. One without right answers, or that there is not,
     is left out."""
+
+    @property
+    def scoring(self) -> Scoring:
+        """How it is scored where nothing else is said."""
+        return self.scorings[0]
 
     def choose_scoring(self, scoring: str | None, reward: str | None) -> str:
         """The scoring asked for, or the task's own for None.
@@ -200,3 +243,10 @@ class Task:
                 "task has it",
             )
         return scoring
+
+
+def hub_task(name: str, dataset: str, config: str | None = None, **fields: Any) -> Task:
+    """A task whose rows are on the hub; its file and source follow from the names."""
+    hub = HubSource(id=dataset, config=config)
+    named = {"name": name, "hub": hub, "source": str(hub), "file": name.replace("-", "_")}
+    return Task(**{**named, **fields})

@@ -3,8 +3,8 @@ import json
 import pytest
 from command import esft
 
-from esft.tasks.preview import preview
 from esft.tasks.registry import get_task, task_names
+from esft.tasks.rows import preview
 
 
 def test_all_tasks_are_listed_with_scoring_rows_source_and_licence_in_80_columns():

@@ -27,8 +27,7 @@ from esft.rollout.batches import Batches
 from esft.rollout.encode import encode_prompt, encode_reference
 from esft.rollout.generate import greedy_answers
 from esft.tasks.rows import read_split
-from esft.tasks.synthetic import SYNTHETIC, TARGETS
-from esft.tasks.synthetic_rows import Puzzle, split_of
+from esft.tasks.synthetic import SYNTHETIC, TARGETS, Puzzle, split_of
 
 NAMES = [task.name for task in SYNTHETIC]
 TARGET_NAMES = [task.name for task in TARGETS]

@@ -36,7 +36,6 @@ def plain_task(hub: HubSource | None = None) -> Task:
         licence="none",
         size="as many as a test writes",
         grading="1 where it is the answer",
-        scoring="generate",
         scorings=("generate",),
         max_new_tokens=4,
         hub=hub,

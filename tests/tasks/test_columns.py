@@ -1,34 +1,134 @@
+import json
+from pathlib import Path
+
 import pytest
 
 from esft.errors import TaskError
-from esft.tasks.columns import index_column, is_text, text_column, texts_column
+from esft.tasks.columns import any_column, index_column, is_text, text_column, texts_column
+from esft.tasks.registry import get_task
 
-ROW = {"question": "Why?", "number": 3, "choices": {"text": ["a", "b"], "label": "AB"}}
+FILES = Path(__file__).parent / "files"
+MADE = {"prompt": "27+58", "answer": "85"}
+COLUMNS = {
+    "arc": "question choices answerKey id",
+    "hellaswag": "activity_label ctx_a ctx_b endings label",
+    "mmlu": "question choices subject answer",
+    "mmlu-pro": "question options answer answer_index category",
+    "piqa": "goal sol1 sol2 label",
+    "winogrande": "sentence option1 option2 answer",
+    "gsm8k": "question answer",
+    "math-500": "problem unique_id answer solution",
+    "proofwriter": "theory question answer",
+    "nq-open": "question answer",
+    "trivia-qa": "question question_id answer",
+    "conciseness": "prompt answer",
+    "countdown": "numbers target",
+    "add-two-digits": "prompt answer",
+}
 
 
-def test_columns_come_back_as_they_are():
-    assert text_column(ROW, "question") == "Why?"
-    assert texts_column(ROW, "choices.text") == ["a", "b"]
+def raw_row(name, **changes):
+    """The first row of the small files of a task, with changes."""
+    file = next(iter(sorted(FILES.glob(f"{get_task(name).file}.*.jsonl"))), None)
+    raw = MADE if file is None else json.loads(file.read_text().partition("\n")[0])
+    return {**raw, **changes}
 
 
 @pytest.mark.parametrize(
-    ("read", "name", "message"),
+    ("name", "column"),
+    [(name, column) for name, columns in COLUMNS.items() for column in columns.split()],
+)
+def test_a_column_that_is_missing_or_of_another_type_is_named(name, column):
+    without = raw_row(name)
+    del without[column]
+
+    with pytest.raises(TaskError, match=rf"column {column} is missing, the row has: \w+"):
+        get_task(name).read(without)
+    with pytest.raises(TaskError, match=rf"column {column} is \[0\.5\], expected "):
+        get_task(name).read(raw_row(name, **{column: [0.5]}))
+
+
+def choices(texts, labels):
+    return {"choices": {"text": texts, "label": labels}, "answerKey": labels[0] if labels else "A"}
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
     [
-        (text_column, "id", "column id is missing, the row has: question, number, choices"),
-        (text_column, "number", "column number is 3, expected a text that is not empty"),
-        (text_column, "choices", r"column choices is \{.*expected a text"),
-        (texts_column, "choices.label", "column choices.label is 'AB', expected a list of texts"),
-        (texts_column, "choices.key", "column choices.key is missing, choices has: text, label"),
+        ("arc", {"answerKey": "Z"}, "answerKey is 'Z', expected one of A, B, C"),
+        ("arc", {"answerKey": "b"}, "answerKey is 'b', expected one of A, B, C"),
+        ("arc", choices(["x"], ["A"]), r"choices.text is \['x'\], expected two options or more"),
         (
-            texts_column,
-            "question.text",
-            "column question is 'Why\\?', expected an object with text",
+            "arc",
+            choices(["x", "y"], ["A", "A"]),
+            "choices.label is .*, expected 2 labels, all diff",
         ),
+        ("arc", choices(["x", "y", "z"], ["A", "B"]), "choices.label is .*, expected 3 labels"),
+        (
+            "arc",
+            choices(["x", "y"], [1, 2]),
+            r"choices.label is \[1, 2\], expected a list of texts",
+        ),
+        ("arc", {"choices": {"text": ["x", "y"]}}, "column choices.label is missing, choices has"),
+        ("hellaswag", {"ctx_b": None}, "ctx_b is None, expected a text"),
+        ("hellaswag", {"endings": list("abc")}, "endings is .*, expected 4 endings"),
+        ("hellaswag", {"endings": ["a", "b", "c", ""]}, "endings is .*, expected a list of texts"),
+        ("hellaswag", {"endings": ["a", "b", "[x] [y]", "c"]}, "expected endings that are more"),
+        ("hellaswag", {"label": "4"}, "label is '4', expected a whole number from 0 to 3"),
+        ("hellaswag", {"label": "01"}, "label is '01', expected a whole number from 0 to 3"),
+        ("hellaswag", {"label": "²"}, "label is '²', expected a whole number from 0 to 3"),
+        ("hellaswag", {"label": True}, "label is True, expected a whole number from 0 to 3"),
+        ("mmlu", {"choices": list("abc")}, r"choices is \['a', 'b', 'c'\], expected 4 choices"),
+        ("mmlu", {"answer": 4}, "answer is 4, expected a whole number from 0 to 3"),
+        ("mmlu", {"answer": "C"}, "answer is 'C', expected a whole number from 0 to 3"),
+        ("mmlu-pro", {"options": ["a", "b"]}, "options is .*, expected 3 to 10 options"),
+        ("mmlu-pro", {"options": list("abcdefghijk")}, "options is .*, expected 3 to 10 options"),
+        ("mmlu-pro", {"answer": "A"}, "answer is 'A', expected B, as answer_index is 1"),
+        ("mmlu-pro", {"answer_index": 10}, "answer_index is 10, expected a whole number from 0 to"),
+        ("piqa", {"label": 2}, "label is 2, expected a whole number from 0 to 1"),
+        ("piqa", {"label": "1"}, "label is '1', expected a whole number from 0 to 1"),
+        ("winogrande", {"sentence": "No blank."}, "expected a sentence with a blank"),
+        ("winogrande", {"sentence": "It is the _ "}, "expected a sentence with a blank .* behind"),
+        ("winogrande", {"answer": "3"}, "answer is '3', expected one of 1, 2"),
+        ("winogrande", {"answer": ""}, "answer is '', expected a text"),
+        ("gsm8k", {"answer": "It is 18."}, "answer is 'It is 18.', expected a solution whose last"),
+        ("gsm8k", {"answer": "#### 1\nor 2"}, "expected a solution whose last line is #### and a"),
+        ("gsm8k", {"answer": "#### 1,08"}, "expected a solution whose last line is #### and a"),
+        ("proofwriter", {"answer": "true"}, "answer is 'true', expected one of True, False, Unkn"),
+        ("proofwriter", {"id": 4}, "id is 4, expected a text"),
+        ("nq-open", {"answer": []}, r"answer is \[\], expected one answer or more"),
+        ("nq-open", {"answer": ["x", ""]}, "answer is .*, expected a list of texts"),
+        (
+            "trivia-qa",
+            {"answer": {"value": "x"}},
+            "column answer.aliases is missing, answer has: v",
+        ),
+        ("trivia-qa", {"answer": {"value": None}}, "answer.value is None, expected a text"),
+        ("countdown", {"numbers": [1]}, r"numbers is \[1\], expected 2 to 6 whole numbers from 0"),
+        ("countdown", {"numbers": [1] * 7}, "numbers is .*, expected 2 to 6 whole numbers"),
+        ("countdown", {"numbers": [1, -2]}, r"numbers is \[1, -2\], expected"),
+        ("countdown", {"numbers": [1, 1_000_000]}, r"is \[1, 1000000\], expected .* to 999,999"),
+        ("countdown", {"numbers": [1, True]}, r"numbers is \[1, True\], expected"),
+        ("countdown", {"target": True}, "target is True, expected a number, or a text with one"),
+        ("countdown", {"target": "1/3"}, "target is '1/3', expected a number"),
+        ("countdown", {"target": "1e3"}, "target is '1e3', expected a number"),
+        ("countdown", {"target": "9" * 5000}, "target is '99.*99', expected a number"),
+        ("countdown", {"target": "٩"}, "target is '٩', expected a number"),
+        ("countdown", {"target": float("nan")}, "target is nan, expected a number"),
+        ("countdown", {"solution": 85}, "solution is 85, expected an expression, or null"),
+        ("countdown", {"id": 1.5}, "id is 1.5, expected a text or a whole number"),
+        ("add-two-digits", {"answer": 85}, "answer is 85, expected a text"),
     ],
 )
-def test_a_wrong_column_is_named_with_what_it_holds_and_what_was_expected(read, name, message):
+def test_a_wrong_value_is_refused_with_its_column_and_what_was_expected(name, changes, message):
     with pytest.raises(TaskError, match=message):
-        read(ROW, name)
+        get_task(name).read(raw_row(name, **changes))
+
+
+@pytest.mark.parametrize("wrong", [4, -1, True, False, 1.0, "1", None, [1], 10**99])
+def test_an_index_that_is_not_of_an_option_is_refused(wrong):
+    with pytest.raises(TaskError, match=r"answer is .*, expected a whole number from 0 to 3"):
+        index_column({"answer": wrong}, "answer", 4)
 
 
 @pytest.mark.parametrize("texts", [["a", 2], ["a", ""], ["a", None], None, {"0": "a"}])
@@ -45,7 +145,7 @@ def test_a_long_value_is_shortened_in_the_message():
 
 
 @pytest.mark.parametrize("value", ["", " \n", None, 3, b"bytes", "half a pair \ud800"])
-def test_what_is_no_text(value):
+def test_what_is_not_text(value):
     assert not is_text(value)
 
 
@@ -56,20 +156,4 @@ def test_what_is_text(value):
 
 def test_a_row_without_columns_is_said_to_have_none():
     with pytest.raises(TaskError, match="the row has: no columns"):
-        text_column({}, "question")
-
-
-@pytest.mark.parametrize("index", [0, 3])
-def test_an_index_within_the_options(index):
-    assert index_column({"answer": index}, "answer", 4) == index
-
-
-@pytest.mark.parametrize("wrong", [4, -1, True, False, 1.0, "1", None, [1], 10**99])
-def test_an_index_that_is_no_option_is_refused(wrong):
-    with pytest.raises(TaskError, match=r"answer is .*, expected a whole number from 0 to 3"):
-        index_column({"answer": wrong}, "answer", 4)
-
-
-def test_a_missing_index_is_refused_with_the_columns_there_are():
-    with pytest.raises(TaskError, match="column answer is missing, the row has: question, label"):
-        index_column({"question": "Why?", "label": 1}, "answer", 4)
+        any_column({}, "question")

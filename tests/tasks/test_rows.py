@@ -10,7 +10,7 @@ from esft.tasks.rows import read_split, split_rows
 
 from .some_rows import arc_object, plain_task, prompts, write_rows
 
-SIZES = [(1, 0), (1, 1), (3, 5), (5, 3), (7, 8)]
+SIZES = [(1, 0), (3, 5), (7, 8)]
 
 
 def write_prompts(folder, **splits):
@@ -132,7 +132,7 @@ def test_a_wrong_row_is_named_with_file_line_column_and_value(tmp_path):
 
     with pytest.raises(
         TaskError,
-        match=r"arc_easy\.train\.jsonl line 2: column answerKey is 'E', expected one of the labels",
+        match=r"arc_easy\.train\.jsonl line 2: column answerKey is 'E', expected one of A, B, C",
     ) as caught:
         read_split(get_task("arc-easy"), "train", tmp_path)
 
@@ -155,14 +155,6 @@ def test_a_missing_file_of_a_shipped_task_points_at_the_shipped_rows(tmp_path):
     assert "leave --data-dir out to use the rows that ship with esft" in caught.value.hint
 
 
-def test_a_data_folder_replaces_the_shipped_rows(tmp_path):
-    write_rows(tmp_path, "conciseness.train", [{"prompt": "Say yes.", "answer": "yes"}])
-
-    rows = read_split(get_task("conciseness"), "train", tmp_path)
-
-    assert prompts(rows) == ["Say yes."]
-
-
 def test_a_data_folder_may_be_under_home(tmp_path, monkeypatch):
     write_prompts(tmp_path, train="ab")
     monkeypatch.setenv("HOME", str(tmp_path.parent))
@@ -170,31 +162,8 @@ def test_a_data_folder_may_be_under_home(tmp_path, monkeypatch):
     assert len(read_split(plain_task(), "train", Path("~") / tmp_path.name)) == 2
 
 
-def test_the_shipped_rows_are_enough_for_the_defaults():
-    split = split_rows(get_task("conciseness"), 200, 200)
-
-    keys = {row.key for row in split.train + split.holdout}
-    test_keys = {row.key for row in read_split(get_task("conciseness"), "test")}
-    assert len(keys) == 400
-    assert not keys & test_keys
-
-
 @pytest.mark.parametrize("name", ["arc", "arc-easy"])
-def test_every_row_of_the_published_files_is_read(data_dir, name):
-    task = get_task(name)
-    for split in ("train", "validation", "test"):
-        lines = (data_dir / f"{task.file}.{split}.jsonl").read_bytes().count(b"\n")
-
-        rows = read_split(task, split, data_dir)
-
-        assert len(rows) == lines
-        assert {len(row.options) for row in rows} <= {3, 4, 5}
-        assert all(row.options[row.gold].label == row.answer for row in rows)
-        assert {row.answer for row in rows} >= {"A", "1"}
-
-
-@pytest.mark.parametrize("name", ["arc", "arc-easy"])
-@pytest.mark.parametrize(("train", "holdout"), [(10, 20), (200, 200), (1000, 290)])
+@pytest.mark.parametrize(("train", "holdout"), [(200, 200), (1000, 290)])
 def test_published_rows_never_overlap(data_dir, name, train, holdout):
     task = get_task(name)
 

@@ -1,4 +1,4 @@
-from esft.tasks.task import HubSource, Option, Question, Row, ask
+from esft.tasks.task import Option, Question, Row, ask, choice_row, made_id, text_options
 
 
 def row_of(*contents, options=()):
@@ -70,6 +70,18 @@ def test_the_prompt_has_all_messages_as_plain_text():
     assert question.prompt == "Be brief.\n\nIs ice cold?\nAnswer:"
 
 
-def test_a_hub_source_reads_as_its_id_and_config():
-    assert str(HubSource(id="allenai/ai2_arc", config="ARC-Easy")) == "allenai/ai2_arc, ARC-Easy"
-    assert str(HubSource(id="openai/gsm8k")) == "openai/gsm8k"
+def test_a_made_id_tells_what_is_asked_apart():
+    ids = {made_id("piqa", "ab"), made_id("piqa", "a", "b"), made_id("piqa", "b", "a")}
+
+    assert len(ids) == 3
+    assert all(len(made) == len("piqa-") + 12 for made in ids)
+
+
+def test_space_around_an_option_is_scored_but_not_listed():
+    options = text_options("Which are best?", [" dry palms", "wet palms "], "AB")
+
+    row = choice_row(id="r", asked="Which are best?", options=options, gold=1)
+
+    assert "\nA. dry palms\nB. wet palms\n\n" in row.questions[0].messages[0]["content"]
+    assert [option.continuation for option in row.options] == ["  dry palms", " wet palms "]
+    assert [option.divisor for option in row.options] == [10, 10]

@@ -145,7 +145,7 @@ def test_the_folder_of_a_line_comes_before_that_of_the_run_and_holds_for_any_tas
     own = rows_of(parse_prior_line("countdown:2"), 4, str(data))
 
     assert len(arc.rows) == len(own.rows) == 2
-    with pytest.raises(TaskError, match=r"countdown\.test\.jsonl line 1 is no JSON"):
+    with pytest.raises(TaskError, match=r"countdown\.test\.jsonl line 1 is not JSON"):
         rows_of(parse_prior_line(f"countdown:2 data_dir={data}"), 4, None)
 
 

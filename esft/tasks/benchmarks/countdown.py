@@ -5,13 +5,12 @@ from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
 
-from esft.errors import TaskError
 from esft.tasks.benchmarks.countdown_puzzles import SIZES, puzzles
-from esft.tasks.columns import is_text, wrong_column
+from esft.tasks.columns import any_column, is_text, wrong_column
 from esft.tasks.generated import GeneratedRows
 from esft.tasks.graders.arithmetic import Step, evaluate, steps
-from esft.tasks.ids import made_id
-from esft.tasks.task import Grade, HubSource, Row, RowSource, Task, ask, one_answer
+from esft.tasks.own_rows import row_id
+from esft.tasks.task import Grade, Row, Task, ask, hub_task, one_answer
 
 OPENING = "<think>"
 FORMAT_SHARE = 0.1
@@ -29,9 +28,6 @@ def read_countdown(raw: Mapping[str, Any]) -> Row:
     Numbers are 2 to 6 from 0 to 999,999; the target is a number or a text with one, also negative
     or with decimals. A solution that the grader refuses counts as none: published rows have some
     that do not use each number once.
-
-    Raises:
-        TaskError: a column is missing or wrong; names it, what it holds and what was expected.
     """
     numbers = _numbers(raw)
     target = _target(raw)
@@ -39,7 +35,7 @@ def read_countdown(raw: Mapping[str, Any]) -> Row:
     solution = _solution(raw, numbers, Fraction(target))
     reference = None if solution is None else _written_out(solution, numbers)
     return Row(
-        id=_id(raw, message),
+        id=row_id(raw, "countdown", message),
         questions=(ask(message, reference=reference, opening=OPENING),),
         answer=solution,
         facts={"numbers": numbers, "target": Fraction(target)},
@@ -53,8 +49,9 @@ def grade_countdown(row: Row, answer: str) -> Grade:
 
     Source: the Countdown task of arXiv:2509.24372.
     """
-    found = _within(answer, "answer")
-    correct = found is not None and _reaches(found, row.facts["numbers"], row.facts["target"])
+    expression = _within(answer, "answer")
+    numbers, target = row.facts["numbers"], row.facts["target"]
+    correct = expression is not None and _reaches(expression, numbers, target)
     return Grade(reward=float(correct) + FORMAT_SHARE * format_of(answer), correct=correct)
 
 
@@ -64,22 +61,17 @@ def format_of(answer: str) -> float:
     1 for <think>...</think>, optional space, <answer>...</answer>, each tag once and nothing
     around them; else 0.5 for a pair of answer tags and 0.1 for a pair of think tags.
     """
-    if _is_exact(answer.strip()):
-        return 1.0
-    return 0.5 * (_within(answer, "answer") is not None) + 0.1 * (
-        _within(answer, "think") is not None
-    )
-
-
-def _is_exact(text: str) -> bool:
-    if any(text.count(tag) != 1 for tag in _TAGS):
-        return False
+    text = answer.strip()
     thought, _, rest = text.partition("</think>")
-    return (
-        thought.startswith("<think>")
+    if (
+        all(text.count(tag) == 1 for tag in _TAGS)
+        and thought.startswith("<think>")
         and rest.lstrip().startswith("<answer>")
         and rest.endswith("</answer>")
-    )
+    ):
+        return 1.0
+    answered, thinking = (_within(answer, tag) is not None for tag in ("answer", "think"))
+    return 0.5 * answered + 0.1 * thinking
 
 
 def _within(text: str, tag: str) -> str | None:
@@ -104,9 +96,7 @@ def _reaches(expression: str, numbers: tuple[int, ...], target: Fraction) -> boo
 
 def _numbers(raw: Mapping[str, Any]) -> tuple[int, ...]:
     name = "nums" if "nums" in raw and "numbers" not in raw else "numbers"
-    if name not in raw:
-        raise TaskError(f"column numbers (or nums) is missing, the row has: {_names(raw)}")
-    value = raw[name]
+    value = any_column(raw, name)
     if (
         not isinstance(value, list)
         or not 2 <= len(value) <= 6
@@ -118,9 +108,7 @@ def _numbers(raw: Mapping[str, Any]) -> tuple[int, ...]:
 
 def _target(raw: Mapping[str, Any]) -> str:
     """The target in plain decimal notation."""
-    if "target" not in raw:
-        raise TaskError(f"column target is missing, the row has: {_names(raw)}")
-    value = raw["target"]
+    value = any_column(raw, "target")
     text = str(value) if isinstance(value, (int, float)) else value
     if not isinstance(text, str) or not _TARGET.fullmatch(text.strip()):
         raise wrong_column("target", value, 'a number, or a text with one such as "85" or "27.4"')
@@ -134,12 +122,9 @@ def _solution(raw: Mapping[str, Any], numbers: tuple[int, ...], target: Fraction
         return None
     if not is_text(value):
         raise wrong_column("solution", value, "an expression, or null")
-    return _unwrapped(value) if _reaches(value, numbers, target) else None
-
-
-def _unwrapped(expression: str) -> str:
-    """A right expression without the parentheses that hold it all."""
-    expression = expression.strip()
+    if not _reaches(value, numbers, target):
+        return None
+    expression = value.strip()
     while expression.startswith("(") and _closing(expression) == len(expression) - 1:
         expression = expression[1:-1].strip()
     return expression
@@ -148,20 +133,11 @@ def _unwrapped(expression: str) -> str:
 def _closing(expression: str) -> int:
     """Where the parenthesis is closed that `expression` begins with."""
     depth = 0
-    for place, sign in enumerate(expression):
+    for index, sign in enumerate(expression):
         depth += (sign == "(") - (sign == ")")
         if depth == 0:
-            return place
+            return index
     return len(expression)
-
-
-def _id(raw: Mapping[str, Any], message: str) -> str:
-    if "id" not in raw:
-        return made_id("countdown", message)
-    value = raw["id"]
-    if type(value) is not int and not is_text(value):
-        raise wrong_column("id", value, "a whole number or a text that is not empty")
-    return str(value)
 
 
 def _message(numbers: tuple[int, ...], target: str) -> str:
@@ -186,45 +162,35 @@ def _step_text(step: Step) -> str:
     return f"{left} {step.sign} {right} = {step.value}"
 
 
-def _names(raw: Mapping[str, Any]) -> str:
-    return ", ".join(map(str, raw)) or "no columns"
+_FIELDS: dict[str, Any] = {
+    "grading": "1 where the last <answer>...</answer> reaches the target with every number used "
+    "exactly once; plus 0.1 for the form <think>...</think> <answer>...</answer>, 0.05 for "
+    "answer tags alone, 0.01 for think tags alone",
+    "scorings": ("generate",),
+    "max_new_tokens": 1024,
+    "max_reward": 1 + FORMAT_SHARE,
+    "read": read_countdown,
+    "grade": one_answer(grade_countdown),
+}
 
-
-def _generated() -> RowSource:
-    return GeneratedRows(name="generated countdown puzzles", make=puzzles, splits=tuple(SIZES))
-
-
-def _countdown(name: str, **differences: Any) -> Task:
-    return Task(
-        name=name,
-        grading="1 where the last <answer>...</answer> reaches the target with every number used "
-        "exactly once; plus 0.1 for the form <think>...</think> <answer>...</answer>, 0.05 for "
-        "answer tags alone, 0.01 for think tags alone",
-        scoring="generate",
-        scorings=("generate",),
-        max_new_tokens=1024,
-        max_reward=1 + FORMAT_SHARE,
-        read=read_countdown,
-        grade=one_answer(grade_countdown),
-        **differences,
-    )
-
-
-COUNTDOWN = _countdown(
-    "countdown",
+COUNTDOWN = Task(
+    name="countdown",
     summary="reach a target with + - * / and every given number once; generated puzzles",
     source="puzzles that esft generates from a fixed seed",
     licence="Apache-2.0",
     size=", ".join(f"{size:,} {split}" for split, size in SIZES.items()),
     file="countdown",
-    make_source=_generated,
+    make_source=lambda: GeneratedRows(
+        name="generated countdown puzzles", make=puzzles, splits=tuple(SIZES)
+    ),
+    **_FIELDS,
 )
-COUNTDOWN_3TO4 = _countdown(
+COUNTDOWN_3TO4 = hub_task(
     "countdown-3to4",
+    "Jiayi-Pan/Countdown-Tasks-3to4",
     summary="reach a target with + - * / and 3 or 4 given numbers; puzzles from the hub",
-    source="Jiayi-Pan/Countdown-Tasks-3to4",
     licence="see the dataset's card",
     size="train only",
     file="countdown_tasks_3to4",
-    hub=HubSource(id="Jiayi-Pan/Countdown-Tasks-3to4"),
+    **_FIELDS,
 )

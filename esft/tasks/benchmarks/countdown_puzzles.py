@@ -1,11 +1,10 @@
 """Countdown puzzles made from a fixed seed: always solvable, the same on every machine."""
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from esft.tasks.draws import Draws
+from esft.tasks.generated import Draws, split_by_hash
 
 SIZES = {"train": 4000, "validation": 1000, "test": 1000}
 """Puzzles of each split."""
@@ -15,8 +14,6 @@ TARGETS = range(10, 101)
 _LARGEST_PRODUCT = 999
 _OFTEN = 8
 _SEED = 20_250_929
-# Six equal shares of all sets of numbers: four for train, one each for validation and test.
-_SHARES = ("train", "train", "train", "train", "validation", "test")
 
 
 def puzzles(split: str) -> Iterator[dict[str, Any]]:
@@ -49,8 +46,7 @@ def puzzles(split: str) -> Iterator[dict[str, Any]]:
 
 def split_of(numbers: Sequence[int]) -> str:
     """The split that all puzzles of these numbers belong to, whatever their order."""
-    digest = hashlib.sha256(",".join(map(str, sorted(numbers))).encode()).digest()
-    return _SHARES[int.from_bytes(digest[:8], "big") % len(_SHARES)]
+    return split_by_hash(",".join(map(str, sorted(numbers))))
 
 
 @dataclass(frozen=True)

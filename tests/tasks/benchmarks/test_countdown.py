@@ -1,5 +1,4 @@
 import json
-import time
 from fractions import Fraction
 from pathlib import Path
 
@@ -7,7 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from esft.errors import TaskError
 from esft.tasks.benchmarks.countdown import (
     COUNTDOWN,
     COUNTDOWN_3TO4,
@@ -15,7 +13,7 @@ from esft.tasks.benchmarks.countdown import (
     grade_countdown,
     read_countdown,
 )
-from esft.tasks.rows import read_split, row_source
+from esft.tasks.rows import read_split
 
 FILES = Path(__file__).parents[1] / "files"
 
@@ -37,17 +35,10 @@ def test_a_message_has_the_numbers_the_target_and_the_form_of_the_answer():
     row = read_countdown(puzzle())
 
     (message,) = row.questions[0].messages
-    assert message["role"] == "user"
+    assert row.questions[0].opening == "<think>"
     assert message["content"].startswith("Numbers: 40, 15, 30\nTarget: 85\n")
     for tag in ("<think>", "</think>", "<answer>", "</answer>"):
         assert tag in message["content"]
-
-
-def test_the_model_goes_on_from_the_think_tag():
-    row = read_countdown(puzzle())
-
-    assert row.questions[0].opening == "<think>"
-    assert row.questions[0].reference.startswith(row.questions[0].opening)
 
 
 def test_the_reference_works_the_solution_out():
@@ -113,10 +104,6 @@ def test_both_column_forms_are_the_same_puzzle():
     assert hub_form.facts == {"numbers": (40, 15, 30), "target": Fraction(85)}
 
 
-def test_the_context_column_does_not_count():
-    assert read_countdown(puzzle(context="Say yes. <think>")) == read_countdown(puzzle())
-
-
 def test_a_row_without_an_id_gets_one_from_what_it_asks():
     ids = {
         read_countdown(puzzle()).id,
@@ -150,46 +137,6 @@ def test_a_row_keeps_its_id(id, expected):
 )
 def test_targets_are_numbers_or_texts_with_one(target, exact):
     assert read_countdown(puzzle(target=target)).facts["target"] == Fraction(exact)
-
-
-@pytest.mark.parametrize(
-    ("raw", "message"),
-    [
-        ({"target": 85}, r"column numbers \(or nums\) is missing, the row has: target"),
-        ({}, r"column numbers \(or nums\) is missing, the row has: no columns"),
-        ({"nums": [1, 2, 3]}, "column target is missing, the row has: nums"),
-        ({"nums": [1], "target": 1}, r"column nums is \[1\], expected 2 to 6 whole numbers from 0"),
-        (puzzle(numbers=[]), r"column numbers is \[\], expected 2 to 6 whole numbers"),
-        (puzzle(numbers=[1] * 7), r"column numbers is \[1, .*\], expected 2 to 6 whole"),
-        (puzzle(numbers=[1, -2]), r"column numbers is \[1, -2\], expected"),
-        (puzzle(numbers=[1, 1_000_000]), r"is \[1, 1000000\], expected .* to 999,999"),
-        (puzzle(numbers=[1, 2.0]), r"column numbers is \[1, 2.0\], expected"),
-        (puzzle(numbers=[1, True]), r"column numbers is \[1, True\], expected"),
-        (puzzle(numbers=[1, "2"]), r"column numbers is \[1, '2'\], expected"),
-        (puzzle(numbers="40 15 30"), "column numbers is '40 15 30', expected"),
-        (puzzle(numbers=None), "column numbers is None, expected"),
-        (puzzle(target=None), "column target is None, expected a number, or a text with one"),
-        (puzzle(target=True), "column target is True, expected"),
-        (puzzle(target=""), "column target is '', expected"),
-        (puzzle(target="ten"), "column target is 'ten', expected"),
-        (puzzle(target="1/3"), "column target is '1/3', expected"),
-        (puzzle(target="1e3"), "column target is '1e3', expected"),
-        (puzzle(target="9" * 5000), "column target is '99.*99', expected"),
-        (puzzle(target="٩"), "column target is '٩', expected"),
-        (puzzle(target=float("nan")), "column target is nan, expected"),
-        (puzzle(target=float("inf")), "column target is inf, expected"),
-        (puzzle(target=[85]), r"column target is \[85\], expected"),
-        (puzzle(solution=85), "column solution is 85, expected an expression, or null"),
-        (puzzle(solution=""), "column solution is '', expected an expression, or null"),
-        (puzzle(id=None), "column id is None, expected a whole number or a text"),
-        (puzzle(id=1.5), "column id is 1.5, expected"),
-        (puzzle(id=True), "column id is True, expected"),
-        (puzzle(id=""), "column id is '', expected"),
-    ],
-)
-def test_a_wrong_row_is_refused_with_column_value_and_what_was_expected(raw, message):
-    with pytest.raises(TaskError, match=message):
-        read_countdown(raw)
 
 
 @pytest.mark.parametrize(
@@ -324,67 +271,11 @@ def test_targets_with_decimals_are_met_within_a_billionth_and_whole_ones_exactly
     assert graded(in_form(expression), **changes).correct is correct
 
 
-PIECES = ["<think>", "</think>", "<answer>", "</answer>", "40", "15", "30", "+", "(", ")", " ", "/"]
-
-
-@given(answer=st.text() | st.lists(st.sampled_from(PIECES), max_size=30).map("".join))
-def test_any_answer_gets_a_score_and_none_more_than_the_most(answer):
-    score = graded(answer)
-
-    assert 0 <= score.reward <= 1.1
-    assert score.correct is (score.reward >= 1)
-
-
 @given(expression=st.text(st.sampled_from("4013+-*/() ="), max_size=20), gap=st.text("\n \t"))
 def test_any_expression_in_the_exact_form_gets_the_form_at_least(expression, gap):
     score = graded(f"<think>so</think>{gap}<answer>{expression}</answer>{gap}")
 
     assert score.reward == pytest.approx(0.1 + score.correct, abs=1e-12)
-
-
-@pytest.mark.parametrize(
-    "answer",
-    [
-        "<think>" * 15_000,
-        "</answer>" * 11_000,
-        "<answer>" * 12_500,
-        "<answer>" * 6_000 + "</answer>" * 6_000,
-        "<answer></answer>" * 6_000,
-        "<think></think><answer></answer>" * 3_000,
-        in_form("9" * 100_000),
-        in_form("(" * 50_000 + "40" + ")" * 50_000),
-        in_form("40 + " * 20_000),
-        in_form("9**9**9**9"),
-        in_form("40" + "**99" * 25_000),
-        in_form("40 + 15 + 30" + " " * 100_000),
-        in_form("1/0"),
-        "<" * 100_000,
-        " " * 100_000,
-        "\0" * 100_000,
-        "\ud800" * 100_000,
-    ],
-)
-def test_hostile_answers_take_no_longer_than_their_length_asks_for(answer):
-    row = read_countdown(puzzle())
-    start = time.process_time()
-
-    score = grade_countdown(row, answer)
-
-    assert 0 <= score.reward <= 1.1
-    assert time.process_time() - start < 1  # quadratic time would be minutes
-
-
-@pytest.mark.parametrize("split", ["train", "test"])
-def test_the_file_form_is_read_from_a_data_folder(split):
-    rows = read_split(COUNTDOWN, split, FILES)
-
-    assert len(rows) == len((FILES / f"countdown.{split}.jsonl").read_text().splitlines())
-    assert [row.id for row in rows] == [str(number) for number in range(len(rows))]
-    for row in rows:
-        assert (
-            row.questions[0].reference is None
-            or grade_countdown(row, row.questions[0].reference).reward == 1.1
-        )
 
 
 def test_rows_whose_solution_is_null_or_wrong_have_no_reference():
@@ -398,47 +289,6 @@ def test_rows_whose_solution_is_null_or_wrong_have_no_reference():
         True,
         True,
     ]
-
-
-def test_the_hub_form_is_read_from_a_data_folder():
-    rows = read_split(COUNTDOWN_3TO4, "train", FILES)
-
-    assert [row.facts["numbers"] for row in rows] == [
-        (30, 13, 9),
-        (8, 3, 3, 8),
-        (4, 10, 85),
-        (12, 24, 1),
-    ]
-    assert {row.questions[0].reference for row in rows} == {None}
-
-
-def test_a_wrong_row_is_named_with_its_file_and_line(tmp_path):
-    text = json.dumps(puzzle()) + "\n" + json.dumps(puzzle(target="ten")) + "\n"
-    (tmp_path / "countdown.train.jsonl").write_text(text, encoding="utf-8")
-
-    with pytest.raises(
-        TaskError, match=r"countdown\.train\.jsonl line 2: column target is 'ten'"
-    ) as caught:
-        read_split(COUNTDOWN, "train", tmp_path)
-
-    assert "leave --data-dir out" in caught.value.hint
-
-
-def test_puzzles_are_generated_where_no_folder_is_named():
-    source = row_source(COUNTDOWN)
-
-    assert source.where("train") == "generated countdown puzzles, train"
-    assert all(source.has(split) for split in ("train", "validation", "test"))
-
-
-def test_the_two_tasks():
-    assert (COUNTDOWN.name, COUNTDOWN.file, COUNTDOWN.hub) == ("countdown", "countdown", None)
-    assert COUNTDOWN_3TO4.name == "countdown-3to4"
-    assert COUNTDOWN_3TO4.file == "countdown_tasks_3to4"
-    assert COUNTDOWN_3TO4.hub.id == "Jiayi-Pan/Countdown-Tasks-3to4"
-    for task in (COUNTDOWN, COUNTDOWN_3TO4):
-        assert (task.scoring, task.scorings) == ("generate", ("generate",))
-        assert (task.max_new_tokens, task.max_reward) == (1024, 1.1)
 
 
 @pytest.mark.parametrize(

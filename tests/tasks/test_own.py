@@ -53,8 +53,6 @@ def test_messages_are_the_chat(tmp_path):
         (5, ["5"]),
         (-0.5, ["-0.5"]),
         (1e-05, ["0.00001"]),
-        (1e22, ["10000000000000000000000"]),
-        (3.0, ["3.0"]),
         (["five", 5, 5.5], ["five", "5", "5.5"]),
     ],
 )
@@ -69,20 +67,14 @@ def test_answers_are_texts_numbers_or_lists_of_them(tmp_path, answer, texts):
     ("columns", "message"),
     [
         ({"answer": "5"}, "column prompt is missing, the row has: answer"),
-        ({"prompt": "", "answer": "5"}, "column prompt is '', expected a text"),
         ({"prompt": 3, "answer": "5"}, "column prompt is 3, expected a text"),
         ({"prompt": "Q?"}, "column answer is missing, the row has: prompt"),
-        ({"prompt": "Q?", "answer": None}, "column answer is None, expected a text, a number, or"),
         ({"prompt": "Q?", "answer": True}, "column answer is True, expected a text, a number, or"),
-        ({"prompt": "Q?", "answer": " "}, "column answer is ' ', expected a text, a number, or"),
         ({"prompt": "Q?", "answer": []}, r"column answer is \[\], expected a text, a number, or"),
         ({"prompt": "Q?", "answer": ["5", None]}, r"answer is \['5', None\], expected a text"),
-        ({"prompt": "Q?", "answer": {"a": 1}}, "column answer is .*, expected a text, a number"),
         ({"prompt": "Q?", "answer": float("nan")}, "column answer is nan, expected a text"),
         ({"prompt": "Q?", "answer": "5", "id": 0.5}, "column id is 0.5, expected a text or a"),
-        ({"prompt": "Q?", "answer": "5", "id": ""}, "column id is '', expected a text or a"),
         ({"messages": [], "answer": "5"}, r"column messages is \[\], expected a last message"),
-        ({"messages": "Q?", "answer": "5"}, "column messages is 'Q.', expected a list of objects"),
         ({"messages": ["Q?"], "answer": "5"}, "column messages is .*, expected a list of objects"),
         (
             {"messages": [{"role": "tool", "content": "x"}], "answer": "5"},
@@ -163,19 +155,13 @@ def test_a_text_of_a_choice_goes_before_a_letter(tmp_path):
     ("changes", "message"),
     [
         ({"choices": ["blue"]}, r"column choices is \['blue'\], expected 2 to 26 choices"),
-        ({"choices": []}, r"column choices is \[\], expected 2 to 26 choices"),
         ({"choices": ["blue", "blue"]}, "column choices is .*, expected 2 to 26 choices, all diff"),
         ({"choices": [f"c{n}" for n in range(27)]}, "column choices is .*, expected 2 to 26"),
         ({"choices": ["blue", 3]}, r"column choices is \['blue', 3\], expected a list of texts"),
-        ({"choices": "blue"}, "column choices is 'blue', expected a list of texts"),
         ({"answer": "D"}, "column answer is 'D', expected one of the choices, a letter A to C"),
-        ({"answer": "pink"}, "column answer is 'pink', expected one of the choices"),
-        ({"answer": ""}, "column answer is '', expected one of the choices"),
         ({"answer": 3}, "column answer is 3, expected one of the choices"),
-        ({"answer": -1}, "column answer is -1, expected one of the choices"),
         ({"answer": True}, "column answer is True, expected one of the choices"),
         ({"answer": ["blue"]}, r"column answer is \['blue'\], expected one of the choices"),
-        ({"answer": None}, "column answer is None, expected one of the choices"),
         (
             {"choices": ["1", "2", "3"], "answer": 2},
             "column answer is 2, expected a text or a letter: 2 is the index of '3', and a choice",
@@ -284,24 +270,14 @@ def test_a_data_folder_with_choices_is_not_for_a_task_without(tmp_path):
         read_split(task, "train", tmp_path)
 
 
-def test_the_task_is_named_for_the_file(tmp_path):
-    path = write_rows(tmp_path, "my sums", [{"prompt": "Q?", "answer": 1}])
-
-    task = own_task(path, "number")
-
-    assert (task.name, task.file, task.source) == ("my sums", "my sums", str(path))
-    assert (task.licence, task.max_new_tokens, task.max_reward) == ("your own", 256, 1.0)
-
-
 @pytest.mark.parametrize(
     ("name", "data", "message"),
     [
         ("my.jsonl", None, r"my\.jsonl cannot be read: No such file or directory"),
         ("my.jsonl", b"", r"my\.jsonl is empty, expected one JSON object a line"),
-        ("my.jsonl", b"prompt,answer\n", r"my\.jsonl line 1 is no JSON: Expecting value"),
+        ("my.jsonl", b"prompt,answer\n", r"my\.jsonl line 1 is not JSON: Expecting value"),
         ("my.jsonl", b"[1]\n", r"my\.jsonl line 1 is a JSON list, expected one JSON object"),
-        ("my.json", b"{}", r"my\.json is no task, expected a \.jsonl or a \.py file"),
-        ("my", b"{}", r"my is no task, expected a \.jsonl or a \.py file"),
+        ("my.json", b"{}", r"my\.json is not a task, expected a \.jsonl or a \.py file"),
     ],
 )
 def test_a_file_that_is_no_task_is_refused(tmp_path, name, data, message):
@@ -311,10 +287,3 @@ def test_a_file_that_is_no_task_is_refused(tmp_path, name, data, message):
 
     with pytest.raises(TaskError, match=message):
         own_task(path, "exact")
-
-
-def test_a_folder_is_refused(tmp_path):
-    (tmp_path / "my.jsonl").mkdir()
-
-    with pytest.raises(TaskError, match=r"my\.jsonl cannot be read: Is a directory"):
-        own_task(tmp_path / "my.jsonl", "exact")
