@@ -1,10 +1,17 @@
-"""The bootstrap interval of a mean change over rows, exact: no resamples, no seed."""
+"""The bootstrap interval of a mean change over rows, exact, and how many rows it takes to tell."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
+
+SAME = 0.95
+"""Level of the intervals by which something is called the same."""
+
+FOUND = 0.90
+"""Share of tasks without change that the rows asked for should show to have none."""
 
 GRID = 120
 """Steps from 0 to the largest change; changes of -1, 0, 1 and of simple fractions lie on them."""
@@ -31,7 +38,7 @@ class Interval:
         return self.low <= 0 <= self.high
 
 
-def bootstrap_interval(changes: Sequence[float], level: float = 0.95) -> Interval:
+def bootstrap_interval(changes: Sequence[float], level: float = SAME) -> Interval:
     """Return the percentile bootstrap interval of the mean of `changes`.
 
     Two rows are added first: one gained and one lost, by the largest change seen (1 where no row
@@ -97,3 +104,27 @@ def mean_and_error(values: list[float]) -> tuple[float, float]:
         return mean, math.nan
     variance = math.fsum((value - mean) ** 2 for value in values) / (count - 1)
     return mean, math.sqrt(variance / count)
+
+
+def rows_needed(changed: float, margin: float) -> int:
+    """Return the rows with which a task without change is found to be level nine times in ten.
+
+    The interval of n rows reaches 1.96 * sqrt(changed / n) to each side of a difference that
+    itself errs by sqrt(changed / n); both ends lie within the margin in 90 % of all cases if
+    sqrt(changed / n) is margin / (1.96 + 1.64). A change of twice the margin is then found too.
+
+    Args:
+        changed: share of rows that change between two evaluations, see `changed_share`.
+        margin: what matters to no one, > 0.
+    """
+    normal = NormalDist()
+    errors = normal.inv_cdf((1 + SAME) / 2) + normal.inv_cdf((1 + FOUND) / 2)
+    return math.ceil(changed * (errors / margin) ** 2)
+
+
+def changed_share(changes: Sequence[float]) -> float:
+    """Return the share of rows that changed, two more of them added as `bootstrap_interval` does.
+
+    For rewards, the mean squared change, which is that share where all changes are -1, 0 or 1.
+    """
+    return (math.fsum(change * change for change in changes) + 2) / (len(changes) + 2)

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from esft.stats.intervals import Interval, bootstrap_interval
-from esft.stats.rows_needed import SAME, changed_share
+from esft.stats.intervals import SAME, Interval, bootstrap_interval, changed_share
 
 CHANGE_ERROR = 0.02
 """Errors allowed to a claim of change. Two claims make a verdict: 4 % together, below 5 %."""
@@ -42,6 +41,21 @@ class Change:
     def is_down(self) -> bool:
         """Whether it is a change for the worse."""
         return self.is_change and self.difference < 0
+
+    @property
+    def size(self) -> str:
+        """How large it is, for people."""
+        return f"{100 * abs(self.difference):.1f} points"
+
+    @property
+    def range(self) -> str:
+        """Its 95 % interval, for people."""
+        return f"({100 * self.interval.low:+.1f} to {100 * self.interval.high:+.1f})"
+
+    @property
+    def text(self) -> str:
+        """All of it, for people."""
+        return f"{100 * self.difference:+.1f} points {self.range}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +118,7 @@ class Series:
         if not down:
             return None
         first = down[-1]
-        while first > 0 and self._is_low(first - 1):
+        while first > 0 and self.changes[first - 1].difference < -self.margin:
             first -= 1
         deepest = min(range(first, down[-1] + 1), key=lambda place: self.changes[place].difference)
         return Drop(first=first, deepest=deepest)
@@ -130,9 +144,6 @@ class Series:
         parts = zip(weights, places, strict=True)
         summed = np.sum([weight * self._after[place] for weight, place in parts], axis=0)
         return self._change(summed * scale, CHANGE_ERROR)
-
-    def _is_low(self, place: int) -> bool:
-        return self.changes[place].difference < -self.margin
 
     def _change(self, changes: np.ndarray, error: float) -> Change:
         interval = bootstrap_interval(changes, SAME)

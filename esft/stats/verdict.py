@@ -38,9 +38,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from esft.stats.intervals import Interval
-from esft.stats.rows_needed import rows_needed
-from esft.stats.series import AFTER_DROP, Change, Drop, Series
+from esft.stats.intervals import Interval, rows_needed
+from esft.stats.series import AFTER_DROP, Change, Series
 
 MARGIN = 0.03
 """A change that matters to no one is smaller than this: 3 points."""
@@ -84,98 +83,54 @@ def diagnose(
     series = Series(base, later, margin)
     last, drop = series.changes[-1], series.drop()
     if not (last.is_level or last.is_change):
-        return _not_enough_rows(series, last)
+        return _not_enough_rows(series, last, last.text)
     if last.is_change and not last.is_down:
-        return _verdict("improved", series, f"{_size(last)} above the base {_range(last)}")
+        return _verdict("improved", series, f"{last.size} above the base {last.range}")
     if drop is None:
-        return _verdict("unchanged", series, f"{_points(last.difference)} points {_range(last)}")
+        return _verdict("unchanged", series, last.text)
+    since = f"{_below(last)}, down since step {series.steps[drop.first]}"
+    deepest = f"{series.changes[drop.deepest].size} at step {series.steps[drop.deepest]}"
+    back = f"was down {deepest}, now {100 * last.difference:+.1f} {last.range}"
     missing = AFTER_DROP - (len(series) - 1 - drop.first)
     if missing > 0:
-        return _not_enough_evaluations(series, drop, missing)
+        text = f"{since if last.is_down else back}; {missing} more evaluation{'s' * (missing > 1)}"
+        text += " would tell whether it stays"
+        return _verdict("not enough", series, text, evaluations_needed=missing)
     if last.is_level:
-        text = f"was down {_depth(series, drop)}, now {_points(last.difference)} {_range(last)}"
-        return _verdict("recovered", series, text)
-    return _down(series, drop)
-
-
-def _down(series: Series, drop: Drop) -> Verdict:
-    last, places = series.changes[-1], series.settling(drop)
+        return _verdict("recovered", series, back)
+    places = series.settling(drop)
     movement = series.movement(places)
-    down = f"{_size(last)} below the base {_range(last)}"
-    over = f"from step {series.steps[places[0]]} to {series.steps[-1]}"
-    moved = f"{_points(movement.difference)} points {_range(movement)} {over}"
+    moved = f"{movement.text} from step {series.steps[places[0]]} to {series.steps[-1]}"
     if movement.is_change:
-        way = "still falling" if movement.is_down else "coming back"
-        return _verdict("drifting", series, f"{down}, {way}: {moved}")
-    since = f"{down}, down since {_began(series, drop)}"
+        direction = "still falling" if movement.is_down else "coming back"
+        return _verdict("drifting", series, f"{_below(last)}, {direction}: {moved}")
     if movement.is_level:
         return _verdict("lost", series, f"{since} and settled: {moved}")
     if series.nothing_left:
         return _verdict("lost", series, f"{since}: no row is right any more")
-    return _not_enough_rows(series, movement, f"{down}, settled or not: {moved}")
+    return _not_enough_rows(series, movement, f"{_below(last)}, settled or not: {moved}")
 
 
-def _not_enough_rows(series: Series, unclear: Change, what: str = "") -> Verdict:
-    last, asked = series.changes[-1], _rows(series.rows, unclear)
-    if unclear is last and len(series) > AFTER_DROP and last.difference < -series.margin:
+def _not_enough_rows(series: Series, unclear: Change, text: str) -> Verdict:
+    last, rows, margin = series.changes[-1], series.rows, series.margin
+    asked = rows_needed(unclear.changed, margin)
+    if asked <= rows:  # they would tell it from none; those that tell it from the margin:
+        distance = max(abs(margin - abs(unclear.difference)), NEAREST * margin)
+        asked = max(2 * rows, rows_needed(unclear.changed, distance))
+    if unclear is last and len(series) > AFTER_DROP and last.difference < -margin:
         # Where it turns out to be down, the next question is whether it moves: ask once for both.
         movement = series.movement(range(len(series) - AFTER_DROP, len(series)))
-        asked = max(asked, rows_needed(movement.changed, series.margin))
-    text = what or f"{_points(last.difference)} points {_range(last)}"
-    text += f"; {series.rows} rows are not enough to tell, about {asked} would be"
-    return _verdict("not enough", series, text, rows=asked)
+        asked = max(asked, rows_needed(movement.changed, margin))
+    text += f"; {rows} rows are not enough to tell, about {asked} would be"
+    return _verdict("not enough", series, text, rows_needed=asked)
 
 
-def _rows(rows: int, unclear: Change) -> int:
-    """Return the rows to tell a change from none, or, if that many were had, to tell this one."""
-    margin = unclear.margin
-    asked = rows_needed(unclear.changed, margin)
-    if asked > rows:
-        return asked
-    distance = max(abs(margin - abs(unclear.difference)), NEAREST * margin)
-    return max(2 * rows, rows_needed(unclear.changed, distance))
-
-
-def _not_enough_evaluations(series: Series, drop: Drop, missing: int) -> Verdict:
-    last = series.changes[-1]
-    now = f"{_size(last)} below the base {_range(last)}, down since {_began(series, drop)}"
-    back = f"was down {_depth(series, drop)}, now {_points(last.difference)} {_range(last)}"
-    text = (
-        f"{now if last.is_down else back}; "
-        f"{missing} more evaluation{'s' * (missing > 1)} would tell whether it stays"
-    )
-    return _verdict("not enough", series, text, evaluations=missing)
-
-
-def _verdict(
-    kind: Kind, series: Series, text: str, rows: int | None = None, evaluations: int | None = None
-) -> Verdict:
+def _verdict(kind: Kind, series: Series, text: str, **needed: int) -> Verdict:
     last = series.changes[-1]
     return Verdict(
-        kind=kind,
-        text=text,
-        difference=last.difference,
-        interval=last.interval,
-        rows_needed=rows,
-        evaluations_needed=evaluations,
+        kind=kind, text=text, difference=last.difference, interval=last.interval, **needed
     )
 
 
-def _began(series: Series, drop: Drop) -> str:
-    return f"step {series.steps[drop.first]}"
-
-
-def _depth(series: Series, drop: Drop) -> str:
-    return f"{_size(series.changes[drop.deepest])} at step {series.steps[drop.deepest]}"
-
-
-def _size(change: Change) -> str:
-    return f"{100 * abs(change.difference):.1f} points"
-
-
-def _range(change: Change) -> str:
-    return f"({_points(change.interval.low)} to {_points(change.interval.high)})"
-
-
-def _points(value: float) -> str:
-    return f"{100 * value:+.1f}"
+def _below(change: Change) -> str:
+    return f"{change.size} below the base {change.range}"
