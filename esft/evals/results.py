@@ -45,16 +45,16 @@ class Comparison:
     """A step against the base, paired on the same rows."""
 
     step: int
-    change: float | None
+    change: float
     """Of the accuracy."""
     se: float | None
-    low: float | None
-    high: float | None
+    low: float
+    high: float
     """`low` to `high`: the 95 % interval of `change`."""
     gained: int
     """Rows wrong before and right now."""
     lost: int
-    p: float | None
+    p: float
     """McNemar's exact test."""
     reward_change: float | None = None
     """Of the mean reward; None where that only says right or wrong, like the three that follow."""
@@ -68,17 +68,14 @@ class Comparison:
 
 @dataclass(frozen=True, kw_only=True)
 class KlEstimate:
-    """KL(p||q) per token on continuations drawn from p, estimated.
-
-    It estimates the expected sum over the tokens of a continuation of
-    KL(p(.|before) || q(.|before)), over the expected number of tokens; see `kl.kl_of_places`.
+    """An estimate of the expected sum of KL(p(.|before) || q(.|before)) over the tokens of a
+    continuation drawn from p, over the expected number of tokens; see `kl.kl_by_position`.
     """
 
     kl: float
     """In nats; not finite where a model overflowed, and then NaN once it is read back."""
     se: float
-    """Standard error of `kl`, by prompt (tokens of a prompt are correlated), for prompts like
-    these. NaN for a single prompt, and where `kl` is not finite."""
+    """By prompt, since tokens of a prompt are correlated; NaN for a single prompt."""
     tokens: int
     """Drawn from p, the stop tokens among them."""
     prompts: int
@@ -229,19 +226,21 @@ def comparison_of(
     """
     paired = compare([correct for correct, _ in base], [correct for correct, _ in now])
     rewards = compare_rewards(base, now)
+    of_rewards = {}
+    if rewards is not None:
+        low, high = rewards.interval.low, rewards.interval.high
+        of_rewards = {"reward_change": rewards.difference, "reward_se": known(rewards.se)}
+        of_rewards |= {"reward_low": low, "reward_high": high}
     return Comparison(
         step=step,
-        change=known(paired.difference),
+        change=paired.difference,
         se=known(paired.se),
-        low=known(paired.interval.low),
-        high=known(paired.interval.high),
+        low=paired.interval.low,
+        high=paired.interval.high,
         gained=len(paired.gained),
         lost=len(paired.lost),
-        p=known(paired.p_value),
-        reward_change=None if rewards is None else known(rewards.difference),
-        reward_se=None if rewards is None else known(rewards.se),
-        reward_low=None if rewards is None else known(rewards.interval.low),
-        reward_high=None if rewards is None else known(rewards.interval.high),
+        p=paired.p_value,
+        **of_rewards,
         gained_rows=tuple(ids[row] for row in paired.gained),
         lost_rows=tuple(ids[row] for row in paired.lost),
     )

@@ -1,8 +1,7 @@
 """The tasks that are measured: prior tasks and the target of a run, nothing scored twice."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal
 
 from esft.errors import EsftError, RunError
@@ -17,7 +16,7 @@ from esft.rollout.encode import EncodedRows
 from esft.rollout.evaluate import evaluate
 from esft.rollout.results import Evaluation
 from esft.rollout.rollout import Rollout
-from esft.tuning.prior_tasks import ready, rows_of
+from esft.tuning.prior_tasks import rows_of
 from esft.tuning.session import task_and_rows
 from esft.tuning.watcher import Watcher
 
@@ -67,34 +66,28 @@ def eval_tasks(
     Raises:
         RunError: if none can be measured.
     """
-
-    def target_task() -> EvalTask:
-        task, split = task_and_rows(target)
-        rollout = Rollout(
-            loaded.model,
-            loaded.tokenizer,
-            task,
-            scoring=target.scoring,
-            reward=target.reward,
-            max_new_tokens=target.max_new_tokens,
-            batches=Batches(batch),
-        )
-        return EvalTask(role="target", rollout=rollout, encoded=rollout.encode(split.holdout))
-
-    def prior_task(spec: PriorSpec) -> EvalTask:
-        (prior,) = ready((rows_of(spec, rows, data_dir),), loaded, Batches(batch))
-        return EvalTask(role="prior", rollout=prior.rollout, encoded=prior.encoded)
-
-    makers: list[tuple[str, Callable[[], EvalTask]]] = []
-    if target is not None:
-        makers.append((target.name, target_task))
-    makers += [(spec.name, partial(prior_task, spec)) for spec in priors]
     tasks, failed = [], []
-    for name, make in makers:
+    for wanted in (*([] if target is None else [target]), *priors):
         try:
-            tasks.append(make())
+            if wanted is target:
+                task, split = task_and_rows(target)
+                chosen = split.holdout
+            else:
+                prior = rows_of(wanted, rows, data_dir)
+                task, chosen = prior.task, prior.rows
+            rollout = Rollout(
+                loaded.model,
+                loaded.tokenizer,
+                task,
+                scoring=wanted.scoring,
+                reward=wanted.reward,
+                max_new_tokens=wanted.max_new_tokens,
+                batches=Batches(batch),
+            )
+            role = "target" if wanted is target else "prior"
+            tasks.append(EvalTask(role=role, rollout=rollout, encoded=rollout.encode(chosen)))
         except EsftError as error:
-            failed.append(FailedTask(task=name, error=str(error), hint=error.hint))
+            failed.append(FailedTask(task=wanted.name, error=str(error), hint=error.hint))
     if not tasks:
         first = failed[0]
         raise RunError(f"no task can be measured: {first.task}: {first.error}", hint=first.hint)

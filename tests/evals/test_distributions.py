@@ -21,9 +21,9 @@ def alone(model, continuation):
     return every[len(continuation.tokens) - len(continuation.targets) :]
 
 
-@pytest.mark.parametrize("top", [5, 130])
-@pytest.mark.parametrize("logits", [1, 2000, LOGITS])
-@pytest.mark.parametrize("size", [1, 4])
+@pytest.mark.parametrize(
+    ("size", "logits", "top"), [(1, 1, 5), (4, 1, 130), (4, 2000, 5), (4, LOGITS, 130)]
+)
 def test_the_tokens_are_given_what_the_model_gives_them_alone(size, logits, top):
     model = tiny_llama()
 

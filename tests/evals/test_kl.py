@@ -135,7 +135,7 @@ def test_a_larger_top_leaves_less_to_chance(tuned):
     assert spread[1] < spread[0] / 2
 
 
-def test_each_direction_is_the_one_its_place_says():
+def test_each_direction_is_what_its_name_says():
     tuned = Tuned().walk(alpha=0.03)  # far enough for the two to be told apart
     now = [next_distributions(tuned.model, prompt)[0] for prompt in tuned.prompts]
     with tuned.drift.at_base():
@@ -201,14 +201,11 @@ def test_continuations_end_where_the_context_does(tuned, monkeypatch):
         assert found.tokens == 4
 
 
-def test_a_prompt_that_fills_the_context_is_refused(tuned):
-    with pytest.raises(TaskError, match="a prompt has 132 tokens, expected fewer than 128"):
-        tuned.kl([tuned.prompts[0] * 22])
-
-
-def test_no_prompt_is_refused(tuned):
+def test_no_prompt_and_one_that_fills_the_context_are_refused(tuned):
     with pytest.raises(ValueError, match="no prompt"):
         tuned.kl([])
+    with pytest.raises(TaskError, match="a prompt has 132 tokens, expected fewer than 128"):
+        tuned.kl([tuned.prompts[0] * 22])
 
 
 def test_a_model_that_overflows_says_so():
