@@ -8,7 +8,6 @@ from torch import Tensor
 from esft.engine.noise import random_bits
 from esft.rollout.batches import Batches
 from esft.rollout.generate import greedy_answers
-from esft.rollout.rollout import contiguous_output
 
 # The largest float32 below 1: beyond it log1p(-v) is infinite.
 _LARGEST = 1 - 2**-24
@@ -41,10 +40,8 @@ def sampled(
     Returns:
         The new tokens, one at least each; the last is a stop token where one was drawn.
     """
-    with contiguous_output(model):
-        answers = greedy_answers(
-            model, tokenizer, prompts, max_new_tokens, batches, partial(_with_gumbel, seed)
-        )
+    noise = partial(_with_gumbel, seed)
+    answers = greedy_answers(model, tokenizer, prompts, max_new_tokens, batches, bend=noise)
     return [answer.tokens for answer in answers]
 
 

@@ -1,9 +1,55 @@
+from dataclasses import replace
+
 import pytest
-from tiny_models import tiny_tokenizer
+import torch
+from scoring import question_row
+from tiny_models import letters_model, tiny_llama, tiny_tokenizer
+from tokenizers.processors import TemplateProcessing
 
 from esft.errors import TaskError
-from esft.rollout.encode import encode_option
+from esft.rollout.batches import Batches
+from esft.rollout.encode import encode_option, encode_prompt, encode_reference
+from esft.rollout.generate import greedy_answers
+from esft.rollout.logprobs import logprobs
 from esft.tasks.task import Option
+
+
+def test_a_template_is_used_where_there_is_one_without_a_second_bos():
+    tokenizer = tiny_tokenizer()
+    row = question_row(3)
+
+    text = tokenizer.decode(encode_prompt(tokenizer, *row.questions))
+
+    assert text == f"<|im_start|>user\n{asked(row)}<|im_end|>\n<|im_start|>assistant\n"
+
+
+def test_a_tokenizer_that_adds_a_bos_adds_none_to_a_templates_own():
+    tokenizer = tiny_tokenizer()
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", tokenizer.bos_token_id)]
+    )
+    assert tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id
+
+    assert tokenizer.bos_token_id not in encode_prompt(tokenizer, *question_row(3).questions)
+
+
+def test_without_a_template_the_prompt_goes_in_plain():
+    tokenizer = tiny_tokenizer(chat_template=False)
+
+    assert (
+        tokenizer.decode(encode_prompt(tokenizer, *question_row(3).questions))
+        == question_row(3).questions[0].prompt
+    )
+
+
+def test_a_rows_opening_ends_its_prompt():
+    question = replace(*question_row(3).questions, opening="<think>")
+
+    with_template = tiny_tokenizer().decode(encode_prompt(tiny_tokenizer(), question))
+    plain = tiny_tokenizer(chat_template=False)
+
+    assert with_template.endswith("<|im_start|>assistant\n<think>")
+    assert plain.decode(encode_prompt(plain, question)) == f"{question.prompt} <think>"
 
 
 def test_spaces_at_the_end_of_a_context_belong_to_the_continuation():
@@ -26,3 +72,98 @@ def test_context_and_continuation_are_tokenized_together():
 def test_an_option_without_tokens_of_its_own_is_refused():
     with pytest.raises(TaskError, match="expected at least one each"):
         encode_option(tiny_tokenizer(), Option(context="abc", continuation="", text=""))
+
+
+def argmax_of(model, tokens):
+    with torch.no_grad():
+        return model(torch.tensor([tokens])).logits[0].argmax(-1).tolist()
+
+
+def test_a_reference_goes_on_from_the_prompt_and_ends_the_turn():
+    model, tokenizer = tiny_llama(), tiny_tokenizer()
+    (question,) = question_row(1, answer="fine").questions
+
+    found = encode_reference(model, tokenizer, question, "row-7")
+
+    prompt = encode_prompt(tokenizer, question)
+    assert found.tokens[: len(prompt)] == prompt
+    assert tokenizer.decode(found.targets) == "fine<|im_end|>"
+    assert found.tokens[len(prompt) :] == found.targets[:-1]
+
+
+def test_a_token_that_the_model_does_not_stop_at_does_not_end_a_reference():
+    model, tokenizer = tiny_llama(), tiny_tokenizer()
+    model.generation_config.eos_token_id = [0]
+
+    found = encode_reference(model, tokenizer, *question_row(1, answer="fine").questions, "row-1")
+
+    assert tokenizer.decode(found.targets) == "fine"
+
+
+def test_an_opening_is_part_of_the_prompt_and_not_of_what_is_scored():
+    model, tokenizer = tiny_llama(), tiny_tokenizer()
+    (question,) = question_row(1).questions
+    question = replace(question, opening="<think>", reference="<think>so</think> yes")
+
+    found = encode_reference(model, tokenizer, question, "row-7")
+
+    prompt = found.tokens[: len(found.tokens) + 1 - len(found.targets)]
+    assert prompt == encode_prompt(tokenizer, question)
+    assert tokenizer.decode(prompt).endswith("assistant\n<think>")
+    assert tokenizer.decode(found.targets) == "so</think> yes<|im_end|>"
+
+
+def test_without_a_template_a_space_parts_prompt_and_reference():
+    model, tokenizer = tiny_llama(), tiny_tokenizer(chat_template=False)
+    (question,) = question_row(1, answer="fine").questions
+
+    found = encode_reference(model, tokenizer, question, "row-7")
+
+    text = tokenizer.decode((*found.tokens, found.targets[-1]))
+    assert text == f"{question.prompt} fine<|im_end|>"
+
+
+@pytest.mark.parametrize("number", range(6))
+def test_all_tokens_are_the_argmax_exactly_where_the_greedy_answer_is_the_reference(number):
+    tokenizer = tiny_tokenizer()
+    model = letters_model(tokenizer)
+    (question,) = question_row(number).questions
+    prompt = encode_prompt(tokenizer, question)
+    (greedy,) = greedy_answers(model, tokenizer, [prompt], 4, Batches())
+    right = encode_reference(model, tokenizer, replace(question, reference=greedy.text), "row-1")
+    wrong = encode_reference(
+        model, tokenizer, replace(question, reference="q" + greedy.text[1:]), "row-1"
+    )
+
+    said = [argmax_of(model, each.tokens)[len(prompt) - 1 :][:4] for each in (right, wrong)]
+
+    assert len(greedy.text) == 4
+    assert tuple(said[0]) == right.targets[:4]
+    assert tuple(said[1]) != wrong.targets[:4]
+
+
+def test_a_likelier_reference_scores_higher():
+    tokenizer = tiny_tokenizer()
+    model = letters_model(tokenizer)
+    (question,) = question_row(3).questions
+    (greedy,) = greedy_answers(model, tokenizer, [encode_prompt(tokenizer, question)], 5, Batches())
+    texts = [greedy.text, "zzzzz"]
+    pairs = [
+        encode_reference(model, tokenizer, replace(question, reference=text), "row-1")
+        for text in texts
+    ]
+
+    likely, unlikely = logprobs(model, pairs, Batches())
+
+    assert unlikely < likely < 0
+
+
+@pytest.mark.parametrize("reference", [None, ""])
+def test_a_row_without_a_reference_is_refused_by_name(reference):
+    tokenizer = tiny_tokenizer()
+    model = tiny_llama()
+    model.generation_config.eos_token_id = [0]
+    question = replace(question_row(7).questions[0], reference=reference)
+
+    with pytest.raises(TaskError, match=r"row row-7 has (no|\d+ tokens of prompt and 0 of) refer"):
+        encode_reference(model, tokenizer, question, "row-7")

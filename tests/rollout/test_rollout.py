@@ -126,21 +126,6 @@ def test_a_scoring_the_task_does_not_have_is_refused(scoring, reward, message):
 
 
 @pytest.mark.parametrize(("scoring", "rows"), [("choice", CHOICES), ("generate", QUESTIONS)])
-def test_the_output_layer_sees_contiguous_input_only_while_scoring(scoring, rows):
-    model, seen = tiny_llama(), []
-    rollout = a_rollout(model, scoring=scoring)
-    layer = model.get_output_embeddings()
-    forward = layer.forward
-    layer.forward = lambda hidden: seen.append(hidden.is_contiguous()) or forward(hidden)
-
-    rollout.roll_out(rollout.encode(rows))
-
-    assert seen
-    assert all(seen)
-    assert not layer._forward_pre_hooks
-
-
-@pytest.mark.parametrize(("scoring", "rows"), [("choice", CHOICES), ("generate", QUESTIONS)])
 def test_the_reward_logprob_is_the_mean_over_the_references_tokens(scoring, rows):
     rollout = a_rollout(scoring=scoring, reward="logprob")
     encoded = rollout.encode(rows)
