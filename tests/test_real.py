@@ -125,7 +125,7 @@ def test_the_real_model_knows_some_answers_and_is_not_concise(loaded, questions)
     results = rollout.roll_out(rollout.encode(questions.holdout))
 
     assert sum(result.correct for result in results) >= 2
-    assert all(result.answer.strip() for result in results)
+    assert all(result.answers[0].strip() for result in results)
     assert 0 < sum(result.reward for result in results) / len(results) < 0.95
 
 
@@ -151,9 +151,9 @@ def test_a_tuned_real_model_loads_and_answers_as_it_did(loaded, tmp_path):
     assert model.dtype == torch.bfloat16
     rows = split_rows(get_task("conciseness"), 4, 6).holdout
     rollout = Rollout(model, tokenizer, get_task("conciseness"), max_new_tokens=12)
-    answers = [result.answer for result in rollout.roll_out(rollout.encode(rows))]
+    answers = [list(result.answers) for result in rollout.roll_out(rollout.encode(rows))]
     recorded = (run / "evals" / "conciseness-1.jsonl").read_text().splitlines()
-    assert answers == [json.loads(line)["answer"] for line in recorded]
+    assert answers == [json.loads(line)["answers"] for line in recorded]
 
 
 def test_in_float32_rows_that_leave_their_batch_change_no_answer_of_the_real_model(
@@ -201,7 +201,7 @@ def test_answers_of_the_real_model_to_countdown_are_graded_with_their_opening(lo
 
     results = rollout.roll_out(rollout.encode(rows))
 
-    assert all(result.answer.startswith("<think>") for result in results)
+    assert all(result.answers[0].startswith("<think>") for result in results)
     assert all(0 <= result.reward <= 1.1 for result in results)
 
 

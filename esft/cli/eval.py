@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from esft.evals.results import Comparison, KlEstimate, KlPair, StepScore, TaskResult
     from esft.evals.run import EvalResult
     from esft.evals.tasks import MeasuredTask
+    from esft.rollout.results import RowResult
 
 
 _INDENT = " " * 13
@@ -201,5 +202,9 @@ def _print_texts(measured: MeasuredTask, texts: int) -> None:
             row = rows[place]
             asked = row.questions[0].messages[-1]["content"]
             click.echo(wrapped(f"  {word} {row.id}: ", " ".join(asked.split())))
-            click.echo(wrapped("    before: ", repr(base.results[place].answer)))
-            click.echo(wrapped("    after:  ", repr(last.results[place].answer)))
+            click.echo(wrapped("    before: ", _quoted(base.results[place])))
+            click.echo(wrapped("    after:  ", _quoted(last.results[place])))
+
+
+def _quoted(result: RowResult) -> str:
+    return ", ".join(map(repr, result.answers))

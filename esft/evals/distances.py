@@ -17,9 +17,9 @@ from esft.evals.results import (
 )
 from esft.evals.steps import RunSteps
 from esft.evals.tasks import EvalTask
-from esft.files import cache_folder
 from esft.rollout.batches import Batches
-from esft.rollout.cache import Cache, scoring_settings
+from esft.rollout.cache import Cache
+from esft.rollout.evaluate import scoring_settings
 from esft.tuning.rebuild import Source
 from esft.tuning.watcher import Watcher
 
@@ -54,7 +54,7 @@ class Distances:
         self._tasks = [task for task in tasks if task.role == "prior"] if prompts else []
         self._prompts, self._tokens = prompts, tokens
         self._watcher = watcher
-        self._cache = Cache(cache_folder() / "distances")
+        self._cache = Cache()
         self._forecast = forecast_of(source.record, steps.base.weights.numel).norms
         self._at_base: dict[str, SampledContinuations] = {}
         self.drift: list[StepDrift] = []

@@ -9,7 +9,7 @@ import torch
 
 from esft.engine.weights import identity
 from esft.evals.quantized import quantized_copy
-from esft.rollout.cache import ModelVersion
+from esft.rollout.evaluate import ModelVersion
 from esft.tuning.rebuild import RebuildOptions, Source, bring_to, open_at_base
 
 if TYPE_CHECKING:

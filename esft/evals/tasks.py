@@ -11,9 +11,9 @@ from esft.models.load import LoadedModel
 from esft.recipe.priors import PriorSpec
 from esft.recipe.settings import TaskSettings
 from esft.rollout.batches import Batches
-from esft.rollout.cache import EvaluationCache, Remembered, scoring_settings
+from esft.rollout.cache import Cache
 from esft.rollout.encode import EncodedRows
-from esft.rollout.evaluate import evaluate
+from esft.rollout.evaluate import EvaluationCache, evaluate, scoring_settings
 from esft.rollout.results import Evaluation
 from esft.rollout.rollout import Rollout
 from esft.tuning.prior_tasks import rows_of
@@ -105,7 +105,7 @@ class Evaluator:
     def __init__(self, steps: Steps, watcher: Watcher) -> None:
         self._steps = steps
         self._watcher = watcher
-        self._cache = EvaluationCache()
+        self._cache = Cache()
 
     def evaluation(self, step: int, task: EvalTask, batch: int | None = None) -> Evaluation:
         """Return what a step scores on a task.
@@ -116,13 +116,15 @@ class Evaluator:
             batch: sequences at a time; None takes the task's.
         """
         rollout = task.rollout if batch is None else task.rollout.with_batches(Batches(batch))
-        rows = task.encoded.rows
         settings = scoring_settings(rollout, self._steps.loaded.device)
-        memory = Remembered(self._cache, self._steps.version(step), settings, rows)
-        if len(memory.known()) < len(rows):
-            rollout = rollout.on(self._steps.at(step))
-            self._watcher.phase(f"step {step}: {task.name}, {len(rows)} rows")
-        return evaluate(rollout, task.encoded, memory)
+        cache = EvaluationCache(self._cache, self._steps.version(step), settings)
+
+        def rebuilt() -> Rollout:
+            model = self._steps.at(step)
+            self._watcher.phase(f"step {step}: {task.name}, {len(task.encoded.rows)} rows")
+            return rollout.on(model)
+
+        return evaluate(rollout, task.encoded, cache, rebuilt)
 
     def noise_floor(self, tasks: Sequence[EvalTask]) -> NoiseFloor:
         """Score the base model again in batches of half the size; before any later step."""

@@ -1,8 +1,9 @@
-"""What a model made of rows: row by row, and the figures of them all."""
+"""What a model made of rows: row by row, and the figures of them all, as JSON has them too."""
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from esft.stats.intervals import mean_and_error
 from esft.tasks.task import Row
@@ -16,13 +17,32 @@ class RowResult:
     """NaN where the model overflowed."""
     correct: bool | None
     """None where it was not looked at: reward "logprob" needs no answer."""
-    answer: str
-    """The text generated, or the option chosen; by scoring "exact" the likeliest token in each
-    place of the reference. Empty where nothing was looked at."""
+    answers: tuple[str, ...] = ()
+    """One a question: the text generated, or the option chosen; by scoring "exact" the likeliest
+    token in each place of the reference. Empty where nothing was looked at."""
     correct_unnormalized: bool | None = None
     """For choice: right without dividing by the length of the options (acc)."""
     failure: str | None = None
-    """Why the grader gave no score, which counts as 0; None where it gave one."""
+    """Why the grader gave no reward, which counts as 0; None where it gave one."""
+
+    def to_record(self) -> dict[str, object]:
+        """Return the result as JSON has it; from_record reads it back."""
+        return asdict(self) | {"reward": None if math.isnan(self.reward) else self.reward}
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any]) -> "RowResult":
+        """Return the result that a record holds; what else stands in it is passed over.
+
+        Raises:
+            KeyError, TypeError, ValueError: if it holds none.
+        """
+        return cls(
+            reward=number(record["reward"]),
+            correct=record["correct"],
+            answers=tuple(record["answers"]),
+            correct_unnormalized=record["correct_unnormalized"],
+            failure=record["failure"],
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +64,7 @@ class Evaluation:
 
     @property
     def grader_failures(self) -> int:
-        """Rows to whose answer the grader gave no score."""
+        """Rows to whose answers the grader gave no reward."""
         return sum(result.failure is not None for result in self.results)
 
     def summary(self) -> dict[str, object]:
@@ -62,24 +82,29 @@ class Evaluation:
             figures |= {"acc": self.acc, "acc_norm": self.accuracy}
         return figures
 
-    def rows(self, rows: Sequence[Row]) -> list[dict[str, object]]:
+    def row_records(self, rows: Sequence[Row]) -> list[dict[str, object]]:
         """Return one record a row, with the row's id and key."""
         return [
-            {
-                "id": row.id,
-                "key": row.key,
-                "reward": result.reward,
-                "correct": result.correct,
-                "correct_unnormalized": result.correct_unnormalized,
-                "answer": result.answer,
-                "failure": result.failure,
-            }
+            {"id": row.id, "key": row.key} | result.to_record()
             for row, result in zip(rows, self.results, strict=True)
         ]
 
+    @classmethod
+    def from_records(cls, summary: dict[str, Any], rows: Sequence[dict[str, Any]]) -> "Evaluation":
+        """Return the evaluation that `summary` and `row_records` wrote down."""
+        return cls(
+            n=len(rows),
+            accuracy=number(summary["accuracy"]),
+            accuracy_se=number(summary["se"]),
+            reward=number(summary["reward"]),
+            reward_se=number(summary["reward_se"]),
+            acc=summary.get("acc"),
+            results=tuple(RowResult.from_record(row) for row in rows),
+        )
 
-def evaluation_of(results: list[RowResult], scoring: str) -> Evaluation:
-    """Return the figures of results, one or more of them."""
+
+def evaluation_of(results: Sequence[RowResult], scoring: str) -> Evaluation:
+    """Return the figures of results, at least one of them."""
     accuracy, accuracy_se = mean_and_error([float(result.correct) for result in results])
     reward, reward_se = mean_and_error([result.reward for result in results])
     acc = None
@@ -97,42 +122,31 @@ def evaluation_of(results: list[RowResult], scoring: str) -> Evaluation:
 
 
 def paired_change(
-    before: Evaluation, after: Evaluation, what: str = "reward"
+    before: Evaluation, after: Evaluation, figure: str = "reward"
 ) -> tuple[float, float]:
     """Return the mean change from `before` to `after` and its standard error, row by row.
 
     Args:
         before: on some rows.
         after: on the same rows in the same order.
-        what: "reward" or "correct".
+        figure: "reward" or "correct".
 
     Raises:
         ValueError: if the numbers of rows differ.
     """
     changes = [
-        float(getattr(new, what)) - float(getattr(old, what))
+        float(getattr(new, figure)) - float(getattr(old, figure))
         for old, new in zip(before.results, after.results, strict=True)
     ]
     return mean_and_error(changes)
 
 
-def mean_reward(results: list[RowResult]) -> float:
+def mean_reward(results: Sequence[RowResult]) -> float:
     """Return the mean reward, summed in float64 in row order; NaN if any row overflowed."""
     total = 0.0
     for result in results:
         total += result.reward
     return total / len(results)
-
-
-def result_of(row: dict) -> RowResult:
-    """Return what a line of rows says a model made of a row."""
-    return RowResult(
-        reward=number(row["reward"]),
-        correct=row["correct"],
-        answer=row["answer"],
-        correct_unnormalized=row.get("correct_unnormalized"),
-        failure=row.get("failure"),
-    )
 
 
 def number(value: float | None) -> float:

@@ -87,95 +87,86 @@ class Rollout:
         With reward "logprob" no answer is made or chosen, so that nothing is said of its being
         right, but by scoring "exact".
         """
-        if self.reward != "logprob" or self.scoring == "exact":
+        if self._rewards_are_of_answers:
             return self._answered(encoded)
         return [
-            RowResult(reward=reward, correct=None, answer="")
-            for reward in self._reference_logprobs(encoded)
+            RowResult(reward=reward, correct=None) for reward in self._reference_logprobs(encoded)
         ]
 
     def evaluate(self, encoded: EncodedRows) -> list[RowResult]:
         """Return the rewards and whether the answers are right, in row order."""
         results = self._answered(encoded)
-        if self.reward != "logprob" or self.scoring == "exact":
+        if self._rewards_are_of_answers:
             return results
         rewards = self._reference_logprobs(encoded)
         return [
             replace(result, reward=reward) for result, reward in zip(results, rewards, strict=True)
         ]
 
+    @property
+    def _rewards_are_of_answers(self) -> bool:
+        return self.reward != "logprob" or self.scoring == "exact"
+
     def _answered(self, encoded: EncodedRows) -> list[RowResult]:
-        ways = {"choice": self._choose, "generate": self._answer, "exact": self._compare}
-        return ways[self.scoring](encoded)
+        if self.scoring == "choice":
+            return [
+                _choice_result(row, option_logprobs, self.reward)
+                for row, option_logprobs in zip(
+                    encoded.rows, self.option_logprobs(encoded), strict=True
+                )
+            ]
+        if self.scoring == "exact":
+            return [self._exact_result(*pair) for pair in self._forced_references(encoded)]
+        prompts = [prompt for prompts in encoded.prompts for prompt in prompts]
+        answers = iter(
+            greedy_answers(self._model, self._tokenizer, prompts, self.max_new_tokens, self.batches)
+        )
+        return [self._graded(row, [next(answers) for _ in row.questions]) for row in encoded.rows]
 
     def _reference_logprobs(self, encoded: EncodedRows) -> list[float]:
-        return [
-            _mean_logprob(references, found)
-            for references, found in zip(
-                encoded.references, self._forced_references(encoded), strict=True
-            )
-        ]
+        return [_mean_logprob(*pair) for pair in self._forced_references(encoded)]
 
-    def _forced_references(self, encoded: EncodedRows) -> list[list[TeacherForced]]:
+    def _forced_references(
+        self, encoded: EncodedRows
+    ) -> list[tuple[tuple[Continuation, ...], list[TeacherForced]]]:
+        """Return the references of each row, with what the model makes of them."""
         flat = [reference for references in encoded.references for reference in references]
-        found = iter(teacher_forced(self._model, flat, self.batches))
-        return [[next(found) for _ in references] for references in encoded.references]
-
-    def _compare(self, encoded: EncodedRows) -> list[RowResult]:
-        return [
-            self._exact_result(references, found)
-            for references, found in zip(
-                encoded.references, self._forced_references(encoded), strict=True
-            )
-        ]
+        forced = iter(teacher_forced(self._model, flat, self.batches))
+        return [(row, [next(forced) for _ in row]) for row in encoded.references]
 
     def _exact_result(
-        self, references: Sequence[Continuation], found: Sequence[TeacherForced]
+        self, references: Sequence[Continuation], forced: Sequence[TeacherForced]
     ) -> RowResult:
-        correct = [each.argmax for each in found] == [each.targets for each in references]
-        reward = _mean_logprob(references, found)
+        correct = [each.argmax for each in forced] == [each.targets for each in references]
+        reward = _mean_logprob(references, forced)
         if not math.isnan(reward) and self.reward != "logprob":
             reward = float(correct)
         return RowResult(
             reward=reward,
             correct=correct and not math.isnan(reward),
-            answer=_joined(
-                [self._tokenizer.decode(each.argmax, skip_special_tokens=True) for each in found]
+            answers=tuple(
+                self._tokenizer.decode(each.argmax, skip_special_tokens=True) for each in forced
             ),
         )
 
     def option_logprobs(self, encoded: EncodedRows) -> list[list[float]]:
         """Return log p(continuation | context) of each option of each row."""
         flat = [option for options in encoded.options for option in options]
-        found = iter(logprobs(self._model, flat, self.batches))
-        return [[next(found) for _ in row.options] for row in encoded.rows]
-
-    def _choose(self, encoded: EncodedRows) -> list[RowResult]:
-        return [
-            _choice_result(row, found, self.reward)
-            for row, found in zip(encoded.rows, self.option_logprobs(encoded), strict=True)
-        ]
-
-    def _answer(self, encoded: EncodedRows) -> list[RowResult]:
-        prompts = [prompt for prompts in encoded.prompts for prompt in prompts]
-        answers = greedy_answers(
-            self._model, self._tokenizer, prompts, self.max_new_tokens, self.batches
-        )
-        following = iter(answers)
-        return [self._graded(row, [next(following) for _ in row.questions]) for row in encoded.rows]
+        sums = iter(logprobs(self._model, flat, self.batches))
+        return [[next(sums) for _ in row.options] for row in encoded.rows]
 
     def _graded(self, row: Row, answers: Sequence[Answer]) -> RowResult:
-        texts = [
+        texts = tuple(
             question.opening + answer.text
             for question, answer in zip(row.questions, answers, strict=True)
-        ]
+        )
         if not all(answer.finite for answer in answers):
-            return RowResult(reward=math.nan, correct=False, answer=_joined(texts))
+            return RowResult(reward=math.nan, correct=False, answers=texts)
         grade = self.task.grade(row, texts)
         return RowResult(
             reward=float(grade.correct) if self.reward == "correct" else grade.reward,
             correct=grade.correct,
-            answer=_joined(texts),
+            answers=texts,
             failure=grade.failure,
         )
 
@@ -191,19 +182,15 @@ class Rollout:
                 )
 
 
-def _mean_logprob(references: Sequence[Continuation], found: Sequence[TeacherForced]) -> float:
+def _mean_logprob(references: Sequence[Continuation], forced: Sequence[TeacherForced]) -> float:
     """The log-probability of all references of a row, over the number of their tokens."""
     tokens = sum(len(reference.targets) for reference in references)
-    return sum(each.logprob for each in found) / tokens
-
-
-def _joined(texts: Sequence[str]) -> str:
-    return "\n\n".join(texts)
+    return sum(each.logprob for each in forced) / tokens
 
 
 def _choice_result(row: Row, logprobs: list[float], reward: str | None) -> RowResult:
     if any(math.isnan(logprob) for logprob in logprobs):
-        return RowResult(reward=math.nan, correct=False, answer="", correct_unnormalized=False)
+        return RowResult(reward=math.nan, correct=False, correct_unnormalized=False)
     # Ties go to the first option, as in the harness.
     plain = max(range(len(logprobs)), key=lambda i: logprobs[i])
     per_length = [
@@ -214,7 +201,7 @@ def _choice_result(row: Row, logprobs: list[float], reward: str | None) -> RowRe
     return RowResult(
         reward=_probability(logprobs, row.gold) if reward == "prob" else float(correct),
         correct=correct,
-        answer=row.options[chosen].text,
+        answers=(row.options[chosen].text,),
         correct_unnormalized=plain == row.gold,
     )
 

@@ -4,9 +4,9 @@ import math
 
 from esft.engine.journal import Journal
 from esft.errors import RunError
-from esft.rollout.cache import EvaluationCache, ModelVersion, Remembered, scoring_settings
+from esft.rollout.cache import Cache
 from esft.rollout.encode import EncodedRows
-from esft.rollout.evaluate import evaluate
+from esft.rollout.evaluate import EvaluationCache, ModelVersion, evaluate, scoring_settings
 from esft.rollout.results import Evaluation
 from esft.rollout.rollout import Rollout
 from esft.runs.folder import RunFolder
@@ -34,7 +34,7 @@ class Evaluations:
         self._journal = journal
         self._failures = failures
         self._watcher = watcher
-        self._cache = EvaluationCache()
+        self._cache = Cache()
         self._recorded = summaries(run.path)
         self._tasks = [("target", session.rollout, session.holdout)]
         self._tasks += [("prior", prior.rollout, prior.encoded) for prior in session.priors]
@@ -91,13 +91,13 @@ class Evaluations:
         checksum = self._journal.checksum if step else ""
         model = ModelVersion(base=session.base.identity, journal=checksum)
         settings = scoring_settings(rollout, session.loaded.device)
-        memory = Remembered(self._cache, model, settings, rows.rows)
+        cache = EvaluationCache(self._cache, model, settings)
         if step == 0:
             # A run that lost its first evaluation makes it again with D set aside.
             with session.drift.at_base():
-                result = evaluate(rollout, rows, memory)
+                result = evaluate(rollout, rows, cache)
         else:
-            result = evaluate(rollout, rows, memory)
+            result = evaluate(rollout, rows, cache)
         if step == 0 and role == "target" and math.isnan(result.reward):
             raise RunError(
                 f"the base model gives NaN on holdout rows in {session.loaded.dtype}, "
@@ -106,7 +106,7 @@ class Evaluations:
             )
         self._failures.add(f"{task} at step {step}", rows, list(result.results))
         summary = {"step": step, "task": task, "role": role} | result.summary()
-        self._run.record_evaluation(summary, result.rows(rows.rows))
+        self._run.record_evaluation(summary, result.row_records(rows.rows))
         self._recorded.append(summary)
         return result
 

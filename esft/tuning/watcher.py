@@ -120,9 +120,10 @@ class Failures:
         failed = [i for i, result in enumerate(results) if result.failure is not None]
         if failed and not self.count:
             row, result = rows.rows[failed[0]], results[failed[0]]
+            answer = reprlib.repr("\n\n".join(result.answers))
             self._watcher.notice(
                 f"{where}: the grader gave no score for row {row.id}: {result.failure}; the "
-                f"answer was {reprlib.repr(result.answer)}. It counts as 0, as will others, which "
-                "are counted and not shown"
+                f"answer was {answer}. It counts as 0, as will others, which are counted and not "
+                "shown"
             )
         self.count += len(failed)

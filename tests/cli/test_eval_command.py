@@ -50,7 +50,7 @@ def answers(monkeypatch, *outcomes):
     def measure(self, encoded):
         outcome = left.pop(0)
         return [
-            RowResult(reward=float(right), correct=right == "1", answer=f"say {len(left)}")
+            RowResult(reward=float(right), correct=right == "1", answers=(f"say {len(left)}",))
             for right, _ in zip(outcome, encoded.rows, strict=True)
         ]
 

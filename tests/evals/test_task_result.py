@@ -28,7 +28,7 @@ def measured(*outcomes):
 
 def result(right, reward=None):
     reward = float(right) if reward is None else reward
-    return RowResult(reward=reward, correct=right == "1", answer="")
+    return RowResult(reward=reward, correct=right == "1")
 
 
 def rewarded(rewards):

@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from scoring import question_row
+from scoring import asked, question_row
 from tiny_models import letters_model, tiny_llama, tiny_tokenizer
 from tokenizers.processors import TemplateProcessing
 

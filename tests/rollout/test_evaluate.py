@@ -1,63 +1,204 @@
+import json
 import math
+from dataclasses import replace
 
 import pytest
-from scoring import a_task, choice_row
+from scoring import a_task, choice_row, question_row
 from tiny_models import tiny_llama, tiny_tokenizer
 
-from esft.rollout.evaluate import evaluate
-from esft.rollout.results import Evaluation, RowResult, paired_change
+from esft.rollout.batches import Batches
+from esft.rollout.cache import Cache
+from esft.rollout.evaluate import (
+    PART,
+    EvaluationCache,
+    ModelVersion,
+    evaluate,
+    scoring_settings,
+)
+from esft.rollout.results import Evaluation, RowResult, evaluation_of, paired_change
 from esft.rollout.rollout import Rollout
-from esft.stats.intervals import mean_and_error
+from esft.tasks.task import Grade
+
+ROWS = tuple(choice_row(number, gold=number % 3) for number in range(PART + 6))
+RESULTS = (
+    RowResult(reward=1.1, correct=True, answers=("one", "tw\no")),
+    RowResult(reward=math.nan, correct=False),
+    RowResult(reward=0.0, correct=False, answers=("",), failure="took longer than 1 s"),
+    RowResult(reward=0.25, correct=False, answers=("b",), correct_unnormalized=True),
+)
 
 
-def an_evaluation(rewards):
-    results = tuple(RowResult(reward=r, correct=r > 0.5, answer="") for r in rewards)
-    reward, error = mean_and_error(list(rewards))
-    return Evaluation(
-        n=len(results),
-        accuracy=0.0,
-        accuracy_se=0.0,
-        reward=reward,
-        reward_se=error,
-        acc=None,
-        results=results,
-    )
+class Counting(Rollout):
+    """Counts the rows it scores, and says what task, batch and device it is asked about."""
+
+    scored = 0
+
+    def evaluate(self, encoded):
+        self.scored += len(encoded.rows)
+        return super().evaluate(encoded)
 
 
-def test_the_error_of_a_mean_shrinks_with_the_root_of_the_rows():
-    mean, error = mean_and_error([0.0, 1.0] * 50)
-    _, error_of_four_times_as_many = mean_and_error([0.0, 1.0] * 200)
-
-    assert mean == 0.5
-    assert error == pytest.approx(0.5 / math.sqrt(99))
-    assert error / error_of_four_times_as_many == pytest.approx(2, rel=0.01)
+def a_rollout(task=None, **settings):
+    task = a_task() if task is None else task
+    return Counting(tiny_llama(), tiny_tokenizer(), task, **settings)
 
 
-def test_one_row_has_no_error():
-    assert math.isnan(mean_and_error([0.3])[1])
+def cache_in(folder, rollout, journal=""):
+    version = ModelVersion(base="tiny", journal=journal)
+    device = tiny_llama().device
+    return EvaluationCache(Cache(folder), version, scoring_settings(rollout, device))
+
+
+def evaluated(folder, rollout, rows=ROWS, **version):
+    return evaluate(rollout, rollout.encode(rows), cache_in(folder, rollout, **version))
 
 
 def test_a_paired_change_takes_out_what_the_rows_have_in_common():
-    before = an_evaluation([0.0, 0.2, 0.4, 0.6])
-    after = an_evaluation([0.1, 0.3, 0.5, 0.7])
+    before, after = (
+        evaluation_of([RowResult(reward=r, correct=r > 0.5) for r in rewards], "generate")
+        for rewards in ([0.0, 0.2, 0.4, 0.45], [0.1, 0.3, 0.5, 0.55])
+    )
 
     change, error = paired_change(before, after)
 
     assert change == pytest.approx(0.1)
     assert error == pytest.approx(0, abs=1e-12)
-    assert paired_change(before, after, "correct")[0] == 0
+    assert paired_change(before, after, "correct")[0] == 0.25
 
 
 def test_an_evaluation_of_options_gives_both_accuracies_and_a_record_a_row():
-    rows = tuple(choice_row(number, gold=number % 3) for number in range(12))
-    rollout = Rollout(tiny_llama(), tiny_tokenizer(), a_task())
-    encoded = rollout.encode(rows)
+    rollout = a_rollout()
 
-    evaluation = evaluate(rollout, encoded)
+    evaluation = evaluate(rollout, rollout.encode(ROWS))
 
-    summary, records = evaluation.summary(), evaluation.rows(encoded.rows)
-    assert summary["n"] == 12
-    assert summary["accuracy"] == summary["acc_norm"] == sum(r["correct"] for r in records) / 12
-    assert summary["acc"] == sum(r.correct_unnormalized for r in evaluation.results) / 12
-    assert [record["id"] for record in records] == [row.id for row in rows]
-    assert [record["key"] for record in records] == [row.key for row in rows]
+    summary, records = evaluation.summary(), evaluation.row_records(ROWS)
+    assert summary["n"] == len(ROWS)
+    right = sum(record["correct"] for record in records)
+    assert summary["accuracy"] == summary["acc_norm"] == right / len(ROWS)
+    plain = sum(result.correct_unnormalized for result in evaluation.results)
+    assert summary["acc"] == plain / len(ROWS) != summary["accuracy"]
+    assert [record["id"] for record in records] == [row.id for row in ROWS]
+    assert [record["key"] for record in records] == [row.key for row in ROWS]
+
+
+def test_an_evaluation_is_read_back_from_json_as_it_was():
+    rows = ROWS[: len(RESULTS)]
+    evaluation = evaluation_of(RESULTS, "choice")
+
+    records = [evaluation.summary(), *evaluation.row_records(rows)]
+    summary, *read = json.loads(json.dumps(records))
+
+    # As text: NaN is not equal to itself.
+    assert repr(Evaluation.from_records(summary, read)) == repr(evaluation)
+    assert records[2]["reward"] is None
+
+
+def test_what_is_known_is_not_scored_again_and_more_rows_go_on_from_it(tmp_path):
+    first, again, longer = a_rollout(), a_rollout(), a_rollout()
+
+    evaluation = evaluated(tmp_path, first)
+
+    assert evaluated(tmp_path, again) == evaluation
+    assert evaluated(tmp_path, longer, ROWS[:PART]).results == evaluation.results[:PART]
+    assert (first.scored, again.scored, longer.scored) == (len(ROWS), 0, 0)
+
+
+def test_an_interrupted_evaluation_goes_on_from_its_last_part(tmp_path):
+    class Interrupted(Counting):
+        def evaluate(self, encoded):
+            if self.scored:
+                raise KeyboardInterrupt
+            return super().evaluate(encoded)
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluated(tmp_path, Interrupted(tiny_llama(), tiny_tokenizer(), a_task()))
+    resumed = a_rollout()
+
+    assert evaluated(tmp_path, resumed) == evaluated(tmp_path / "other", a_rollout())
+    assert resumed.scored == len(ROWS) - PART
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"batches": Batches(3)},
+        {"reward": "prob"},
+        {"journal": "of step 1"},
+        {"rows": ROWS[:1]},
+        {"max_new_tokens": 3},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_what_can_change_a_result_makes_it_another_evaluation(tmp_path, change):
+    evaluated(tmp_path, a_rollout(), ROWS[:2])
+    version = {name: change[name] for name in ("rows", "journal") if name in change}
+    other = a_rollout(**{name: change[name] for name in change.keys() - version.keys()})
+
+    evaluated(tmp_path, other, **{"rows": ROWS[:2]} | version)
+
+    assert other.scored > 0
+
+
+def test_results_from_batches_of_two_sizes_are_not_kept(tmp_path):
+    class Halved(Counting):
+        def evaluate(self, encoded):
+            self.batches.size //= 2
+            return super().evaluate(encoded)
+
+    evaluated(tmp_path, Halved(tiny_llama(), tiny_tokenizer(), a_task()))
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_part_in_which_a_grader_failed_is_scored_again(tmp_path):
+    failed = Grade(reward=0.0, correct=False, failure="took longer than 1 s")
+    task = replace(a_task("generate"), grade=lambda row, answers: failed)
+    rollout, rows = a_rollout(task), tuple(question_row(number) for number in range(3))
+
+    evaluated(tmp_path, rollout, rows)
+    evaluated(tmp_path, rollout, rows)
+
+    assert rollout.scored == 6
+
+
+def test_nothing_is_made_ready_where_all_is_known(tmp_path):
+    rollout, called = a_rollout(), []
+    encoded, cache = rollout.encode(ROWS), cache_in(tmp_path, rollout)
+
+    for _ in range(2):
+        evaluate(rollout, encoded, cache, lambda: called.append(1) or rollout)
+
+    assert called == [1]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.write_bytes(path.read_bytes()[:-3]),
+        lambda path: path.write_text(path.read_text().replace("kept", "lost")),
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_bytes(b"\xff\n"),
+        lambda path: path.with_name("other.json").replace(path),
+        lambda path: path.unlink(),
+    ],
+)
+def test_a_torn_or_foreign_file_is_not_used(tmp_path, damage):
+    cache = Cache(tmp_path)
+    cache.put("key", {"a": "kept"})
+    (path,) = tmp_path.iterdir()
+    cache.put("other key", {"a": "kept"})
+    next(other for other in tmp_path.iterdir() if other != path).rename(tmp_path / "other.json")
+    assert cache.get("key") == {"a": "kept"}
+
+    damage(path)
+
+    assert cache.get("key") is None
+    cache.put("key", [1, "é"])
+    assert cache.get("key") == [1, "é"]
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(tmp_path):
+    (tmp_path / "file").write_text("")
+    rollout = a_rollout()
+
+    assert evaluated(tmp_path / "file", rollout).n == len(ROWS)

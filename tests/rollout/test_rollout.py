@@ -157,8 +157,8 @@ def test_only_measuring_says_what_is_right_where_the_reward_is_logprob(scoring, 
     assert {result.correct for result in scored} == {None}
     assert [result.reward for result in measured] == [result.reward for result in scored]
     expected = plain.evaluate(plain.encode(rows))
-    assert [(each.correct, each.answer) for each in measured] == [
-        (each.correct, each.answer) for each in expected
+    assert [(each.correct, each.answers) for each in measured] == [
+        (each.correct, each.answers) for each in expected
     ]
 
 
@@ -173,7 +173,7 @@ def test_measuring_is_scoring_where_the_reward_is_of_the_answer(reward):
 def answered_in_letters(model, tokenizer, rows):
     """The rows with the model's own greedy answers as references, every other one misspelt."""
     generated = Rollout(model, tokenizer, a_task("generate"), max_new_tokens=3)
-    answers = [each.answer for each in generated.roll_out(generated.encode(rows))]
+    answers = [each.answers[0] for each in generated.roll_out(generated.encode(rows))]
     spelt = [text if i % 2 else f"{text[:-1]}!" for i, text in enumerate(answers)]
     return tuple(
         change_question(row, reference=text) for row, text in zip(rows, spelt, strict=True)
@@ -193,7 +193,7 @@ def test_scoring_exact_says_what_a_greedy_answer_would_be(reward):
 
     assert [result.correct for result in results] == [bool(i % 2) for i in range(12)]
     assert all(
-        result.answer == row.questions[0].reference
+        result.answers == (row.questions[0].reference,)
         for result, row in zip(results, rows, strict=True)
         if result.correct
     )
@@ -219,7 +219,7 @@ def test_an_answer_is_graded_with_its_opening():
 
     assert len(graded) == 12
     assert all(answer.startswith("<think>") for answer in graded)
-    assert [result.answer for result in results] == graded
+    assert [text for result in results for text in result.answers] == graded
 
 
 def pairs_of(rows):
@@ -237,7 +237,7 @@ def difference(one, other):
 
 def test_a_row_of_two_questions_is_graded_on_both_answers():
     alone = a_rollout(scoring="generate")
-    answers = [result.answer for result in alone.roll_out(alone.encode(QUESTIONS))]
+    answers = [result.answers[0] for result in alone.roll_out(alone.encode(QUESTIONS))]
     task = replace(
         a_task("generate"),
         grade=lambda row, answers: Grade(reward=difference(*answers), correct=len(answers) == 2),
@@ -246,8 +246,8 @@ def test_a_row_of_two_questions_is_graded_on_both_answers():
 
     results = together.roll_out(together.encode(pairs_of(QUESTIONS)).take([5, 0, 3]))
 
-    assert [result.answer for result in results] == [
-        "\n\n".join(answers[2 * i : 2 * i + 2]) for i in (5, 0, 3)
+    assert [list(result.answers) for result in results] == [
+        answers[2 * i : 2 * i + 2] for i in (5, 0, 3)
     ]
     assert [result.reward for result in results] == [
         difference(*answers[2 * i : 2 * i + 2]) for i in (5, 0, 3)
@@ -300,6 +300,6 @@ def test_a_reference_longer_than_the_context_is_refused():
 
 def test_rewards_are_averaged_in_row_order():
     rewards = [1e16, 1.0, -1e16, 1.0]
-    results = [RowResult(reward=reward, correct=False, answer="") for reward in rewards]
+    results = [RowResult(reward=reward, correct=False) for reward in rewards]
 
     assert mean_reward(results) == (((1e16 + 1.0) - 1e16) + 1.0) / 4

@@ -58,7 +58,7 @@ def test_a_program_grades_with_any_finite_number(tmp_path):
 
     outcome = run_tuning(own_recipe(tmp_path, file), Notes(), never)
 
-    lengths = [len(result.answer) for result in outcome.base.results]
+    lengths = [len(result.answers[0]) for result in outcome.base.results]
     assert [result.reward for result in outcome.base.results] == [-10.0 - n for n in lengths]
     assert outcome.base.accuracy == 0
 
