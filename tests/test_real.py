@@ -13,7 +13,7 @@ import torch
 from click.testing import CliRunner
 from scoring import change_question
 from tiny_models import logits_of, same_weights
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from esft.cli import main
 from esft.engine import Drift, Member, Weights, perturbed
@@ -21,7 +21,9 @@ from esft.engine.perturb import unmoved_share
 from esft.engine.weights import identity
 from esft.models.load import load_model
 from esft.models.save import save_model
-from esft.rollout import generate
+from esft.rollout.batches import Batches
+from esft.rollout.encode import encode_prompt
+from esft.rollout.generate import greedy_answers
 from esft.rollout.rollout import Rollout
 from esft.tasks.registry import get_task
 from esft.tasks.rows import read_split, split_rows
@@ -156,24 +158,43 @@ def test_a_tuned_real_model_loads_and_answers_as_it_did(loaded, tmp_path):
     assert answers == [json.loads(line)["answers"] for line in recorded]
 
 
-def test_in_float32_rows_that_leave_their_batch_change_no_answer_of_the_real_model(
-    exact, monkeypatch
-):
-    rows = split_rows(get_task("conciseness"), 8, 16).holdout
-    rollout = Rollout(exact.model, exact.tokenizer, get_task("conciseness"), max_new_tokens=32)
-    encoded, seen = rollout.encode(rows), []
+def generated(model, prompts, count):
+    """The answers of transformers' own `generate` to prompts in one batch."""
+    width = max(map(len, prompts))
+    padded = [[0] * (width - len(prompt)) + list(prompt) for prompt in prompts]
+    mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+    output = model.generate(
+        input_ids=torch.tensor(padded),
+        attention_mask=torch.tensor(mask),
+        generation_config=GenerationConfig(
+            do_sample=False,
+            max_new_tokens=count,
+            eos_token_id=model.generation_config.eos_token_id,
+            pad_token_id=0,
+        ),
+    )
+    return output[:, width:].tolist()
+
+
+def test_in_float32_answers_of_the_real_model_are_those_of_generate_whatever_leaves(exact):
+    short = split_rows(get_task("conciseness"), 8, 52).holdout
+    long = tuple(read_split(get_task("countdown"), "test")[:12])
+    prompts = [encode_prompt(exact.tokenizer, row.questions[0]) for row in (*short, *long)]
+    seen = []
     counted = exact.model.register_forward_pre_hook(
         lambda _, args, kwargs: seen.append(len(kwargs["input_ids"])), with_kwargs=True
     )
 
-    leaving = rollout.roll_out(encoded)
-    monkeypatch.setattr(generate, "LEAVE", 1.0)
-    staying = rollout.roll_out(encoded)
-    counted.remove()
+    answers = greedy_answers(exact.model, exact.tokenizer, prompts, 16, Batches(64))
 
-    assert leaving == staying
-    assert min(seen) < 16
-    assert sum(seen) < 2 * 16 * 32
+    counted.remove()
+    assert [answer.tokens for answer in answers] == [
+        tuple(tokens[: len(answer.tokens)])
+        for answer, tokens in zip(answers, generated(exact.model, prompts, 16), strict=True)
+    ]
+    stop = exact.model.generation_config.eos_token_id
+    assert all(len(answer.tokens) == 16 or answer.tokens[-1] == stop for answer in answers)
+    assert seen[0] == 64 > min(seen)
 
 
 def test_the_real_model_finds_the_right_solution_likelier_than_that_of_another_question(loaded):

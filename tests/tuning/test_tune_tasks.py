@@ -93,9 +93,11 @@ def test_with_reward_logprob_members_answer_nothing_and_the_base_and_the_end_do(
     tmp_path, monkeypatch
 ):
     answered = []
-    answer = Rollout._answer
+    answer = Rollout._answered
     monkeypatch.setattr(
-        Rollout, "_answer", lambda self, rows: answered.append(len(rows.rows)) or answer(self, rows)
+        Rollout,
+        "_answered",
+        lambda self, rows: answered.append(len(rows.rows)) or answer(self, rows),
     )
     recipe = a_recipe(tmp_path, task={"reward": "logprob"})
 
