@@ -116,7 +116,7 @@ def test_a_row_longer_than_the_context_is_refused_by_name(scoring, rows):
 @pytest.mark.parametrize(
     ("scoring", "reward", "message"),
     [
-        ("rank", None, "'rank', expected choice or generate or exact"),
+        ("rank", None, "'rank', expected choice or exact or generate"),
         ("generate", "prob", "needs options"),
     ],
 )
