@@ -1,5 +1,7 @@
 """The drift is the state: steps by the formulas, weights rounded from it, nothing half-done."""
 
+from contextlib import suppress
+
 import pytest
 import torch
 from some_weights import (
@@ -102,19 +104,6 @@ def test_n_of_the_update_is_the_number_of_members_given():
     assert one.norm() == pytest.approx(other.norm(), rel=1e-6) != 0
 
 
-@kinds
-@dtypes
-def test_the_same_seed_twice_gives_the_same_bits_and_seed_42_others(dtype, kept):
-    first, again, other = (some_drift(dtype, kept, steps=0) for _ in range(3))
-
-    for drift, seed in ((first, 0), (again, 0), (other, 42)):
-        walk(drift, steps=4, run_seed=seed, decay=1.0)
-
-    assert bits_of(first.weights) == bits_of(again.weights) != bits_of(other.weights)
-    assert whole_drift(first).equal(whole_drift(again))
-    assert first.norm() == again.norm()
-
-
 @pytest.mark.parametrize("kept", ["float16", "int8"])
 def test_the_rounding_draws_from_the_seed_of_the_drift(kept):
     def walked(seed):
@@ -154,28 +143,19 @@ def test_fewer_bits_follow_float32_over_twelve_orders_of_magnitude(alphas, kept,
 
 @kinds
 @dtypes
-def test_at_base_holds_the_base_and_gives_every_bit_back(dtype, kept):
+def test_at_base_holds_the_base_and_gives_every_bit_back_also_when_the_block_raises(dtype, kept):
     base = bits_of(some_weights(dtype))
     drift = some_drift(dtype, kept, steps=3)
     weights = drift.weights
     before, norm = bits_of(weights), drift.norm()
 
-    with drift.at_base():
-        assert bits_of(weights) == base != before
-
-    assert bits_of(weights) == before
-    assert drift.norm() == norm
-
-
-def test_at_base_gives_every_bit_back_when_the_block_raises():
-    drift = some_drift(torch.bfloat16, "float16", steps=3)
-    weights = drift.weights
-    before = bits_of(weights)
-
-    with pytest.raises(RuntimeError, match="evaluation failed"), drift.at_base():
+    with suppress(RuntimeError), drift.at_base():
+        inside = bits_of(weights)
         raise RuntimeError("evaluation failed")
 
+    assert inside == base != before
     assert bits_of(weights) == before
+    assert drift.norm() == norm
     walk(drift, steps=1)  # nothing is held any more
 
 

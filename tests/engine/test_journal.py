@@ -1,35 +1,60 @@
+"""A journal: what was written comes back, anything else is refused by its line."""
+
 import json
 import math
 import struct
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from esft.engine.journal import Journal, JournalStep, as_recorded, chained, pack, unpack
+from esft.engine.journal import (
+    JOURNAL_FORMAT,
+    Journal,
+    JournalStep,
+    as_recorded,
+    chained,
+    pack,
+    unpack,
+)
+from esft.engine.journal_read import lines_until, read_journal
+from esft.errors import JournalError
 from esft.files import append_line
 
+HEADER = {"seed": 7, "base": "ab" * 32, "include": None, "alpha": 0.1}
 
-def a_step(number, reward=0.25):
+
+def a_step(number):
     return JournalStep(
         step=number,
-        rewards=(reward, 0.5, math.nan),
+        rewards=(0.25 * number, -0.5, math.nan),
         coefficients=(-1.0, 1.0, math.nan),
         rows_at=10 * number,
-        rows_hash="abc",
+        rows_hash=f"{number:016x}",
     )
 
 
-def lines_of(path):
-    return path.read_text().splitlines()
-
-
-def write(path, steps, header=None):
+def write(path, steps=3, *, end=False):
     journal = Journal(path, "", append_line)
-    journal.begin({"seed": 0} if header is None else header)
-    for step in steps:
-        journal.append(step)
-    return lines_of(path)
+    journal.begin(HEADER)
+    for number in range(1, steps + 1):
+        journal.append(a_step(number))
+    if end:
+        journal.end(steps, "cd" * 32, 2)
+    return path
+
+
+@pytest.fixture
+def journal(tmp_path):
+    return write(tmp_path / "journal.jsonl")
+
+
+def refused(path, data, match):
+    path.write_bytes(data)
+    with pytest.raises(JournalError, match=match) as caught:
+        read_journal(path)
+    assert caught.value.hint
+    return caught.value
 
 
 @given(st.lists(st.floats(width=32), max_size=40))
@@ -49,18 +74,18 @@ def test_coefficients_are_used_as_they_are_recorded():
 
 
 def test_a_line_a_step_after_a_header_with_the_format(tmp_path):
-    lines = write(tmp_path / "journal.jsonl", [a_step(1), a_step(2)], {"seed": 7})
+    lines = write(tmp_path / "journal.jsonl", steps=2).read_text().splitlines()
 
     records = [json.loads(line) for line in lines]
     assert records[0]["format"] == 1
     assert records[0]["seed"] == 7
     assert [record["step"] for record in records[1:]] == [1, 2]
-    assert unpack(records[1]["rewards"])[:2] == (0.25, 0.5)
-    assert records[2]["rows"] == [20, "abc"]
+    assert unpack(records[1]["rewards"])[:2] == (0.25, -0.5)
+    assert records[2]["rows"] == [20, f"{2:016x}"]
 
 
 def test_each_checksum_follows_from_its_line_and_the_one_above(tmp_path):
-    lines = write(tmp_path / "journal.jsonl", [a_step(1), a_step(2)])
+    lines = write(tmp_path / "journal.jsonl", steps=2).read_text().splitlines()
 
     before = ""
     for line in lines:
@@ -69,22 +94,186 @@ def test_each_checksum_follows_from_its_line_and_the_one_above(tmp_path):
         assert checksum == f'{before}"}}'
 
 
-def test_what_comes_early_changes_every_checksum_after_it(tmp_path):
-    one = write(tmp_path / "one.jsonl", [a_step(1), a_step(2)])
-    other = write(tmp_path / "other.jsonl", [a_step(1, reward=0.26), a_step(2)])
+def test_what_was_written_comes_back(journal):
+    record = read_journal(journal)
 
-    same = [
-        json.loads(a)["checksum"] == json.loads(b)["checksum"]
-        for a, b in zip(one, other, strict=True)
+    assert record.header == HEADER
+    assert record.last == 3
+    for number, step in enumerate(record.steps, start=1):
+        assert (step.step, step.rows_at, step.rows_hash) == (number, 10 * number, f"{number:016x}")
+        assert step.rewards[:2] == (0.25 * number, -0.5)
+        assert math.isnan(step.rewards[2])
+        assert step.coefficients[:2] == (-1.0, 1.0)
+    assert not record.torn
+    assert record.end is None
+    assert record.whole == journal.stat().st_size
+
+
+def test_it_can_be_gone_on_with_from_its_last_checksum(tmp_path, journal):
+    record = read_journal(journal)
+    Journal(journal, record.checksum, append_line).append(a_step(4))
+
+    assert read_journal(journal).last == 4
+    assert journal.read_bytes() == write(tmp_path / "whole", steps=4).read_bytes()
+
+
+def test_there_is_a_checksum_for_every_step(tmp_path):
+    record = read_journal(write(tmp_path / "journal", end=True))
+
+    lines = [json.loads(line) for line in (tmp_path / "journal").read_text().splitlines()]
+    expected = [line["checksum"] for line in lines if "step" in line]
+    assert record.checksums == (lines[0]["checksum"], *expected)
+    assert record.checksum == lines[-1]["checksum"]
+
+
+def test_a_second_header_is_refused(journal):
+    """What `esft resume --force` wrote before it went."""
+    Journal(journal, read_journal(journal).checksum, append_line).begin(HEADER | {"from": 4})
+
+    with pytest.raises(JournalError, match="line 5 changes the settings") as caught:
+        read_journal(journal)
+    assert "a journal that ends with the line above" in caught.value.hint
+
+
+def test_an_end_line_says_what_it_must_rebuild(tmp_path):
+    end = read_journal(write(tmp_path / "journal", end=True)).end
+
+    assert (end.weights, end.best) == ("cd" * 32, 2)
+
+
+def test_nothing_follows_an_end_line(tmp_path):
+    path = write(tmp_path / "journal", end=True)
+    Journal(path, read_journal(path).checksum, append_line).append(a_step(4))
+
+    with pytest.raises(JournalError, match="line 6 follows the line that ends the journal"):
+        read_journal(path)
+
+
+@pytest.mark.parametrize("step", [0, 1, 2, 3])
+def test_its_lines_until_a_step_are_the_journal_of_a_shorter_run(tmp_path, journal, step):
+    record = read_journal(journal)
+
+    (tmp_path / "part").write_text(lines_until(record, step))
+
+    part = read_journal(tmp_path / "part")
+    assert (part.header, part.last, part.checksum) == (HEADER, step, record.checksums[step])
+
+
+def test_any_flipped_byte_is_refused(tmp_path):
+    path = write(tmp_path / "journal", steps=2, end=True)
+    whole = path.read_bytes()
+
+    for place in range(len(whole)):
+        for flip in (0x01, 0x20, 0x46, 0xFF):
+            data = bytearray(whole)
+            data[place] ^= flip
+            path.write_bytes(data)
+            with pytest.raises(JournalError):
+                read_journal(path)
+
+
+def test_a_flipped_byte_is_found_by_its_line(journal):
+    lines = journal.read_bytes().splitlines(keepends=True)
+    lines[2] = lines[2].replace(b'"step":2', b'"step":3')
+
+    error = refused(journal, b"".join(lines), "line 3 is not as it was written: its checksum is")
+
+    assert str(journal) in str(error)
+
+
+@pytest.mark.parametrize("order", [(0, 2, 1, 3), (0, 1, 1, 2), (0, 2, 3), (1, 2, 3)])
+def test_lines_in_another_order_are_refused(journal, order):
+    lines = journal.read_bytes().splitlines(keepends=True)
+
+    refused(journal, b"".join(lines[i] for i in order), "line . is not as it was written")
+
+
+def test_every_cut_leaves_the_whole_lines_and_says_so(tmp_path):
+    path = write(tmp_path / "journal", steps=3)
+    whole = path.read_bytes()
+    lines = whole.splitlines(keepends=True)
+    ends = [sum(map(len, lines[:count])) for count in range(len(lines) + 1)]
+
+    for cut in range(ends[1], len(whole)):
+        path.write_bytes(whole[:cut])
+        record = read_journal(path)
+
+        complete = sum(end <= cut for end in ends) - 1
+        assert record.last == complete - 1
+        assert record.torn == (cut not in ends)
+        assert record.whole == ends[complete]
+
+
+def test_what_is_cut_in_its_first_line_or_empty_is_refused(journal):
+    first = journal.read_bytes().splitlines(keepends=True)[0]
+
+    refused(journal, b"", "is empty, expected a header")
+    for cut in range(1, len(first)):
+        refused(journal, first[:cut], "ends in its first line")
+
+
+@pytest.mark.parametrize("zeros", [2, 100])
+def test_zeros_that_a_power_cut_leaves_count_as_cut_off(journal, zeros):
+    whole = journal.read_bytes()
+
+    journal.write_bytes(whole[:-20] + bytes(zeros))
+    assert (read_journal(journal).last, read_journal(journal).torn) == (2, True)
+    journal.write_bytes(whole + bytes(zeros))
+    assert (read_journal(journal).last, read_journal(journal).torn) == (3, True)
+
+
+@given(
+    rewards=st.lists(st.floats(width=32), min_size=2, max_size=6),
+    steps=st.integers(0, 4),
+    cut=st.integers(0, 10_000),
+)
+@settings(max_examples=60, deadline=None)
+def test_any_prefix_gives_whole_steps_of_the_run_or_is_refused(
+    tmp_path_factory, rewards, steps, cut
+):
+    path = tmp_path_factory.mktemp("journal") / "journal"
+    writer = Journal(path, "", append_line)
+    writer.begin(HEADER)
+    made = [
+        JournalStep(
+            step=number,
+            rewards=tuple(rewards),
+            coefficients=tuple(rewards),
+            rows_at=0,
+            rows_hash="",
+        )
+        for number in range(1, steps + 1)
     ]
-    assert same == [True, False, False]
+    for step in made:
+        writer.append(step)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: cut % (len(whole) + 1)])
+
+    try:
+        record = read_journal(path)
+    except JournalError:
+        assert b"\n" not in path.read_bytes()
+        return
+
+    assert record.last == path.read_bytes().count(b"\n") - 1
+    for found, step in zip(record.steps, made, strict=False):
+        packed = [struct.pack(f"{len(rewards)}f", *each.rewards) for each in (found, step)]
+        assert packed[0] == packed[1]
 
 
-def test_500_steps_of_30_members_take_kilobytes(tmp_path):
-    step = JournalStep(
-        step=500, rewards=(0.1,) * 30, coefficients=(0.1,) * 30, rows_at=10**6, rows_hash="f" * 16
-    )
+def test_a_newer_format_is_told_from_damage(journal):
+    body = f'{{"format":{JOURNAL_FORMAT + 1},"seed":7}}'
+    line = f'{body[:-1]},"checksum":"{chained("", body)}"}}\n'
 
-    (_, line) = write(tmp_path / "journal.jsonl", [step])
+    error = refused(journal, line.encode(), f"has format {JOURNAL_FORMAT + 1}, expected")
+    assert "pip install -U esft" in error.hint
+    refused(journal, b'{"format": 9, "sealed": "otherwise"}\n', "has format 9, expected")
 
-    assert 500 * len(line) < 256 * 1024
+
+def test_what_is_no_journal_is_refused(tmp_path):
+    path = tmp_path / "file"
+
+    refused(path, b"step,reward\n1,0.5\n", "line 1 has no checksum")
+    refused(path, bytes(range(256)), "line 1|not as it was written")
+    with pytest.raises(JournalError, match="cannot be read: No such file"):
+        read_journal(tmp_path / "missing")

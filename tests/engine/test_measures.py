@@ -28,23 +28,15 @@ dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 
 
 @kinds
-@dtypes
-def test_the_norm_is_that_of_the_drift(dtype, kept):
-    drift = some_drift(dtype, kept)
-
-    found = measures(drift)
-
-    assert found.norm == pytest.approx(float(whole_drift(drift).norm()), rel=1e-6)
-    assert found.norm == pytest.approx(drift.norm(), rel=1e-6)
-
-
-@kinds
-def test_every_layer_has_its_own_norm(kept):
+def test_all_weights_and_every_layer_have_their_norm(kept):
     drift = some_drift(torch.bfloat16, kept)
     weights = drift.weights
 
-    found = {layer.name: layer for layer in measures(drift).layers}
+    measured = measures(drift)
 
+    assert measured.norm == pytest.approx(float(whole_drift(drift).norm()), rel=1e-6)
+    assert measured.norm == pytest.approx(drift.norm(), rel=1e-6)
+    found = {layer.name: layer for layer in measured.layers}
     assert list(found) == weights.names  # plain names are layers of their own
     for name, layer in found.items():
         assert layer.norm == pytest.approx(float(drift_of(drift, name).norm()), rel=1e-6)

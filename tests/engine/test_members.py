@@ -28,10 +28,6 @@ def test_a_population_is_the_same_every_time_and_another_for_another_step_or_run
     assert len(set(seeds)) == 30 * len(others)
 
 
-def test_seed_0_is_not_seed_42():
-    assert not {m.seed for m in population(0, 1, 30)} & {m.seed for m in population(42, 1, 30)}
-
-
 def test_an_antithetic_population_is_pairs_side_by_side():
     members = population(0, 1, 30, antithetic=True)
 

@@ -64,19 +64,6 @@ def test_steps_from_a_loaded_state_make_the_bits_of_an_unbroken_run(dtype, kept)
 
 
 @kinds
-def test_a_state_brings_a_drift_back_from_later_steps(kept):
-    drift = some_drift(torch.bfloat16, kept, steps=3)
-    weights = drift.weights
-    before, state = bits_of(weights), saved(drift)
-    walk(drift, steps=2, run_seed=1)
-    assert bits_of(weights) != before
-
-    drift.load(state)
-
-    assert bits_of(weights) == before
-
-
-@kinds
 def test_a_torn_drift_has_no_state_and_is_whole_again_once_one_is_loaded(kept):
     drift = some_drift(torch.bfloat16, kept, steps=3)
     weights = drift.weights
