@@ -28,8 +28,9 @@ def export(
 ) -> None:
     """Write the model of a step of RUN to a folder that transformers loads.
 
-    A new process loads it and compares it with the model in memory: weights, logits and greedy
-    answers. What it finds stands in the model card, README.md of the folder.
+    What lies on the disk is loaded again and compared with the model in memory: all weights and
+    the tokens of 32 prompts; with --dtype also logits and greedy answers. What comes out stands in
+    the model card, README.md of the folder.
 
     With --journal, write the journal up to that step to a file: from it and the base model,
     esft replay makes the same bits. RUN is as in esft replay.
@@ -49,7 +50,7 @@ def export(
 def _folder(
     run: str | None, out: Path, dtype: str | None, which: dict
 ) -> tuple[dict[str, object], list[str]]:
-    from esft.export.exported import comparison_text
+    from esft.export.card import comparison_text
     from esft.export.folder import export as export_model
     from esft.tuning.rebuild import find_source
 
@@ -65,7 +66,8 @@ def _folder(
         "weights": done.weights,
         "tuned": {"dtype": tuned.dtype, "weights": tuned.weights, "recorded": tuned.recorded},
         "prompts": done.prompts,
-        "comparison": asdict(done.comparison) | {"exact": done.comparison.exact},
+        "prompts_from": done.prompts_from,
+        "conversion": None if done.conversion is None else asdict(done.conversion),
     }
     same = ", the weights that the run recorded" if tuned.recorded else ""
     return record, [

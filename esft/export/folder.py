@@ -1,21 +1,19 @@
 """A step of a run as a Hugging Face folder, compared with the model in memory."""
 
 import gc
-import tempfile
+import re
 from pathlib import Path
 
 import torch
 
 from esft.engine.weights import identity
 from esft.errors import RunError
-from esft.export.card import card
-from esft.export.check import Comparison, check_anew, keep_reference
-from esft.export.exported import Exported, Tuned, base_of
-from esft.export.figures import figures
-from esft.export.prompts import find_prompts
+from esft.export.card import Exported, Tuned, card
+from esft.export.compare import compare, output_of
+from esft.export.prompts import find_prompts, tokens_of
 from esft.files import require_free, whole_folder, write_whole
 from esft.models.device import parse_dtype
-from esft.models.load import LoadedModel
+from esft.models.load import LoadedModel, load_model
 from esft.models.save import write_model
 from esft.recipe.toml import load_recipe
 from esft.tuning.rebuild import RebuildOptions, Rebuilt, Source, rebuild
@@ -35,8 +33,9 @@ def export(
 ) -> Exported:
     """Write the model of a step to a folder that transformers loads, with a model card.
 
-    Before the folder appears, a new process loads it and compares it with the model in memory:
-    weights, logits and greedy answers, which must be equal bit for bit where the dtype stays.
+    Before the folder appears, what lies on the disk is loaded again. Its weights must be those in
+    memory, bit for bit, and it must split the prompts into the same tokens. Where `dtype` converts,
+    logits and greedy answers are compared too.
 
     Args:
         source: the run or journal.
@@ -58,50 +57,81 @@ def export(
     rebuilt = rebuild(
         source, at, watcher, RebuildOptions(model=model, device=device, from_base=from_base)
     )
-    prompts = find_prompts(source, watcher)
-    watcher.phase(f"taking logits and greedy answers of {len(prompts.prompts)} prompts")
-    reference = figures(rebuilt.base.loaded, prompts.prompts)
+    prompts, prompts_from = find_prompts(source, watcher)
     tuned, loaded = _tuned(rebuilt), rebuilt.base.loaded
     del rebuilt
+    tokens = [tokens_of(prompt, loaded.tokenizer) for prompt in prompts]
+    asked = [prompt for prompt in tokens if prompt]
+    before = None
     if wanted not in (None, loaded.dtype):
+        watcher.phase(f"taking logits and greedy answers of {len(asked)} prompts")
+        before = output_of(loaded, asked)
         _release()  # the drift, which holds on to the weights as they are
         _convert_(loaded, wanted)
-    with whole_folder(out) as partial, _work_beside(partial) as work:
+    with whole_folder(out) as partial:
         watcher.phase(f"saving the model to {out}")
         write_model(loaded, partial)
         weights, kept = identity(loaded.model), _name(loaded.model.dtype)
-        keep_reference(
-            Path(work), reference, prompts.prompts, weights, loaded, trust_remote_code(source)
-        )
-        del loaded  # the new process has its room then
+        where = str(loaded.device) if loaded.device.type == "cuda" else loaded.device.type
+        del loaded  # the one that is loaded again has its room then
         _release()
-        watcher.phase("loading it again in a new process, to compare it with the tuned model")
-        comparison = check_anew(partial, Path(work))
-        _refuse_other(out, comparison, converted=kept != tuned.dtype)
+        watcher.phase("loading it again, to compare it with the tuned model")
+        again = load_model(str(partial), device=where, trust_remote_code=_trusts_code(source))
+        if identity(again.model) != weights:
+            raise _other(out, "its weights are not those that were written")
+        if [tokens_of(prompt, again.tokenizer) for prompt in prompts] != tokens:
+            raise _other(out, "its tokenizer splits the prompts otherwise")
+        conversion = None
+        if before is not None:
+            after = output_of(again, asked, before.batch)
+            if not after.logits.isfinite().all():
+                raise RunError(
+                    f"the model for {out} gives NaN or infinite logits: it overflows in {kept}",
+                    hint="take --dtype bfloat16 or float32, or leave --dtype out; nothing was left",
+                )
+            conversion = compare(before, after)
+        del again  # no system removes or renames a file that is mapped
         exported = Exported(
             tuned=tuned,
             dtype=kept,
             weights=weights,
-            prompts=prompts.source,
-            comparison=comparison,
+            prompts=len(asked),
+            prompts_from=prompts_from,
+            conversion=conversion,
         )
         write_whole(partial / "README.md", card(source, exported))
     return exported
 
 
-def trust_remote_code(source: Source) -> bool:
-    """Return whether the run's recipe lets code that comes with the checkpoint run."""
-    if source.run is None:
-        return False
-    return load_recipe(str(source.run.recipe_path), {}).model.trust_remote_code
+def base_of(source: Source, loaded: LoadedModel) -> tuple[str, str | None]:
+    """Return what the base model is called where others read it, and its commit on the hub.
+
+    A model of the hub is called by its id; any other, by the name of its folder or file without
+    what leads to it, and has no commit.
+
+    Args:
+        source: a run, which says it, or a journal alone.
+        loaded: what a journal alone was rebuilt from.
+    """
+    info = None if source.run is None else source.run.info["model"]
+    # A path is absolute there, so that it does not look like a hub id.
+    on_hub = re.fullmatch(
+        r"([\w.-]+/[\w.-]+)@(\w+)", loaded.source if info is None else str(info["source"])
+    )
+    if on_hub:
+        return on_hub[1], on_hub[2]
+    id = loaded.id if info is None else str(info["id"])
+    return Path(id).expanduser().resolve().name, None
 
 
 def _tuned(rebuilt: Rebuilt) -> Tuned:
     loaded = rebuilt.base.loaded
+    name, revision = base_of(rebuilt.source, loaded)
     return Tuned(
         step=rebuilt.step,
         best=rebuilt.source.best,
-        base=base_of(rebuilt.source, loaded),
+        base=name,
+        revision=revision,
         base_weights=rebuilt.base.identity,
         weights=rebuilt.weights,
         recorded=rebuilt.proven,
@@ -110,6 +140,13 @@ def _tuned(rebuilt: Rebuilt) -> Tuned:
         dtype=_name(loaded.dtype),
         device=loaded.device.type,
     )
+
+
+def _trusts_code(source: Source) -> bool:
+    """Return whether the run's recipe lets code that comes with the checkpoint run."""
+    if source.run is None:
+        return False
+    return load_recipe(str(source.run.recipe_path), {}).model.trust_remote_code
 
 
 def _convert_(loaded: LoadedModel, dtype: torch.dtype) -> None:
@@ -134,40 +171,16 @@ def _convert_(loaded: LoadedModel, dtype: torch.dtype) -> None:
         parameter.data = converted
 
 
-def _refuse_other(out: Path, found: Comparison, *, converted: bool) -> None:
-    """Raise RunError if what was loaded again is not the tuned model."""
-    wrong = None
-    if not found.same_weights:
-        wrong = "its weights are not those that were written"
-    elif not found.same_tokens:
-        wrong = "its tokenizer splits the prompts otherwise"
-    elif converted and not found.finite:
-        raise RunError(
-            f"the model for {out} gives NaN or infinite logits: it overflows in this dtype",
-            hint="take --dtype bfloat16 or float32, or leave --dtype out; nothing was left",
-        )
-    elif not converted and not found.exact:
-        wrong = (
-            f"its logits differ by up to {found.largest_difference:.3g}, and "
-            f"{found.same_answers} of {found.prompts} greedy answers are equal"
-        )
-    if wrong is not None:
-        raise RunError(
-            f"the model for {out} was loaded again and is not the tuned one: {wrong}",
-            hint="nothing was left; try again, on another disk. If it stays so, this is a bug",
-        )
-
-
-def _work_beside(partial: Path) -> tempfile.TemporaryDirectory:
-    # Of the same ending as the partial folder, so that it goes where that is cleared away.
-    return tempfile.TemporaryDirectory(
-        prefix=f"{partial.stem}-", suffix=partial.suffix, dir=partial.parent
+def _other(out: Path, reason: str) -> RunError:
+    return RunError(
+        f"the model for {out} was loaded again and is not the tuned one: {reason}",
+        hint="nothing was left; try again, on another disk. If it stays so, this is a bug",
     )
 
 
 def _release() -> None:
     """Give back the memory of what is no longer used."""
-    gc.collect()  # weights and drift know each other
+    gc.collect()  # one object that refers to itself would keep a whole model in memory
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 

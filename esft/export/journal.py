@@ -50,7 +50,11 @@ def export_journal(
         EsftError: if there is no such step, it cannot be rebuilt, or the file is there already or
             cannot be written.
     """
-    require_no_file(out)
+    if out.exists():
+        raise RunError(
+            f"{out} exists, expected the name of a new file for the journal",
+            hint="name another file, or move that one away",
+        )
     step = step_of(source, at)
     weights = None if from_base else source.weights_of(step)
     if weights is None:  # the run kept the identity of its last step alone
@@ -64,15 +68,6 @@ def export_journal(
     write_whole(out, text)
     named = str(source.record.header["model"])
     return ExportedJournal(step=step, weights=weights, model=named, size=len(text))
-
-
-def require_no_file(out: Path) -> None:
-    """Raise RunError if there is something of that name."""
-    if out.exists():
-        raise RunError(
-            f"{out} exists, expected the name of a new file for the journal",
-            hint="name another file, or move that one away",
-        )
 
 
 def _best_until(source: Source, step: int) -> int | None:

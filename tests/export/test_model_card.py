@@ -3,7 +3,6 @@
 import hashlib
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,27 +10,17 @@ from huggingface_hub import ModelCard
 from tiny_runs import Notes, a_recipe, never
 
 from esft.engine.journal_read import lines_until
-from esft.export.card import card
-from esft.export.check import Comparison
-from esft.export.exported import BaseModel, Exported, Tuned, base_of, comparison_text
+from esft.export.card import Exported, Tuned, card, comparison_text
+from esft.export.compare import Conversion
+from esft.export.folder import base_of
 from esft.export.journal import export_journal
 from esft.models.load import load_model
 from esft.tuning.rebuild import find_source
 from esft.tuning.start import run_tuning
 
-SAME = Comparison(
-    same_weights=True,
-    same_tokens=True,
-    same_logits=True,
-    finite=True,
-    prompts=32,
-    positions=100,
-    logits=26_100,
-    largest_difference=0.0,
-    mean_kl=0.0,
-    same_answers=32,
+CONVERSION = Conversion(
+    positions=100, logits=26_100, largest_difference=0.25, mean_kl=0.5, same_answers=31
 )
-NEARLY = replace(SAME, same_logits=False, largest_difference=0.25, mean_kl=0.5, same_answers=31)
 
 
 @pytest.fixture(scope="module")
@@ -57,11 +46,12 @@ def change_info(run, **changes):
     (run / "run.json").write_text(json.dumps(info))
 
 
-def exported(source, step=3, dtype="float32", comparison=SAME, base=None):
+def exported(step=3, dtype="float32", conversion=None, base=("base", None)):
     tuned = Tuned(
         step=step,
         best=0,
-        base=BaseModel(name="base", revision=None) if base is None else base,
+        base=base[0],
+        revision=base[1],
         base_weights="b" * 64,
         weights="c" * 64,
         recorded=True,
@@ -70,21 +60,22 @@ def exported(source, step=3, dtype="float32", comparison=SAME, base=None):
         dtype="float32",
         device="cpu",
     )
-    prompts = "32 holdout rows of conciseness"
     return Exported(
-        tuned=tuned, dtype=dtype, weights="d" * 64, prompts=prompts, comparison=comparison
+        tuned=tuned,
+        dtype=dtype,
+        weights="d" * 64,
+        prompts=32,
+        prompts_from="32 holdout rows of conciseness",
+        conversion=conversion,
     )
 
 
 def card_of(run, **changes):
-    source = find_source(str(run))
-    return card(source, exported(source, **changes))
+    return card(find_source(str(run)), exported(**changes))
 
 
 def test_the_hub_reads_what_the_model_is(run):
-    base = BaseModel(name="Qwen/Qwen2.5-1.5B", revision="abc123")
-
-    text = card_of(run, base=base)
+    text = card_of(run, base=("Qwen/Qwen2.5-1.5B", "abc123"))
 
     data = ModelCard(text).data
     assert data.base_model == "Qwen/Qwen2.5-1.5B"
@@ -106,8 +97,8 @@ def test_a_base_model_is_called_as_the_run_found_it(made, run):
     change_info(run, model={"source": "org/name@0123abc", "id": "name"})
     there = base_of(find_source(str(run)), local)
 
-    assert here == BaseModel(name="base", revision=None)
-    assert there == BaseModel(name="org/name", revision="0123abc")
+    assert here == ("base", None)
+    assert there == ("org/name", "0123abc")
 
 
 def test_no_path_of_this_machine_is_in_the_card(made, run, tmp_path):
@@ -162,7 +153,7 @@ def test_a_step_that_was_not_evaluated_has_no_scores(run):
 
 
 def test_scores_before_a_conversion_are_called_so(run):
-    text = card_of(run, dtype="bfloat16", comparison=NEARLY)
+    text = card_of(run, dtype="bfloat16", conversion=CONVERSION)
 
     assert "Measured in float32, before the conversion." in text
     assert "Measured in" not in card_of(run)
@@ -195,19 +186,15 @@ def test_a_card_from_a_journal_alone_says_what_is_not_known(run, tmp_path):
     assert "- anchor.awd: 0.5\n" in text
 
 
-def test_what_is_equal_is_said_to_be_equal(run):
-    text = comparison_text(exported(find_source(str(run))))
+def test_what_is_equal_and_what_a_conversion_changed_is_said():
+    same = comparison_text(exported())
+    converted = comparison_text(exported(dtype="bfloat16", conversion=CONVERSION))
 
-    assert text.startswith("All weights are equal, bit for bit;")
-    assert "on 32 prompts (32 holdout rows of conciseness), 26,100 logits at 100 positions" in text
-
-
-def test_what_a_conversion_changed_is_said_in_figures(run):
-    text = comparison_text(
-        exported(find_source(str(run)), dtype="bfloat16", comparison=NEARLY),
+    assert same == (
+        "All weights are equal, bit for bit, and so are the tokens of 32 prompts "
+        "(32 holdout rows of conciseness)."
     )
-
-    assert "converted from float32 to bfloat16" in text
-    assert "differ by at most 0.25, mean KL(tuned || exported) 0.5 nats" in text
-    assert "31 of the 32 greedy answers" in text
-    assert "equal, bit for bit" not in text
+    assert "converted from float32 to bfloat16" in converted
+    assert "26,100 logits at 100 positions of them differ by at most 0.25" in converted
+    assert "mean KL(tuned || exported) 0.5 nats, and 31 of the 32 greedy answers" in converted
+    assert "bit for bit" not in converted
