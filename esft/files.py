@@ -161,8 +161,7 @@ def cache_folder() -> Path:
     own = os.environ.get("ESFT_CACHE_DIR")
     if own:
         return Path(own).expanduser()
-    shared = os.environ.get("XDG_CACHE_HOME")
-    return (Path(shared) if shared else Path.home() / ".cache") / "esft"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "esft"
 
 
 def slug(text: str) -> str:

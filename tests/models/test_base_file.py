@@ -6,18 +6,21 @@ import re
 import shutil
 import sys
 from pathlib import Path
+from threading import Barrier, Thread
 
 import gguf
 import pytest
 import torch
-from bases import cache_file, cut_off, flip_the_last_bit, mapped_base, same_bits
+from damage import cut_off, flip_the_last_bit
 from loopback_hub import run_python
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tiny_models import change_weights, tiny_llama, tiny_qwen2, write_gguf, write_model
 
 import esft.models.base_file as base_weights
+from esft.engine import Weights
 from esft.engine.weights import identity
-from esft.models.base_file import map_base
+from esft.errors import AnchorError
+from esft.models.base_file import base_path, map_base
 from esft.models.load import load_model
 
 LARGE = 160_000  # a vocabulary of 20 MB of embeddings
@@ -35,6 +38,36 @@ same = all(loaded.model.get_parameter(name).view(-1).equal(mapped.tensors[name])
 print(json.dumps({"source": loaded.source, "files": [str(file) for file in mapped.files],
                   "same": same}))
 """
+
+
+def mapped_base(loaded):
+    """Map all parameters of a model."""
+    return map_base(loaded, Weights(loaded.model).names, identity(loaded.model))
+
+
+def cache_file(loaded):
+    return base_path(identity(loaded.model))
+
+
+def same_bits(mapped, model):
+    """Whether what is mapped is every parameter of `model`, tied ones once, bit for bit."""
+    parameters = dict(model.named_parameters())
+    return list(mapped.tensors) == list(parameters) and all(
+        mapped.tensors[name].shape == (parameter.numel(),)
+        and mapped.tensors[name].dtype == parameter.dtype
+        and bits(mapped.tensors[name]).equal(bits(parameter))
+        for name, parameter in parameters.items()
+    )
+
+
+def bits(tensor):
+    return tensor.detach().flatten().view(torch.uint8)
+
+
+def content(folder):
+    return sorted(
+        path.name for path in folder.rglob("*") if path.is_file() and path.name != ".lock"
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -122,18 +155,6 @@ def test_only_the_parameters_and_the_shards_that_are_asked_for_are_mapped(shards
     assert len(mapped.files) == 1
 
 
-def test_tuning_the_parameters_does_not_change_what_is_mapped(folder):
-    loaded = load_model(str(folder))
-    before = {name: p.clone() for name, p in loaded.model.named_parameters()}
-
-    mapped = mapped_base(loaded)
-    for parameter in loaded.model.parameters():
-        parameter.add_(1.0)
-
-    assert all(mapped.tensors[name].equal(p.view(-1)) for name, p in before.items())
-    assert mapped.changed() is None
-
-
 # From the cache, where the checkpoint holds something else
 
 
@@ -202,17 +223,6 @@ def test_every_piece_of_a_large_parameter_is_compared(folder, monkeypatch):
     assert list(mapped.files) == [cache_file(loaded)]
 
 
-def test_a_parameter_that_was_loaded_in_another_shape_is_mapped_from_the_cache(folder):
-    loaded = load_model(str(folder))
-    weight = loaded.model.model.layers[0].self_attn.k_proj.weight
-    weight.data = weight.data.view(32, 16)
-
-    mapped = mapped_base(loaded)
-
-    assert same_bits(mapped, loaded.model)
-    assert "is (16, 32) on the disk, and (32, 16) loaded" in mapped.note
-
-
 def test_a_checkpoint_whose_tensors_are_not_aligned_is_mapped_from_the_cache(folder):
     path = folder / "model.safetensors"
     whole = path.read_bytes()
@@ -226,6 +236,151 @@ def test_a_checkpoint_whose_tensors_are_not_aligned_is_mapped_from_the_cache(fol
     assert same_bits(mapped, loaded.model)
     assert list(mapped.files) == [cache_file(loaded)]
     assert all(tensor.data_ptr() % 4 == 0 for tensor in mapped.tensors.values())
+
+
+# The cache: written once, whole or not at all
+
+
+@pytest.fixture
+def loaded(tmp_path):
+    """A model that needs the cache, since it comes from a .gguf file."""
+    return load_model(str(write_gguf(tmp_path / "tiny.gguf")), dtype="bfloat16")
+
+
+def test_the_cache_is_written_once_and_found_again(loaded):
+    first = mapped_base(loaded)
+    again = mapped_base(loaded)
+
+    assert same_bits(again, loaded.model)
+    assert again.files == first.files
+    assert first.note.startswith("base weights written once to ")
+    assert again.note.startswith("base weights mapped from ")
+
+
+def flip_a_bit_of_the_header(path):
+    whole = bytearray(path.read_bytes())
+    whole[9] ^= 1
+    path.write_bytes(whole)
+
+
+def rename_a_tensor(path):
+    tensors = load_file(path)
+    tensors["another.weight"] = tensors.pop("model.norm.weight")
+    save_file(tensors, path)
+
+
+DAMAGES = [cut_off, flip_the_last_bit, flip_a_bit_of_the_header, rename_a_tensor]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_cache_file_is_written_anew(damage, loaded):
+    mapped_base(loaded)
+    good = cache_file(loaded).read_bytes()
+    damage(cache_file(loaded))
+
+    mapped = mapped_base(loaded)
+
+    assert same_bits(mapped, loaded.model)
+    assert cache_file(loaded).read_bytes() == good
+    assert content(cache_file(loaded).parent) == [cache_file(loaded).name]
+    assert "written anew (it was damaged) to" in mapped.note
+
+
+def test_an_interrupted_write_leaves_nothing(loaded, cache, monkeypatch):
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            mapped_base(loaded)
+
+    assert content(cache) == []
+    assert same_bits(mapped_base(loaded), loaded.model)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits the size of files")
+def test_a_disk_that_fills_up_while_writing_is_said_and_leaves_nothing(loaded, cache):
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    try:
+        with pytest.raises(AnchorError, match=r"cannot be written: .*File too large") as caught:
+            mapped_base(loaded)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    assert str(cache_file(loaded)) in str(caught.value)
+    assert caught.value.hint == (
+        "make room on the disk, set ESFT_CACHE_DIR to a folder on another disk, or keep the base "
+        'weights in memory: [anchor] store = "cpu"'
+    )
+    assert content(cache) == []
+
+
+def test_too_little_room_is_said_before_anything_is_written(loaded, cache, monkeypatch):
+    usage = shutil.disk_usage(cache.parent)._replace(free=10_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+
+    with pytest.raises(
+        AnchorError, match=r"bases has 0\.01 MB free, expected 0\.0\d MB for the base weights"
+    ) as caught:
+        mapped_base(loaded)
+
+    assert "ESFT_CACHE_DIR" in caught.value.hint
+    assert content(cache) == []
+
+
+def test_a_cache_folder_that_cannot_be_made_is_said(loaded, cache):
+    cache.write_text("a file in its place")
+
+    with pytest.raises(AnchorError, match=r"cannot be written: Not a directory") as caught:
+        mapped_base(loaded)
+
+    assert caught.value.hint.startswith("check that the folder exists and is yours, set ESFT_")
+
+
+@pytest.mark.parametrize("start", ["empty", "damaged"])
+def test_two_runs_that_write_at_once_do_not_disturb_each_other(start, loaded):
+    if start == "damaged":
+        mapped_base(loaded)
+        flip_the_last_bit(cache_file(loaded))
+    together, results = Barrier(4), []
+
+    def run():
+        together.wait()
+        results.append(mapped_base(loaded))
+
+    threads = [Thread(target=run) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert [same_bits(mapped, loaded.model) for mapped in results] == [True] * 4
+    assert [mapped.changed() for mapped in results] == [None] * 4
+    assert content(cache_file(loaded).parent) == [cache_file(loaded).name]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX permissions")
+def test_only_its_owner_may_write_to_the_file(loaded):
+    before = os.umask(0)
+    try:
+        mapped_base(loaded)
+    finally:
+        os.umask(before)
+
+    assert cache_file(loaded).stat().st_mode & 0o777 == 0o644
+
+
+def test_what_killed_writers_left_is_removed_before_the_next_one_writes(loaded, cache):
+    (cache / "bases").mkdir(parents=True)
+    (cache / "bases" / ".another.safetensors.1234abcd.partial").write_text("half of a model")
+
+    mapped_base(loaded)
+
+    assert content(cache) == [cache_file(loaded).name]
 
 
 # No memory of its own
@@ -282,15 +437,10 @@ def cut_off_with_the_old_time(path):
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
-def touch(path):
-    os.utime(path)
-
-
 CHANGES = [
     replace_by_a_copy,
     write_as_much_with_the_old_time,
     cut_off_with_the_old_time,
-    touch,
     Path.unlink,
 ]
 
@@ -305,12 +455,3 @@ def test_a_mapped_file_that_changed_is_named(change, folder):
 
     assert untouched is None
     assert mapped.changed() == file
-
-
-def test_of_several_shards_the_one_that_changed_is_named(shards):
-    mapped = mapped_base(load_model(str(shards)))
-
-    last = list(mapped.files)[-1]
-    touch(last)
-
-    assert mapped.changed() == last

@@ -122,16 +122,6 @@ def test_the_generation_config_of_the_checkpoint_is_kept_whatever_it_says(
     assert loaded.model.generation_config.max_new_tokens == 7
 
 
-def test_a_folder_with_something_in_it_is_refused_and_left_alone(folder, tmp_path):
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
-
-    with pytest.raises(RunError, match="exists, expected a new or an empty folder"):
-        save_model(load_model(str(folder)), folder)
-
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
-    assert [path.name for path in tmp_path.iterdir()] == [folder.name]
-
-
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), ValueError("a bug"), OSError(5, "I/O")])
 def test_a_save_that_fails_leaves_nothing_behind(error, folder, tmp_path, monkeypatch):
     loaded = load_model(str(folder))

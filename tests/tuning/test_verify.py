@@ -3,7 +3,7 @@ import shutil
 from dataclasses import replace
 
 import pytest
-from bases import cut_off, flip_the_last_bit
+from damage import cut_off, flip_the_last_bit
 from tiny_models import tiny_llama, write_model
 from tiny_runs import Notes, a_recipe, never
 
