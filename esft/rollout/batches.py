@@ -32,22 +32,34 @@ class Batches:
         self.on_split = on_split
 
     def run(
-        self, items: Sequence[Item], work: Callable[[Sequence[Item]], list[Result]]
+        self,
+        items: Sequence[Item],
+        work: Callable[[Sequence[Item]], list[Result]],
+        length: Callable[[Item], int] | None = None,
     ) -> list[Result]:
-        """Return work's results for all items, in order.
+        """Return work's results for all items, in their order.
+
+        Args:
+            items: any number of them.
+            work: returns one result an item of a batch.
+            length: the longest items go first, so that those of a batch are about as long and
+                memory runs out at once or never; None keeps their order.
 
         Raises:
             ModelError: if memory runs out with a single item.
         """
-        results: list[Result] = []
+        order = list(range(len(items)))
+        if length is not None:
+            order.sort(key=lambda i: length(items[i]), reverse=True)
+        results: dict[int, Result] = {}
         while len(results) < len(items):
-            batch = items[len(results) : len(results) + self.size]
-            done = _within_memory(work, batch)
+            batch = order[len(results) : len(results) + self.size]
+            done = _within_memory(work, [items[i] for i in batch])
             if done is None:
                 self._halve(len(batch))
             else:
-                results += done
-        return results
+                results |= zip(batch, done, strict=True)
+        return [results[i] for i in range(len(items))]
 
     def _halve(self, failed: int) -> None:
         if failed == 1:

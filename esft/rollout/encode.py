@@ -1,6 +1,7 @@
 """Rows as tokens, made once and used by every member."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 from esft.errors import TaskError
 from esft.rollout.generate import stop_tokens
@@ -20,27 +21,22 @@ class EncodedRows:
     references: tuple[tuple[Continuation, ...], ...] = ()
     """Of each question of each row; of a row with options the right one."""
 
-    def take(self, places: list[int]) -> "EncodedRows":
-        """Return the rows at `places`, in that order."""
+    def take(self, indices: Sequence[int]) -> "EncodedRows":
+        """Return the rows at `indices`, in that order."""
+        columns = {column.name: getattr(self, column.name) for column in fields(self)}
         return EncodedRows(
-            rows=tuple(self.rows[i] for i in places),
-            prompts=tuple(self.prompts[i] for i in places) if self.prompts else (),
-            options=tuple(self.options[i] for i in places) if self.options else (),
-            references=tuple(self.references[i] for i in places) if self.references else (),
+            **{
+                name: tuple(column[i] for i in indices if column)
+                for name, column in columns.items()
+            }
         )
 
-    def needs(self, max_new_tokens: int) -> list[int]:
-        """Return the tokens that each row takes at most, with its answer."""
-        return [self._need(i, max_new_tokens) for i in range(len(self.rows))]
-
-    def _need(self, i: int, max_new_tokens: int) -> int:
-        whole = list(self.options[i]) if self.options else []
-        if self.references:
-            whole += self.references[i]
-        needs = [len(each.tokens) + 1 for each in whole]
-        if self.prompts:
-            needs += [len(prompt) + max_new_tokens for prompt in self.prompts[i]]
-        return max(needs)
+    def longest(self, i: int, max_new_tokens: int) -> int:
+        """Return the tokens that row `i` takes at most, with its answer."""
+        one = self.take([i])
+        given = [text for texts in (*one.options, *one.references) for text in texts]
+        lengths = [len(continuation.tokens) + 1 for continuation in given]
+        return max(lengths + [len(p) + max_new_tokens for prompts in one.prompts for p in prompts])
 
 
 def encode_rows(
@@ -58,25 +54,20 @@ def encode_rows(
     Raises:
         TaskError: if a row has no reference answer where one is asked for.
     """
-    prompts: tuple[tuple[tuple[int, ...], ...], ...] = ()
-    options: tuple[tuple[Continuation, ...], ...] = ()
-    references: tuple[tuple[Continuation, ...], ...] = ()
-    if scoring == "generate":
-        prompts = tuple(
-            tuple(encode_prompt(tokenizer, question) for question in row.questions) for row in rows
-        )
-    if scoring == "choice":
-        options = tuple(
-            tuple(encode_option(tokenizer, option) for option in row.options) for row in rows
-        )
-    if with_references and scoring == "choice":
-        references = tuple((every[row.gold],) for row, every in zip(rows, options, strict=True))
-    elif with_references:
-        references = tuple(
-            tuple(encode_reference(model, tokenizer, each, row.id) for each in row.questions)
-            for row in rows
-        )
-    return EncodedRows(rows=rows, prompts=prompts, options=options, references=references)
+    prompts, options, references = [], [], []
+    for row in rows:
+        if scoring == "generate":
+            prompts.append(tuple(encode_prompt(tokenizer, asked) for asked in row.questions))
+        if scoring == "choice":
+            options.append(tuple(encode_option(tokenizer, option) for option in row.options))
+        if with_references and scoring == "choice":
+            references.append((options[-1][row.gold],))
+        elif with_references:
+            encoded = [encode_reference(model, tokenizer, asked, row.id) for asked in row.questions]
+            references.append(tuple(encoded))
+    return EncodedRows(
+        rows=rows, prompts=tuple(prompts), options=tuple(options), references=tuple(references)
+    )
 
 
 def encode_prompt(tokenizer, question: Question) -> tuple[int, ...]:

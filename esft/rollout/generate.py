@@ -55,14 +55,13 @@ def greedy_answers(
         bend: changes the logits before the argmax; None takes them as they are.
         leave: above 1 no row leaves before all are done.
     """
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]), reverse=True)
     stops = stop_tokens(model, tokenizer)
 
     def answer(numbers: Sequence[int]) -> list[Answer]:
         def bent(rows: list[int], count: int, logits: Tensor) -> Tensor:
             return bend([numbers[row] for row in rows], count, logits)
 
-        decoding = _Decoding(model, [prompts[i] for i in numbers], leave)
+        decoding = _Decoding(model, [prompts[number] for number in numbers], leave)
         decoded = decoding.run(max_new_tokens, stops, None if bend is None else bent)
         return [
             Answer(tokenizer.decode(tokens, skip_special_tokens=True), finite, tokens)
@@ -70,8 +69,7 @@ def greedy_answers(
         ]
 
     with contiguous_output(model):
-        answers = dict(zip(order, batches.run(order, answer), strict=True))
-    return [answers[i] for i in range(len(prompts))]
+        return batches.run(range(len(prompts)), answer, length=lambda i: len(prompts[i]))
 
 
 def stop_tokens(model, tokenizer) -> list[int]:

@@ -1,6 +1,6 @@
 """Log-probabilities of continuations."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -36,69 +36,66 @@ class TeacherForced:
 
 def logprobs(model, continuations: list[Continuation], batches: Batches) -> list[float]:
     """Return log p(continuation | context) of each, as `teacher_forced` does."""
-    return [each.logprob for each in teacher_forced(model, continuations, batches)]
+    return [result.logprob for result in teacher_forced(model, continuations, batches)]
 
 
 def teacher_forced(
-    model, continuations: list[Continuation], batches: Batches
+    model, continuations: list[Continuation], batches: Batches, logits: int = LOGITS
 ) -> list[TeacherForced]:
     """Return the log-probability and the argmax of each, worked out in float32.
 
     They go through the model in order of length, padded on the right: under causal attention no
-    token sees the padding, so no mask is needed.
+    token sees the padding, so no mask is needed. No more than `logits` are held at once, unless
+    one continuation alone has more.
     """
-    order = sorted(
-        range(len(continuations)), key=lambda i: len(continuations[i].tokens), reverse=True
-    )
-    found = batches.run([continuations[i] for i in order], lambda batch: _batch(model, batch))
-    results: list[TeacherForced | None] = [None] * len(continuations)
-    for i, result in zip(order, found, strict=True):
-        results[i] = result
-    return results
+    most = logits // model.get_output_embeddings().weight.shape[0]
+
+    def work(batch: Sequence[Continuation]) -> list[TeacherForced]:
+        return [result for group in in_groups(batch, most) for result in _forced(model, group)]
+
+    return batches.run(continuations, work, length=lambda continuation: len(continuation.tokens))
 
 
-def _batch(model, batch: list[Continuation]) -> list[TeacherForced]:
-    most = LOGITS // model.get_output_embeddings().weight.shape[0]
-    return [result for group in in_groups(batch, most) for result in _score(model, group)]
-
-
-def in_groups(batch: list[Continuation], most: int) -> Iterator[list[Continuation]]:
+def in_groups(batch: Sequence[Continuation], most: int) -> Iterator[list[Continuation]]:
     """Cut a batch where it would have more than `most` targets."""
     group: list[Continuation] = []
     positions = 0
-    for each in batch:
-        if group and positions + len(each.targets) > most:
+    for continuation in batch:
+        if group and positions + len(continuation.targets) > most:
             yield group
             group, positions = [], 0
-        group.append(each)
-        positions += len(each.targets)
+        group.append(continuation)
+        positions += len(continuation.targets)
     yield group
 
 
 @torch.inference_mode()
-def _score(model, group: list[Continuation]) -> list[TeacherForced]:
+def _forced(model, group: list[Continuation]) -> list[TeacherForced]:
     logprobs = vocabulary_logprobs(model, group)
-    wanted = torch.tensor([token for each in group for token in each.targets], device=model.device)
-    found = logprobs.gather(-1, wanted.unsqueeze(-1)).squeeze(-1)  # (targets,)
-    lengths = [len(each.targets) for each in group]
-    sums = torch.stack([part.sum() for part in found.split(lengths)]).tolist()
-    argmax = logprobs.argmax(dim=-1).split(lengths)
+    targets = [token for continuation in group for token in continuation.targets]
+    wanted = torch.tensor(targets, device=model.device).unsqueeze(-1)
+    lengths = [len(continuation.targets) for continuation in group]
+    parts = logprobs.gather(-1, wanted).squeeze(-1).split(lengths)
+    sums = torch.stack([part.sum() for part in parts]).tolist()
+    tokens = iter(logprobs.argmax(dim=-1).tolist())
     return [
-        TeacherForced(total, tuple(part.tolist())) for total, part in zip(sums, argmax, strict=True)
+        TeacherForced(total, tuple(next(tokens) for _ in range(length)))
+        for total, length in zip(sums, lengths, strict=True)
     ]
 
 
 def vocabulary_logprobs(model, group: list[Continuation]) -> Tensor:
     """Return log p of the whole vocabulary for each target: float32, (targets, vocabulary)."""
-    width = max(len(each.tokens) for each in group)
-    padded = [each.tokens + (0,) * (width - len(each.tokens)) for each in group]
+    lengths = [(len(continuation.tokens), len(continuation.targets)) for continuation in group]
+    width = max(whole for whole, _ in lengths)
+    padded = [one.tokens + (0,) * (width - len(one.tokens)) for one in group]
     tokens = torch.tensor(padded, device=model.device)  # (group, width)
-    places = [
+    predicting = [
         (row, position)
-        for row, each in enumerate(group)
-        for position in range(len(each.tokens) - len(each.targets), len(each.tokens))
+        for row, (whole, count) in enumerate(lengths)
+        for position in range(whole - count, whole)
     ]
-    rows, positions = torch.tensor(places, device=model.device).unbind(1)  # (targets,) each
+    rows, positions = torch.tensor(predicting, device=model.device).unbind(1)  # (targets,) each
     with _logits_at(model, rows, positions):
         logits = model(input_ids=tokens, use_cache=False).logits[0]  # (targets, vocabulary)
     return torch.log_softmax(logits.float(), dim=-1)

@@ -172,7 +172,8 @@ class Rollout:
 
     def _refuse_too_long(self, encoded: EncodedRows) -> None:
         limit = getattr(self._model.config, "max_position_embeddings", None)
-        for row, need in zip(encoded.rows, encoded.needs(self.max_new_tokens), strict=True):
+        for i, row in enumerate(encoded.rows):
+            need = encoded.longest(i, self.max_new_tokens)
             if limit is not None and need > limit:
                 raise TaskError(
                     f"row {row.id} of {self.task.name} needs {need:,} tokens with its answer, "

@@ -5,7 +5,6 @@ import torch
 from scoring import choice_row
 from tiny_models import tiny_llama, tiny_qwen2, tiny_tokenizer
 
-from esft.rollout import logprobs as module
 from esft.rollout.batches import Batches
 from esft.rollout.encode import encode_option
 from esft.rollout.logprobs import logprobs, teacher_forced
@@ -58,18 +57,17 @@ def test_a_model_that_overflows_gives_nan():
 
 
 @pytest.mark.parametrize("positions", [1, 7, 20])
-def test_no_more_logits_are_held_at_once_than_the_limit_says(monkeypatch, positions):
+def test_no_more_logits_are_held_at_once_than_the_limit_says(positions):
     model = tiny_llama()
     options = options_of(tiny_tokenizer(), [choice_row(number) for number in (1, 22, 333)])
     expected = logprobs(model, options, Batches())
     held = []
     model.get_output_embeddings().register_forward_hook(lambda *args: held.append(args[-1].shape))
-    monkeypatch.setattr(module, "LOGITS", positions * model.config.vocab_size)
 
-    found = logprobs(model, options, Batches())
+    results = teacher_forced(model, options, Batches(), positions * model.config.vocab_size)
 
     longest = max(len(option.targets) for option in options)
-    assert found == pytest.approx(expected, abs=1e-4)
+    assert [result.logprob for result in results] == pytest.approx(expected, abs=1e-4)
     assert sum(shape[1] for shape in held) == sum(len(option.targets) for option in options)
     assert all(shape[0] == 1 and shape[1] <= max(positions, longest) for shape in held)
     assert len(held) > 1
