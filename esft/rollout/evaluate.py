@@ -10,7 +10,7 @@ import torch
 
 from esft.rollout.cache import Cache
 from esft.rollout.encode import EncodedRows
-from esft.rollout.results import Evaluation, RowResult, evaluation_of
+from esft.rollout.results import Evaluation, RowResult
 from esft.rollout.rollout import Rollout
 from esft.tasks.task import Row
 
@@ -116,4 +116,4 @@ def evaluate(
             if cache is not None and rollout.batches.size == size:
                 cache.put(rows.rows, scored)
         results += scored
-    return evaluation_of(results, rollout.scoring)
+    return Evaluation(tuple(results))

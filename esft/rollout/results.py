@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 from esft.stats.intervals import mean_and_error
@@ -45,22 +46,51 @@ class RowResult:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Evaluation:
-    """What a model scores on some rows; standard errors are those of the mean over rows."""
+    """What a model scores on at least one row; standard errors are those of the mean over rows."""
 
-    n: int
-    """Rows."""
-    accuracy: float
-    """Share correct, 0 to 1; for choice by length-normalized log-probability (acc_norm)."""
-    accuracy_se: float
-    reward: float
-    """Mean reward; NaN where the model overflowed."""
-    reward_se: float
-    acc: float | None
-    """For choice: share right without dividing by the options' lengths."""
     results: tuple[RowResult, ...]
     """Row by row."""
+
+    @property
+    def n(self) -> int:
+        """Rows."""
+        return len(self.results)
+
+    @cached_property
+    def _accuracies(self) -> tuple[float, float]:
+        return mean_and_error([float(bool(result.correct)) for result in self.results])
+
+    @cached_property
+    def _rewards(self) -> tuple[float, float]:
+        return mean_and_error([result.reward for result in self.results])
+
+    @property
+    def accuracy(self) -> float:
+        """Share correct, 0 to 1; for choice by length-normalized log-probability (acc_norm)."""
+        return self._accuracies[0]
+
+    @property
+    def accuracy_se(self) -> float:
+        """Standard error of `accuracy`."""
+        return self._accuracies[1]
+
+    @property
+    def reward(self) -> float:
+        """Mean reward; NaN where the model overflowed."""
+        return self._rewards[0]
+
+    @property
+    def reward_se(self) -> float:
+        """Standard error of `reward`."""
+        return self._rewards[1]
+
+    @property
+    def acc(self) -> float | None:
+        """For choice: share right without dividing by the options' lengths."""
+        plain = [result.correct_unnormalized for result in self.results]
+        return None if None in plain else sum(plain) / len(plain)
 
     @property
     def grader_failures(self) -> int:
@@ -83,42 +113,11 @@ class Evaluation:
         return figures
 
     def row_records(self, rows: Sequence[Row]) -> list[dict[str, object]]:
-        """Return one record a row, with the row's id and key."""
+        """Return one record a row, with the row's id and key; RowResult reads them back."""
         return [
             {"id": row.id, "key": row.key} | result.to_record()
             for row, result in zip(rows, self.results, strict=True)
         ]
-
-    @classmethod
-    def from_records(cls, summary: dict[str, Any], rows: Sequence[dict[str, Any]]) -> "Evaluation":
-        """Return the evaluation that `summary` and `row_records` wrote down."""
-        return cls(
-            n=len(rows),
-            accuracy=number(summary["accuracy"]),
-            accuracy_se=number(summary["se"]),
-            reward=number(summary["reward"]),
-            reward_se=number(summary["reward_se"]),
-            acc=summary.get("acc"),
-            results=tuple(RowResult.from_record(row) for row in rows),
-        )
-
-
-def evaluation_of(results: Sequence[RowResult], scoring: str) -> Evaluation:
-    """Return the figures of results, at least one of them."""
-    accuracy, accuracy_se = mean_and_error([float(result.correct) for result in results])
-    reward, reward_se = mean_and_error([result.reward for result in results])
-    acc = None
-    if scoring == "choice":
-        acc = sum(bool(result.correct_unnormalized) for result in results) / len(results)
-    return Evaluation(
-        n=len(results),
-        accuracy=accuracy,
-        accuracy_se=accuracy_se,
-        reward=reward,
-        reward_se=reward_se,
-        acc=acc,
-        results=tuple(results),
-    )
 
 
 def paired_change(

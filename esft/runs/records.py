@@ -6,7 +6,7 @@ from pathlib import Path
 
 from esft.errors import RunError
 from esft.files import slug, write_whole
-from esft.rollout.results import Evaluation, number
+from esft.rollout.results import Evaluation, RowResult, number
 
 RUN_FORMAT = 3
 """Of run.json: 3 since a row can ask several questions; 2 since runs can be resumed."""
@@ -117,7 +117,7 @@ def evaluation(run: Path, summary: dict[str, object]) -> Evaluation:
             f"{file} has {len(rows)} rows, expected {summary['n']}, as evals.jsonl says",
             hint="take the file back; or move evals.jsonl away, and they are evaluated again",
         )
-    return Evaluation.from_records(summary, rows)
+    return Evaluation(tuple(RowResult.from_record(row) for row in rows))
 
 
 def drop_after(run: Path, step: int) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from esft.evals.run import task_result
 from esft.evals.tasks import MeasuredTask
-from esft.rollout.results import RowResult, evaluation_of
+from esft.rollout.results import Evaluation, RowResult
 from esft.tasks.task import Row, ask
 
 BASE = "1100" * 25
@@ -16,7 +16,7 @@ BASE = "1100" * 25
 
 def measured(*outcomes):
     """A task with an evaluation for each text of 0 and 1."""
-    evaluations = tuple(evaluation_of(list(map(result, outcome)), "exact") for outcome in outcomes)
+    evaluations = tuple(Evaluation(tuple(map(result, outcome))) for outcome in outcomes)
     rows = tuple(
         Row(id=f"row-{number}", questions=(ask(str(number)),)) for number in range(len(outcomes[0]))
     )
@@ -32,7 +32,7 @@ def result(right, reward=None):
 
 
 def rewarded(rewards):
-    return evaluation_of([result("0", reward) for reward in rewards], "generate")
+    return Evaluation(tuple(result("0", reward) for reward in rewards))
 
 
 def test_every_step_is_compared_with_the_base_row_by_row():
