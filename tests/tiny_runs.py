@@ -98,6 +98,16 @@ class Notes:
         self.notices.append(text)
 
 
+def jsonl(path):
+    """Return the records of a file of JSON lines."""
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def info_of(run):
+    """Return the content of run.json."""
+    return json.loads((run / "run.json").read_text())
+
+
 def never():
     """Never stop."""
     return False

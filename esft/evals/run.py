@@ -18,7 +18,7 @@ from esft.evals.results import (
     to_json,
 )
 from esft.evals.steps import QuantizedSteps, RunSteps, Steps
-from esft.evals.tasks import EvalTask, Evaluator, MeasuredTask, eval_tasks
+from esft.evals.tasks import Evaluator, MeasuredTask, eval_tasks
 from esft.files import write_whole
 from esft.models.load import load_model
 from esft.recipe.paths import with_recorded_paths
@@ -27,9 +27,8 @@ from esft.recipe.settings import Prior, Recipe
 from esft.recipe.toml import load_recipe
 from esft.runs.folder import RunFolder
 from esft.stats.verdict import diagnose
-from esft.tuning.prior_tasks import refuse_target
 from esft.tuning.rebuild import RebuildOptions, Source, find_source, step_of
-from esft.tuning.sampler import rows_hash
+from esft.tuning.tasks import EvalTask, refuse_target, rows_hash
 from esft.tuning.watcher import Watcher
 
 

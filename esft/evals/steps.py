@@ -61,7 +61,7 @@ class RunSteps(Steps):
         if source.run is not None:
             # Scores of the run itself count as made only with as many threads.
             torch.set_num_threads(source.run.info["threads"])
-        self.base = open_at_base(source, numbers[-1], watcher, options)
+        self.base = open_at_base(source, watcher, options)
         self.numbers = numbers
         self.loaded = self.base.loaded
         self._source = source

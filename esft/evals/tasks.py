@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from esft.errors import EsftError, RunError
 from esft.evals.results import FailedTask, NoiseFloor
@@ -12,27 +11,11 @@ from esft.recipe.priors import PriorSpec
 from esft.recipe.settings import TaskSettings
 from esft.rollout.batches import Batches
 from esft.rollout.cache import Cache
-from esft.rollout.encode import EncodedRows
 from esft.rollout.evaluate import EvaluationCache, evaluate, scoring_settings
 from esft.rollout.results import Evaluation
 from esft.rollout.rollout import Rollout
-from esft.tuning.prior_tasks import rows_of
-from esft.tuning.session import task_and_rows
+from esft.tuning.tasks import EvalTask, eval_task, rows_of, task_and_rows
 from esft.tuning.watcher import Watcher
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvalTask:
-    """A task ready to be measured on a model."""
-
-    role: Literal["target", "prior"]
-    rollout: Rollout
-    encoded: EncodedRows
-
-    @property
-    def name(self) -> str:
-        """Of the task."""
-        return self.rollout.task.name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,21 +54,11 @@ def eval_tasks(
         try:
             if wanted is target:
                 task, split = task_and_rows(target)
-                chosen = split.holdout
+                role, chosen = "target", split.holdout
             else:
                 prior = rows_of(wanted, rows, data_dir)
-                task, chosen = prior.task, prior.rows
-            rollout = Rollout(
-                loaded.model,
-                loaded.tokenizer,
-                task,
-                scoring=wanted.scoring,
-                reward=wanted.reward,
-                max_new_tokens=wanted.max_new_tokens,
-                batches=Batches(batch),
-            )
-            role = "target" if wanted is target else "prior"
-            tasks.append(EvalTask(role=role, rollout=rollout, encoded=rollout.encode(chosen)))
+                task, role, chosen = prior.task, "prior", prior.rows
+            tasks.append(eval_task(role, task, wanted, chosen, loaded, Batches(batch)))
         except EsftError as error:
             failed.append(FailedTask(task=wanted.name, error=str(error), hint=error.hint))
     if not tasks:

@@ -41,7 +41,7 @@ class RunFolder:
     def update_info(self, **changes: object) -> None:
         """Replace values of run.json."""
         self.info.update(changes)
-        write_whole(self.path / "run.json", _as_json(self.info))
+        write_whole(self.path / "run.json", json.dumps(self.info, indent=2) + "\n")
 
 
 def create_run(
@@ -51,7 +51,7 @@ def create_run(
 
     Args:
         path: the folder, which does not exist or is empty.
-        recipe: the resolved recipe, as TOML.
+        recipe: as TOML.
         info: content of run.json.
         header: of the journal.
 
@@ -61,29 +61,21 @@ def create_run(
     info = {"format": RUN_FORMAT, **info}
     with whole_folder(path) as part:
         write_whole(part / "recipe.toml", recipe)
-        write_whole(part / "run.json", _as_json(info))
-        RunFolder(part, info).journal("").begin(header)
+        run = RunFolder(part, info)
+        run.update_info()
+        run.journal("").begin(header)
     return RunFolder(path, info)
 
 
 def open_run(path: Path) -> RunFolder:
-    """Open the folder of a run that was made before.
-
-    Raises:
-        RunError: if run.json cannot be read, or another format of esft wrote it.
-    """
+    """Open the folder of a run that was made before; raise RunError as `read_info`."""
     return RunFolder(path, read_info(path))
 
 
 def require_room(path: Path, nbytes: int) -> None:
-    """Refuse a run whose files would not fit on the disk.
-
-    Raises:
-        RunError: with the bytes needed and free.
-    """
-    nearest = path.absolute()
-    while not nearest.exists():
-        nearest = nearest.parent
+    """Raise RunError if files of so many bytes would not fit on the disk."""
+    path = path.absolute()
+    nearest = next(folder for folder in (path, *path.parents) if folder.exists())
     free = shutil.disk_usage(nearest).free
     if free < nbytes:
         raise RunError(
@@ -91,7 +83,3 @@ def require_room(path: Path, nbytes: int) -> None:
             "tuned model and the snapshots of its drift",
             hint="make room, or name a --run-dir on another disk",
         )
-
-
-def _as_json(info: dict[str, object]) -> str:
-    return json.dumps(info, indent=2) + "\n"

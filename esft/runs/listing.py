@@ -1,6 +1,7 @@
 """The runs under runs/ and how they stand, read without loading torch."""
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,11 +31,9 @@ class ListedRun:
     reward: float | None = None
     """At the last evaluation after it."""
     drift: float | None = None
-    """||D||."""
     size: int = 0
     """Bytes on the disk."""
     problem: str | None = None
-    """Why it is damaged."""
 
 
 def listed_runs() -> list[ListedRun]:
@@ -47,16 +46,16 @@ def _listed(path: Path) -> ListedRun:
     known: dict[str, object] = {"name": path.name, "path": str(path), "size": _size(path)}
     try:
         info = read_info(path)
-        known["started"] = _text(info["started"])
-        known["model"] = _text(info["model"]["id"])
-        known["task"] = _text(info["settings"]["task.name"])
+        known["started"] = str(info["started"])
+        known["model"] = str(info["model"]["id"])
+        known["task"] = str(info["settings"]["task.name"])
         known["planned"] = int(info["settings"]["search.steps"])
-        target = [line for line in summaries(path) if line["role"] == "target"]
-        for line in target:
-            before_or_after = "reward" if line["step"] else "reward_before"
-            known[before_or_after] = _number(line["reward"])
-        lines = metrics(path)
-        known["drift"] = _number(lines[-1]["drift"]) if lines else None
+        for line in summaries(path):
+            if line["role"] == "target":
+                before_or_after = "reward" if line["step"] else "reward_before"
+                known[before_or_after] = _number(line["reward"])
+        for line in metrics(path)[-1:]:
+            known["drift"] = _number(line["drift"])
         known["steps"] = _steps(path)
         known["state"] = _state(path, info)
     except RunError as error:
@@ -80,9 +79,9 @@ def _steps(path: Path) -> int:
 
 def _state(path: Path, info: dict) -> str:
     if info["state"] != "running" or is_locked(path):
-        return _text(info["state"])
+        return str(info["state"])
     # It may have ended since run.json was read.
-    now = _text(read_info(path)["state"])
+    now = str(read_info(path)["state"])
     return KILLED if now == "running" else now
 
 
@@ -90,17 +89,9 @@ def _size(path: Path) -> int:
     total = 0
     for folder, _, files in os.walk(path):
         for file in files:
-            try:
+            with suppress(OSError):  # it went meanwhile
                 total += os.lstat(os.path.join(folder, file)).st_size
-            except OSError:  # it went meanwhile
-                continue
     return total
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"{value!r}, expected a text")
-    return value
 
 
 def _number(value: object) -> float | None:

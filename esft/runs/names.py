@@ -69,7 +69,7 @@ def list_runs() -> list[Path]:
         return []
     # Hidden ones are still being made, or were left half-made by a kill.
     runs = [path for path in RUNS.iterdir() if not path.name.startswith(".") and is_run(path)]
-    return sorted(runs, key=_began, reverse=True)
+    return sorted(runs, key=lambda run: (_began(run), run.name), reverse=True)
 
 
 def is_run(path: Path) -> bool:
@@ -77,20 +77,19 @@ def is_run(path: Path) -> bool:
     return (path / "run.json").is_file()
 
 
-def _began(run: Path) -> tuple[float, str]:
+def _began(run: Path) -> float:
     # recipe.toml is written once, when the run begins.
     try:
-        return (run / "recipe.toml").stat().st_mtime, run.name
+        return (run / "recipe.toml").stat().st_mtime
     except OSError:
-        return 0.0, run.name
+        return 0.0
 
 
 @contextmanager
 def locked(run: Path) -> Iterator[None]:
-    """Hold a run folder inside the block. The system lets go when the process ends, however.
+    """Hold a run folder inside the block; raise RunError if another process holds it.
 
-    Raises:
-        RunError: if another process holds it, or the folder cannot be written.
+    The system lets go when the process ends, however.
     """
     lock = FileLock(run / ".lock")
     with writing(run):

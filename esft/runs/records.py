@@ -41,9 +41,9 @@ def read_info(run: Path) -> dict[str, object]:
 
 
 def read_lines(path: Path) -> list[dict]:
-    """Return the records of a file of JSON lines, without a last one that was cut off.
+    """Return the records of a file of JSON lines; none where it is not there.
 
-    A file that is not there has none.
+    A last one that was cut off does not count.
 
     Raises:
         RunError: if a whole line is not a record, with its number.
@@ -52,20 +52,18 @@ def read_lines(path: Path) -> list[dict]:
         *lines, _ = path.read_bytes().split(b"\n")
     except FileNotFoundError:
         return []
-    return [_record(path, number, line) for number, line in enumerate(lines, start=1)]
-
-
-def _record(path: Path, number: int, line: bytes) -> dict:
-    try:
-        record = json.loads(line)
-        problem = None if isinstance(record, dict) else "is not a record"
-    except ValueError as error:
-        problem = f"is not JSON: {error}"
-    if problem is not None:
-        raise RunError(
-            f"{path}: line {number} {problem}", hint="take another copy of it, or move it away"
-        )
-    return record
+    records = []
+    for at, line in enumerate(lines, start=1):
+        try:
+            records.append(json.loads(line))
+            problem = None if isinstance(records[-1], dict) else "is not a record"
+        except ValueError as error:
+            problem = f"is not JSON: {error}"
+        if problem is not None:
+            raise RunError(
+                f"{path}: line {at} {problem}", hint="take another copy of it, or move it away"
+            )
+    return records
 
 
 def finite(record: dict[str, object]) -> dict[str, object]:

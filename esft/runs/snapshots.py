@@ -20,11 +20,7 @@ _NAME = re.compile(r"step-(\d+)\.safetensors")
 
 
 class Snapshots:
-    """The drift/ folder of a run: a safetensors file a snapshot, each with its own hash.
-
-    Args:
-        folder: made with the first snapshot.
-    """
+    """The drift/ folder of a run: a safetensors file a snapshot, each with its own hash."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -33,11 +29,10 @@ class Snapshots:
         """Return the steps that have a snapshot, the newest first."""
         if not self._folder.is_dir():
             return []
-        found = map(_NAME.fullmatch, (path.name for path in self._folder.iterdir()))
-        return sorted((int(match[1]) for match in found if match), reverse=True)
+        matches = map(_NAME.fullmatch, (path.name for path in self._folder.iterdir()))
+        return sorted((int(match[1]) for match in matches if match), reverse=True)
 
     def path(self, step: int) -> Path:
-        """Return the file of a step."""
         return self._folder / f"step-{step:06d}.safetensors"
 
     @property
@@ -46,15 +41,7 @@ class Snapshots:
         return sum(self.path(step).stat().st_size for step in self.steps())
 
     def write(self, state: DriftState, checksum: str) -> None:
-        """Write a snapshot: whole, or not at all.
-
-        Args:
-            state: of the drift.
-            checksum: of the journal's line of that step.
-
-        Raises:
-            RunError: if it cannot be written, as on a full disk; those before it stay.
-        """
+        """Write a snapshot, whole or not at all; `checksum` is that of the journal at its step."""
         path = self.path(state.steps)
         about = {
             "format": SNAPSHOT_FORMAT,
@@ -88,10 +75,10 @@ class Snapshots:
                 figures=about["figures"],
                 tensors=tensors,
             )
-            found, journal = about.pop("sha256"), about["journal"]
+            digest, journal = about.pop("sha256"), about["journal"]
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise SnapshotError(f"{path} is damaged: {error}") from error
-        if found != _digest(about, state):
+        if digest != _digest(about, state):
             raise SnapshotError(f"{path} is damaged: its content is not what was written")
         if journal != checksum:
             raise SnapshotError(f"{path} belongs to another journal")

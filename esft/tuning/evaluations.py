@@ -5,20 +5,19 @@ import math
 from esft.engine.journal import Journal
 from esft.errors import RunError
 from esft.rollout.cache import Cache
-from esft.rollout.encode import EncodedRows
 from esft.rollout.evaluate import EvaluationCache, ModelVersion, evaluate, scoring_settings
 from esft.rollout.results import Evaluation
-from esft.rollout.rollout import Rollout
 from esft.runs.folder import RunFolder
 from esft.runs.records import best_step, evaluation, summaries
 from esft.tuning.session import Session
+from esft.tuning.tasks import EvalTask
 from esft.tuning.watcher import Failures, TaskScores, Watcher
 
 
 class Evaluations:
     """Evaluates what is not on record yet, and knows the best step.
 
-    Weights and journal are at the step that is evaluated; only step 0 can be had at any time.
+    Weights and journal are at the step that is evaluated; step 0 alone is evaluated at any time.
     """
 
     def __init__(
@@ -36,8 +35,6 @@ class Evaluations:
         self._watcher = watcher
         self._cache = Cache()
         self._recorded = summaries(run.path)
-        self._tasks = [("target", session.rollout, session.holdout)]
-        self._tasks += [("prior", prior.rollout, prior.encoded) for prior in session.priors]
         self._base: tuple[Evaluation, ...] = ()
 
     @property
@@ -58,14 +55,17 @@ class Evaluations:
 
     def at(self, step: int) -> tuple[Evaluation, ...]:
         """Return target and prior tasks at `step`, where the weights are; evaluate what is new."""
-        known = [self._on_record(step, rollout.task.name) for _, rollout, _ in self._tasks]
-        if None in known:
-            priors = f" and {len(self._tasks) - 1} prior tasks" if len(self._tasks) > 1 else ""
-            rows = len(self._session.holdout.rows)
+        tasks = self._session.tasks
+        recorded = {line["task"]: line for line in self._recorded if line["step"] == step}
+        if any(task.name not in recorded for task in tasks):
+            priors = f" and {len(tasks) - 1} prior tasks" if len(tasks) > 1 else ""
+            rows = len(tasks[0].encoded.rows)
             self._watcher.phase(f"scoring {rows} holdout rows{priors} at step {step}")
         evaluations = tuple(
-            self._evaluate(step, *task) if on_record is None else on_record
-            for on_record, task in zip(known, self._tasks, strict=True)
+            evaluation(self._run.path, recorded[task.name])
+            if task.name in recorded
+            else self._evaluate(step, task)
+            for task in tasks
         )
         if step == 0:
             self._base = evaluations
@@ -74,38 +74,30 @@ class Evaluations:
     def scores(self, step: int) -> tuple[TaskScores, ...]:
         """Return `at` beside the evaluations of the base, the target first."""
         return tuple(
-            TaskScores(name=rollout.task.name, base=base, now=now)
-            for (_, rollout, _), base, now in zip(
-                self._tasks, self._base, self.at(step), strict=True
-            )
+            TaskScores(name=task.name, base=base, now=now)
+            for task, base, now in zip(self._session.tasks, self._base, self.at(step), strict=True)
         )
 
-    def _on_record(self, step: int, task: str) -> Evaluation | None:
-        for summary in self._recorded:
-            if (summary["step"], summary["task"]) == (step, task):
-                return evaluation(self._run.path, summary)
-        return None
-
-    def _evaluate(self, step: int, role: str, rollout: Rollout, rows: EncodedRows) -> Evaluation:
-        session, task = self._session, rollout.task.name
+    def _evaluate(self, step: int, task: EvalTask) -> Evaluation:
+        base, rollout, rows = self._session.base, task.rollout, task.encoded
         checksum = self._journal.checksum if step else ""
-        model = ModelVersion(base=session.base.identity, journal=checksum)
-        settings = scoring_settings(rollout, session.loaded.device)
+        model = ModelVersion(base=base.identity, journal=checksum)
+        settings = scoring_settings(rollout, base.loaded.device)
         cache = EvaluationCache(self._cache, model, settings)
         if step == 0:
             # A run that lost its first evaluation makes it again with D set aside.
-            with session.drift.at_base():
+            with base.drift.at_base():
                 result = evaluate(rollout, rows, cache)
         else:
             result = evaluate(rollout, rows, cache)
-        if step == 0 and role == "target" and math.isnan(result.reward):
+        if step == 0 and task.role == "target" and math.isnan(result.reward):
             raise RunError(
-                f"the base model gives NaN on holdout rows in {session.loaded.dtype}, "
+                f"the base model gives NaN on holdout rows in {base.loaded.dtype}, "
                 "expected finite logits: its activations overflow",
                 hint="take --dtype bfloat16 or float32",
             )
-        self._failures.add(f"{task} at step {step}", rows, list(result.results))
-        summary = {"step": step, "task": task, "role": role} | result.summary()
+        self._failures.add(f"{task.name} at step {step}", rows, result.results)
+        summary = {"step": step, "task": task.name, "role": task.role} | result.summary()
         self._run.record_evaluation(summary, result.row_records(rows.rows))
         self._recorded.append(summary)
         return result

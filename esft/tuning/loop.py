@@ -5,6 +5,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
@@ -17,9 +18,9 @@ from esft.rollout.batches import out_of_memory
 from esft.tuning.population import MemberResult, Population
 from esft.tuning.rebuild import seconds_a_noise
 from esft.tuning.recorder import Recorder
-from esft.tuning.sampler import RowSampler, rows_hash
-from esft.tuning.session import Session
-from esft.tuning.watcher import Failures, Outcome, StepMetrics, TaskScores, Watcher
+from esft.tuning.session import RowSampler, Session
+from esft.tuning.tasks import rows_hash
+from esft.tuning.watcher import Outcome, StepMetrics, Watcher
 
 
 class Loop:
@@ -31,41 +32,26 @@ class Loop:
         population: Population,
         recorder: Recorder,
         forecast: Forecast,
-        failures: Failures,
         watcher: Watcher,
     ) -> None:
-        self._session = session
-        self._search, self._anchor = session.recipe.search, session.recipe.anchor
+        self._session, self._base = session, session.base
+        self._search = session.recipe.search
         self._population = population
         self._recorder = recorder
         self._forecast = forecast
-        self._failures = failures
         self._watcher = watcher
         self._sampler = RowSampler(
             len(session.train.rows), session.recipe.task.rows_per_step, self._search.seed
         )
         self._first = recorder.done
+        self._estimated = False
         self._started = time.monotonic()
 
     def run(self, stop: Callable[[], bool]) -> Outcome:
-        """Make the steps that are left, save the model and evaluate it.
-
-        Args:
-            stop: asked after each step; True ends the run there.
-
-        Raises:
-            EsftError: for what the user can fix; where a step was done, the model as it is then
-                is saved first.
-        """
+        """Make the steps that are left or until `stop`; save the model, also on errors."""
         recorder = self._recorder
         try:
-            recorder.begin()
-            self._watcher.begin()
-            self._first_began = time.monotonic()
-            recorder.keep()
-            while not recorder.over() and not (recorder.done > self._first and stop()):
-                self._step(recorder.done + 1)
-                recorder.keep()
+            self._steps(stop)
         except EsftError:
             recorder.fail()
             raise
@@ -77,72 +63,74 @@ class Loop:
                 f"memory ran out in step {recorder.done + 1}, outside the rollouts: {error}",
                 hint="take a smaller model or --dtype bfloat16, or free memory on the device",
             ) from error
-        return self._outcome(stopped=not recorder.over(), scores=recorder.finish())
-
-    def _outcome(self, *, stopped: bool, scores: tuple[TaskScores, ...]) -> Outcome:
-        target, *priors = scores
+        stopped = not recorder.over()
+        target, *priors = recorder.finish()
         return Outcome(
-            run_path=str(self._recorder.run.path),
-            model_path=str(self._recorder.run.model_path),
-            steps=self._recorder.done,
+            run_path=str(recorder.run.path),
+            model_path=str(recorder.run.model_path),
+            steps=recorder.done,
             planned=self._search.steps,
             stopped=stopped,
             task=target.name,
             base=target.base,
             tuned=target.now,
-            best_step=self._recorder.best_step,
+            best_step=recorder.evaluations.best_step,
             priors=tuple(priors),
-            grader_failures=self._failures.count,
-            drift=self._session.drift.norm(),
+            grader_failures=recorder.failures.count,
+            drift=self._base.drift.norm(),
             forecast=self._forecast.norm(),
             seconds=time.monotonic() - self._started,
-            peak_memory=peak_memory(self._session.loaded.device),
+            peak_memory=peak_memory(self._base.loaded.device),
         )
+
+    def _steps(self, stop: Callable[[], bool]) -> None:
+        recorder = self._recorder
+        recorder.begin()
+        self._watcher.begin()
+        self._first_began = time.monotonic()
+        recorder.keep()
+        while not recorder.over() and not (recorder.done > self._first and stop()):
+            self._step(recorder.done + 1)
+            recorder.keep()
 
     def _step(self, step: int) -> None:
         began, search = time.monotonic(), self._search
         members = population(search.seed, step, search.population, search.antithetic)
         rows = self._session.train.take(self._sampler.take(step))
 
-        estimated = step > self._first + 1
-
-        def tell(done: int) -> None:
-            nonlocal estimated
-            if not estimated:
-                estimated = True
-                self._estimate((time.monotonic() - began) / done)
-            self._watcher.progress(f"step {step}, member", done, len(members))
-
-        results = self._population.roll_out(step, members, rows, tell)
+        results = self._population.roll_out(step, members, rows, partial(self._tell, step, began))
         rewards = [result.reward for result in results]
         self._check_rewards(step, rewards)
         coefficients = as_recorded(shape(rewards, search.shaping, search.antithetic))
-        self._session.base.refuse_if_changed()
-        line = JournalStep(
-            step=step,
-            rewards=tuple(rewards),
-            coefficients=coefficients,
-            rows_at=self._sampler.position(step),
-            rows_hash=rows_hash(rows.rows),
+        self._base.refuse_if_changed()
+        self._recorder.begin_step(
+            JournalStep(
+                step=step,
+                rewards=tuple(rewards),
+                coefficients=coefficients,
+                rows_at=self._sampler.position(step),
+                rows_hash=rows_hash(rows.rows),
+            )
         )
-
-        def make() -> StepMetrics:
-            takers, weights = with_coefficients(members, coefficients)
-            anchor = self._anchor
-            self._session.drift.step(takers, weights, search.alpha, anchor.awd, anchor.norm)
-            self._forecast.step(len(takers), sum_of_squares(net_coefficients(takers, weights)))
-            return self._metrics(step, results, len(takers), time.monotonic() - began)
-
-        metrics = self._recorder.step(line, make)
-        left = search.steps - step
+        takers, weights = with_coefficients(members, coefficients)
+        anchor = self._session.recipe.anchor
+        self._base.drift.step(takers, weights, search.alpha, anchor.awd, anchor.norm)
+        self._forecast.step(len(takers), sum_of_squares(net_coefficients(takers, weights)))
+        metrics = self._metrics(step, results, len(takers), time.monotonic() - began)
+        self._recorder.end_step(metrics)
         seconds = (time.monotonic() - self._first_began) / (step - self._first)
-        self._watcher.step(metrics, search.steps, seconds * left)
+        self._watcher.step(metrics, search.steps, seconds * (search.steps - step))
 
-    def _estimate(self, seconds_a_member: float) -> None:
-        left = self._search.steps - self._first
-        # A step draws every member's noise once more than its perturbing and reverting do.
-        seconds = seconds_a_member + seconds_a_noise(self._session.weights)
-        self._watcher.estimate(seconds * self._search.population * left, left)
+    def _tell(self, step: int, began: float, done: int) -> None:
+        """Tell how many members of a step are done; once, how long the run will take."""
+        members = self._search.population
+        if not self._estimated:
+            self._estimated = True
+            left = self._search.steps - self._first
+            # A step draws every member's noise once more than its perturbing and reverting do.
+            seconds = (time.monotonic() - began) / done + seconds_a_noise(self._base.weights)
+            self._watcher.estimate(seconds * members * left, left)
+        self._watcher.progress(f"step {step}, member", done, members)
 
     def _check_rewards(self, step: int, rewards: list[float]) -> None:
         lost = sum(not math.isfinite(reward) for reward in rewards)
@@ -159,7 +147,7 @@ class Loop:
             )
         finite = [reward for reward in rewards if math.isfinite(reward)]
         if max(finite) - min(finite) <= EQUAL:
-            acts = "only the decay acts" if self._anchor.awd else "the weights stay"
+            acts = "only the decay acts" if self._session.recipe.anchor.awd else "the weights stay"
             self._watcher.notice(
                 f"step {step}: all rewards are {finite[0]:.4g}, so there is no update; {acts}"
             )
@@ -176,19 +164,16 @@ class Loop:
             correct=sum(result.right for result in finite) / judged if judged else None,
             grader_failures=sum(result.failures for result in results),
             members=size,
-            drift=self._session.drift.norm(),
+            drift=self._base.drift.norm(),
             forecast=self._forecast.norm(),
             seconds=seconds,
-            peak_memory=peak_memory(self._session.loaded.device),
+            peak_memory=peak_memory(self._base.loaded.device),
             batch=self._session.rollout.batches.size,
         )
 
 
 def peak_memory(device: torch.device) -> int:
-    """Return the most bytes held so far: on the device for cuda, else of the process.
-
-    On mps the process' memory is the device's.
-    """
+    """Return the most bytes held so far: on the device for cuda, else (mps, too) by the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

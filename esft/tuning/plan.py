@@ -24,18 +24,18 @@ class Plan:
 
 def make_plan(session: Session, run_path: str) -> Plan:
     """Return what `session` is going to do; passes once over the weights."""
-    search, anchor, loaded = session.recipe.search, session.recipe.anchor, session.loaded
+    search, base, loaded = session.recipe.search, session.base, session.base.loaded
     dtype = str(loaded.dtype).removeprefix("torch.")
     member = population(search.seed, 1, search.population, search.antithetic)[0]
-    unmoved = unmoved_share(session.weights, member, search.sigma)
-    decay, warning = decay_effect(session.weights.numel, search, anchor)
+    unmoved = unmoved_share(base.weights, member, search.sigma)
+    decay, warning = decay_effect(base.weights.numel, search, session.recipe.anchor)
     warnings = [] if warning is None else [warning]
     if unmoved > UNMOVED:
         warnings.append(
             f"sigma {search.sigma:g} is too small to move {unmoved:.0%} of the weights in "
             f"{dtype}: raise --sigma, or take --dtype float32"
         )
-    tuned = f"{session.weights.numel:,} parameters tuned in {len(session.weights.names)} tensors"
+    tuned = f"{base.weights.numel:,} parameters tuned in {len(base.weights.names)} tensors"
     pairs = " in antithetic pairs" if search.antithetic else ""
     lines = [
         ("model", f"{loaded.id}: {tuned}, {dtype} on {loaded.device}"),
@@ -94,12 +94,12 @@ def _task_lines(session: Session) -> list[tuple[str, str]]:
     if settings.reward is not None:
         how += f", reward {settings.reward}"
     target = (
-        f"{session.task.name} by {how}: {settings.train} train rows, {per_step} a step; "
+        f"{session.rollout.task.name} by {how}: {settings.train} train rows, {per_step} a step; "
         f"{settings.holdout} holdout rows"
     )
-    if not session.priors:
+    counts = {task.name: len(task.encoded.rows) for task in session.tasks[1:]}
+    if not counts:
         return [("task", target)]
-    counts = {task.name: len(task.encoded.rows) for task in session.priors}
     if len(set(counts.values())) == 1:
         priors = f"{', '.join(counts)}: {min(counts.values())} rows each"
     else:
@@ -110,14 +110,14 @@ def _task_lines(session: Session) -> list[tuple[str, str]]:
 
 def _anchor_lines(session: Session) -> list[tuple[str, str]]:
     """Return where base weights and drift lie, where that is not the usual way, and the revert."""
-    anchor, mapped, device = session.recipe.anchor, session.base.mapped, session.loaded.device
-    lines = [] if mapped is None else [("anchor", mapped.note)]
+    anchor, base, device = session.recipe.anchor, session.base, session.base.loaded.device
+    lines = [] if base.mapped is None else [("anchor", base.mapped.note)]
     if anchor.store == "device" and device.type != "cpu":
         lines.append(("anchor", f"base weights on {device}"))
-    kept = f"drift kept in {anchor.drift}, {session.drift.nbytes / 1e6:,.0f} MB"
+    kept = f"drift kept in {anchor.drift}, {base.drift.nbytes / 1e6:,.0f} MB"
     if anchor.store != "disk":
         kept += " with the base weights"
-    if revert_way(session.drift) == "restore":
+    if revert_way(base.drift) == "restore":
         revert = f"exact, by restoring base + drift ({kept})"
     else:
         revert = f"exact, by subtracting the noise and a log ({kept}, on the host)"

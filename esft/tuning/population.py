@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from esft.engine.members import Member
 from esft.engine.perturb import perturbed
 from esft.rollout.encode import EncodedRows
-from esft.rollout.results import RowResult, mean_reward
+from esft.rollout.results import mean_reward
 from esft.tuning.session import Session
 from esft.tuning.watcher import Failures
 
@@ -29,10 +29,6 @@ class Population:
 
     The loop sees rewards and not how they came about: members in one batch, or on other
     processes, are another class with this `roll_out`.
-
-    Args:
-        session: whose weights are perturbed, and exactly as they were after each member.
-        failures: counts the answers without a reward.
     """
 
     def __init__(self, session: Session, failures: Failures) -> None:
@@ -44,32 +40,26 @@ class Population:
         step: int,
         members: Sequence[Member],
         rows: EncodedRows,
-        on_members: Callable[[int], None] = lambda done: None,
+        on_members: Callable[[int], None],
     ) -> list[MemberResult]:
         """Return what each member made of `rows`, in the members' order.
 
-        Args:
-            step: of the run, from 1.
-            members: of that step.
-            rows: the same ones for every member.
-            on_members: called with the number of members done, each time some are.
+        The weights are exactly as they were after each. `on_members` is called with the number of
+        members done, each time some are.
         """
-        session, results = self._session, []
-        sigma = session.recipe.search.sigma
+        base, rollout, results = self._session.base, self._session.rollout, []
+        sigma = self._session.recipe.search.sigma
         for member in members:
-            with perturbed(session.weights, member, sigma, session.drift):
-                row_results = session.rollout.roll_out(rows)
-            self._failures.add(f"step {step}", rows, row_results)
-            results.append(_member_result(row_results))
+            with perturbed(base.weights, member, sigma, base.drift):
+                row_results = rollout.roll_out(rows)
+            judged = [result.correct for result in row_results if result.correct is not None]
+            results.append(
+                MemberResult(
+                    reward=mean_reward(row_results),
+                    judged=len(judged),
+                    right=sum(judged),
+                    failures=self._failures.add(f"step {step}", rows, row_results),
+                )
+            )
             on_members(len(results))
         return results
-
-
-def _member_result(results: list[RowResult]) -> MemberResult:
-    judged = [result.correct for result in results if result.correct is not None]
-    return MemberResult(
-        reward=mean_reward(results),
-        judged=len(judged),
-        right=sum(judged),
-        failures=sum(result.failure is not None for result in results),
-    )

@@ -19,7 +19,7 @@ from esft.runs.folder import RunFolder, open_run
 from esft.runs.names import find_run
 from esft.runs.records import best_step, summaries
 from esft.runs.snapshots import Snapshots
-from esft.tuning.tuned_model import Base, open_base
+from esft.tuning.session import Base, open_base
 from esft.tuning.watcher import Watcher
 
 _SAMPLE = 1 << 23
@@ -78,7 +78,7 @@ class Rebuilt:
 
 
 def find_source(name: str | None) -> Source:
-    """Return what RUN means to replay, export and verify: a run, or the file of a journal.
+    """Return what RUN means to replay, export and eval: a run, or the file of a journal.
 
     Raises:
         EsftError: if there is no such run or file, or its journal is damaged.
@@ -128,7 +128,7 @@ def rebuild(
         source: the run or journal.
         at: "best", "last" or the number of a step.
         watcher: shows progress, and the time it takes before it begins.
-        options: which base model, where, and from what; None takes those of the run.
+        options: None takes those of the run.
 
     Raises:
         EsftError: if there is no such step, the base model is another one, or the weights do not
@@ -136,7 +136,7 @@ def rebuild(
     """
     options = RebuildOptions() if options is None else options
     step = step_of(source, at)
-    base = open_at_base(source, step, watcher, options)
+    base = open_at_base(source, watcher, options)
     bring_to(base, source, step, watcher, from_base=options.from_base)
     weights, expected = identity(base.loaded.model), source.weights_of(step)
     if expected is not None and weights != expected:
@@ -151,8 +151,8 @@ def rebuild(
     )
 
 
-def open_at_base(source: Source, step: int, watcher: Watcher, options: RebuildOptions) -> Base:
-    """Load the base model of a run, at D = 0, as step `step` of it needs it; see `rebuild`."""
+def open_at_base(source: Source, watcher: Watcher, options: RebuildOptions) -> Base:
+    """Load the base model of a run, at D = 0; see `rebuild`."""
     record, header = source.record, source.record.header
     if header["noise_version"] != NOISE_VERSION:
         raise JournalError(
@@ -162,12 +162,18 @@ def open_at_base(source: Source, step: int, watcher: Watcher, options: RebuildOp
         )
     if record.torn:
         watcher.notice(f"the journal's last line was cut off: step {record.last} is last")
-    model, anchor = _settings(source, header)
+    kept = {"drift": header["drift"], "awd": header["awd"], "norm": header["norm"]}
+    if source.run is None:
+        model, anchor = Model(id=header["model"]), Anchor(**kept)
+    else:
+        recipe = load_recipe(str(source.run.recipe_path), {})
+        model = with_recorded_paths(recipe, source.run.info["places"]).model
+        anchor = replace(recipe.anchor, **kept)
     model = model if options.model is None else replace(model, id=options.model)
     watcher.phase(f"loading {model.id}")
     loaded = load_model(
         model.id,
-        dtype=model.dtype,
+        dtype=header["dtype"],
         device=model.device if options.device is None else options.device,
         trust_remote_code=model.trust_remote_code,
     )
@@ -180,16 +186,6 @@ def open_at_base(source: Source, step: int, watcher: Watcher, options: RebuildOp
         )
     globs = [None if header[key] is None else tuple(header[key]) for key in ("include", "exclude")]
     return open_base(loaded, anchor, header["seed"], *globs)
-
-
-def _settings(source: Source, header: dict) -> tuple[Model, Anchor]:
-    """Return which base model to load, and how its drift is kept."""
-    kept = {"drift": header["drift"], "awd": header["awd"], "norm": header["norm"]}
-    if source.run is None:
-        return Model(id=str(header["model"]), dtype=str(header["dtype"])), Anchor(**kept)
-    recipe = load_recipe(str(source.run.recipe_path), {})
-    model = with_recorded_paths(recipe, source.run.info["places"]).model
-    return replace(model, dtype=header["dtype"]), replace(recipe.anchor, **kept)
 
 
 def bring_to(
@@ -231,14 +227,12 @@ def _load_nearest(
 ) -> None:
     """Load the newest good snapshot at or before `step`, if that is ahead of the drift."""
     for ahead in snapshots.steps():
-        if not drift.steps < ahead <= step:
-            continue
-        try:
-            drift.load(snapshots.read(ahead, record.checksums[ahead]))
-        except (SnapshotError, AnchorError) as error:
-            watcher.notice(f"{error}; an earlier state is taken")
-            continue
-        return
+        if drift.steps < ahead <= step:
+            try:
+                drift.load(snapshots.read(ahead, record.checksums[ahead]))
+                return
+            except (SnapshotError, AnchorError) as error:
+                watcher.notice(f"{error}; an earlier state is taken")
 
 
 def seconds_a_noise(weights: Weights) -> float:

@@ -35,20 +35,12 @@ class Finished:
 
 
 def resume_tuning(
-    path: Path,
-    watcher: Watcher,
-    stop: Callable[[], bool],
-    population: PopulationOf = Population,
+    path: Path, watcher: Watcher, stop: Callable[[], bool], population: PopulationOf = Population
 ) -> Outcome | Finished:
     """Go on with a run: the same journal and the same bits as if it had never stopped.
 
-    In its recipe.toml `search.steps` may be raised since, and where things lie may change.
-
-    Args:
-        path: of the run folder.
-        watcher: shows progress.
-        stop: asked after each step; True ends the run there, with the model saved.
-        population: makes what rolls out the members.
+    In its recipe.toml `search.steps` may be raised since, and where things lie may change. The
+    other arguments are those of `run_tuning`.
 
     Raises:
         EsftError: if another process works on the run, its files are damaged, or base model,
@@ -59,10 +51,17 @@ def resume_tuning(
         record = read_journal(run.journal_path)
         recipe = load_recipe(str(run.recipe_path), {})
         if run.info["state"] == "finished":
-            _refuse_lost_lines(run, record)
+            steps = run.info["saved"]["step"]
+            if record.last != steps or record.torn:
+                raise RunError(
+                    f"{record.path} has {record.last} whole steps, but run.json says that the run "
+                    f"finished with {steps}: lines are missing",
+                    hint="take another copy of the journal",
+                )
             if recipe.search.steps <= run.info["settings"]["search.steps"]:
-                model = str(run.model_path)
-                return Finished(run_path=str(path), model_path=model, steps=record.last)
+                return Finished(
+                    run_path=str(path), model_path=str(run.model_path), steps=record.last
+                )
         _refuse(run, recipe_differences(recipe, run.info))
         _take_threads(run, watcher)
         watcher.phase(f"loading {recipe.model.id}")
@@ -82,16 +81,6 @@ def _open_again(run: RunFolder, record: JournalRecord, recipe: Recipe) -> Sessio
     session = open_session(recipe, batch=run.info["batches"][-1][1])
     _refuse(run, session_differences(session, run.info, record))
     return session
-
-
-def _refuse_lost_lines(run: RunFolder, record: JournalRecord) -> None:
-    steps = run.info["saved"]["step"]
-    if record.last != steps or record.torn:
-        raise RunError(
-            f"{record.path} has {record.last} whole steps, but run.json says that the run "
-            f"finished with {steps}: lines are missing",
-            hint="take another copy of the journal",
-        )
 
 
 def _refuse(run: RunFolder, differences: list[str]) -> None:

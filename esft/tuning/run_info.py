@@ -12,8 +12,8 @@ from esft.engine.noise import NOISE_VERSION
 from esft.recipe.check import shown
 from esft.recipe.paths import own_files, recorded_paths
 from esft.recipe.settings import Recipe, settings_of
-from esft.tuning.sampler import rows_hash
 from esft.tuning.session import Session
+from esft.tuning.tasks import rows_hash
 
 FREE = (
     "anchor.store",
@@ -26,11 +26,17 @@ FREE = (
 )
 """Settings that change no bit of a run; what model and rows hold is compared by hash."""
 
+_REPLAYED = (
+    *("model.include", "model.exclude"),
+    *("search.seed", "search.population", "search.antithetic", "search.sigma", "search.alpha"),
+    *("anchor.awd", "anchor.norm", "anchor.drift"),
+)
+"""Settings that a replay needs, in the order of the journal's header."""
+
 
 def run_info(session: Session) -> dict[str, object]:
     """Return the content of run.json: what could change a result and is no setting."""
-    loaded = session.loaded
-    device = loaded.device
+    loaded, device = session.base.loaded, session.base.loaded.device
     cuda = device.type == "cuda"
     return {
         "state": "running",
@@ -41,15 +47,15 @@ def run_info(session: Session) -> dict[str, object]:
             "source": loaded.source,
             "base": session.base.identity,
             "dtype": str(loaded.dtype).removeprefix("torch."),
-            "tuned_parameters": session.weights.numel,
+            "tuned_parameters": session.base.weights.numel,
         },
         "device": f"{device} "
         f"({torch.cuda.get_device_name(device) if cuda else platform.machine()})",
         "threads": torch.get_num_threads(),
         "noise_version": NOISE_VERSION,
-        "rows": rows_info(session),
+        "rows": _rows_info(session),
         "files": own_files(session.recipe),
-        "places": recorded_paths(session.recipe, session.task),
+        "places": recorded_paths(session.recipe, session.rollout.task),
         "settings": settings_of(session.recipe),
         "batches": [[0, session.rollout.batches.size]],
     }
@@ -65,33 +71,15 @@ def versions() -> dict[str, str]:
     }
 
 
-def rows_info(session: Session) -> dict[str, dict[str, object]]:
-    """Return how many rows there are of each kind, and their hash."""
-    kinds = {"train": session.train, "holdout": session.holdout}
-    kinds |= {f"prior task {prior.name}": prior.encoded for prior in session.priors}
-    return {
-        name: {"n": len(rows.rows), "hash": rows_hash(rows.rows)} for name, rows in kinds.items()
-    }
-
-
 def journal_header(session: Session) -> dict[str, object]:
     """Return what a replay of the journal needs besides its steps and the base model."""
-    recipe = session.recipe
+    loaded, settings = session.base.loaded, settings_of(session.recipe)
     return {
         "noise_version": NOISE_VERSION,
-        "model": session.loaded.id,
+        "model": loaded.id,
         "base": session.base.identity,
-        "dtype": str(session.loaded.dtype).removeprefix("torch."),
-        "include": recipe.model.include,
-        "exclude": recipe.model.exclude,
-        "seed": recipe.search.seed,
-        "population": recipe.search.population,
-        "antithetic": recipe.search.antithetic,
-        "sigma": recipe.search.sigma,
-        "alpha": recipe.search.alpha,
-        "awd": recipe.anchor.awd,
-        "norm": recipe.anchor.norm,
-        "drift": recipe.anchor.drift,
+        "dtype": str(loaded.dtype).removeprefix("torch."),
+        **{key.partition(".")[2]: settings[key] for key in _REPLAYED},
     }
 
 
@@ -108,26 +96,33 @@ def recipe_differences(recipe: Recipe, info: dict) -> list[str]:
 
 def session_differences(session: Session, info: dict, record: JournalRecord) -> list[str]:
     """Return, in words, what else differs: base model, rows, files of own tasks, the journal."""
-    was: dict[str, object] = record.header | {
-        **{f"rows {name}": rows for name, rows in info["rows"].items()},
-        **{f"file {name}": digest for name, digest in info["files"].items()},
-    }
-    now: dict[str, object] = journal_header(session) | {
-        **{f"rows {name}": rows for name, rows in rows_info(session).items()},
-        **{f"file {name}": digest for name, digest in own_files(session.recipe).items()},
-    }
+    was = _compared(record.header, info["rows"], info["files"])
+    now = _compared(journal_header(session), _rows_info(session), own_files(session.recipe))
     return [
         f"{'base model' if key == 'base' else key} is {_text(now.get(key))}, "
         f"the run has {_text(was.get(key))}"
         for key in sorted(was.keys() | now.keys())
         # The base model may have another name by now.
-        if key != "model" and _plain(was.get(key)) != _plain(now.get(key))
+        if key != "model" and was.get(key) != now.get(key)
     ]
 
 
-def _plain(value: object) -> object:
-    """Return a value as it comes back from JSON."""
-    return list(value) if isinstance(value, tuple) else value
+def _compared(header: dict, rows: dict, files: dict) -> dict[str, object]:
+    return (
+        header
+        | {f"rows {name}": counted for name, counted in rows.items()}
+        | {f"file {name}": digest for name, digest in files.items()}
+    )
+
+
+def _rows_info(session: Session) -> dict[str, dict[str, object]]:
+    """Return how many rows there are of each kind, and their hash."""
+    target, *priors = session.tasks
+    kinds = {"train": session.train, "holdout": target.encoded}
+    kinds |= {f"prior task {prior.name}": prior.encoded for prior in priors}
+    return {
+        name: {"n": len(rows.rows), "hash": rows_hash(rows.rows)} for name, rows in kinds.items()
+    }
 
 
 def _text(value: object) -> str:

@@ -4,14 +4,13 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
-from esft.engine.forecast import Forecast, forecast_of
-from esft.engine.journal import JournalStep
+from esft.engine.forecast import forecast_of
 from esft.engine.journal_read import JournalRecord, read_journal
 from esft.recipe.settings import Recipe
 from esft.recipe.toml import dump_recipe
 from esft.runs.folder import RunFolder, create_run, require_room
 from esft.runs.names import choose_run_path, locked
-from esft.runs.records import metrics, summaries
+from esft.runs.records import metrics
 from esft.runs.snapshots import NEWEST
 from esft.tuning.loop import Loop
 from esft.tuning.plan import make_plan
@@ -35,7 +34,7 @@ def run_tuning(
     """Tune a model as `recipe` says and leave a run folder with the tuned model.
 
     Args:
-        recipe: the settings; a missing seed is drawn and recorded.
+        recipe: a missing seed is drawn and recorded.
         watcher: shows progress.
         stop: asked after each step; True ends the run there, with the model saved.
         population: makes what rolls out the members.
@@ -49,8 +48,8 @@ def run_tuning(
     session = open_session(recipe)
     require_room(path, room(session))
     watcher.plan(make_plan(session, str(path)))
-    header = journal_header(session)
-    run = create_run(path, dump_recipe(session.recipe), run_info(session), header)
+    recipe = dump_recipe(session.recipe)
+    run = create_run(path, recipe, run_info(session), journal_header(session))
     with locked(path):
         record = read_journal(run.journal_path)
         return go_on(session, run, record, watcher, stop, population)
@@ -58,9 +57,9 @@ def run_tuning(
 
 def room(session: Session) -> int:
     """Return the bytes that a run leaves on the disk: the model and the snapshots of the drift."""
-    model = sum(parameter.nbytes for parameter in session.loaded.model.parameters())
+    model = sum(parameter.nbytes for parameter in session.base.loaded.model.parameters())
     # The newest, that of the best step, and one being written.
-    return model + (NEWEST + 2) * session.drift.state_nbytes
+    return model + (NEWEST + 2) * session.base.drift.state_nbytes
 
 
 def go_on(
@@ -72,33 +71,29 @@ def go_on(
     population: PopulationOf,
 ) -> Outcome:
     """Bring a session just opened to the last step of its journal, and make those that are left."""
-    lines = [*metrics(run.path), *summaries(run.path)]
-    failures = Failures(watcher, sum(line.get("grader_failures", 0) for line in lines))
-    forecast = forecast_of(record, session.weights.numel)
+    forecast = forecast_of(record, session.base.weights.numel)
     known = {line["step"] for line in metrics(run.path)}
 
     def record_lost(step: int) -> None:
-        if step not in known:
-            run.record_metrics(_as_the_journal_tells(record.steps[step - 1], session, forecast))
+        """Record the metrics of a step just made again, as far as the journal tells them."""
+        if step in known:
+            return
+        line = record.steps[step - 1]
+        rewards = [reward for reward in line.rewards if math.isfinite(reward)]
+        run.record_metrics(
+            {
+                "step": step,
+                "reward_mean": sum(rewards) / len(rewards),
+                "reward_best": max(rewards),
+                "members": sum(not math.isnan(coefficient) for coefficient in line.coefficients),
+                "drift": session.base.drift.norm(),
+                "forecast": forecast.norms[step],
+                "replayed": True,
+            }
+        )
 
     source = Source(record=record, run=run)
     bring_to(session.base, source, record.last, watcher, on_step=record_lost)
-    recorder = Recorder(session, run, run.journal(record.checksum), failures, watcher)
-    members = population(session, failures)
-    return Loop(session, members, recorder, forecast, failures, watcher).run(stop)
-
-
-def _as_the_journal_tells(
-    line: JournalStep, session: Session, forecast: Forecast
-) -> dict[str, object]:
-    """Return the metrics of a step just made again, as far as the journal tells them."""
-    rewards = [reward for reward in line.rewards if math.isfinite(reward)]
-    return {
-        "step": line.step,
-        "reward_mean": sum(rewards) / len(rewards),
-        "reward_best": max(rewards),
-        "members": sum(not math.isnan(coefficient) for coefficient in line.coefficients),
-        "drift": session.drift.norm(),
-        "forecast": forecast.norms[line.step],
-        "replayed": True,
-    }
+    recorder = Recorder(session, run, run.journal(record.checksum), watcher)
+    members = population(session, recorder.failures)
+    return Loop(session, members, recorder, forecast, watcher).run(stop)

@@ -1,6 +1,6 @@
 """Whether a run still rebuilds the model that it claims."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,7 +31,6 @@ class Check:
     result: str
     """OK, FAILED or NOT_APPLICABLE."""
     text: str
-    """What was found; where it failed, what was expected too."""
     hint: str | None = None
 
 
@@ -66,7 +65,16 @@ def checks_of(path: Path, watcher: Watcher, options: RebuildOptions) -> Iterator
     """
     run = None if path.is_file() else open_run(path)
     checks = _Checks(path if run is None else run.journal_path, run, watcher, options)
-    for what, check in checks.all():
+    if run is None:
+        steps = {"journal": checks.journal, "rebuild": checks.rebuild}
+    else:
+        steps = {
+            run.journal_path.name: checks.journal,
+            "drift/": checks.snapshots,
+            "model/": checks.model,
+            "rebuild": checks.rebuild,
+        }
+    for what, check in steps.items():
         try:
             result, text, hint = OK, check(), None
         except _DoesNotApplyError as why:
@@ -82,33 +90,23 @@ class _Checks:
     """The checks of a journal, in its run folder or alone; later ones use what is good."""
 
     def __init__(
-        self, journal: Path, run: RunFolder | None, watcher: Watcher, options: RebuildOptions
+        self, path: Path, run: RunFolder | None, watcher: Watcher, options: RebuildOptions
     ) -> None:
-        self._journal = journal
+        self._path = path
         self._run = run
         self._saved = None if run is None else run.info.get("saved")
         self._watcher = watcher
         self._options = options
         self._record: JournalRecord | None = None
 
-    def all(self) -> Iterator[tuple[str, Callable[[], str]]]:
-        """Yield what is checked, and how."""
-        yield "journal" if self._run is None else self._journal.name, self._check_journal
-        if self._run is not None:
-            yield "drift/", self._check_snapshots
-            yield "model/", self._check_model
-        yield "rebuild", self._check_rebuild
-
-    def _check_journal(self) -> str:
-        record = read_journal(self._journal)
+    def journal(self) -> str:
+        record = read_journal(self._path)
         if self._run is not None:
             self._refuse_other_journal(record)
         elif record.torn:
             raise JournalError(f"{record.path} ends in the middle of a line", hint=_COPY)
         self._record = record
-        cut = (
-            "; its last line was cut off, esft resume makes that step again" if record.torn else ""
-        )
+        cut = "; its last line was cut off, esft resume makes that step again" * record.torn
         return f"{_counted(record.last)}, line by line as written{cut}"
 
     def _refuse_other_journal(self, record: JournalRecord) -> None:
@@ -127,7 +125,7 @@ class _Checks:
             return
         raise JournalError(f"{record.path} {problem}, as run.json says", hint=_COPY)
 
-    def _check_snapshots(self) -> str:
+    def snapshots(self) -> str:
         record, snapshots, bad = self._good_record(), Snapshots(self._run.path / "drift"), []
         steps = sorted(snapshots.steps())
         for step in steps:
@@ -146,7 +144,7 @@ class _Checks:
             raise _DoesNotApplyError("there is no snapshot")
         return f"good and of this journal: step {', '.join(map(str, steps))}"
 
-    def _check_model(self) -> str:
+    def model(self) -> str:
         saved, path = self._saved, self._run.model_path
         if not saved:
             raise _DoesNotApplyError("the run has not saved a model yet")
@@ -170,7 +168,7 @@ class _Checks:
             )
         return f"has the weights of step {saved['step']}, as recorded"
 
-    def _check_rebuild(self) -> str:
+    def rebuild(self) -> str:
         record, saved = self._good_record(), self._saved
         step = saved["step"] if saved else record.last
         source = Source(record=record, run=self._run)

@@ -1,6 +1,7 @@
 """What a run tells while it runs, and at its end."""
 
 import reprlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -20,7 +21,6 @@ class StepMetrics:
     correct: float | None
     """Share of rows answered right, over those members; None where no answers were made."""
     grader_failures: int
-    """Answers that the grader could not grade."""
     members: int
     """N, those that got a coefficient."""
     drift: float
@@ -53,16 +53,13 @@ class Outcome:
     planned: int
     """The steps of the recipe; a run may end before, where it is stopped or past its peak."""
     stopped: bool
-    """True where it was stopped and can be resumed."""
     task: str
     base: Evaluation
     tuned: Evaluation
     best_step: int | None
     """The step with the best holdout reward; 0 is the base model, None where none is finite."""
     priors: tuple[TaskScores, ...]
-    """The prior tasks, in the recipe's order."""
     grader_failures: int
-    """Answers that the grader could not grade, over the whole run."""
     drift: float
     forecast: float
     seconds: float
@@ -104,22 +101,20 @@ class Watcher(Protocol):
 
 
 class Failures:
-    """Counts the answers that a grader could not grade, and shows the first.
-
-    Args:
-        watcher: shows it.
-        count: those of the run before it was resumed.
-    """
+    """Counts the answers that a grader could not grade, and shows the first of a run."""
 
     def __init__(self, watcher: Watcher, count: int = 0) -> None:
         self._watcher = watcher
         self.count = count
+        """With those before the run was resumed."""
 
-    def add(self, where: str, rows: EncodedRows, results: list[RowResult]) -> None:
-        """Count the failures among the results of `rows`."""
-        failed = [i for i, result in enumerate(results) if result.failure is not None]
+    def add(self, where: str, rows: EncodedRows, results: Sequence[RowResult]) -> int:
+        """Count the failures among the results of `rows`; return how many those are."""
+        failed = [
+            pair for pair in zip(rows.rows, results, strict=True) if pair[1].failure is not None
+        ]
         if failed and not self.count:
-            row, result = rows.rows[failed[0]], results[failed[0]]
+            row, result = failed[0]
             answer = reprlib.repr("\n\n".join(result.answers))
             self._watcher.notice(
                 f"{where}: the grader gave no score for row {row.id}: {result.failure}; the "
@@ -127,3 +122,4 @@ class Failures:
                 "shown"
             )
         self.count += len(failed)
+        return len(failed)

@@ -18,9 +18,9 @@ from esft.recipe.priors import parse_prior_line
 from esft.recipe.settings import Prior, Run
 from esft.rollout.evaluate import evaluate
 from esft.rollout.rollout import Rollout
-from esft.tuning.prior_tasks import ready, rows_of
 from esft.tuning.rebuild import find_source, rebuild
 from esft.tuning.start import run_tuning
+from esft.tuning.tasks import eval_task, rows_of
 
 QUIET = {"kl_prompts": 0, "noise_floor": False}
 PROGRAM = """\
@@ -135,7 +135,7 @@ def test_each_step_is_scored_on_its_own_weights(run):
     for number, step in enumerate((0, 1, 3)):
         model = rebuild(find_source(str(run)), str(step), Notes()).base.loaded
         rows = rows_of(parse_prior_line("reverse-letters:6"), 200, None)
-        (prior,) = ready((rows,), model, None)
+        prior = eval_task("prior", rows.task, rows.spec, rows.rows, model, None)
         expected = evaluate(prior.rollout, prior.encoded)
         assert result.measured[1].evaluations[number].results == expected.results
 

@@ -43,13 +43,13 @@ def measure(session, kind):
     for number in range(1, ROUNDS + 2):
         members = population(search.seed, number, search.population)
         began = time.perf_counter()
-        with perturbed(session.weights, members[0], search.sigma, session.drift):
+        with perturbed(session.base.weights, members[0], search.sigma, session.base.drift):
             session.rollout.roll_out(session.train)
         taken = {"member": time.perf_counter() - began}
         for name in random.Random(number).sample(list(DECAYS), len(DECAYS)):
             awd, norm = DECAYS[name]
             began = time.perf_counter()
-            session.drift.step(members, [1.0, -1.0] * 6, search.alpha, awd, norm)
+            session.base.drift.step(members, [1.0, -1.0] * 6, search.alpha, awd, norm)
             taken[name] = time.perf_counter() - began
         if number > 1:  # the first round warms up
             for name, value in taken.items():

@@ -7,8 +7,7 @@ import pytest
 
 import esft.runs.listing
 from esft.runs.listing import listed_runs
-from esft.runs.names import locked
-from esft.runs.names import RUNS
+from esft.runs.names import RUNS, locked
 from esft.runs.records import RUN_FORMAT, read_info
 
 HEADER = '{"format":1,"checksum":"0"}\n'
@@ -70,15 +69,7 @@ def test_the_newest_comes_first():
     assert [run.name for run in listed_runs()] == ["c", "b", "a"]
 
 
-def test_a_run_without_evaluations_has_no_reward():
-    write_run("new", steps=0, evaluations=((0, None),))
-
-    run = only_run()
-
-    assert (run.reward_before, run.reward, run.drift, run.steps) == (None, None, None, 0)
-
-
-@pytest.mark.parametrize("state", ["finished", "stopped", "failed"])
+@pytest.mark.parametrize("state", ["stopped", "failed"])
 def test_a_run_that_has_no_figures_yet_has_the_state_on_record(state):
     folder = write_run("new", state=state, steps=0)
     (folder / "metrics.jsonl").unlink()
@@ -134,9 +125,7 @@ def test_a_line_that_is_being_written_does_not_count(file):
         ("metrics.jsonl", '{"drift": []}\n', "not as a run is written: TypeError"),
         ("evals.jsonl", b'{"role": "\xff"}\n', "evals.jsonl: line 1 is not JSON"),
         ("evals.jsonl", "[]\n", "evals.jsonl: line 1 is not a record"),
-        ("evals.jsonl", "{}\n", "not as a run is written: KeyError: 'role'"),
         ("journal.jsonl", "", "journal.jsonl does not begin with a header"),
-        ("journal.jsonl", '{"step":1}\n', "journal.jsonl does not begin with a header"),
         ("journal.jsonl", None, "journal.jsonl cannot be read: No such file"),
     ],
 )
@@ -151,17 +140,9 @@ def test_a_run_that_cannot_be_read_is_damaged_and_says_why(file, content, proble
 
     assert whole.state == "finished"
     assert broken.state == "damaged"
+    assert broken.model == (None if file == "run.json" else "embedded")
     assert problem in broken.problem
     assert broken.size > 0
-
-
-def test_what_can_be_read_of_a_damaged_run_is_told():
-    folder = write_run("run")
-    (folder / "metrics.jsonl").write_text("{\n")
-
-    run = only_run()
-
-    assert (run.state, run.model, run.reward) == ("damaged", "embedded", 0.5)
 
 
 def test_folders_that_are_no_runs_yet_are_left_out():

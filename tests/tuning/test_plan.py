@@ -1,3 +1,5 @@
+"""What a decay is told to do before the first step."""
+
 import re
 
 import pytest
@@ -10,35 +12,27 @@ NUMEL = 10**6
 PUBLISHED = Search(steps=500, population=30, alpha=5e-4, seed=0)
 
 
-def test_without_decay_the_free_drift_is_told():
-    text, warning = decay_effect(NUMEL, PUBLISHED, Anchor())
+@pytest.mark.parametrize(
+    ("anchor", "told", "forecast"),
+    [
+        # alpha * sqrt(d * T / N): the random walk of the published settings.
+        ({}, "none: the drift is free, ||D|| forecast", 2.04),
+        ({"awd": 10.0, "norm": "l2"}, "L2, alpha * lambda 0.005 a step, half-life 139 s", 0.906),
+        (
+            {"awd": 0.01, "norm": "l1"},
+            "L1, alpha * lambda 5e-06 a step, against a random-walk step of 9.1e-05",
+            1.04,
+        ),
+        ({"awd": 2000.0, "norm": "l2"}, "alpha * lambda 1 a step, half-life 1 step;", 0.0913),
+    ],
+)
+def test_a_decay_is_told_by_its_pull_and_by_the_forecast_of_the_drift(anchor, told, forecast):
+    text, warning = decay_effect(NUMEL, PUBLISHED, Anchor(**anchor))
 
-    # alpha * sqrt(d * T / N): the random walk of the published settings.
-    assert text == "none: the drift is free, ||D|| forecast 2.04 after the last step"
+    assert told in text
+    held = float(re.search(r"forecast ([\d.]+) after the last step", text).group(1))
+    assert held == pytest.approx(forecast, rel=0.02)
     assert warning is None
-
-
-def test_the_published_l2_decay_has_a_half_life_of_139_steps():
-    text, warning = decay_effect(NUMEL, PUBLISHED, Anchor(awd=10.0, norm="l2"))
-
-    assert "L2, alpha * lambda 0.005 a step, half-life 139 steps" in text
-    assert "forecast 0.906 after the last step, 2.04 without" in text
-    assert warning is None
-
-
-def test_the_published_l1_decay_is_told_against_the_random_walk():
-    text, warning = decay_effect(NUMEL, PUBLISHED, Anchor(awd=0.01, norm="l1"))
-
-    assert "L1, alpha * lambda 5e-06 a step, against a random-walk step of 9.1e-05" in text
-    held = float(re.search(r"forecast ([\d.]+) after", text).group(1))
-    assert held == pytest.approx(1.04, rel=0.02)
-    assert warning is None
-
-
-def test_an_l2_decay_of_everything_has_a_half_life_of_a_step():
-    text, _ = decay_effect(NUMEL, PUBLISHED, Anchor(awd=2000.0, norm="l2"))
-
-    assert "alpha * lambda 1 a step, half-life 1 step;" in text
 
 
 @pytest.mark.parametrize("norm", ["l1", "l2"])

@@ -1,6 +1,5 @@
 """The journal and the base model are the model: of any step, also without its run folder."""
 
-import json
 import shutil
 from dataclasses import replace
 
@@ -8,12 +7,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tiny_models import tiny_llama, write_model
-from tiny_runs import Notes, a_recipe, never
+from tiny_runs import Notes, a_recipe, info_of, jsonl, never
 
 from esft.engine.journal import Journal
 from esft.engine.journal_read import lines_until, read_journal
 from esft.engine.weights import identity
-from esft.errors import EsftError, JournalError, RunError
+from esft.errors import JournalError, RunError
 from esft.files import append_line
 from esft.models.save import save_model
 from esft.recipe.settings import Prior, Run
@@ -39,7 +38,7 @@ def run(tmp_path_factory):
 
 
 def saved(run):
-    return json.loads((run / "run.json").read_text())["saved"]["weights"]
+    return info_of(run)["saved"]["weights"]
 
 
 def rebuilt(name, at="last", **kwargs):
@@ -53,8 +52,6 @@ def rebuilt(name, at="last", **kwargs):
         (torch.float32, "float32", {}, False),
         (torch.float32, "int8", {"awd": 0.05, "norm": "l1"}, True),
         (torch.float16, "float16", {"awd": 10.0, "norm": "l2"}, True),
-        (torch.float16, "int8", {}, True),
-        (torch.bfloat16, "float32", {"awd": 0.05, "norm": "l1"}, False),
         (torch.bfloat16, "float16", {"awd": 0.05, "norm": "l1"}, True),
         (torch.bfloat16, "int8", {"awd": 10.0, "norm": "l2"}, False),
     ],
@@ -107,7 +104,7 @@ def test_step_0_is_the_base_model_and_last_the_saved_one(run):
 
 
 def test_best_is_the_step_with_the_best_holdout_reward(run, tmp_path):
-    lines = [json.loads(line) for line in (run / "evals.jsonl").read_text().splitlines()]
+    lines = jsonl(run / "evals.jsonl")
     best = max(lines, key=lambda line: (line["reward"], -line["step"]))["step"]
 
     assert step_of(find_source(str(run)), "best") == best
@@ -121,69 +118,41 @@ def test_a_step_that_is_none_is_refused(run, at):
         step_of(find_source(str(run)), at)
 
 
+def exported(run, path, weights):
+    """Write a journal as it leaves its run folder; return its file."""
+    shutil.copy(run / "journal.jsonl", path)
+    Journal(path, read_journal(path).checksum, append_line).end(5, weights, 4)
+    return path
+
+
 def test_a_journal_that_was_exported_says_what_it_rebuilds(run, tmp_path):
-    path = tmp_path / "tuned.jsonl"
-    path.write_bytes((run / "journal.jsonl").read_bytes())
-    Journal(path, read_journal(path).checksum, append_line).end(5, saved(run), 4)
+    path = exported(run, tmp_path / "tuned.jsonl", saved(run))
 
-    model, _ = rebuilt(path)
-
-    assert model.proven
+    assert rebuilt(path)[0].proven
     assert step_of(find_source(str(path)), "best") == 4
 
 
 def test_weights_other_than_those_recorded_are_refused(run, tmp_path):
-    path = tmp_path / "tuned.jsonl"
-    path.write_bytes((run / "journal.jsonl").read_bytes())
-    Journal(path, read_journal(path).checksum, append_line).end(5, "0" * 64, 4)
-
     with pytest.raises(RunError, match=r"rebuilds weights of sha256 \w+\.\.\., expected 0000"):
-        rebuilt(path)
+        rebuilt(exported(run, tmp_path / "tuned.jsonl", "0" * 64))
 
 
-def test_another_base_model_is_refused(run, tmp_path):
+def test_another_base_model_is_refused_and_one_that_moved_is_not(run, tmp_path):
     write_model(tmp_path / "other", tiny_llama(seed=1))
+    shutil.copytree(run.parent / "base", tmp_path / "moved")
 
     with pytest.raises(RunError, match="is another base model than that of") as caught:
         rebuilt(run, model=str(tmp_path / "other"))
 
     assert "--model" in caught.value.hint
-
-
-def test_the_base_model_may_have_moved(run, tmp_path):
-    shutil.copytree(run.parent / "base", tmp_path / "moved")
-
     assert rebuilt(run, model=str(tmp_path / "moved"))[0].weights == saved(run)
 
 
-def damaged(run, tmp_path, change):
-    path = tmp_path / "journal.jsonl"
-    path.write_bytes(change((run / "journal.jsonl").read_bytes()))
-    return path
+def test_a_journal_that_was_cut_short_rebuilds_nothing(run, tmp_path):
+    (tmp_path / "journal.jsonl").write_bytes((run / "journal.jsonl").read_bytes()[:-9])
 
-
-@pytest.mark.parametrize(
-    ("change", "match"),
-    [
-        (lambda data: b"", "is empty"),
-        (lambda data: data[:-9], "ends in the middle of a line"),
-        (lambda data: data.replace(b'"format":1', b'"format":2', 1), "has format 2"),
-        (lambda data: data.replace(b"A", b"B", 1), "is not as it was written"),
-    ],
-)
-def test_a_journal_that_is_not_whole_rebuilds_nothing(run, tmp_path, change, match):
-    with pytest.raises(JournalError, match=match):
-        rebuilt(damaged(run, tmp_path, change))
-
-
-def test_any_flipped_byte_rebuilds_nothing(run, tmp_path):
-    data = (run / "journal.jsonl").read_bytes()
-    path = tmp_path / "journal.jsonl"
-
-    for at in range(0, len(data), 7):
-        path.write_bytes(data[:at] + bytes([data[at] ^ 0x10]) + data[at + 1 :])
-        with pytest.raises(EsftError):
-            find_source(str(path))
+    with pytest.raises(JournalError, match="ends in the middle of a line"):
+        find_source(str(tmp_path / "journal.jsonl"))
 
 
 def test_a_run_that_was_cut_off_rebuilds_its_last_whole_step(run, tmp_path):

@@ -10,19 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kills import in_process
 from tiny_models import tiny_llama, write_model
-from tiny_runs import Notes, a_recipe, never
+from tiny_runs import Notes, a_recipe, info_of, jsonl, never
 
 from esft.engine.journal_read import read_journal
 from esft.errors import AnchorError, JournalError, RunError
-from esft.files import append_line
 from esft.recipe.settings import Run
 from esft.runs.names import is_locked, locked
 from esft.tuning.resume import Finished, resume_tuning
 from esft.tuning.start import run_tuning
-
-
-def jsonl(path):
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def weights(run):
@@ -53,10 +48,6 @@ def edit(path, old, new):
     path.write_text(text.replace(old, new))
 
 
-def state_of(run):
-    return json.loads((run / "run.json").read_text())["state"]
-
-
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """One run of five steps: stopped after 2 and after 3 of them, and never."""
@@ -83,33 +74,21 @@ def test_a_run_stopped_and_resumed_is_the_one_never_stopped(tmp_path, dtype, kep
     recipe = {"model": tiny_llama(dtype=dtype), "anchor": {"awd": 0.5, "drift": kept}}
     whole = stopped_after(tmp_path, 5, "whole", **recipe)
     run = stopped_after(tmp_path, 2, **recipe)
-    assert state_of(run) == "stopped"
+    assert info_of(run)["state"] == "stopped"
 
     outcome, notes = resumed(run)
 
     assert (outcome.steps, outcome.stopped) == (5, False)
     assert (run / "journal.jsonl").read_bytes() == (whole / "journal.jsonl").read_bytes()
     assert weights(run) == weights(whole)
-    assert state_of(run) == "finished"
+    assert info_of(run)["state"] == "finished"
     assert [step.step for step in notes.steps] == [3, 4, 5]
     assert [line["step"] for line in jsonl(run / "metrics.jsonl")] == [1, 2, 3, 4, 5]
     assert outcome.drift == jsonl(whole / "metrics.jsonl")[-1]["drift"]
     assert outcome.forecast == jsonl(whole / "metrics.jsonl")[-1]["forecast"]
 
 
-def test_without_a_snapshot_the_steps_are_made_again_from_the_base(runs, copy_of):
-    whole, run = runs[5], copy_of(3)
-    for snapshot in (run / "drift").iterdir():
-        snapshot.unlink()
-
-    _, notes = resumed(run)
-
-    assert notes.rebuilds[0][:2] == (0, 3)
-    assert notes.progressed[:3] == [("rebuilding step", step, 3) for step in (1, 2, 3)]
-    assert weights(run) == weights(whole)
-
-
-def test_a_damaged_snapshot_is_passed_over_and_said(runs, copy_of):
+def test_without_a_good_snapshot_the_steps_are_made_again_from_the_base(runs, copy_of):
     whole, run = runs[5], copy_of(3)
     (snapshot,) = (run / "drift").iterdir()
     data = bytearray(snapshot.read_bytes())
@@ -119,6 +98,8 @@ def test_a_damaged_snapshot_is_passed_over_and_said(runs, copy_of):
     _, notes = resumed(run)
 
     assert "step-000003.safetensors is damaged" in notes.notices[0]
+    assert notes.rebuilds[0][:2] == (0, 3)
+    assert notes.progressed[:3] == [("rebuilding step", step, 3) for step in (1, 2, 3)]
     assert weights(run) == weights(whole)
 
 
@@ -190,34 +171,27 @@ def test_a_run_whose_steps_were_raised_goes_on_beyond_its_end(tmp_path, runs):
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "what"),
+    ("old", "new", "problem"),
     [
         ("sigma = 0.02", "sigma = 0.03", r"search.sigma is 0.03, the run has 0.02"),
         ("awd = 0.0", "awd = 0.5", r"anchor.awd is 0.5, the run has 0.0"),
         ("train = 6", "train = 5", r"task.train is 5, the run has 6"),
         ("steps = 5", "steps = 4", r"search.steps is 4, the run has 5"),
-        ("seed = 1", "seed = 2", "search.seed is 2, the run has 1"),
-        ('drift = "float16"', 'drift = "int8"', "anchor.drift is"),
         ("# include =", 'include = ["*mlp*"] #', "model.include is"),
     ],
 )
-def test_any_other_change_of_the_recipe_is_refused_by_name(old, new, what, copy_of):
+def test_any_other_change_of_the_recipe_is_refused_by_name(old, new, problem, copy_of):
     run = copy_of(2)
     edit(run / "recipe.toml", old, new)
 
-    with pytest.raises(RunError, match=f"is not as it was: {what}") as caught:
+    with pytest.raises(RunError, match=f"is not as it was: {problem}") as caught:
         resumed(run)
 
     assert "start a new run" in caught.value.hint
 
 
 @pytest.mark.parametrize(
-    "change",
-    [
-        ('store = "cpu"', 'store = "disk"'),
-        ('store = "cpu"', 'store = "device"'),
-        ("snapshot_every = 25", "snapshot_every = 1"),
-    ],
+    "change", [('store = "cpu"', 'store = "disk"'), ("snapshot_every = 25", "snapshot_every = 1")]
 )
 def test_settings_that_change_no_bit_may_change(tmp_path, change, monkeypatch, runs, copy_of):
     monkeypatch.setenv("ESFT_CACHE_DIR", str(tmp_path / "cache"))
@@ -268,7 +242,7 @@ def test_another_noise_is_refused(monkeypatch, copy_of):
 
 def test_the_batch_that_was_found_to_fit_is_kept_also_below_that_of_the_recipe(tmp_path):
     run = stopped_after(tmp_path, 2, task={"batch": 8})
-    info = json.loads((run / "run.json").read_text())
+    info = info_of(run)
     assert info["batches"] == [[0, 8]]
     (run / "run.json").write_text(json.dumps(info | {"batches": [[0, 8], [1, 2]]}))
 
@@ -361,23 +335,6 @@ def test_a_base_file_that_changes_while_it_is_in_use_stops_the_run(tmp_path, mon
         run_tuning(recipe, notes, never)
 
     assert read_journal(tmp_path / "run" / "journal.jsonl").last == 2
-
-
-def test_an_append_that_fails_while_resuming_changes_nothing(monkeypatch, runs, copy_of):
-    whole, run = runs[5], copy_of(2)
-
-    def full(path, line):
-        if path.name == "journal.jsonl":
-            raise RunError(f"{path} cannot be written: No space left on device")
-        append_line(path, line)
-
-    monkeypatch.setattr("esft.runs.folder.append_line", full)
-    with pytest.raises(RunError, match="No space left"):
-        resumed(run)
-    monkeypatch.undo()
-    resumed(run)
-
-    assert weights(run) == weights(whole)
 
 
 @given(cut=st.integers(0, 2**16))

@@ -1,12 +1,15 @@
+from collections import Counter
 from dataclasses import replace
 
 import pytest
+from scoring import question_row
 from tiny_models import write_model
 from tiny_runs import a_recipe, write_arc
 
 from esft.errors import RecipeError, TaskError
 from esft.recipe.settings import Model, Recipe, TaskSettings
-from esft.tuning.session import open_session
+from esft.tuning.session import RowSampler, open_session
+from esft.tuning.tasks import rows_hash
 
 
 def arc_recipe(folder, **task):
@@ -17,21 +20,16 @@ def arc_recipe(folder, **task):
     )
 
 
-def test_rows_of_a_benchmark_come_from_the_folder_of_the_environment(tmp_path, monkeypatch):
-    monkeypatch.setenv("ESFT_DATA_DIR", str(write_arc(tmp_path / "data")))
-
+def test_rows_come_from_the_folder_named_else_from_that_of_the_environment(tmp_path, monkeypatch):
+    data = str(write_arc(tmp_path / "data"))
+    monkeypatch.setenv("ESFT_DATA_DIR", data)
     session = open_session(arc_recipe(tmp_path))
+    monkeypatch.setenv("ESFT_DATA_DIR", str(tmp_path / "elsewhere"))
+    named = open_session(arc_recipe(tmp_path, data_dir=data))
 
     assert [row.id for row in session.train.rows] == ["train-0", "train-1", "train-2"]
-    assert [row.gold for row in session.holdout.rows] == [1, 1, 1, 1]
-
-
-def test_a_named_folder_comes_before_that_of_the_environment(tmp_path, monkeypatch):
-    monkeypatch.setenv("ESFT_DATA_DIR", str(tmp_path / "elsewhere"))
-
-    session = open_session(arc_recipe(tmp_path, data_dir=str(write_arc(tmp_path / "data"))))
-
-    assert session.train.rows[0].id == "train-0"
+    assert [row.gold for row in session.tasks[0].encoded.rows] == [1, 1, 1, 1]
+    assert named.train.rows == session.train.rows
 
 
 def test_rows_that_ship_with_esft_are_replaced_only_by_a_named_folder(tmp_path, monkeypatch):
@@ -57,13 +55,12 @@ def test_the_recipe_of_a_session_says_how_many_rows_there_are(tmp_path):
 
 
 def test_more_rows_a_step_than_there_are_is_refused_with_their_number(tmp_path):
-    data = write_arc(tmp_path / "data", rows=7)
-    task = TaskSettings(name="arc-easy", data_dir=str(data), rows_per_step=8)
+    data = str(write_arc(tmp_path / "data"))
 
-    with pytest.raises(RecipeError, match="rows_per_step is 8, expected at most 7") as caught:
-        open_session(replace(arc_recipe(tmp_path), task=task))
+    with pytest.raises(RecipeError, match="rows_per_step is 8, expected at most 3") as caught:
+        open_session(arc_recipe(tmp_path, data_dir=data, rows_per_step=8))
 
-    assert caught.value.hint.startswith("set rows_per_step = 7")
+    assert caught.value.hint.startswith("set rows_per_step = 3")
 
 
 def test_a_glob_that_matches_nothing_is_an_error_of_the_recipe(tmp_path):
@@ -72,3 +69,44 @@ def test_a_glob_that_matches_nothing_is_an_error_of_the_recipe(tmp_path):
 
     with pytest.raises(RecipeError, match=r"'\*\.attention\.\*' matches no parameter"):
         open_session(Recipe(model=model, task=recipe.task))
+
+
+def test_without_a_number_every_step_sees_all_rows_in_their_order():
+    sampler = RowSampler(7, None, seed=1)
+
+    assert sampler.take(1) == sampler.take(9) == list(range(7))
+
+
+@pytest.mark.parametrize(("total", "per_step"), [(12, 4), (12, 5), (7, 3), (5, 1)])
+@pytest.mark.parametrize("seed", [0, 1, 42])
+def test_no_row_comes_twice_within_a_pass(total, per_step, seed):
+    sampler = RowSampler(total, per_step, seed)
+
+    dealt = [row for step in range(1, 4 * total + 1) for row in sampler.take(step)]
+
+    for start in range(0, len(dealt) - total + 1, total):
+        assert Counter(dealt[start : start + total]) == Counter(range(total))
+
+
+def test_steps_can_be_dealt_in_any_order():
+    forward = [RowSampler(20, 6, seed=3).take(step) for step in range(1, 11)]
+    sampler = RowSampler(20, 6, seed=3)
+
+    assert [sampler.take(step) for step in range(10, 0, -1)] == forward[::-1]
+    assert [sampler.position(step) for step in (1, 2, 5)] == [0, 6, 24]
+
+
+def test_seeds_and_passes_deal_in_different_orders():
+    orders = {
+        tuple(RowSampler(20, 10, seed).take(step)) for seed in (0, 1, 42) for step in (1, 3, 5)
+    }
+
+    assert len(orders) == 9
+
+
+def test_the_hash_of_rows_depends_on_rows_and_order():
+    rows = tuple(question_row(number) for number in range(3))
+
+    assert rows_hash(rows) == rows_hash(tuple(question_row(number) for number in range(3)))
+    assert rows_hash(rows) != rows_hash(rows[::-1])
+    assert rows_hash(rows) != rows_hash(rows[:2])

@@ -4,16 +4,12 @@ import json
 from dataclasses import replace
 
 import pytest
-from tiny_runs import Notes, a_recipe, never
+from tiny_runs import Notes, a_recipe, info_of, jsonl, never
 
 from esft.errors import TaskError
 from esft.recipe.settings import TaskSettings
 from esft.rollout.rollout import Rollout
 from esft.tuning.start import run_tuning
-
-
-def jsonl(path):
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def own_recipe(folder, file, **task):
@@ -38,7 +34,7 @@ def test_ones_own_rows_are_tuned_on_and_measured_half_and_half(tmp_path):
 
     assert outcome.task == "sums"
     assert outcome.base.n == 5
-    info = json.loads((tmp_path / "run" / "run.json").read_text())
+    info = info_of(tmp_path / "run")
     assert (info["rows"]["train"]["n"], info["rows"]["holdout"]["n"]) == (6, 5)
     assert outcome.grader_failures == 0
 

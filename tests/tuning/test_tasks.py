@@ -1,9 +1,8 @@
-import json
 from dataclasses import replace
 
 import pytest
 from tiny_models import write_model
-from tiny_runs import Notes, a_recipe, never, write_arc
+from tiny_runs import Notes, a_recipe, info_of, jsonl, never, write_arc
 
 from esft.errors import RecipeError, TaskError
 from esft.models.load import load_model
@@ -14,16 +13,12 @@ from esft.rollout.batches import Batches
 from esft.stats.intervals import mean_and_error
 from esft.tasks.registry import get_task
 from esft.tasks.rows import read_split
-from esft.tuning.prior_tasks import prior_rows, ready, rows_of
 from esft.tuning.start import run_tuning
+from esft.tuning.tasks import eval_task, prior_rows, rows_of
 
 
 def with_priors(recipe, *tasks, **settings):
     return replace(recipe, prior=Prior(tasks=tasks, **({"rows": 4} | settings)))
-
-
-def evals(run):
-    return [json.loads(line) for line in (run / "evals.jsonl").read_text().splitlines()]
 
 
 def program(folder, name):
@@ -41,20 +36,14 @@ def own_rows(folder, name):
     return str(file)
 
 
-def test_prior_rows_are_the_first_of_the_test_split(tmp_path):
-    recipe = with_priors(a_recipe(tmp_path), "countdown", rows=5)
-
-    (prior,) = prior_rows(recipe, get_task("conciseness"))
-
-    assert list(prior.rows) == read_split(get_task("countdown"), "test")[:5]
-
-
-def test_prior_rows_are_those_of_the_validation_split_where_there_is_no_test(tmp_path, monkeypatch):
+def test_prior_rows_are_the_first_of_the_test_split_else_of_validation(tmp_path, monkeypatch):
     monkeypatch.setenv("ESFT_DATA_DIR", str(write_arc(tmp_path / "data", rows=6)))
+    recipe = with_priors(a_recipe(tmp_path), "countdown", "arc")
 
-    (prior,) = prior_rows(with_priors(a_recipe(tmp_path), "arc"), get_task("conciseness"))
+    countdown, arc = prior_rows(recipe, get_task("conciseness"))
 
-    assert [row.id for row in prior.rows] == [f"validation-{n}" for n in range(4)]
+    assert list(countdown.rows) == read_split(get_task("countdown"), "test")[:4]
+    assert [row.id for row in arc.rows] == [f"validation-{n}" for n in range(4)]
 
 
 def test_a_folder_named_for_the_target_counts_for_prior_tasks_of_the_hub_alone(tmp_path):
@@ -67,10 +56,7 @@ def test_a_folder_named_for_the_target_counts_for_prior_tasks_of_the_hub_alone(t
     assert len(easy.rows) == len(countdown.rows) == 4
 
 
-@pytest.mark.parametrize(
-    "tasks",
-    [("conciseness",), ("countdown", "conciseness"), ("countdown", "Conciseness:2")],
-)
+@pytest.mark.parametrize("tasks", [("conciseness",), ("countdown", "Conciseness:2")])
 def test_the_target_is_no_prior_task_however_its_line_reads(tmp_path, tasks):
     with pytest.raises(RecipeError, match="expected tasks of other names than the target"):
         prior_rows(with_priors(a_recipe(tmp_path), *tasks), get_task("conciseness"))
@@ -91,10 +77,10 @@ def test_a_prior_task_without_rows_and_one_with_too_few_say_so(tmp_path, monkeyp
 def test_a_prior_task_may_name_its_own_number_of_rows(tmp_path):
     recipe = with_priors(a_recipe(tmp_path), "countdown:2", "sort-digits", "copy-letters:5")
 
-    found = prior_rows(recipe, get_task("conciseness"))
+    priors = prior_rows(recipe, get_task("conciseness"))
 
-    assert [len(each.rows) for each in found] == [2, 4, 5]
-    assert [str(each.spec) for each in found] == list(recipe.prior.tasks)
+    assert [len(prior.rows) for prior in priors] == [2, 4, 5]
+    assert [str(prior.spec) for prior in priors] == list(recipe.prior.tasks)
 
 
 def test_too_few_rows_for_a_number_in_the_line_are_said_with_the_line_that_works(tmp_path):
@@ -111,21 +97,13 @@ def test_too_few_rows_for_a_number_in_the_line_are_said_with_the_line_that_works
 def test_a_named_split_is_taken_and_no_other_is_looked_at(tmp_path):
     data = write_arc(tmp_path / "data", rows=6)
     (data / "arc_easy.test.jsonl").write_text("no rows at all")
-
-    for split in ("train", "validation"):
-        found = rows_of(parse_prior_line(f"arc-easy:1 split={split}"), 4, str(data))
-        assert [row.id for row in found.rows] == [f"{split}-0"]
-    with pytest.raises(TaskError, match="prior task arc has no test rows"):
-        rows_of(parse_prior_line("arc:1 split=test"), 4, str(data))
-
-
-def test_a_data_folder_without_train_rows_is_enough(tmp_path):
-    data = write_arc(tmp_path / "data", rows=6)
     (data / "arc_challenge.train.jsonl").unlink()
 
-    found = rows_of(parse_prior_line("arc"), 4, str(data))
-
-    assert [row.id for row in found.rows] == [f"validation-{n}" for n in range(4)]
+    for line in ("arc-easy:1 split=train", "arc-easy:1 split=validation", "arc:1"):
+        prior = rows_of(parse_prior_line(line), 4, str(data))
+        assert [row.id for row in prior.rows] == [f"{prior.spec.split or 'validation'}-0"]
+    with pytest.raises(TaskError, match="prior task arc has no test rows"):
+        rows_of(parse_prior_line("arc:1 split=test"), 4, str(data))
 
 
 def test_a_task_with_train_rows_alone_is_refused_with_the_line_that_measures_those(tmp_path):
@@ -174,9 +152,10 @@ def test_each_prior_task_is_scored_as_its_line_says(tmp_path):
     specs = [parse_prior_line(line) for line in lines]
     loaded = load_model(str(write_model(tmp_path / "base")), device="cpu")
 
-    priors = ready(tuple(rows_of(each, 4, str(data)) for each in specs), loaded, Batches())
+    found = [rows_of(spec, 4, str(data)) for spec in specs]
+    priors = [eval_task("prior", p.task, p.spec, p.rows, loaded, Batches()) for p in found]
 
-    assert [each.name for each in priors] == ["arc", "arc-easy", "mine", "countdown"]
+    assert [prior.name for prior in priors] == ["arc", "arc-easy", "mine", "countdown"]
     assert [each.rollout.scoring for each in priors] == [
         "generate", "choice", "generate", "generate",
     ]  # fmt: skip
@@ -187,34 +166,22 @@ def test_each_prior_task_is_scored_as_its_line_says(tmp_path):
     assert graded.grade(priors[2].encoded.rows[0], ["it is 7, no less"]).correct
 
 
-def test_files_named_in_lines_are_found_again_from_another_folder(tmp_path, monkeypatch):
-    own_rows(tmp_path, "mine")
-    (tmp_path / "data").mkdir()
-    (tmp_path / "elsewhere").mkdir()
-    monkeypatch.chdir(tmp_path)
+@pytest.mark.parametrize("name", ["home", "a b=c #d"])
+def test_files_named_in_lines_are_found_again_from_another_folder(tmp_path, monkeypatch, name):
+    home = tmp_path / name
+    (home / "data").mkdir(parents=True)
+    own_rows(home, "mine")
+    monkeypatch.chdir(home)
     recipe = with_priors(a_recipe(tmp_path), "mine.jsonl:2 grader=number", "arc:3 data_dir=data")
     files = own_files(recipe)
 
-    monkeypatch.chdir(tmp_path / "elsewhere")
-    moved = with_recorded_paths(recipe, {"folder": str(tmp_path), "data_dir": None})
+    monkeypatch.chdir(tmp_path)
+    moved = with_recorded_paths(recipe, {"folder": str(home), "data_dir": None})
 
     assert list(files) == ["mine.jsonl"]
     assert own_files(moved) == files
-    assert moved.prior.tasks == (
-        f"{tmp_path}/mine.jsonl:2 grader=number",
-        f"arc:3 data_dir={tmp_path}/data",
-    )
-
-
-def test_a_folder_of_any_name_can_hold_the_files_of_a_run(tmp_path):
-    home = tmp_path / "a b=c #d"
-    home.mkdir()
-    own_rows(home, "mine")
-    recipe = with_priors(a_recipe(tmp_path), "mine.jsonl")
-
-    (spec,) = with_recorded_paths(recipe, {"folder": str(home), "data_dir": None}).prior.specs
-
-    assert spec.name == str(home / "mine.jsonl")
+    mine, arc = moved.prior.specs
+    assert (mine.name, arc.data_dir) == (str(home / "mine.jsonl"), str(home / "data"))
 
 
 def test_target_and_priors_are_evaluated_first_every_so_many_steps_and_last(tmp_path):
@@ -224,7 +191,7 @@ def test_target_and_priors_are_evaluated_first_every_so_many_steps_and_last(tmp_
 
     outcome = run_tuning(recipe, notes, never)
 
-    lines = evals(tmp_path / "run")
+    lines = jsonl(tmp_path / "run" / "evals.jsonl")
     assert [(line["step"], line["task"]) for line in lines] == [
         (step, task) for step in (0, 2, 4, 5) for task in ("conciseness", "first", "second")
     ]
@@ -236,26 +203,15 @@ def test_target_and_priors_are_evaluated_first_every_so_many_steps_and_last(tmp_
     scores = outcome.priors[0].base
     expected = mean_and_error([float(result.correct) for result in scores.results])
     assert (scores.accuracy, scores.accuracy_se) == expected
-    assert (
-        "prior",
-        "first, second: 4 rows each, every 2 steps",
-    ) in notes.plans[0].lines
-    rows = json.loads((tmp_path / "run" / "run.json").read_text())["rows"]
+    assert ("prior", "first, second: 4 rows each, every 2 steps") in notes.plans[0].lines
+    rows = info_of(tmp_path / "run")["rows"]
     assert (rows["prior task first"]["n"], len(rows["prior task first"]["hash"])) == (4, 16)
     for step in (0, 2, 4, 5):
         rows = (tmp_path / "run" / "evals" / f"first-{step}.jsonl").read_text().splitlines()
         assert len(rows) == 4
 
 
-def test_an_evaluation_at_the_last_step_is_made_once(tmp_path):
-    recipe = with_priors(a_recipe(tmp_path, steps=4), program(tmp_path, "first"), every=2)
-
-    run_tuning(recipe, Notes(), never)
-
-    assert [line["step"] for line in evals(tmp_path / "run")] == [0, 0, 2, 2, 4, 4]
-
-
-def test_evaluations_between_change_no_bit_of_a_run(tmp_path):
+def test_evaluations_between_change_no_bit_of_a_run_and_the_last_is_made_once(tmp_path):
     plain, watched = tmp_path / "plain", tmp_path / "watched"
     plain.mkdir()
     watched.mkdir()
@@ -264,12 +220,11 @@ def test_evaluations_between_change_no_bit_of_a_run(tmp_path):
     run_tuning(a_recipe(plain), Notes(), never)
     run_tuning(recipe, Notes(), never)
 
-    steps = [
-        (each / "run" / "journal.jsonl").read_text().splitlines()[1:] for each in (plain, watched)
-    ]
-    figures = [[json.loads(line) for line in lines] for lines in steps]
-    assert [(line["rewards"], line["coefficients"]) for line in figures[0]] == [
-        (line["rewards"], line["coefficients"]) for line in figures[1]
-    ]
-    files = [each / "run" / "model" / "model.safetensors" for each in (plain, watched)]
+    journals = [jsonl(folder / "run" / "journal.jsonl")[1:] for folder in (plain, watched)]
+    figures = [[(line["rewards"], line["coefficients"]) for line in lines] for lines in journals]
+    assert figures[0] == figures[1]
+    files = [folder / "run" / "model" / "model.safetensors" for folder in (plain, watched)]
     assert files[0].read_bytes() == files[1].read_bytes()
+    assert [line["step"] for line in jsonl(watched / "run" / "evals.jsonl")] == [
+        step for step in range(4) for _ in range(2)
+    ]

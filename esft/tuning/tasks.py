@@ -1,8 +1,10 @@
-"""The prior tasks of a run: what the model should not lose, with the rows that show it."""
+"""The tasks of a run: its target, and the prior tasks that show what the model should not lose."""
 
-from collections.abc import Iterable
+import hashlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from esft.errors import RecipeError, TaskError
 from esft.models.load import LoadedModel
@@ -12,8 +14,22 @@ from esft.rollout.batches import Batches
 from esft.rollout.encode import EncodedRows
 from esft.rollout.rollout import Rollout
 from esft.tasks.registry import data_folder, get_task
-from esft.tasks.rows import read_split, row_source
+from esft.tasks.rows import Split, read_split, row_source, split_rows
 from esft.tasks.task import Row, RowSource, Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalTask:
+    """A task ready to be evaluated on a model."""
+
+    role: Literal["target", "prior"]
+    rollout: Rollout
+    encoded: EncodedRows
+
+    @property
+    def name(self) -> str:
+        """Of the task."""
+        return self.rollout.task.name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,29 +41,15 @@ class PriorRows:
     rows: tuple[Row, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
-class PriorTask:
-    """A prior task ready to be evaluated on a model."""
-
-    name: str
-    rollout: Rollout
-    encoded: EncodedRows
-
-
 def prior_rows(recipe: Recipe, target: Task) -> tuple[PriorRows, ...]:
-    """Return the prior tasks of a recipe, in its order, each with the rows it names.
-
-    Raises:
-        RecipeError: if the target is among them.
-        TaskError: as `rows_of`.
-    """
+    """Return the prior tasks of a recipe, in its order, each with the rows it names."""
     prior = recipe.prior
     refuse_target(prior.specs, target.name)
     return tuple(rows_of(spec, prior.rows, recipe.task.data_dir) for spec in prior.specs)
 
 
 def refuse_target(specs: Iterable[PriorSpec], target: str) -> None:
-    """Raise RecipeError if the target, a task or a file of one's own, is among prior tasks."""
+    """Raise RecipeError if the target is among the prior tasks."""
     tuned = PriorSpec(name=target)
     for spec in specs:
         if spec.kept_as == tuned.kept_as:
@@ -64,12 +66,10 @@ def rows_of(spec: PriorSpec, default_rows: int, data_dir: str | None) -> PriorRo
     Args:
         spec: which task; its split, else test, else validation.
         default_rows: how many rows where `spec` names no number.
-        data_dir: folder of the rows of tasks that are on the hub, where `spec` names none; None
-            looks at ESFT_DATA_DIR, then at the hub.
+        data_dir: folder of the rows of tasks that are on the hub, where `spec` names none.
 
     Raises:
-        TaskError: if the task is unknown or cannot be scored so, or its rows are not found or are
-            too few.
+        TaskError: if the task cannot be scored so, or its rows are not found or are too few.
     """
     task = get_task(spec.name, spec.grader)
     task.choose_scoring(spec.scoring, spec.reward)
@@ -90,22 +90,16 @@ def rows_of(spec: PriorSpec, default_rows: int, data_dir: str | None) -> PriorRo
     return PriorRows(spec=spec, task=task, rows=tuple(rows[:count]))
 
 
-def ready(
-    priors: tuple[PriorRows, ...], loaded: LoadedModel, batches: Batches
-) -> tuple[PriorTask, ...]:
-    """Return prior tasks with their rows encoded, each to be scored as its spec says."""
-    rollouts = [rollout_of(prior.task, prior.spec, loaded, batches) for prior in priors]
-    return tuple(
-        PriorTask(name=prior.task.name, rollout=rollout, encoded=rollout.encode(prior.rows))
-        for prior, rollout in zip(priors, rollouts, strict=True)
-    )
-
-
-def rollout_of(
-    task: Task, settings: TaskSettings | PriorSpec, loaded: LoadedModel, batches: Batches
-) -> Rollout:
-    """Return what rolls out a task on a model, as settings or a line of prior tasks say."""
-    return Rollout(
+def eval_task(
+    role: Literal["target", "prior"],
+    task: Task,
+    settings: TaskSettings | PriorSpec,
+    rows: Sequence[Row],
+    loaded: LoadedModel,
+    batches: Batches,
+) -> EvalTask:
+    """Return a task ready to be evaluated on a model, scored as `settings` say."""
+    rollout = Rollout(
         loaded.model,
         loaded.tokenizer,
         task,
@@ -114,6 +108,24 @@ def rollout_of(
         max_new_tokens=settings.max_new_tokens,
         batches=batches,
     )
+    return EvalTask(role=role, rollout=rollout, encoded=rollout.encode(rows))
+
+
+def task_and_rows(settings: TaskSettings) -> tuple[Task, Split]:
+    """Return the target of a recipe, and its rows.
+
+    Raises:
+        TaskError: if there is no such task, or its rows are not found.
+    """
+    task = get_task(settings.name, settings.grader)
+    task.choose_scoring(settings.scoring, settings.reward)
+    folder = data_folder(settings.data_dir, task)
+    return task, split_rows(task, settings.train, settings.holdout, folder)
+
+
+def rows_hash(rows: Iterable[Row]) -> str:
+    """Return a hash of what the model is asked, in order."""
+    return hashlib.sha256("".join(row.key for row in rows).encode()).hexdigest()[:16]
 
 
 def _split(spec: PriorSpec, task: Task, source: RowSource) -> str:
