@@ -18,7 +18,6 @@ class RunFolder:
         self.info = dict(info)
         """Content of run.json."""
         self.model_path = path / "model"
-        """Where the tuned model goes."""
         self.recipe_path = path / "recipe.toml"
         self.journal_path = path / "journal.jsonl"
         self.metrics_path = path / "metrics.jsonl"

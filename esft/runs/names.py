@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -32,10 +33,8 @@ def choose_run_path(named: str | None, task: str, model: str) -> Path:
             )
         return path
     stem = f"{slug(Path(task).stem)}-{slug(Path(model).name.removesuffix('.gguf'))}"
-    number = 1
-    while (RUNS / f"{stem}-{number}").exists():
-        number += 1
-    return RUNS / f"{stem}-{number}"
+    names = (RUNS / f"{stem}-{number}" for number in count(1))
+    return next(path for path in names if not path.exists())
 
 
 def find_run(name: str | None) -> Path:

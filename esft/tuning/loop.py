@@ -85,7 +85,7 @@ class Loop:
 
     def _steps(self, stop: Callable[[], bool]) -> None:
         recorder = self._recorder
-        recorder.begin()
+        recorder.evaluations.at(0)
         self._watcher.begin()
         self._first_began = time.monotonic()
         recorder.keep()

@@ -37,10 +37,6 @@ class Recorder:
         """Return whether no step is left: all are made, or the peak is behind."""
         return self.done >= self._session.recipe.search.steps or self.evaluations.peaked()
 
-    def begin(self) -> None:
-        """Evaluate the base model, unless it is on record."""
-        self.evaluations.at(0)
-
     def begin_step(self, line: JournalStep) -> None:
         """Record a step before it is made.
 

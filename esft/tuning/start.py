@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from pathlib import Path
 
 from esft.engine.forecast import forecast_of
 from esft.engine.journal_read import JournalRecord, read_journal
@@ -43,7 +42,7 @@ def run_tuning(
         EsftError: for what the user can fix. What was recorded stays, and where a step was
             done, the model as it is then is saved first.
     """
-    path = choose_run_path(recipe.run.dir, Path(recipe.task.name).stem, recipe.model.id)
+    path = choose_run_path(recipe.run.dir, recipe.task.name, recipe.model.id)
     watcher.phase(f"loading {recipe.model.id}")
     session = open_session(recipe)
     require_room(path, room(session))

@@ -1,5 +1,6 @@
 import json
 import math
+from pathlib import Path
 
 import pytest
 
@@ -20,6 +21,7 @@ def test_a_run_gets_the_next_free_name(tmp_path, monkeypatch):
         create_run(path, "", {}, {})
 
     assert names == [f"runs/arc-easy-smollm2-135m.q4-1-{number}" for number in (1, 2, 3)]
+    assert choose_run_path(None, "my/sums.jsonl", "embedded") == Path("runs/sums-embedded-1")
 
 
 def test_a_named_folder_that_holds_something_is_refused(tmp_path):

@@ -74,7 +74,8 @@ def test_a_run_stopped_and_resumed_is_the_one_never_stopped(tmp_path, dtype, kep
     recipe = {"model": tiny_llama(dtype=dtype), "anchor": {"awd": 0.5, "drift": kept}}
     whole = stopped_after(tmp_path, 5, "whole", **recipe)
     run = stopped_after(tmp_path, 2, **recipe)
-    assert info_of(run)["state"] == "stopped"
+    assert (info_of(run)["state"], info_of(run)["saved"]["step"]) == ("stopped", 2)
+    assert [line["step"] for line in jsonl(run / "evals.jsonl")] == [0, 2]
 
     outcome, notes = resumed(run)
 
@@ -214,21 +215,24 @@ def test_a_changed_base_model_is_refused(tmp_path):
     assert read_journal(run / "journal.jsonl").last == 2
 
 
-def test_changed_rows_are_refused(tmp_path):
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [
+        ("What is 3?", "What is three?", r"rows train is 6 rows of hash \w+, the run has 6 rows"),
+        ('"abc"', '"abd"', r"file own.jsonl is sha256 \w+\.\.\., the run has sha256"),
+    ],
+)
+def test_changed_rows_are_refused(tmp_path, old, new, problem):
     file = tmp_path / "own.jsonl"
     rows = [{"prompt": f"What is {n}?", "answer": "abc"} for n in range(11)]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     base = a_recipe(tmp_path, steps=5)
     recipe = replace(base, task=replace(base.task, name=str(file), grader="exact"))
-    notes = Notes()
-    run_tuning(recipe, notes, lambda: len(notes.steps) >= 2)
+    run_tuning(recipe, Notes(), lambda: True)
 
-    edit(file, "What is 3?", "What is three?")
-    with pytest.raises(RunError, match=r"rows train is 6 rows of hash \w+, the run has 6 rows"):
-        resumed(tmp_path / "run")
-    edit(file, "What is three?", "What is 3?")
-    edit(file, '"abc"', '"abd"')
-    with pytest.raises(RunError, match=r"file own.jsonl is sha256 \w+\.\.\., the run has sha256"):
+    edit(file, old, new)
+
+    with pytest.raises(RunError, match=problem):
         resumed(tmp_path / "run")
 
 

@@ -39,16 +39,6 @@ def test_ones_own_rows_are_tuned_on_and_measured_half_and_half(tmp_path):
     assert outcome.grader_failures == 0
 
 
-def test_a_run_without_a_folder_named_is_called_after_the_file(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    file = write_program(tmp_path, "    return len(answer)\n")
-    recipe = own_recipe(tmp_path, file)
-
-    outcome = run_tuning(replace(recipe, run=replace(recipe.run, dir=None)), Notes(), never)
-
-    assert outcome.run_path.startswith("runs/my-")
-
-
 def test_a_program_grades_with_any_finite_number(tmp_path):
     file = write_program(tmp_path, "    return -10.0 - len(answer)\n")
 
