@@ -1,15 +1,22 @@
 """Small modules whose weights hold every kind of number, and what compares them bit for bit."""
 
+import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from esft.engine import Drift, Weights
+from esft.engine import Drift, Member, Weights, noise
+from esft.engine.anchor import STORES
+from esft.engine.drift import DRIFT_STORES
 from esft.engine.members import population
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 DRIFT_DTYPES = ("float32", "float16", "int8")
+dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=str)
+kinds = pytest.mark.parametrize("kept", DRIFT_DTYPES)
+stores = pytest.mark.parametrize("store", STORES)
+drift_stores = pytest.mark.parametrize("drift_store", DRIFT_STORES)
 SMALL_SCRATCH = 48 * 256
 """Makes pieces of 256 elements, the fewest: the largest tensor of `some_model` has two."""
 
@@ -69,6 +76,13 @@ def some_drift(dtype: torch.dtype, kept: str = "float32", steps: int = 3) -> Dri
     return drift
 
 
+def stored_drift(dtype, kept, store, drift_store, path) -> Drift:
+    """A drift of `some_weights` at D = 0; `path` becomes the file that store "disk" maps."""
+    weights = some_weights(dtype)
+    base = mapped_base(weights, path) if store == "disk" else None
+    return Drift(weights, store, kept, base=base, drift_store=drift_store)
+
+
 def walk(drift: Drift, steps: int, run_seed: int = 0, alpha: float = 0.01, **decay) -> None:
     """Make `steps` steps of four members with made-up coefficients."""
     for step in range(1, steps + 1):
@@ -100,3 +114,39 @@ def mapped_base(weights: Weights, path) -> dict[str, Tensor]:
     save_file({name: weights.flat(name) for name in weights.names}, path)
     with safe_open(path, framework="pt") as file:
         return {name: file.get_tensor(name) for name in weights.names}
+
+
+class Transcript:
+    """The formulas of a step once more: D in float64, whole tensors, straight, from D = 0."""
+
+    def __init__(self, weights: Weights) -> None:
+        self.drift = {
+            name: torch.zeros(weights.flat(name).numel(), dtype=torch.float64)
+            for name in weights.names
+        }
+
+    def step(self, members: list[Member], coefficients: list[float], alpha, decay=0.0, norm="l2"):
+        sums = {name: sum_of_noises(self, name, members, coefficients) for name in self.drift}
+        self.step_by(sums, len(members), alpha, decay, norm)
+
+    def step_by(self, sums: dict[str, Tensor], size: int, alpha, decay=0.0, norm="l2"):
+        """Make a step from the sums over the members of coefficient times noise."""
+        for name, drift in self.drift.items():
+            moved = drift + alpha / size * sums[name]
+            if norm == "l2":
+                self.drift[name] = (1 - alpha * decay) * moved
+            else:
+                self.drift[name] = moved.sign() * (moved.abs() - alpha * decay).clamp(min=0)
+
+    def norm(self) -> float:
+        return float(self.vector().norm())
+
+    def vector(self) -> Tensor:
+        return torch.cat(list(self.drift.values()))
+
+
+def sum_of_noises(transcript, name, members, coefficients, draw=noise) -> Tensor:
+    total = torch.zeros_like(transcript.drift[name])
+    for member, coefficient in zip(members, coefficients, strict=True):
+        total += coefficient * member.sign * draw(member.seed, name, 0, total.numel()).double()
+    return total

@@ -3,52 +3,38 @@
 import pytest
 import torch
 from some_weights import (
-    DRIFT_DTYPES,
-    DTYPES,
-    SMALL_SCRATCH,
     Tensors,
     bits_of,
+    drift_stores,
+    dtypes,
+    kinds,
     mapped_base,
     some_drift,
-    some_model,
+    some_weights,
+    stored_drift,
+    stores,
     walk,
     whole_drift,
 )
 
 from esft.engine import Drift, Member, Weights, perturbed
-from esft.engine.anchor import STORES
-from esft.engine.drift import DRIFT_STORES
 from esft.engine.perturb import revert_way
 from esft.errors import AnchorError
 
-places = pytest.mark.parametrize("drift_store", DRIFT_STORES)
-stores = pytest.mark.parametrize("store", STORES)
-kinds = pytest.mark.parametrize("kept", DRIFT_DTYPES)
-dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 
-
-def placed(dtype, kept, store, drift_store, folder):
-    """A Drift of `some_model` at D = 0, and the bytes of the file that "disk" maps."""
-    weights = Weights(some_model(dtype), scratch=SMALL_SCRATCH)
-    path = folder / "base.safetensors"
-    base = mapped_base(weights, path)
-    mapped = {"base": base} if store == "disk" else {}
-    drift = Drift(weights, store, kept, **mapped, drift_store=drift_store)
-    return (
-        weights,
-        drift,
-        lambda: (path.read_bytes(), [bytes(t.view(torch.uint8)) for t in base.values()]),
-    )
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "base.safetensors"
 
 
 @stores
-@places
+@drift_stores
 @kinds
 @dtypes
-def test_every_place_makes_the_bits_of_the_plain_one(dtype, kept, drift_store, store, tmp_path):
+def test_every_store_makes_the_bits_of_the_plain_one(dtype, kept, drift_store, store, path):
     plain = some_drift(dtype, kept, steps=0)
-    weights, drift, base = placed(dtype, kept, store, drift_store, tmp_path)
-    base_before = base()
+    drift = stored_drift(dtype, kept, store, drift_store, path)
+    at_base = bits_of(drift.weights)
 
     for one in (plain, drift):
         walk(one, steps=2, decay=0.1)
@@ -56,86 +42,83 @@ def test_every_place_makes_the_bits_of_the_plain_one(dtype, kept, drift_store, s
         one.step([], [], 0.1, decay=0.01, norm="l1")
         walk(one, steps=1, run_seed=1, decay=0.01, norm="l1")
 
-    assert bits_of(weights) == bits_of(plain.weights)
+    assert bits_of(drift.weights) == bits_of(plain.weights)
     assert whole_drift(drift).equal(whole_drift(plain))
     assert drift.norm() == plain.norm()
-    assert base() == base_before
+    with drift.at_base():
+        assert bits_of(drift.weights) == at_base
 
 
 @stores
-@places
+@drift_stores
 @kinds
 @dtypes
-def test_equal_rewards_and_visits_leave_every_bit(dtype, kept, drift_store, store, tmp_path):
-    weights, drift, base = placed(dtype, kept, store, drift_store, tmp_path)
-    at_base, base_before = bits_of(weights), base()
+def test_equal_rewards_members_and_visits_leave_every_bit(dtype, kept, drift_store, store, path):
+    drift = stored_drift(dtype, kept, store, drift_store, path)
+    weights, at_base = drift.weights, bits_of(drift.weights)
 
     for decay in ({}, {"decay": 0.1}, {"decay": 0.1, "norm": "l1"}):
         drift.step([], [], 0.5, **decay)
         assert bits_of(weights) == at_base
+        assert drift.norm() == 0
     walk(drift, steps=2)
-    moved = bits_of(weights)
+    moved, norm = bits_of(weights), drift.norm()
     with drift.at_base():
         assert bits_of(weights) == at_base != moved
     assert bits_of(weights) == moved
     with perturbed(weights, Member(1), 0.1, drift):
         assert bits_of(weights) != moved
+    assert bits_of(weights) == moved
+    drift.step([], [], 0.5)
 
     assert bits_of(weights) == moved
-    assert base() == base_before
+    assert drift.norm() == norm > 0
 
 
 @stores
-def test_on_a_cpu_all_lies_at_hand_so_members_are_restored(store, tmp_path):
-    _, drift, _ = placed(torch.bfloat16, "int8", store, None, tmp_path)
+def test_on_a_cpu_all_lies_at_hand_so_members_are_restored(store, path):
+    drift = stored_drift(torch.bfloat16, "int8", store, None, path)
 
     assert drift.on_device
     assert revert_way(drift) == "restore"
+    assert revert_way(None) == "log"
 
 
-def test_a_base_on_disk_takes_no_bytes_of_its_own(tmp_path):
-    weights, mapped, _ = placed(torch.bfloat16, "int8", "disk", None, tmp_path)
-    _, copied, _ = placed(torch.bfloat16, "int8", "cpu", None, tmp_path)
+def test_a_base_on_disk_takes_no_bytes_of_its_own(path):
+    mapped, copied = (
+        stored_drift(torch.bfloat16, "int8", store, None, path) for store in ("disk", "cpu")
+    )
 
     assert mapped.nbytes == mapped.state_nbytes
-    assert copied.nbytes == mapped.nbytes + weights.nbytes
+    assert copied.nbytes == mapped.nbytes + copied.weights.nbytes
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("name", "change", "message"),
     [
-        (
-            lambda base: {name: base[name] for name in base if name != "proj"},
-            r"base lacks \['proj'\] and has \[\]",
-        ),
-        (lambda base: base | {"more": torch.zeros(3)}, r"base lacks \[\] and has \['more'\]"),
-        (
-            lambda base: base | {"proj": base["proj"].to(torch.float16)},
-            r"base of proj is torch.float16 of .* expected torch.bfloat16",
-        ),
-        (
-            lambda base: base | {"proj": base["proj"][1:]},
-            r"base of proj is .* \(191,\) on cpu, expected .* \(192,\) on cpu",
-        ),
-        (
-            lambda base: base | {"proj": base["proj"].view(12, 16)},
-            r"base of proj is .* \(12, 16\) on cpu, expected .* \(192,\) on cpu",
-        ),
+        ("proj", None, r"base lacks \['proj'\] and has \[\]"),
+        ("more", lambda _: torch.zeros(3), r"base lacks \[\] and has \['more'\]"),
+        ("proj", lambda t: t.half(), r"base of proj is torch.float16 of .* torch.bfloat16"),
+        ("proj", lambda t: t[1:], r"base of proj is .* \(191,\) on cpu, expected .* \(192,\)"),
+        ("proj", lambda t: t.view(12, 16), r"base of proj is .* \(12, 16\) on cpu, expected"),
     ],
 )
-def test_a_base_unlike_the_weights_is_refused_and_no_drift_is_left(change, message, tmp_path):
-    weights = Weights(some_model(torch.bfloat16))
-    base = mapped_base(weights, tmp_path / "base.safetensors")
+def test_a_base_unlike_the_weights_is_refused_and_no_drift_is_left(name, change, message, path):
+    weights = some_weights(torch.bfloat16)
+    base = mapped_base(weights, path)
+    tensor = base.pop(name, None)
+    if change is not None:
+        base[name] = change(tensor)
 
     with pytest.raises(ValueError, match=message):
-        Drift(weights, "disk", base=change(base))
+        Drift(weights, "disk", base=base)
 
     Drift(weights)
 
 
-def test_a_base_goes_with_disk_and_with_no_other_store(tmp_path):
-    weights = Weights(some_model(torch.bfloat16))
-    base = mapped_base(weights, tmp_path / "base.safetensors")
+def test_a_base_goes_with_disk_and_with_no_other_store(path):
+    weights = some_weights(torch.bfloat16)
+    base = mapped_base(weights, path)
 
     with pytest.raises(ValueError, match="base is missing with store 'disk'"):
         Drift(weights, "disk")
@@ -144,10 +127,16 @@ def test_a_base_goes_with_disk_and_with_no_other_store(tmp_path):
             Drift(weights, store, base=base)
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 @stores
-def test_a_base_that_is_not_finite_is_refused_wherever_it_lies(store, tmp_path):
-    weights = Weights(Tensors(w=torch.tensor([1.0, float("nan")])))
-    base = mapped_base(weights, tmp_path / "base.safetensors") if store == "disk" else None
+def test_a_base_that_is_not_finite_is_refused_wherever_it_lies(store, bad, path):
+    values = torch.zeros(500)
+    values[400] = bad
+    weights = Weights(Tensors(fine=torch.zeros(5), broken=values), scratch=48 * 256)
+    base = mapped_base(weights, path) if store == "disk" else None
 
-    with pytest.raises(AnchorError, match="w of the base model is NaN or infinite"):
+    with pytest.raises(AnchorError, match="broken of the base model is NaN or infinite"):
         Drift(weights, store, base=base)
+
+    with perturbed(weights, Member(1), 1e-3):  # no half-made drift is left
+        pass

@@ -23,21 +23,16 @@ def closed(numel, squares, pull):
 
 
 @pytest.mark.parametrize("decay", [0.0, 1.0, 10.0, 1000.0])
-def test_l2_follows_the_closed_formula(decay):
+def test_l2_follows_the_closed_formula_and_before_a_run_a_step_counts_with_n_squares(decay):
     squares = [SIZE * (1 + 0.5 * math.sin(t)) for t in range(STEPS)]
     forecast = Forecast(12345, ALPHA, decay, "l2")
 
     for s in squares:
         forecast.step(SIZE, s)
+    before = forecast_norm(12345, STEPS, SIZE, ALPHA, decay, "l2")
 
     assert forecast.norm() == pytest.approx(closed(12345, squares, ALPHA * decay), rel=1e-9)
-
-
-@pytest.mark.parametrize("decay", [0.0, 10.0])
-def test_before_a_run_every_step_counts_with_n_squares(decay):
-    expected = closed(12345, [SIZE] * STEPS, ALPHA * decay)
-
-    assert forecast_norm(12345, STEPS, SIZE, ALPHA, decay, "l2") == pytest.approx(expected)
+    assert before == pytest.approx(closed(12345, [SIZE] * STEPS, ALPHA * decay))
 
 
 @pytest.mark.parametrize("decay", [0.001, 0.01, 0.1])
@@ -53,8 +48,11 @@ def test_l1_follows_the_recursion_of_a_random_walk(decay):
     assert forecast_norm(12345, 200, SIZE, ALPHA, decay, "l1") == pytest.approx(expected, rel=0.01)
 
 
-def test_no_decay_is_the_same_in_both_norms():
+def test_no_decay_is_the_same_in_both_norms_and_the_simulation_the_same_every_time():
     assert forecast_norm(100, 50, SIZE, ALPHA, 0.0, "l1") == forecast_norm(100, 50, SIZE, ALPHA)
+
+    one, other = (forecast_norm(100, 20, SIZE, ALPHA, 0.01, "l1") for _ in range(2))
+    assert one == other
 
 
 @pytest.mark.parametrize("norm", ["l1", "l2"])
@@ -68,12 +66,6 @@ def test_a_step_without_an_update_only_decays(norm):
     assert 0 < forecast.norm() < before
 
 
-def test_the_forecast_is_the_same_every_time():
-    one, other = (forecast_norm(100, 20, SIZE, ALPHA, 0.01, "l1") for _ in range(2))
-
-    assert one == other
-
-
 @pytest.mark.parametrize(("free", "decay"), [(False, 0.01), (True, 0.0)])
 def test_the_forecast_of_a_journal_is_that_of_its_updates(tmp_path, free, decay):
     search = {"seed": 7, "population": 4, "antithetic": True, "alpha": ALPHA}
@@ -81,15 +73,8 @@ def test_the_forecast_of_a_journal_is_that_of_its_updates(tmp_path, free, decay)
     journal.begin(search | {"awd": 0.01, "norm": "l1"})
     expected = Forecast(100, ALPHA, decay, "l1")
     for step, coefficients in enumerate([(1.0, 0.5, -1.0, -0.5), (math.nan,) * 4], start=1):
-        journal.append(
-            JournalStep(
-                step=step,
-                rewards=(0.0,) * 4,
-                coefficients=coefficients,
-                rows_at=0,
-                rows_hash="",
-            )
-        )
+        rewards = {"rewards": (0.0,) * 4, "coefficients": coefficients}
+        journal.append(JournalStep(step=step, **rewards, rows_at=0, rows_hash=""))
     expected.step(4, 2 * 0.5**2)  # the net coefficients of two pairs
     expected.step(0, 0.0)
 
@@ -99,34 +84,24 @@ def test_the_forecast_of_a_journal_is_that_of_its_updates(tmp_path, free, decay)
     assert forecast.norm() == forecast.norms[2] > 0
 
 
-def test_s_is_n_for_z_scores_and_about_n_twelfths_for_ranks():
-    members = population(0, 1, SIZE)
-    rewards = [math.sin(i) for i in range(SIZE)]
-
-    zscore, ranks = (
-        sum_of_squares(net_coefficients(members, shape(rewards, shaping)))
-        for shaping in ("zscore", "ranks")
-    )
-
-    assert zscore == pytest.approx(SIZE, rel=1e-6)
-    assert ranks == pytest.approx(SIZE / 12, rel=0.1)
+WAVE = [math.sin(i) for i in range(SIZE)]
+S = {  # rewards, shaping, antithetic, S and how close
+    "z-scores": (WAVE, "zscore", False, SIZE, 1e-6),
+    "ranks": (WAVE, "ranks", False, SIZE / 12, 0.1),
+    "opposite within pairs": ([1.0, 0.0] * (SIZE // 2), "zscore", True, 2 * SIZE, 1e-6),
+    "equal within pairs": ([i // 2 % 2 for i in range(SIZE)], "zscore", True, 0, 1e-6),
+}
 
 
 @pytest.mark.parametrize(
-    ("rewards", "squares"),
-    [((1.0, 0.0), 2 * SIZE), ((0.5, 0.5), 0)],
-    ids=["opposite within pairs", "equal within pairs"],
+    ("rewards", "shaping", "antithetic", "squares", "within"), S.values(), ids=S
 )
-def test_s_of_pairs_lies_between_0_and_2_n(rewards, squares):
-    members = population(0, 1, SIZE, antithetic=True)
-    across = [
-        reward + (i // 2 % 2 if rewards[0] == rewards[1] else 0)
-        for i, reward in enumerate(rewards * (SIZE // 2))
-    ]
+def test_s_of_shaped_rewards(rewards, shaping, antithetic, squares, within):
+    members = population(0, 1, SIZE, antithetic)
 
-    s = sum_of_squares(net_coefficients(members, shape(across)))
+    s = sum_of_squares(net_coefficients(members, shape(rewards, shaping)))
 
-    assert s == pytest.approx(squares, rel=1e-6, abs=1e-9)
+    assert s == pytest.approx(squares, rel=within, abs=1e-9)
 
 
 def test_a_decay_out_of_range_is_refused():

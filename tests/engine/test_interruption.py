@@ -5,7 +5,8 @@ from contextlib import contextmanager
 from itertools import count
 
 import pytest
-from some_weights import DRIFT_DTYPES, DTYPES, bits_of, some_drift, some_weights
+import torch
+from some_weights import bits_of, dtypes, kinds, some_drift, some_weights
 
 from esft.engine import Member, perturbed
 
@@ -49,51 +50,43 @@ def ctrl_c_at(nth, functions):
         sys.settrace(None)
 
 
+def interrupted_everywhere(weights, functions, block):
+    """Run `block` with Ctrl-C before every line in turn; return the functions it came in."""
+    before = bits_of(weights)
+    nth, reached, interrupted = 0, set(), True
+    while interrupted:
+        nth += 1
+        traced = dict(functions)
+        try:
+            with ctrl_c_at(nth, traced) as interrupted, block(nth):
+                if "drift.py" in traced:  # at_base is entered: see above
+                    traced["drift.py"] = traced["drift.py"][1:]
+        except KeyboardInterrupt:
+            reached.update(interrupted)
+        assert bits_of(weights) == before, f"line {nth}, in {interrupted}"
+    return reached
+
+
 @pytest.mark.parametrize("sigma", [1e-3, 0.1], ids=["short logs", "long logs"])
 @pytest.mark.parametrize(
     ("kept", "revert"), [(None, "log"), ("float32", "log"), ("float16", "restore")]
 )
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@dtypes
 def test_ctrl_c_before_any_line_of_a_member_leaves_every_bit(dtype, kept, revert, sigma):
     drift = None if kept is None else some_drift(dtype, kept)
     weights = some_weights(dtype) if drift is None else drift.weights
-    before = bits_of(weights)
-    places = []
 
-    for nth in count(1):
-        try:
-            with (
-                ctrl_c_at(nth, MEMBER) as interrupted,
-                perturbed(weights, Member(nth), sigma, drift, revert),
-            ):
-                pass
-        except KeyboardInterrupt:
-            places += interrupted
-        else:
-            break
-        assert bits_of(weights) == before, f"line {nth}, in {interrupted}"
+    reached = interrupted_everywhere(
+        weights, MEMBER, lambda nth: perturbed(weights, Member(nth), sigma, drift, revert)
+    )
 
-    assert bits_of(weights) == before
-    assert {"replace", "_restore_all"} <= set(places)
+    assert {"replace", "_restore_all"} <= reached
 
 
-@pytest.mark.parametrize("kept", DRIFT_DTYPES)
+@kinds
 def test_ctrl_c_before_any_line_of_a_visit_to_the_base_leaves_every_bit(kept):
-    drift = some_drift(DTYPES[2], kept)
-    weights = drift.weights
-    before = bits_of(weights)
-    places = []
+    drift = some_drift(torch.bfloat16, kept)
 
-    for nth in count(1):
-        functions = dict(BASE)
-        try:
-            with ctrl_c_at(nth, functions) as interrupted, drift.at_base():
-                functions["drift.py"] = BASE["drift.py"][1:]  # entered: see above
-        except KeyboardInterrupt:
-            places += interrupted
-        else:
-            break
-        assert bits_of(weights) == before, f"line {nth}, in {interrupted}"
+    reached = interrupted_everywhere(drift.weights, BASE, lambda _: drift.at_base())
 
-    assert bits_of(weights) == before
-    assert set(places) == {name for names in BASE.values() for name in names}
+    assert reached == {name for names in BASE.values() for name in names}

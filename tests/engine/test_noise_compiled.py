@@ -13,30 +13,6 @@ SEED, NAME, START = 42, "weight", (1 << 32) - COUNT
 WEIGHTS = torch.linspace(-1, 1, COUNT).to(torch.bfloat16)
 
 
-@pytest.fixture(scope="module")
-def compiled():
-    """What compiles a function as one graph; skips where no compiler works."""
-
-    def compile_whole(function):
-        # Not dynamic: the keys of the hash are Python numbers, constants of each compilation.
-        torch._dynamo.reset()
-        return torch.compile(function, dynamic=False, fullgraph=True)
-
-    try:
-        compile_whole(torch.neg)(torch.ones(3))
-    except RuntimeError as error:
-        pytest.skip(f"torch.compile finds no C++ compiler that works: {str(error)[:200]}")
-    return compile_whole
-
-
-@pytest.fixture
-def keys_at_hand(monkeypatch):
-    """SHA-256 would break the graph before the hash, and nothing would be fused."""
-    keys = {seed: _keys("noise", seed, NAME) for seed in (SEED, SEED + 1)}
-    module = import_module("esft.engine.noise")  # the package's own `noise` is the function
-    monkeypatch.setattr(module, "_keys", lambda _purpose, seed, _name: keys[seed])
-
-
 def uses_of_the_noise():
     """What the engine makes of it: the noise, weights plus noise, the sum over members."""
     one = noise(SEED, NAME, START, COUNT)
@@ -50,10 +26,23 @@ def uses_of_the_noise():
     return one, perturbed, total
 
 
-@pytest.mark.usefixtures("keys_at_hand")
-def test_compiled_and_eager_agree_bit_for_bit(compiled):
+def compile_whole(function):
+    # Not dynamic: the keys of the hash are Python numbers, constants of each compilation.
+    torch._dynamo.reset()
+    return torch.compile(function, dynamic=False, fullgraph=True)
+
+
+def test_compiled_and_eager_agree_bit_for_bit(monkeypatch):
+    try:
+        compile_whole(torch.neg)(torch.ones(3))
+    except RuntimeError as error:
+        pytest.skip(f"torch.compile finds no C++ compiler that works: {str(error)[:200]}")
+    # SHA-256 would break the graph before the hash, and nothing would be fused.
+    keys = {seed: _keys("noise", seed, NAME) for seed in (SEED, SEED + 1)}
+    module = import_module("esft.engine.noise")  # the package's own `noise` is the function
+    monkeypatch.setattr(module, "_keys", lambda _purpose, seed, _name: keys[seed])
     eager = uses_of_the_noise()
 
-    fast = compiled(uses_of_the_noise)()
+    fast = compile_whole(uses_of_the_noise)()
 
     assert [a.equal(b) for a, b in zip(fast, eager, strict=True)] == [True, True, True]

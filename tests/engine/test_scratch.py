@@ -4,11 +4,12 @@ import weakref
 
 import pytest
 import torch
-from some_weights import DRIFT_DTYPES, DTYPES, Tensors, bits_of, drift_of, walk
+from some_weights import DRIFT_DTYPES, Tensors, bits_of, drift_of, dtypes, kinds, walk
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from esft.engine import Drift, Member, Weights, perturbed
+from esft.engine.measures import measures
 from esft.engine.perturb import unmoved_share
 
 SCRATCH = 48 * 1000
@@ -67,7 +68,7 @@ def test_what_is_allocated_is_seen():
 
 @pytest.mark.parametrize("kept", [None, *DRIFT_DTYPES])
 @pytest.mark.parametrize("sigma", [1e-3, 0.5, 1e4])
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@dtypes
 def test_a_member_needs_the_scratch_and_its_log(dtype, sigma, kept):
     weights = large_weights(dtype)
     drift = None if kept is None else moved_once(weights, kept)
@@ -82,9 +83,9 @@ def test_a_member_needs_the_scratch_and_its_log(dtype, sigma, kept):
     assert seen.alive == 0
 
 
-@pytest.mark.parametrize("kept", DRIFT_DTYPES)
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_restoring_a_step_and_the_base_need_the_scratch_alone(dtype, kept):
+@kinds
+@dtypes
+def test_restoring_a_step_the_base_and_measures_need_the_scratch_alone(dtype, kept):
     weights = large_weights(dtype)
     drift = moved_once(weights, kept)
 
@@ -95,26 +96,24 @@ def test_restoring_a_step_and_the_base_need_the_scratch_alone(dtype, kept):
         with drift.at_base():
             pass
         unmoved_share(weights, Member(1), 1e-3)
+        measures(drift)
 
     assert seen.peak <= SCRATCH
 
 
-@pytest.mark.parametrize("kept", DRIFT_DTYPES)
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@kinds
+@dtypes
 def test_the_size_of_the_scratch_changes_no_bit(dtype, kept):
     sizes = [large_weights(dtype, scratch=scratch) for scratch in (48 * 7, 48 * 1000, 64 << 20)]
     assert [len(list(weights.pieces())) for weights in sizes] == [40, 14, 1]
+    seen = []
 
-    first, *others = [Drift(weights, dtype=kept) for weights in sizes]
-    for drift in (first, *others):
-        walk(drift, steps=3, decay=1.0, norm="l1")
+    for weights in sizes:
+        walk(drift := Drift(weights, dtype=kept), steps=3, decay=1.0, norm="l1")
+        with perturbed(weights, Member(1), 1e-2, drift):
+            inside = bits_of(weights)
+        seen.append((bits_of(weights), inside, drift_of(drift, "w").tolist(), drift.norm()))
 
-    for drift in others:
-        assert bits_of(drift.weights) == bits_of(first.weights)
-        assert drift.norm() == pytest.approx(first.norm(), rel=1e-12)
-        assert drift_of(drift, "w").equal(drift_of(first, "w"))
-        with (
-            perturbed(drift.weights, Member(1), 1e-2, drift),
-            perturbed(first.weights, Member(1), 1e-2, first),
-        ):
-            assert bits_of(drift.weights) == bits_of(first.weights)
+    for bits, inside, values, norm in seen[1:]:
+        assert (bits, inside, values) == seen[0][:3]
+        assert norm == pytest.approx(seen[0][3], rel=1e-12)

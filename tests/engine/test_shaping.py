@@ -66,44 +66,39 @@ def test_scale_and_offset_of_the_rewards_do_not_matter(rewards, scale, offset):
 
 
 @shapings
-@pytest.mark.parametrize("antithetic", [False, True])
-@pytest.mark.parametrize("rewards", [[0.5] * 6, [0.1 + 0.2, 0.3], [0.5, math.nan, 0.5, 0.5]])
-def test_equal_rewards_get_no_coefficient(rewards, antithetic, shaping):
+@pytest.mark.parametrize(
+    ("rewards", "antithetic"),
+    [
+        *(([0.5] * 6, antithetic) for antithetic in (False, True)),
+        *(([0.5, math.nan, 0.5, 0.5], antithetic) for antithetic in (False, True)),
+        ([0.1 + 0.2, 0.3], False),  # equal but for rounding
+        *((few, False) for few in ([], [0.3], [math.nan, 0.5], [math.nan] * 4)),
+    ],
+    ids=str,
+)
+def test_equal_rewards_and_fewer_than_two_get_no_coefficient(rewards, antithetic, shaping):
     assert shape(rewards, shaping, antithetic) == [None] * len(rewards)
 
 
 @shapings
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_a_reward_that_is_no_number_gets_none_and_does_not_count(bad, shaping):
-    shaped = shape([1.0, bad, 2.0, 4.0], shaping)
-
-    assert shaped[1] is None
-    assert [c for c in shaped if c is not None] == shape([1.0, 2.0, 4.0], shaping)
-
-
-@shapings
-@pytest.mark.parametrize("at", [2, 3])
-def test_the_antithetic_partner_of_such_a_reward_gets_none_either(at, shaping):
+@pytest.mark.parametrize(("antithetic", "at"), [(False, {2}), (True, {2, 3})])
+def test_a_reward_that_is_no_number_and_its_partner_get_none_and_do_not_count(
+    antithetic, at, bad, shaping
+):
     rewards = [1.0, 2.0, 3.0, 5.0, 8.0, 13.0]
-    rewards[at] = math.nan
 
-    shaped = shape(rewards, shaping, antithetic=True)
+    for position in at:
+        given = [bad if i == position else reward for i, reward in enumerate(rewards)]
+        shaped = shape(given, shaping, antithetic)
 
-    assert shaped[2:4] == [None, None]
-    assert shaped[:2] + shaped[4:] == shape([1.0, 2.0, 8.0, 13.0], shaping)
-
-
-@shapings
-@pytest.mark.parametrize("rewards", [[], [0.3], [math.nan, 0.5], [math.nan] * 4])
-def test_with_fewer_than_two_rewards_there_is_nothing_to_compare(rewards, shaping):
-    assert shape(rewards, shaping) == [None] * len(rewards)
+        assert {i for i, coefficient in enumerate(shaped) if coefficient is None} == at
+        others = [reward for i, reward in enumerate(rewards) if i not in at]
+        assert [c for c in shaped if c is not None] == shape(others, shaping)
 
 
-def test_an_unknown_shaping_is_refused():
+def test_an_unknown_shaping_and_an_odd_number_of_antithetic_rewards_are_refused():
     with pytest.raises(ValueError, match="shaping is 'softmax', expected one of zscore, ranks"):
         shape([1.0, 2.0], "softmax")
-
-
-def test_an_odd_number_of_antithetic_rewards_is_refused():
     with pytest.raises(ValueError, match="3 antithetic rewards, expected an even number"):
         shape([0.1, 0.2, 0.3], antithetic=True)
