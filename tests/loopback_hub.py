@@ -14,26 +14,29 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 PROJECT = Path(__file__).parent.parent
 REPO = r"(?P<id>[^/]+/[^/]+)"
-ROUTES = (
-    ("file", rf"/(?P<kind>datasets/)?{REPO}/resolve/(?P<revision>[^/]+)/(?P<path>.+)"),
-    ("tree", rf"/api/(?P<kind>models|datasets)/{REPO}/tree/(?P<revision>[^/]+)/?(?P<path>.*)"),
-    ("paths", rf"/api/(?P<kind>models|datasets)/{REPO}/paths-info/(?P<revision>[^/]+)"),
-    ("info", rf"/api/(?P<kind>models|datasets)/{REPO}(/revision/(?P<revision>[^/]+))?"),
-)
+ROUTES = {
+    "file": rf"/(?P<kind>datasets/)?{REPO}/resolve/(?P<revision>[^/]+)/(?P<path>.+)",
+    "tree": rf"/api/(?P<kind>models|datasets)/{REPO}/tree/(?P<revision>[^/]+)/?(?P<path>.*)",
+    "paths": rf"/api/(?P<kind>models|datasets)/{REPO}/paths-info/(?P<revision>[^/]+)",
+    "info": rf"/api/(?P<kind>models|datasets)/{REPO}(/revision/(?P<revision>[^/]+))?",
+}
 
 
 class LoopbackHub:
     """Serves root/models/<org>/<name>/<file> and root/datasets/<org>/<name>/<file>.
 
     Each repository has one revision, main. Files of a repository in `gated` are answered as to
-    someone who has not accepted its terms. `requests` lists what was asked for.
+    someone who has not accepted its terms; those of one in `broken` are announced, but not sent.
+    `requests` lists what was asked for.
 
         with LoopbackHub(root) as hub:
             run_python("...", endpoint=hub.url, home=tmp_path)
     """
 
-    def __init__(self, root: Path, *, gated: Collection[str] = ()) -> None:
-        self.root, self.gated, self.requests = root, gated, []
+    def __init__(
+        self, root: Path, *, gated: Collection[str] = (), broken: Collection[str] = ()
+    ) -> None:
+        self.root, self.gated, self.broken, self.requests = root, gated, broken, []
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
         self._server.hub = self
         self.url = f"http://127.0.0.1:{self._server.server_port}"
@@ -55,13 +58,7 @@ def commit_of(repo: str) -> str:
 def run_python(
     code: str, *, endpoint: str, home: Path, offline: bool = False
 ) -> subprocess.CompletedProcess:
-    """Run `code` in a Python of its own: the libraries read where the hub is when imported.
-
-    Args:
-        endpoint: address of the hub.
-        home: folder of the cache.
-        offline: set HF_HUB_OFFLINE.
-    """
+    """Run `code` in a Python of its own: the libraries read where the hub is when imported."""
     clean = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
     settings = {
         "HF_ENDPOINT": endpoint,
@@ -86,66 +83,59 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
-        self._route()
+        address = urlsplit(self.path)
+        self._body = self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode()
+        self._query = parse_qs(address.query)
+        self.server.hub.requests.append(f"{self.command} {self.path}")
+        matches = ((name, re.fullmatch(pattern, address.path)) for name, pattern in ROUTES.items())
+        name, match = next(((name, match) for name, match in matches if match), (None, None))
+        if match is None:
+            return self._refuse(404, "NotFound")
+        kind = "datasets" if (match["kind"] or "").startswith("datasets") else "models"
+        folder = self.server.hub.root / kind / match["id"]
+        if not folder.is_dir():  # the hub does not tell strangers what is private or not there
+            return self._refuse(401, "RepoNotFound")
+        if match["revision"] not in (None, "main", commit_of(match["id"])):
+            return self._refuse(404, "RevisionNotFound")
+        if name == "info":
+            return self._json(_info(match["id"], kind, folder))
+        if name == "tree":
+            return self._tree(folder, unquote(match["path"]))
+        if name == "paths":
+            paths = (folder / path for path in self._paths())
+            return self._json([_entry(folder, path) for path in paths if path.exists()])
+        return self._file(match["id"], folder / unquote(match["path"]))
 
     do_HEAD = do_POST = do_GET
 
     def log_message(self, *_: object) -> None:
         pass
 
-    def _route(self) -> None:
-        length = int(self.headers.get("Content-Length") or 0)
-        self._body = self.rfile.read(length).decode()
-        address = urlsplit(self.path)
-        self._query = parse_qs(address.query)
-        self.server.hub.requests.append(f"{self.command} {self.path}")
-        for name, pattern in ROUTES:
-            match = re.fullmatch(pattern, address.path)
-            if match:
-                return self._serve(name, match)
-        return self._refuse(404, "NotFound", "no such page")
-
-    def _serve(self, route: str, match: re.Match) -> None:
-        kind = "datasets" if (match["kind"] or "").startswith("datasets") else "models"
-        folder = self.server.hub.root / kind / match["id"]
-        commit = commit_of(match["id"])
-        if not folder.is_dir():  # the hub does not tell strangers what is private or not there
-            return self._refuse(401, "RepoNotFound", "Repository not found")
-        if match["revision"] not in (None, "main", commit):
-            return self._refuse(404, "RevisionNotFound", "Invalid rev id")
-        if route == "info":
-            return self._json(_info(match["id"], kind, folder, commit))
-        if route == "tree":
-            return self._tree(folder, unquote(match["path"]))
-        if route == "paths":
-            return self._json([_entry(folder, folder / p) for p in self._paths(folder)])
-        return self._file(match["id"], commit, folder / unquote(match["path"]))
-
     def _tree(self, folder: Path, path: str) -> None:
         start = folder / path
         if not start.is_dir():
-            return self._refuse(404, "EntryNotFound", f"{path} does not exist")
+            return self._refuse(404, "EntryNotFound")
         recursive = self._query.get("recursive", ["false"])[0].lower() in ("true", "1")
-        found = start.rglob("*") if recursive else start.iterdir()
-        return self._json([_entry(folder, item) for item in sorted(found)])
+        entries = start.rglob("*") if recursive else start.iterdir()
+        return self._json([_entry(folder, entry) for entry in sorted(entries)])
 
-    def _paths(self, folder: Path) -> list[str]:
+    def _paths(self) -> list[str]:
         if "json" in self.headers.get("Content-Type", ""):
-            asked = json.loads(self._body)["paths"]
-        else:
-            asked = parse_qs(self._body).get("paths", [])
-        return [path for path in asked if (folder / path).exists()]
+            return json.loads(self._body)["paths"]
+        return parse_qs(self._body).get("paths", [])
 
-    def _file(self, repo: str, commit: str, path: Path) -> None:
+    def _file(self, repo: str, path: Path) -> None:
         if repo in self.server.hub.gated:
-            return self._refuse(401, "GatedRepo", f"Access to {repo} is restricted")
+            return self._refuse(401, "GatedRepo")
         if not path.is_file():
-            return self._refuse(404, "EntryNotFound", "Entry not found", commit)
+            return self._refuse(404, "EntryNotFound", commit_of(repo))
+        if repo in self.server.hub.broken and self.command == "GET":
+            return self._refuse(410, "Gone")
         content = path.read_bytes()
-        headers = {"ETag": f'"{_oid(path)}"', "X-Repo-Commit": commit, "Accept-Ranges": "bytes"}
+        headers = {"ETag": f'"{_oid(path)}"', "X-Repo-Commit": commit_of(repo)}
         part = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         if part is None:
-            return self._answer(200, content, headers)
+            return self._answer(200, content, {**headers, "Accept-Ranges": "bytes"})
         first, last = int(part[1]), int(part[2] or len(content) - 1)
         headers["Content-Range"] = f"bytes {first}-{last}/{len(content)}"
         return self._answer(206, content[first : last + 1], headers)
@@ -153,28 +143,27 @@ class _Handler(BaseHTTPRequestHandler):
     def _json(self, value: object) -> None:
         self._answer(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
 
-    def _refuse(self, status: int, code: str, message: str, commit: str | None = None) -> None:
-        headers = {"X-Error-Code": code, "X-Error-Message": message}
-        if commit is not None:
-            headers["X-Repo-Commit"] = commit
-        self._answer(status, json.dumps({"error": message}).encode(), headers)
+    def _refuse(self, status: int, code: str, commit: str = "") -> None:
+        headers = {"X-Error-Code": code, "X-Error-Message": code, "X-Repo-Commit": commit}
+        self._answer(status, json.dumps({"error": code}).encode(), headers)
 
     def _answer(self, status: int, content: bytes, headers: dict[str, str]) -> None:
         self.send_response(status)
         for key, value in {**headers, "Content-Length": str(len(content))}.items():
-            self.send_header(key, value)
+            if value:
+                self.send_header(key, value)
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(content)
 
 
-def _info(repo: str, kind: str, folder: Path, commit: str) -> dict:
+def _info(repo: str, kind: str, folder: Path) -> dict:
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     return {
-        "_id": commit[:24],
+        "_id": commit_of(repo)[:24],
         "id": repo,
         kind.removesuffix("s") + "Id": repo,
-        "sha": commit,
+        "sha": commit_of(repo),
         "private": False,
         "gated": False,
         "disabled": False,

@@ -64,12 +64,20 @@ def tiny_tokenizer(
 
 def tiny_llama(*, tied: bool = True, dtype: torch.dtype = torch.float32, seed: int = 0, **changes):
     """A Llama of about 29,000 weights (8,000 more where the embeddings are not tied)."""
-    return _tiny(LlamaForCausalLM, LlamaConfig, tied, dtype, seed, changes)
+    config = LlamaConfig(**{**SIZES, "tie_word_embeddings": tied, **changes})
+    return _random(LlamaForCausalLM, config, dtype, seed)
 
 
-def tiny_qwen2(*, tied: bool = True, dtype: torch.dtype = torch.float32, seed: int = 0, **changes):
+def tiny_qwen2(*, tied: bool = True, dtype: torch.dtype = torch.float32, seed: int = 0):
     """A Qwen2 of the same size as `tiny_llama`; its attention has biases."""
-    return _tiny(Qwen2ForCausalLM, Qwen2Config, tied, dtype, seed, changes)
+    config = Qwen2Config(**{**SIZES, "tie_word_embeddings": tied})
+    return _random(Qwen2ForCausalLM, config, dtype, seed)
+
+
+def _random(kind, config, dtype, seed):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return kind(config).to(dtype).eval().requires_grad_(False)
 
 
 def letters_model(tokenizer):
@@ -86,9 +94,10 @@ def write_model(
     folder: Path,
     model: PreTrainedModel | None = None,
     tokenizer: PreTrainedTokenizerFast | None = None,
+    **options: object,
 ) -> Path:
     """Write model and tokenizer (a tied Llama and a chat tokenizer by default) to `folder`."""
-    (tiny_llama() if model is None else model).save_pretrained(folder)
+    (tiny_llama() if model is None else model).save_pretrained(folder, **options)
     (tiny_tokenizer() if tokenizer is None else tokenizer).save_pretrained(folder)
     return folder
 
@@ -98,7 +107,6 @@ def write_gguf(
     model: Qwen2ForCausalLM | None = None,
     *,
     kind: gguf.GGMLQuantizationType = gguf.GGMLQuantizationType.F32,
-    architecture: str = "qwen2",
 ) -> Path:
     """Write a Qwen2 (one with tied embeddings by default) and its tokenizer to a .gguf file.
 
@@ -106,14 +114,37 @@ def write_gguf(
     their order, while a Llama's are permuted in it.
     """
     model = tiny_qwen2() if model is None else model
-    writer = gguf.GGUFWriter(path, architecture)
-    _add_config(writer, model.config)
-    _add_tokenizer(writer)
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.QWEN2, model.config.num_hidden_layers)
+    writer = gguf.GGUFWriter(path, "qwen2")
+    config = model.config
+    control, normal = gguf.TokenType.CONTROL, gguf.TokenType.NORMAL
+    for add, value in (
+        (writer.add_name, "tiny"),
+        (writer.add_block_count, config.num_hidden_layers),
+        (writer.add_context_length, config.max_position_embeddings),
+        (writer.add_embedding_length, config.hidden_size),
+        (writer.add_feed_forward_length, config.intermediate_size),
+        (writer.add_head_count, config.num_attention_heads),
+        (writer.add_head_count_kv, config.num_key_value_heads),
+        (writer.add_layer_norm_rms_eps, config.rms_norm_eps),
+        (writer.add_rope_freq_base, config.rope_parameters["rope_theta"]),
+        (writer.add_vocab_size, config.vocab_size),
+        (writer.add_tokenizer_model, "gpt2"),
+        (writer.add_tokenizer_pre, "qwen2"),
+        (writer.add_token_list, VOCABULARY),
+        (writer.add_token_types, [control if t in SPECIAL_TOKENS else normal for t in VOCABULARY]),
+        (writer.add_token_merges, [" ".join(pair) for pair in MERGES]),
+        (writer.add_bos_token_id, 0),
+        (writer.add_eos_token_id, 2),
+        (writer.add_pad_token_id, 3),
+        (writer.add_add_bos_token, False),
+        (writer.add_chat_template, CHAT_TEMPLATE),
+    ):
+        add(value)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.QWEN2, config.num_hidden_layers)
     for name, parameter in model.named_parameters():
-        short = names.get_name(name, try_suffixes=(".weight", ".bias"))
         stored = kind if parameter.dim() == 2 else gguf.GGMLQuantizationType.F32
         data = gguf.quants.quantize(parameter.detach().float().numpy(), stored)
+        short = names.get_name(name, try_suffixes=(".weight", ".bias"))
         writer.add_tensor(short, data, raw_dtype=stored)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -148,38 +179,3 @@ def logits_of(model: PreTrainedModel) -> torch.Tensor:
     tokens = torch.randint(0, model.config.vocab_size, (2, 24), generator=generator)
     with torch.no_grad():
         return model(tokens.to(model.device)).logits
-
-
-def _add_config(writer, config):
-    writer.add_name("tiny")
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
-    writer.add_vocab_size(config.vocab_size)
-
-
-def _add_tokenizer(writer):
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("qwen2")
-    writer.add_token_list(VOCABULARY)
-    control, normal = gguf.TokenType.CONTROL, gguf.TokenType.NORMAL
-    writer.add_token_types([control if t in SPECIAL_TOKENS else normal for t in VOCABULARY])
-    writer.add_token_merges([" ".join(pair) for pair in MERGES])
-    writer.add_bos_token_id(0)
-    writer.add_eos_token_id(2)
-    writer.add_pad_token_id(3)
-    writer.add_add_bos_token(False)
-    writer.add_chat_template(CHAT_TEMPLATE)
-
-
-def _tiny(model_class, config_class, tied, dtype, seed, changes):
-    config = config_class(**{**SIZES, "tie_word_embeddings": tied, **changes})
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        model = model_class(config)
-    return model.to(dtype).eval().requires_grad_(False)

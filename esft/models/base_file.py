@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -62,7 +62,7 @@ def map_base(loaded: LoadedModel, names: list[str], base_identity: str) -> Mappe
 
     Args:
         loaded: a model at its base weights.
-        names: canonical names of the parameters wanted.
+        names: of the parameters wanted.
         base_identity: of the model; see `identity`.
 
     Raises:
@@ -89,6 +89,7 @@ class _UnfitError(Exception):
 
 
 def _map_cache(loaded: LoadedModel, names: list[str], path: Path, why: str) -> MappedBase:
+    # All of them, so that runs which need others find this file too.
     parameters = {
         name: parameter.detach()
         for name, parameter in loaded.model.named_parameters()
@@ -154,9 +155,13 @@ def _map_files(paths: list[Path], parameters: Mapping[str, Tensor]) -> MappedBas
     stamps: dict[Path, Stamp] = {}
     for path in paths:
         stamp = _stamp(path)  # before anything is read: a later change must show
-        read = _open(path, parameters)
-        if read and stamp is not None:
-            tensors |= read
+        try:
+            with safe_open(path, framework="pt") as file:  # what it gives are views of the file
+                names = [name for name in file.keys() if name in parameters]  # noqa: SIM118
+                tensors |= {name: file.get_tensor(name) for name in names}
+        except (SafetensorError, OSError) as error:
+            raise _UnfitError(f"{path.name} cannot be read: {error}") from error
+        if names and stamp is not None:
             stamps[path] = stamp
     for name, parameter in parameters.items():
         if name not in tensors:
@@ -165,33 +170,19 @@ def _map_files(paths: list[Path], parameters: Mapping[str, Tensor]) -> MappedBas
     return MappedBase(tensors={name: tensors[name].view(-1) for name in parameters}, files=stamps)
 
 
-def _open(path: Path, names: Container[str]) -> dict[str, Tensor]:
-    """Return those tensors of a file that have one of the names; views of the mapped file."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys() if name in names}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise _UnfitError(f"{path.name} cannot be read: {error}") from error
-
-
 def _check_same(name: str, mapped: Tensor, parameter: Tensor) -> None:
-    for ours, theirs in (
-        (mapped.dtype, parameter.dtype),
-        (tuple(mapped.shape), tuple(parameter.shape)),
-    ):
-        if ours != theirs:
-            raise _UnfitError(f"{name} is {ours} on the disk, and {theirs} loaded")
+    if mapped.dtype != parameter.dtype:
+        raise _UnfitError(f"{name} is {mapped.dtype} on the disk, and {parameter.dtype} loaded")
+    if mapped.shape != parameter.shape:
+        shapes = tuple(mapped.shape), tuple(parameter.shape)
+        raise _UnfitError(f"{name} is {shapes[0]} on the disk, and {shapes[1]} loaded")
     if mapped.data_ptr() % mapped.element_size():
         raise _UnfitError(f"{name} is not aligned in its file")
     count = _PIECE // mapped.element_size()
-    pieces = zip(mapped.view(-1).split(count), parameter.reshape(-1).split(count), strict=True)
-    if not all(np.array_equal(_bytes(one), _bytes(other)) for one, other in pieces):
-        raise _UnfitError(f"{name} has other bits on the disk than loaded")
-
-
-def _bytes(flat: Tensor) -> np.ndarray:
-    # Bits, not values: -0.0 == 0.0.
-    return flat.cpu().view(torch.uint8).numpy()
+    for pair in zip(mapped.view(-1).split(count), parameter.reshape(-1).split(count), strict=True):
+        # Bits, not values: -0.0 == 0.0.
+        if not np.array_equal(*(piece.cpu().view(torch.uint8).numpy() for piece in pair)):
+            raise _UnfitError(f"{name} has other bits on the disk than loaded")
 
 
 def _stamp(path: Path) -> Stamp | None:

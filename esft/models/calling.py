@@ -19,8 +19,7 @@ def quiet(*, bars_too: bool = False, no_bars: bool = False) -> Iterator[None]:
     """Inside the block transformers logs errors only, and shows bars on a terminal only.
 
     Args:
-        bars_too: also catch bars that no setting turns off, by keeping all of stderr back;
-            not on a terminal, where they are welcome.
+        bars_too: also catch bars that no setting turns off, by keeping all of stderr back.
         no_bars: show none on a terminal either.
     """
     from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars
@@ -75,18 +74,7 @@ def clear_errors(name: str) -> Iterator[None]:
 
 
 def load_tokenizer(kind: type, where: str, name: str, **options: object) -> PreTrainedTokenizerBase:
-    """Return the tokenizer that a class of transformers finds.
-
-    Args:
-        kind: the class.
-        where: a folder or hub id.
-        name: of the model, for messages.
-        options: what else the class needs.
-
-    Raises:
-        ModelError: if there is none, or it cannot be read.
-        ImportError: if it needs a package that is not installed.
-    """
+    """Return the tokenizer that the class `kind` of transformers finds for the model `name`."""
     try:
         tokenizer = kind.from_pretrained(where, **options)
         if not tokenizer("a").input_ids:  # what some kinds become without their files

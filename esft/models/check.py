@@ -22,12 +22,7 @@ _AGAIN = "copy or download it again"
 
 
 def check_files(folder: Path, name: str) -> None:
-    """Check everything in `folder` but the weights: they may not have been downloaded yet.
-
-    Raises:
-        ModelError: if it is not a causal language model, or not one that can be tuned: an
-            adapter, quantized.
-    """
+    """Check everything in `folder` but the weights: they may not have been downloaded yet."""
     if (folder / "adapter_config.json").exists():
         raise ModelError(
             f"{name} is an adapter (adapter_config.json), expected a whole model",
@@ -61,7 +56,7 @@ def check_files(folder: Path, name: str) -> None:
 
 
 def weight_files(folder: Path, name: str) -> list[str]:
-    """Names of the safetensors files that `folder` has, or should have."""
+    """Return the names of the safetensors files that `folder` has, or should have."""
     if (folder / _WEIGHTS).exists() or not (folder / _INDEX).exists():
         return [_WEIGHTS]
     weight_map = _read_json(folder / _INDEX, name).get("weight_map")
@@ -75,12 +70,7 @@ def weight_files(folder: Path, name: str) -> list[str]:
 
 
 def check_weights(folder: Path, name: str) -> None:
-    """Check the safetensors files in `folder` as far as their headers tell.
-
-    Raises:
-        ModelError: if there are none (pickles are never loaded), one is missing, damaged or
-            cut short, or weights in them are quantized.
-    """
+    """Check the safetensors files in `folder` as far as their headers tell; no pickle will do."""
     files = weight_files(folder, name)
     missing = [file for file in files if not (folder / file).exists()]
     if missing == [_WEIGHTS]:
@@ -90,19 +80,16 @@ def check_weights(folder: Path, name: str) -> None:
             f"{name} lacks {missing[0]}, one of {len(files)} files of weights", hint=_AGAIN
         )
     for file in files:
-        _check_header(folder / file, name)
+        for key, kind in _stored_dtypes(folder / file, name).items():
+            # Masks and counters may be integers; as weights, integers would pass for floats.
+            if key.endswith("weight") and kind not in _FLOATS:
+                raise _quantized(name, f"{key} is {kind}")
 
 
 def check_loaded(model: PreTrainedModel, info: dict, name: str) -> None:
-    """Check that every weight of `model` came from its checkpoint and can be tuned.
+    """Check that every weight came from the checkpoint, in shape, as finite floats.
 
-    Args:
-        model: as from_pretrained left it.
-        info: its output_loading_info.
-        name: of the checkpoint, for messages.
-
-    Raises:
-        ModelError: if a weight is missing, of another shape, not a float, NaN or infinite.
+    `info` is the output_loading_info of transformers.
     """
     missing = sorted(info["missing_keys"])
     if missing:
@@ -131,7 +118,7 @@ def check_loaded(model: PreTrainedModel, info: dict, name: str) -> None:
 
 
 def no_safetensors(name: str, pickles: list[str] = ()) -> ModelError:
-    """The error for a checkpoint without safetensors weights, naming the `pickles` it has."""
+    """Return the error for a checkpoint without safetensors, naming the pickles it has."""
     if not pickles:
         return ModelError(
             f"{name} has no weights as safetensors, expected {_WEIGHTS}",
@@ -147,7 +134,7 @@ def no_safetensors(name: str, pickles: list[str] = ()) -> ModelError:
 
 
 def and_more(names: list[str]) -> str:
-    """What follows the first of `names`, where there are more."""
+    """Return what follows the first of `names`, where there are more."""
     return f" and {len(names) - 1} more" if len(names) > 1 else ""
 
 
@@ -172,20 +159,16 @@ def _check_finite(model: PreTrainedModel, name: str) -> None:
         )
 
 
-def _check_header(path: Path, name: str) -> None:
+def _stored_dtypes(path: Path, name: str) -> dict[str, str]:
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt") as file:
-            kinds = {key: file.get_slice(key).get_dtype() for key in file.keys()}  # noqa: SIM118
+            return {key: file.get_slice(key).get_dtype() for key in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise ModelError(
             f"{name}: {path.name} is damaged or cut short: {error}", hint=_AGAIN
         ) from error
-    for key, kind in kinds.items():
-        # Masks and counters may be integers; loaded as weights, integers would pass for floats.
-        if key.endswith("weight") and kind not in _FLOATS:
-            raise _quantized(name, f"{key} is {kind}")
 
 
 def _read_json(path: Path, name: str) -> dict:

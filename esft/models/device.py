@@ -13,24 +13,12 @@ if TYPE_CHECKING:
 DTYPES = ("float32", "float16", "bfloat16")
 
 
-def available_devices() -> list[str]:
-    """Names of the devices of this machine, best first: cuda ones, then mps, then cpu."""
-    import torch
-
-    cuda = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
-    mps = ["mps"] if torch.backends.mps.is_available() else []
-    return [*cuda, *mps, "cpu"]
-
-
 def choose_device(name: str | None) -> torch.device:
-    """The device called `name` (cuda, cuda:1, mps, cpu); None: the first available one.
-
-    Raises:
-        ModelError: if `name` is no device, or one that this machine does not have.
-    """
+    """Return the device called `name` (cuda, cuda:1, mps, cpu); None: the best of this machine."""
     import torch
 
-    available = available_devices()
+    mps = ["mps"] if torch.backends.mps.is_available() else []
+    available = [*(f"cuda:{i}" for i in range(torch.cuda.device_count())), *mps, "cpu"]
     if name is None:
         return torch.device(available[0])
     if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", name):
@@ -50,10 +38,10 @@ def choose_device(name: str | None) -> torch.device:
 
 
 def parse_dtype(name: str) -> torch.dtype:
-    """The torch dtype called `name`.
+    """Return the torch dtype called `name`, one that a model can be tuned in.
 
     Raises:
-        ModelError: if it is none that a model can be tuned in.
+        ModelError: if it is another.
     """
     import torch
 
@@ -66,19 +54,21 @@ def parse_dtype(name: str) -> torch.dtype:
 
 
 def computes_bfloat16(device: torch.device) -> bool:
-    """Whether `device` has instructions for bfloat16, rather than emulating it."""
+    """Return whether `device` has instructions for bfloat16, rather than emulating it."""
     import torch
 
     if device.type == "cuda":
         with torch.cuda.device(device):
             return torch.cuda.is_bf16_supported(including_emulation=False)
-    if device.type == "mps":
-        return True
-    return _cpu_computes_bfloat16()
+    # Older versions of torch cannot say: then float32, which is right on every CPU.
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    return device.type == "mps" or any(
+        capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")
+    )
 
 
 def choose_gguf_dtype(device: torch.device) -> tuple[torch.dtype, str]:
-    """The dtype that .gguf weights are dequantized to on `device`, and why, in a few words."""
+    """Return the dtype that .gguf weights are dequantized to on `device`, and why, in words."""
     import torch
 
     if computes_bfloat16(device):
@@ -86,11 +76,3 @@ def choose_gguf_dtype(device: torch.device) -> tuple[torch.dtype, str]:
     if device.type == "cuda":
         return torch.float16, "this GPU does not compute in bfloat16"
     return torch.float32, "this CPU has no bfloat16 instructions"
-
-
-def _cpu_computes_bfloat16() -> bool:
-    import torch
-
-    # Older versions of torch cannot say: then float32, which is right on every CPU.
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
-    return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"))

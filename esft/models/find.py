@@ -1,13 +1,16 @@
-"""What a model's name means: a folder, a .gguf file or a repository of the hub."""
+"""Where a model lies: what its name means, and its files, downloaded where the cache lacks them."""
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from esft.embedded import EMBEDDED
 from esft.errors import ModelError
+from esft.models.check import no_safetensors, weight_files
 
-OWNERS = (
+_OWNERS = (
     (r"Qwen\d[\w.]*-.+", "Qwen"),
     (r"(Meta-)?Llama-\d.*", "meta-llama"),
     (r"SmolLM\d?-.+", "HuggingFaceTB"),
@@ -15,6 +18,7 @@ OWNERS = (
 )
 """Pattern of a family's short names, owner of its repositories on the hub."""
 
+_SMALL_FILES = ["*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken"]
 _FORMS = (
     "expected a short name (Qwen2.5-1.5B, Llama-3.2-1B, SmolLM2-135M, gemma-3-1b-it), "
     "a hub id (Qwen/Qwen2.5-1.5B-Instruct), a folder (./my-model), a .gguf file, "
@@ -23,13 +27,10 @@ _FORMS = (
 
 
 def find_model(name: str) -> Path | str:
-    """Where the model called `name` is: a path that exists, or the id of a hub repository.
+    """Return where the model called `name` is: a path that exists, or the id of a hub repository.
 
     "embedded" is the model that comes with esft; a folder of that name is ./embedded. Any other
     existing folder or .gguf file wins over a repository of the same name.
-
-    Raises:
-        ModelError: if `name` is none of these.
     """
     if name == "embedded":
         return EMBEDDED
@@ -49,7 +50,81 @@ def find_model(name: str) -> Path | str:
         return name
     if is_gguf or name.startswith(("~", ".")) or re.search(r"[/\\]", name):
         raise ModelError(f"model {name}: no such file or folder", hint=_FORMS)
-    for pattern, owner in OWNERS:
+    for pattern, owner in _OWNERS:
         if re.fullmatch(pattern, name):
             return f"{owner}/{name}"
     raise ModelError(f"model {name!r} is not known", hint=_FORMS)
+
+
+def fetch_small_files(repo: str, *, code: bool) -> Path:
+    """Return the folder in the cache with all of `repo` but its weights; its name is the commit."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    patterns = [*_SMALL_FILES, "*.py"] if code else _SMALL_FILES
+    with _clear_errors(repo):
+        try:
+            # Subfolders hold other forms of the same model: onnx/, original/.
+            return Path(snapshot_download(repo, allow_patterns=patterns, ignore_patterns="*/*"))
+        except LocalEntryNotFoundError as error:
+            # Filled by a program that took fewer files, the cache may still hold all it needs.
+            snapshot = getattr(error, "snapshot_path", None)
+            if snapshot is not None and Path(snapshot, "config.json").exists():
+                return Path(snapshot)
+            raise
+
+
+def fetch_weights(repo: str, folder: Path) -> None:
+    """Bring the safetensors files of `repo` to the folder that `fetch_small_files` returned."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    with _clear_errors(repo):
+        for file in weight_files(folder, repo):
+            try:
+                hf_hub_download(repo, file, revision=folder.name)
+            except LocalEntryNotFoundError:
+                raise
+            except EntryNotFoundError as error:
+                raise no_safetensors(repo) from error
+
+
+@contextmanager
+def _clear_errors(repo: str) -> Iterator[None]:
+    """Turn what huggingface_hub raises about `repo` into a ModelError that says what to do."""
+    from huggingface_hub import errors
+
+    try:
+        yield
+    except (errors.HFValidationError, errors.HTTPError, OSError) as error:
+        message, hint = _explain(error, repo)
+        raise ModelError(f"{repo} {message}", hint=hint) from error
+
+
+def _explain(error: Exception, repo: str) -> tuple[str, str]:
+    from huggingface_hub import constants, errors
+
+    hub, cache = constants.ENDPOINT, constants.HF_HUB_CACHE
+    if isinstance(error, errors.GatedRepoError):
+        hint = f"accept them on {hub}/{repo}, then log in with `hf auth login`"
+        return "is gated: its owner gives it to those who accept its terms", hint
+    if isinstance(error, errors.RepositoryNotFoundError | errors.HFValidationError):
+        hint = "check the name; if it is private, log in with `hf auth login`"
+        return f"was not found on {hub}", hint
+    if isinstance(error, errors.LocalEntryNotFoundError):
+        if constants.HF_HUB_OFFLINE:
+            hint = f"where there is network: hf download {repo}; or name a local folder"
+            where = f"is not, or not wholly, in the cache {cache}"
+            return f"{where}, and HF_HUB_OFFLINE forbids to look elsewhere", hint
+        hint = f"to work offline, fill the cache where there is network (hf download {repo}), "
+        hint += "copy it here and set HF_HUB_OFFLINE=1; or name a local folder"
+        where = f"was looked for on {hub}, which cannot be reached, and in the cache {cache}"
+        return f"{where}, which does not hold it", hint
+    if isinstance(error, errors.HfHubHTTPError):
+        hint = "try again later; too many requests: log in with `hf auth login`"
+        return f"was asked for, and {hub} answered {error.response.status_code}", hint
+    if isinstance(error, errors.HTTPError):  # the base class of all that its HTTP client raises
+        hint = "run the command again: files that are whole are not downloaded again"
+        return f"is not wholly here: the connection to {hub} failed: {error}", hint
+    hint = "free some space, or set HF_HOME to a folder on another disk"
+    return f"cannot be stored in {cache}: {error.strerror or error}", hint

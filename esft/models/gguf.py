@@ -18,11 +18,7 @@ if TYPE_CHECKING:
 def load_gguf(
     path: Path, dtype: torch.dtype, device_map: dict | None
 ) -> tuple[PreTrainedModel, dict, PreTrainedTokenizerBase]:
-    """Model with plain weights in `dtype`, what transformers says of the loading, tokenizer.
-
-    Raises:
-        ModelError: if the file is damaged, cut short or of a kind that transformers lacks.
-    """
+    """Return the model in plain weights, its output_loading_info and its tokenizer."""
     from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
     file = str(path.resolve())

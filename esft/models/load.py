@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 from esft.models.calling import clear_errors, load_tokenizer, quiet
 from esft.models.check import and_more, check_files, check_loaded, check_weights
 from esft.models.device import choose_device, choose_gguf_dtype, computes_bfloat16, parse_dtype
-from esft.models.find import find_model
+from esft.models.find import fetch_small_files, fetch_weights, find_model
 from esft.models.gguf import load_gguf
-from esft.models.hub import fetch_small_files, fetch_weights
 
 if TYPE_CHECKING:
     import torch
@@ -61,93 +60,78 @@ def load_model(
         ModelError: if there is no such model, device or dtype, or it cannot be tuned.
     """
     on = choose_device(device)
+    # Straight to the device, without a copy of all weights in memory first.
+    device_map = None if on.type == "cpu" else {"": on}
     wanted = None if dtype is None else parse_dtype(dtype)
-    found = find_model(id)
+    where = find_model(id)
+    folder, notes = None, []
     with quiet():
-        if isinstance(found, Path) and found.is_file():
-            raw = _load_file(found, wanted, on)
+        if isinstance(where, Path) and where.is_file():
+            source = str(where.absolute())
+            why = "as asked for"
+            if wanted is None:
+                wanted, why = choose_gguf_dtype(on)
+            with quiet(bars_too=True), clear_errors(str(where)):
+                model, info, tokenizer = load_gguf(where, wanted, device_map)
+            notes = [f"{where.name}: weights dequantized to {_plain(wanted)}, {why}"]
         else:
-            raw = _load_checkpoint(found, wanted, on, trust_remote_code)
-    check_loaded(raw.model, raw.info, str(found))
-    raw.model.eval().requires_grad_(False)
-    pad = _borrow_pad(raw.tokenizer)
-    notes = (*raw.notes, *_notes(raw, pad, named=dtype is not None))
+            on_hub = isinstance(where, str)
+            folder = fetch_small_files(where, code=trust_remote_code) if on_hub else where
+            folder = folder.absolute()
+            source = f"{where}@{folder.name}" if on_hub else str(folder)
+            model, info, tokenizer = _load_checkpoint(
+                where,
+                folder,
+                dtype="auto" if wanted is None else wanted,
+                device_map=device_map,
+                trust_remote_code=trust_remote_code,
+            )
+    check_loaded(model, info, str(where))
+    model.eval().requires_grad_(False)
+    pad = _borrow_pad(tokenizer)
+    notes += _notes(model, info, tokenizer, pad, named=dtype is not None)
     return LoadedModel(
-        model=raw.model,
-        tokenizer=raw.tokenizer,
+        model=model,
+        tokenizer=tokenizer,
         id=id,
-        source=raw.source,
-        device=raw.model.device,
-        dtype=raw.model.dtype,
-        folder=raw.folder,
-        notes=notes,
+        source=source,
+        device=model.device,
+        dtype=model.dtype,
+        folder=folder,
+        notes=tuple(notes),
         borrowed_pad=pad is not None,
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Raw:
-    """What transformers made of a file or a checkpoint, not checked yet."""
-
-    model: PreTrainedModel
-    info: dict
-    tokenizer: PreTrainedTokenizerBase
-    source: str
-    folder: Path | None = None
-    notes: tuple[str, ...] = ()
-
-
-def _load_file(path: Path, dtype: torch.dtype | None, device: torch.device) -> _Raw:
-    why = "as asked for"
-    if dtype is None:
-        dtype, why = choose_gguf_dtype(device)
-    with quiet(bars_too=True), clear_errors(str(path)):
-        model, info, tokenizer = load_gguf(path, dtype, _device_map(device))
-    note = f"{path.name}: weights dequantized to {str(dtype).removeprefix('torch.')}, {why}"
-    return _Raw(
-        model=model, info=info, tokenizer=tokenizer, source=str(path.absolute()), notes=(note,)
-    )
-
-
 def _load_checkpoint(
-    found: Path | str, dtype: torch.dtype | None, device: torch.device, trust_remote_code: bool
-) -> _Raw:
+    where: Path | str, folder: Path, *, trust_remote_code: bool, **loading: object
+) -> tuple[PreTrainedModel, dict, PreTrainedTokenizerBase]:
     """Load a folder or a hub id, the weights last: what cannot be tuned is refused before."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-    name, on_hub = str(found), isinstance(found, str)
-    folder = fetch_small_files(found, code=trust_remote_code) if on_hub else found.absolute()
-    check_files(folder, name)
     # A hub id stays a hub id, since transformers treats some tokenizers by it.
-    where = {
+    name, on_hub = str(where), isinstance(where, str)
+    check_files(folder, name)
+    options = {
         "revision": folder.name if on_hub else "main",
         "local_files_only": True,  # everything has been fetched
         "trust_remote_code": trust_remote_code,
     }
     with clear_errors(name):
-        AutoConfig.from_pretrained(name, **where)
-        tokenizer = load_tokenizer(AutoTokenizer, name, name, **where)
+        AutoConfig.from_pretrained(name, **options)
+        tokenizer = load_tokenizer(AutoTokenizer, name, name, **options)
         if on_hub:
-            fetch_weights(found, folder)
+            fetch_weights(name, folder)
         check_weights(folder, name)
         model, info = AutoModelForCausalLM.from_pretrained(
             name,
-            dtype="auto" if dtype is None else dtype,
-            device_map=_device_map(device),
             use_safetensors=True,
             ignore_mismatched_sizes=True,  # reported in info and refused by name
             output_loading_info=True,
-            **where,
+            **options,
+            **loading,
         )
-    source = f"{found}@{folder.name}" if on_hub else str(folder)
-    return _Raw(
-        model=model, info=info, tokenizer=tokenizer, source=source, folder=folder.absolute()
-    )
-
-
-def _device_map(device: torch.device) -> dict | None:
-    # Straight to the device, without a copy of all weights in memory first.
-    return None if device.type == "cpu" else {"": device}
+    return model, info, tokenizer
 
 
 def _borrow_pad(tokenizer: PreTrainedTokenizerBase) -> str | None:
@@ -162,15 +146,25 @@ def _borrow_pad(tokenizer: PreTrainedTokenizerBase) -> str | None:
     return tokenizer.pad_token
 
 
-def _notes(raw: _Raw, pad: str | None, *, named: bool) -> Iterator[str]:
-    dtype = str(raw.model.dtype).removeprefix("torch.")
-    if dtype == "bfloat16" and not named and not computes_bfloat16(raw.model.device):
-        yield f"{raw.model.device.type} emulates bfloat16, slowly: --dtype float32 is faster here"
-    unused = sorted(raw.info["unexpected_keys"])
+def _notes(
+    model: PreTrainedModel,
+    info: dict,
+    tokenizer: PreTrainedTokenizerBase,
+    pad: str | None,
+    *,
+    named: bool,
+) -> Iterator[str]:
+    if _plain(model.dtype) == "bfloat16" and not named and not computes_bfloat16(model.device):
+        yield f"{model.device.type} emulates bfloat16, slowly: --dtype float32 is faster here"
+    unused = sorted(info["unexpected_keys"])
     if unused:
         some = unused[0] + and_more(unused)
         yield f"the model does not use all tensors of its checkpoint: {some}"
-    if raw.tokenizer.chat_template is None:
+    if tokenizer.chat_template is None:
         yield "the tokenizer has no chat template: prompts go in plain"
     if pad is not None:
         yield f"the tokenizer has no pad token: {pad} pads, always masked"
+
+
+def _plain(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

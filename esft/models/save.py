@@ -10,7 +10,7 @@ from esft.files import whole_folder
 from esft.models.calling import quiet
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
     from esft.models.load import LoadedModel
 
@@ -33,23 +33,19 @@ def save_model(loaded: LoadedModel, folder: Path, *, replace: bool = False) -> N
 
 def write_model(loaded: LoadedModel, folder: Path) -> None:
     """Write the files of `save_model` to a folder that is there and empty."""
-    with quiet(no_bars=True):
-        _save_model(loaded.model, folder)
-        _save_tokenizer(loaded.tokenizer, folder, drop_pad=loaded.borrowed_pad)
-
-
-def _save_model(model: PreTrainedModel, folder: Path) -> None:
     from transformers import GenerationConfig
 
-    generation = model.generation_config
-    # save_pretrained refuses generation configs that some checkpoints come with (a temperature
-    # where nothing is sampled); as it came, it is written below.
-    model.generation_config = GenerationConfig()
-    try:
-        model.save_pretrained(folder)
-    finally:
-        model.generation_config = generation
-    generation.to_json_file(folder / "generation_config.json", use_diff=True)
+    model, generation = loaded.model, loaded.model.generation_config
+    with quiet(no_bars=True):
+        # save_pretrained refuses generation configs that some checkpoints come with (a temperature
+        # where nothing is sampled); as it came, it is written below.
+        model.generation_config = GenerationConfig()
+        try:
+            model.save_pretrained(folder)
+        finally:
+            model.generation_config = generation
+        generation.to_json_file(folder / "generation_config.json", use_diff=True)
+        _save_tokenizer(loaded.tokenizer, folder, drop_pad=loaded.borrowed_pad)
 
 
 def _save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, *, drop_pad: bool) -> None:

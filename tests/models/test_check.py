@@ -1,73 +1,92 @@
 """Checkpoints that cannot be tuned are refused, with the reason and a way out."""
 
 import json
+import os
 
 import pytest
 import torch
-from tiny_models import (
-    change_config,
-    change_weights,
-    tiny_llama,
-    tiny_qwen2,
-    write_gguf,
-    write_model,
-)
+from damage import cut_off
+from tiny_models import change_config, change_weights, tiny_llama, write_gguf, write_model
 from transformers import AutoModelForCausalLM
 
 from esft.errors import ModelError
 from esft.models.load import load_model
 
-
-@pytest.fixture
-def folder(tmp_path):
-    """A folder with a tiny Llama with tied embeddings in float32, and its chat tokenizer."""
-    return write_model(tmp_path / "tiny")
+NORM = "model.norm.weight"
+UP = "model.layers.0.mlp.up_proj.weight"
+LAST_UP = "model.layers.1.mlp.up_proj.weight"
 
 
-def test_a_pickle_is_never_loaded(folder):
+# Files
+
+
+def pickle_only(folder):
     (folder / "model.safetensors").unlink()
-    torch.save({"model.norm.weight": torch.ones(32)}, folder / "pytorch_model.bin")
+    torch.save({NORM: torch.ones(32)}, folder / "pytorch_model.bin")
 
-    with pytest.raises(ModelError, match=r"pickles only \(pytorch_model.bin\)") as caught:
+
+def index_of_pickles(folder):
+    (folder / "model.safetensors").rename(folder / "weights.bin")
+    index = {"weight_map": {NORM: "weights.bin"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+FILES = [
+    (pickle_only, r"pickles only \(pytorch_model.bin\)", "save_pretrained"),
+    (
+        lambda folder: change_config(folder, transformers_weights="adapter_model.bin"),
+        r"pickles only \(adapter_model.bin\)",
+        "save_pretrained",
+    ),
+    (index_of_pickles, "names no or other files than", "again"),
+    (
+        lambda folder: (folder / "adapter_config.json").write_text("{}"),
+        "is an adapter",
+        "merge it into its base model first",
+    ),
+    (
+        lambda folder: (folder / "config.json").write_text("{"),
+        r"config\.json is not JSON",
+        "again",
+    ),
+    (
+        lambda folder: os.truncate(folder / "model.safetensors", 100),
+        r"model\.safetensors is damaged or cut short",
+        "again",
+    ),
+    (
+        lambda folder: cut_off(folder / "model.safetensors"),
+        r"model\.safetensors is damaged or cut short",
+        "again",
+    ),
+]
+
+
+@pytest.mark.parametrize(("change", "message", "hint"), FILES)
+def test_files_that_are_no_checkpoint_to_tune_are_refused(change, message, hint, folder):
+    change(folder)
+
+    with pytest.raises(ModelError, match=message) as caught:
         load_model(str(folder))
 
-    assert "save_pretrained" in caught.value.hint
+    assert hint in caught.value.hint
 
 
 def test_transformers_is_told_to_take_no_pickle_and_no_code(folder, monkeypatch):
-    asked = {}
+    options = {}
     real = AutoModelForCausalLM.from_pretrained
     monkeypatch.setattr(
         AutoModelForCausalLM,
         "from_pretrained",
-        lambda *a, **how: asked.update(how) or real(*a, **how),
+        lambda *a, **given: options.update(given) or real(*a, **given),
     )
 
     load_model(str(folder))
 
-    assert asked["use_safetensors"] is True
-    assert asked["trust_remote_code"] is False
+    assert (options["use_safetensors"], options["trust_remote_code"]) == (True, False)
 
 
-def test_an_index_that_names_pickles_is_refused(folder):
-    (folder / "model.safetensors").rename(folder / "weights.bin")
-    index = {"weight_map": {"model.norm.weight": "weights.bin"}}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-
-    with pytest.raises(ModelError, match="names no or other files than"):
-        load_model(str(folder))
-
-
-def test_a_config_that_names_another_file_of_weights_is_refused(folder):
-    (folder / "adapter_model.bin").touch()
-    change_config(folder, transformers_weights="adapter_model.bin")
-
-    with pytest.raises(ModelError, match=r"pickles only \(adapter_model.bin\)"):
-        load_model(str(folder))
-
-
-def test_a_missing_file_of_a_sharded_checkpoint_is_named(tmp_path):
-    folder = write_model(tmp_path / "m")
+def test_a_missing_file_of_a_sharded_checkpoint_is_named(folder):
     (folder / "model.safetensors").unlink()
     tiny_llama().save_pretrained(folder, max_shard_size="40kB")
     last = sorted(folder.glob("*.safetensors"))[-1]
@@ -77,41 +96,89 @@ def test_a_missing_file_of_a_sharded_checkpoint_is_named(tmp_path):
         load_model(str(folder))
 
 
-@pytest.mark.parametrize("keep", [4, 100, -1])
-def test_weights_cut_short_are_refused(keep, folder):
-    file = folder / "model.safetensors"
-    file.write_bytes(file.read_bytes()[:keep])
+def test_a_folder_that_holds_a_gguf_file_only_says_to_name_the_file(tmp_path):
+    file = write_gguf(tmp_path / "t.gguf")
 
-    with pytest.raises(ModelError, match=r"model\.safetensors is damaged or cut short"):
+    with pytest.raises(ModelError, match=r"has no config\.json") as caught:
+        load_model(str(tmp_path))
+
+    assert caught.value.hint == f"name the file itself: {file}"
+
+
+# Before weights are read
+
+
+@pytest.mark.parametrize("content", ["", "{}", '{"version": "1.0", "model": 1}', None])
+def test_a_missing_or_damaged_tokenizer_is_refused_before_weights_are_read(content, folder):
+    (folder / "model.safetensors").write_bytes(b"")
+    if content is None:
+        (folder / "tokenizer_config.json").unlink()
+        (folder / "tokenizer.json").unlink()
+    else:
+        (folder / "tokenizer.json").write_text(content)
+
+    with pytest.raises(ModelError, match="its tokenizer is missing or cannot be read"):
         load_model(str(folder))
 
 
 @pytest.mark.parametrize(
-    "config",
+    ("config", "message"),
     [
-        {"quant_method": "gptq", "bits": 4},
-        {"quant_method": "fp8"},
+        ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "quantized .*gptq.* yet"),
+        ({"architectures": ["BertForMaskedLM"]}, "is not a causal language model: .*MaskedLM"),
+        ({"is_encoder_decoder": True}, "is not a causal language model"),
+        ({"model_type": "llama99"}, "cannot be loaded: .*llama99"),
+        ({"hidden_size": "many"}, "cannot be loaded: .*hidden_size"),
+        ({"auto_map": {"AutoConfig": "own.A"}, "model_type": "own"}, "needs Python code of its"),
     ],
 )
-def test_a_quantized_checkpoint_is_refused(config, folder):
-    change_config(folder, quantization_config=config)
+def test_a_config_that_cannot_be_tuned_is_refused_before_weights_are_read(config, message, folder):
+    (folder / "model.safetensors").write_bytes(b"")
+    change_config(folder, **config)
 
-    with pytest.raises(ModelError, match=f"quantized .*{config['quant_method']}.* yet") as caught:
-        load_model(str(folder))
-
-    assert caught.value.hint == "take the checkpoint it was made from"
-
-
-@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn])
-def test_integer_weights_are_refused_also_without_a_word_in_the_config(dtype, folder):
-    name = "model.layers.0.mlp.up_proj.weight"
-    change_weights(folder, lambda weights: weights.update({name: weights[name].to(dtype)}))
-
-    with pytest.raises(ModelError, match=rf"is quantized \({name} is \w+\)"):
+    with pytest.raises(ModelError, match=message):
         load_model(str(folder))
 
 
-def test_parameters_that_are_no_floats_once_loaded_are_refused(folder, monkeypatch):
+# Weights
+
+
+def changed_to(name, change):
+    return lambda weights: weights.update({name: change(weights[name])})
+
+
+@pytest.mark.parametrize(
+    ("change", "dtype", "message", "hint"),
+    [
+        (changed_to(UP, torch.Tensor.char), None, rf"quantized \({UP} is I8\)", "made from"),
+        (
+            changed_to(UP, lambda weight: weight.to(torch.float8_e4m3fn)),
+            None,
+            rf"quantized \({UP} is F8_E4M3\)",
+            "made from",
+        ),
+        (lambda all: all[LAST_UP][-1].fill_(float("nan")), None, f"{LAST_UP} holds NaN", "damaged"),
+        (lambda all: all[NORM][-1].fill_(-float("inf")), None, f"{NORM} holds infi", "damaged"),
+        (lambda all: all[NORM].fill_(1e5), "float16", f"{NORM} holds infi", "try bfloat16"),
+        (lambda all: [all.pop(UP), all.pop(NORM)], None, f"lacks {UP} and 1 more", "whole"),
+        (
+            changed_to(NORM, lambda _: torch.ones(31)),
+            None,
+            rf"{NORM} has shape \(31,\), .* expects \(32,\)",
+            "different models",
+        ),
+    ],
+)
+def test_weights_that_cannot_be_tuned_are_refused_by_name(change, dtype, message, hint, folder):
+    change_weights(folder, change)
+
+    with pytest.raises(ModelError, match=message) as caught:
+        load_model(str(folder), dtype=dtype)
+
+    assert hint in caught.value.hint
+
+
+def test_parameters_that_are_not_floats_once_loaded_are_refused(folder, monkeypatch):
     real = AutoModelForCausalLM.from_pretrained
 
     def packed(*args, **options):
@@ -135,128 +202,27 @@ def test_a_dtype_that_cannot_be_tuned_is_refused_and_a_named_one_helps(tmp_path)
     assert load_model(str(folder), dtype="float32").dtype == torch.float32
 
 
-@pytest.mark.parametrize(
-    ("value", "what"),
-    [(float("nan"), "NaN"), (-float("inf"), "infinite")],
-)
-def test_a_weight_that_is_not_finite_is_named(value, what, folder):
-    name = "model.layers.1.mlp.up_proj.weight"
-    change_weights(folder, lambda weights: weights[name][-1].fill_(value))
-
-    with pytest.raises(ModelError, match=f"{name} holds {what}") as caught:
-        load_model(str(folder))
-
-    assert "damaged" in caught.value.hint
-
-
-def test_weights_that_overflow_in_float16_are_refused_with_another_dtype_as_hint(folder):
-    change_weights(folder, lambda weights: weights["model.norm.weight"].fill_(1e5))
-
-    with pytest.raises(ModelError, match=r"model\.norm\.weight holds infinite") as caught:
-        load_model(str(folder), dtype="float16")
-
-    assert "try bfloat16 or float32" in caught.value.hint
-    assert load_model(str(folder), dtype="bfloat16").dtype == torch.bfloat16
-
-
-def test_a_weight_that_the_checkpoint_lacks_is_not_made_up(folder):
-    names = ["model.layers.0.mlp.up_proj.weight", "model.norm.weight"]
-    change_weights(folder, lambda weights: [weights.pop(name) for name in names])
-
-    with pytest.raises(ModelError, match=f"lacks {names[0]} and 1 more"):
-        load_model(str(folder))
-
-
-def test_a_weight_of_another_shape_is_refused(folder):
-    name = "model.norm.weight"
-    change_weights(folder, lambda weights: weights.update({name: torch.ones(31)}))
-
-    with pytest.raises(ModelError, match=r"norm.weight has shape \(31,\), .* expects \(32,\)"):
-        load_model(str(folder))
-
-
-def test_a_config_that_is_no_json_is_refused(folder):
-    (folder / "config.json").write_text("{")
-
-    with pytest.raises(ModelError, match=r"config\.json is not JSON"):
-        load_model(str(folder))
-
-
-def test_a_folder_that_holds_a_gguf_file_only_says_to_name_the_file(tmp_path):
-    file = write_gguf(tmp_path / "t.gguf")
-
-    with pytest.raises(ModelError, match=r"has no config\.json") as caught:
-        load_model(str(tmp_path))
-
-    assert caught.value.hint == f"name the file itself: {file}"
-
-
-def test_an_adapter_is_refused(folder):
-    (folder / "adapter_config.json").write_text("{}")
-
-    with pytest.raises(ModelError, match="is an adapter") as caught:
-        load_model(str(folder))
-
-    assert "merge" in caught.value.hint
-
-
-@pytest.mark.parametrize("content", ["", "{}", '{"version": "1.0", "model": 1}', None])
-@pytest.mark.parametrize("make", [tiny_llama, tiny_qwen2])
-def test_a_missing_or_damaged_tokenizer_is_refused_before_weights_are_read(make, content, tmp_path):
-    folder = write_model(tmp_path / "m", make())
-    (folder / "model.safetensors").write_bytes(b"")
-    if content is None:
-        (folder / "tokenizer_config.json").unlink()
-        (folder / "tokenizer.json").unlink()
-    else:
-        (folder / "tokenizer.json").write_text(content)
-
-    with pytest.raises(ModelError, match="its tokenizer is missing or cannot be read"):
-        load_model(str(folder))
+# Errors of transformers
 
 
 @pytest.mark.parametrize(
-    ("config", "message"),
+    ("error", "expected", "message"),
     [
-        ({"architectures": ["BertForMaskedLM"]}, "is not a causal language model: .*MaskedLM"),
-        ({"is_encoder_decoder": True}, "is not a causal language model"),
-        ({"model_type": "llama99"}, "cannot be loaded: .*llama99"),
-        ({"hidden_size": "many"}, "cannot be loaded: .*hidden_size"),
-        ({"auto_map": {"AutoConfig": "own.A"}, "model_type": "own"}, "needs Python code of its"),
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nmore"),
+            ModelError,
+            r"does not fit into memory: .* Tried to allocate 2 GiB\.$",
+        ),
+        (AttributeError("a bug"), AttributeError, "^a bug$"),  # with its traceback
     ],
 )
-def test_a_config_that_cannot_be_tuned_is_refused_before_weights_are_read(config, message, folder):
-    (folder / "model.safetensors").write_bytes(b"")
-    change_config(folder, **config)
+def test_too_little_memory_is_said_and_a_bug_stays_a_bug(
+    error, expected, message, folder, monkeypatch
+):
+    def fail(*args, **options):
+        raise error
 
-    with pytest.raises(ModelError, match=message):
-        load_model(str(folder))
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", fail)
 
-
-def test_an_architecture_that_does_not_continue_texts_is_said_by_transformers(folder):
-    change_config(folder, model_type="t5", architectures=["T5ForConditionalGeneration"])
-
-    with pytest.raises(ModelError, match="cannot be loaded: Unrecognized configuration class"):
-        load_model(str(folder))
-
-
-def test_a_model_too_large_for_the_device_is_refused(folder, monkeypatch):
-    def out_of_memory(*args, **options):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nmore")
-
-    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", out_of_memory)
-
-    with pytest.raises(
-        ModelError, match=r"does not fit into memory: .* Tried to allocate 2 GiB\.$"
-    ):
-        load_model(str(folder))
-
-
-def test_an_error_that_nobody_knows_keeps_its_traceback(folder, monkeypatch):
-    def bug(*args, **options):
-        raise AttributeError("a bug")
-
-    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", bug)
-
-    with pytest.raises(AttributeError, match="a bug"):
+    with pytest.raises(expected, match=message):
         load_model(str(folder))

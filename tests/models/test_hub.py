@@ -1,4 +1,4 @@
-"""Models and datasets of the hub: downloaded, from the cache, and not to be had."""
+"""Models of the hub: downloaded, from the cache, and refused in words."""
 
 import json
 import shutil
@@ -13,6 +13,7 @@ from tiny_models import change_config, write_model
 ATTEMPT = """
 import json, os
 from esft.errors import EsftError
+from esft.models.base_file import map_base
 from esft.models.load import load_model
 
 results = {{}}
@@ -20,21 +21,14 @@ for name, trust in {names!r}:
     try:
         loaded = load_model(name, trust_remote_code=trust)
         result = {{"source": loaded.source, "weight": loaded.model.model.norm.weight.sum().item()}}
+        files = map_base(loaded, ["model.norm.weight"], "base").files
+        result["mapped"] = [str(file.relative_to(os.environ["HF_HOME"])) for file in files]
     except EsftError as error:
         result = {{"error": f"{{type(error).__name__}}: {{error}}", "hint": error.hint}}
     if "ITS_CODE_RAN" in os.environ:
         result["its code ran"] = True
     results[name + " trusted" * trust] = result
 print(json.dumps(results))
-"""
-READ = """
-import json
-from pathlib import Path
-from esft.tasks.registry import get_task
-from esft.tasks.rows import read_split
-
-print(json.dumps([[row.answer, len(row.options)] for row in
-      read_split(get_task("arc-easy"), "validation")]))
 """
 CODE = """
 import os
@@ -47,10 +41,17 @@ class OwnForCausalLM(LlamaForCausalLM):
 """
 
 
-def attempt(names, **where):
+SMALL_DISK = """
+import resource, signal
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))  # the weights take 100 kB
+"""
+
+
+def attempt(names, setup="", **where):
     """What load_model makes of each name, in a Python of its own; names may end in trusted."""
     pairs = [(name.removesuffix(" trusted"), name.endswith(" trusted")) for name in names]
-    result = run_python(ATTEMPT.format(names=pairs), **where)
+    result = run_python(setup + ATTEMPT.format(names=pairs), **where)
     assert result.returncode == 0, result.stderr
     return json.loads(result.stdout)
 
@@ -65,7 +66,7 @@ def a_port_where_nobody_listens():
 def root(tmp_path_factory):
     """The repositories of the hub of these tests."""
     root = tmp_path_factory.mktemp("hub")
-    for name in ("tiny", "slim", "gated", "pickle", "quantized", "own"):
+    for name in ("tiny", "slim", "gated", "broken", "pickle", "quantized", "own"):
         write_model(root / "models" / "org" / name)
     tiny = root / "models" / "org" / "tiny"
     (tiny / "onnx").mkdir()
@@ -89,84 +90,85 @@ def root(tmp_path_factory):
 def online(root, tmp_path_factory):
     """Results and requests of loading everything from the hub; and the cache that this filled."""
     home = tmp_path_factory.mktemp("home")
-    names = ["org/tiny", "org/gated", "org/pickle", "org/quantized", "Qwen/Qwen2.5-1.5"]
-    names += ["org/own", "org/own trusted"]  # last, since what has run has run
-    with LoopbackHub(root, gated=["org/gated"]) as hub:
+    names = ["org/tiny", *ERRORS, "org/own trusted"]  # last, since what has run has run
+    with LoopbackHub(root, gated=["org/gated"], broken=["org/broken"]) as hub:
         results = attempt(names, endpoint=hub.url, home=home)
     return results, hub.requests, home
 
 
-def test_a_hub_id_loads_and_says_its_revision(online, root):
+def test_a_hub_id_loads_says_its_revision_and_has_its_base_mapped_from_the_cache(online, root):
     results, _, _ = online
 
     weights = load_file(root / "models" / "org" / "tiny" / "model.safetensors")
+    commit = commit_of("org/tiny")
     assert results["org/tiny"] == {
-        "source": f"org/tiny@{commit_of('org/tiny')}",
+        "source": f"org/tiny@{commit}",
         "weight": weights["model.norm.weight"].sum().item(),
+        "mapped": [f"hub/models--org--tiny/snapshots/{commit}/model.safetensors"],
     }
 
 
 def test_only_files_that_a_model_needs_are_downloaded_and_weights_come_last(online):
     _, requests, _ = online
 
-    asked = [line for line in requests if "org/tiny/" in line]
-    assert asked[-1].startswith("GET /org/tiny/resolve")
-    assert asked[-1].endswith("/model.safetensors")
-    assert not any("consolidated" in line or "onnx" in line for line in asked)
-
-
-def test_a_gated_model_says_to_accept_the_terms_and_log_in(online):
-    results, _, _ = online
-
-    assert "ModelError: org/gated is gated" in results["org/gated"]["error"]
-    assert "/org/gated, then log in with `hf auth login`" in results["org/gated"]["hint"]
-
-
-def test_a_model_that_the_hub_does_not_have_is_said(online):
-    results, _, _ = online
-
-    assert "Qwen/Qwen2.5-1.5 was not found on http" in results["Qwen/Qwen2.5-1.5"]["error"]
-    assert "check the name" in results["Qwen/Qwen2.5-1.5"]["hint"]
-
-
-def test_a_repository_of_pickles_is_refused_and_they_are_not_downloaded(online):
-    results, requests, _ = online
-
-    assert "org/pickle has no weights as safetensors" in results["org/pickle"]["error"]
-    assert "pickles" in results["org/pickle"]["hint"]
+    lines = [line for line in requests if "org/tiny/" in line]
+    assert lines[-1].startswith("GET /org/tiny/resolve")
+    assert lines[-1].endswith("/model.safetensors")
+    assert not any("consolidated" in line or "onnx" in line for line in lines)
     assert not any("pytorch_model" in line for line in requests)
-
-
-def test_a_quantized_model_is_refused_before_its_weights_are_downloaded(online):
-    results, requests, _ = online
-
-    assert "quantized (quantization_config: awq)" in results["org/quantized"]["error"]
     assert not any("org/quantized" in line and "safetensors" in line for line in requests)
 
 
-def test_code_that_comes_with_a_model_runs_only_if_asked_for(online):
-    results, _, _ = online
+ERRORS = {
+    "org/gated": ("org/gated is gated", "/org/gated, then log in with `hf auth login`"),
+    "org/broken": ("org/broken was asked for, and http://127.0.0.1", "try again later"),
+    "org/pickle": ("org/pickle has no weights as safetensors", "pickles, which can run any code"),
+    "org/quantized": ("quantized (quantization_config: awq)", "the checkpoint it was made from"),
+    "Qwen/Qwen2.5-1.5": ("Qwen/Qwen2.5-1.5 was not found on http", "check the name"),
+    "org/own": ("org/own needs Python code of its own", "model.trust_remote_code=true"),
+}
 
-    assert "org/own needs Python code of its own" in results["org/own"]["error"]
-    assert "trust_remote_code" in results["org/own"]["hint"]
-    assert "its code ran" not in results["org/own"]
-    assert results["org/own trusted"]["source"] == f"org/own@{commit_of('org/own')}"
-    assert results["org/own trusted"]["its code ran"]
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_what_the_hub_does_not_give_or_cannot_be_tuned_is_said(name, online):
+    error, hint = ERRORS[name]
+
+    result = online[0][name]
+    assert list(result) == ["error", "hint"]  # and no code of its own ran
+    assert result["error"].startswith("ModelError: ")
+    assert error in result["error"]
+    assert hint in result["hint"]
+
+
+def test_code_that_comes_with_a_model_runs_if_asked_for(online):
+    result = online[0]["org/own trusted"]
+
+    assert result["source"] == f"org/own@{commit_of('org/own')}"
+    assert result["its code ran"]
+
+
+def test_a_disk_that_fills_up_while_downloading_is_said(root, tmp_path):
+    pytest.importorskip("resource")
+    with LoopbackHub(root) as hub:
+        results = attempt(["org/tiny"], endpoint=hub.url, home=tmp_path, setup=SMALL_DISK)
+
+    error, hint = results["org/tiny"].values()
+    assert f"ModelError: org/tiny cannot be stored in {tmp_path / 'hub'}: File too large" in error
+    assert hint == "free some space, or set HF_HOME to a folder on another disk"
 
 
 def test_without_a_network_a_cached_model_loads_and_another_says_what_to_do(online):
     results, _, home = online
     endpoint = a_port_where_nobody_listens()
 
-    found = attempt(["org/tiny", "org/other"], endpoint=endpoint, home=home)
+    unreachable = attempt(["org/tiny", "org/other"], endpoint=endpoint, home=home)
 
-    assert found["org/tiny"] == results["org/tiny"]
-    error, hint = found["org/other"].values()
+    assert unreachable["org/tiny"] == results["org/tiny"]
+    error, hint = unreachable["org/other"].values()
     assert f"org/other was looked for on {endpoint}, which cannot be reached" in error
     assert f"in the cache {home / 'hub'}, which does not hold it" in error
-    assert "hf download org/other" in hint
-    assert "HF_HUB_OFFLINE=1" in hint
-    assert "local folder" in hint
+    for words in ("hf download org/other", "HF_HUB_OFFLINE=1", "local folder"):
+        assert words in hint
 
 
 @pytest.fixture(scope="module")
@@ -186,11 +188,10 @@ def offline(online, root, tmp_path_factory):
     return attempt(names, endpoint=a_port_where_nobody_listens(), home=home, offline=True)
 
 
-def test_offline_a_cached_model_loads(offline, online):
+def test_offline_a_cached_model_loads_also_where_the_cache_lacks_what_no_model_needs(
+    offline, online
+):
     assert offline["org/tiny"] == online[0]["org/tiny"]
-
-
-def test_offline_a_cache_that_lacks_only_what_no_model_needs_is_enough(offline):
     assert offline["org/slim"]["source"] == f"org/slim@{commit_of('org/slim')}"
 
 
@@ -198,35 +199,3 @@ def test_offline_a_cache_that_lacks_only_what_no_model_needs_is_enough(offline):
 def test_offline_a_model_that_is_not_wholly_cached_says_so(name, offline):
     assert f"{name} is not, or not wholly, in the cache" in offline[name]["error"]
     assert f"hf download {name}" in offline[name]["hint"]
-
-
-def test_rows_of_a_dataset_come_from_the_hub_and_then_from_the_cache(root, tmp_path):
-    write_arc(root / "datasets" / "allenai" / "ai2_arc")
-    with LoopbackHub(root) as hub:
-        online = run_python(READ, endpoint=hub.url, home=tmp_path)
-    offline = run_python(READ, endpoint=hub.url, home=tmp_path, offline=True)
-
-    assert online.returncode == 0, online.stderr
-    assert [options for _, options in json.loads(online.stdout)] == [4, 4, 4]
-    assert offline.stdout == online.stdout
-
-
-def write_arc(folder):
-    """A dataset with the configs, splits and columns of allenai/ai2_arc, three rows a split."""
-    configs = []
-    for config in ("ARC-Challenge", "ARC-Easy"):
-        (folder / config).mkdir(parents=True)
-        splits = []
-        for split in ("train", "validation", "test"):
-            rows = [arc_row(f"{config}-{split}-{i}", "ABCD"[i]) for i in range(3)]
-            (folder / config / f"{split}.jsonl").write_text("".join(rows))
-            splits.append({"split": split, "path": f"{config}/{split}.jsonl"})
-        configs.append({"config_name": config, "data_files": splits})
-    card = json.dumps({"configs": configs})  # JSON is YAML
-    (folder / "README.md").write_text(f"---\n{card}\n---\n")
-
-
-def arc_row(name, answer):
-    choices = {"text": ["ice", "fire", "water", "air"], "label": list("ABCD")}
-    row = {"id": name, "question": f"What is {name}?", "choices": choices, "answerKey": answer}
-    return json.dumps(row) + "\n"

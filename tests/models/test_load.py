@@ -24,12 +24,6 @@ from esft.models.save import save_model
 TEXT = "Héllo, the cab!<|im_end|>\n"
 
 
-@pytest.fixture
-def folder(tmp_path):
-    """A folder with a tiny Llama with tied embeddings in float32, and its chat tokenizer."""
-    return write_model(tmp_path / "tiny")
-
-
 @pytest.mark.parametrize(
     ("make", "tied", "dtype"),
     [
@@ -38,15 +32,22 @@ def folder(tmp_path):
         (tiny_qwen2, True, torch.bfloat16),
     ],
 )
-def test_a_folder_gives_its_weights_in_their_own_dtype(make, tied, dtype, tmp_path):
+@pytest.mark.parametrize("shard", ["5GB", "40kB"])
+def test_a_folder_gives_its_weights_in_their_own_dtype_or_the_named_one(
+    make, tied, dtype, shard, tmp_path
+):
     model = make(tied=tied, dtype=dtype)
-    folder = write_model(tmp_path / "m", model)
+    folder = write_model(tmp_path / "m", model, max_shard_size=shard)
 
     loaded = load_model(str(folder))
+    named = load_model(str(folder), dtype="float32")
 
+    assert (len(list(folder.glob("*.safetensors"))) > 1) == (shard == "40kB")
     assert same_weights(loaded.model, model)
     assert loaded.dtype == dtype
     assert (loaded.model.lm_head.weight is loaded.model.model.embed_tokens.weight) == tied
+    assert same_weights(named.model, model.float())
+    assert named.dtype == torch.float32
 
 
 def test_a_loaded_model_is_ready_to_be_tuned(folder):
@@ -56,35 +57,9 @@ def test_a_loaded_model_is_ready_to_be_tuned(folder):
     assert not any(p.requires_grad for p in loaded.model.parameters())
     assert loaded.device == torch.device("cpu")
     assert (loaded.id, loaded.source) == (str(folder), str(folder))
-    assert loaded.notes == ()
-    assert not loaded.borrowed_pad
-
-
-@pytest.mark.parametrize("name", ["float32", "float16"])
-def test_a_named_dtype_replaces_the_checkpoints(name, tmp_path):
-    folder = write_model(tmp_path / "m", tiny_llama(dtype=torch.bfloat16))
-
-    loaded = load_model(str(folder), dtype=name)
-
-    assert loaded.dtype == getattr(torch, name)
-    assert {p.dtype for p in loaded.model.parameters()} == {loaded.dtype}
-
-
-def test_the_tokenizer_comes_with_its_chat_template(folder):
-    loaded = load_model(str(folder))
-
+    assert (loaded.notes, loaded.borrowed_pad) == ((), False)
     assert loaded.tokenizer(TEXT).input_ids == tiny_tokenizer()(TEXT).input_ids
     assert loaded.tokenizer.chat_template == CHAT_TEMPLATE
-
-
-def test_a_sharded_checkpoint_loads(tmp_path):
-    model = tiny_llama(tied=False)
-    folder = write_model(tmp_path / "m", model)
-    (folder / "model.safetensors").unlink()
-    model.save_pretrained(folder, max_shard_size="40kB")
-    assert len(list(folder.glob("*.safetensors"))) > 1
-
-    assert same_weights(load_model(str(folder)).model, model)
 
 
 def test_nothing_is_printed_and_the_settings_of_the_library_are_as_before(
@@ -110,32 +85,33 @@ def test_nothing_is_printed_and_the_settings_of_the_library_are_as_before(
         logging.remove_handler(handler)
 
 
-def test_a_missing_chat_template_is_said(tmp_path):
-    folder = write_model(tmp_path / "m", tokenizer=tiny_tokenizer(chat_template=False))
-
-    assert load_model(str(folder)).notes == (
-        "the tokenizer has no chat template: prompts go in plain",
-    )
-
-
-@pytest.mark.parametrize(("eos", "pad"), [(True, "<|im_end|>"), (False, "<|endoftext|>")])
-def test_without_a_pad_token_eos_pads_or_else_token_0(eos, pad, tmp_path):
-    folder = write_model(tmp_path / "m", tokenizer=tiny_tokenizer(pad=False, eos=eos))
+@pytest.mark.parametrize(
+    ("tokenizer", "extra", "note"),
+    [
+        ({"chat_template": False}, {}, "the tokenizer has no chat template: prompts go in plain"),
+        ({"pad": False}, {}, "the tokenizer has no pad token: <|im_end|> pads, always masked"),
+        (
+            {"pad": False, "eos": False},
+            {},
+            "the tokenizer has no pad token: <|endoftext|> pads, always masked",
+        ),
+        (
+            {},
+            {"model.a": torch.ones(2), "model.b": torch.ones(2)},
+            "the model does not use all tensors of its checkpoint: model.a and 1 more",
+        ),
+    ],
+)
+def test_what_a_checkpoint_lacks_or_has_too_much_is_said(tokenizer, extra, note, tmp_path):
+    folder = write_model(tmp_path / "m", tokenizer=tiny_tokenizer(**tokenizer))
+    change_weights(folder, lambda weights: weights.update(extra))
 
     loaded = load_model(str(folder))
 
-    assert loaded.tokenizer.pad_token == pad
-    assert loaded.notes == (f"the tokenizer has no pad token: {pad} pads, always masked",)
+    assert loaded.notes == (note,)
+    assert loaded.borrowed_pad == ("pad" in tokenizer)
+    assert loaded.tokenizer.pad_token in note or not loaded.borrowed_pad
     assert loaded.tokenizer(TEXT).input_ids == tiny_tokenizer()(TEXT).input_ids
-
-
-def test_tensors_that_the_model_does_not_use_are_said(folder):
-    extra = {"model.a": torch.ones(2), "model.b": torch.ones(2)}
-    change_weights(folder, lambda weights: weights.update(extra))
-
-    assert load_model(str(folder)).notes == (
-        "the model does not use all tensors of its checkpoint: model.a and 1 more",
-    )
 
 
 def test_bfloat16_on_a_cpu_that_emulates_it_is_said(tmp_path, monkeypatch):

@@ -22,47 +22,32 @@ from esft.models.load import load_model
 from esft.models.save import save_model
 
 TEXT = "Héllo, the cab!<|im_end|>\n"
-CHAT = [{"role": "user", "content": "What is the capital of France?"}]
 Q8_0 = gguf.GGMLQuantizationType.Q8_0
-
-
-@pytest.fixture
-def folder(tmp_path):
-    """A folder with a tiny Llama with tied embeddings in float32, and its chat tokenizer."""
-    return write_model(tmp_path / "tiny")
 
 
 @pytest.mark.parametrize(
     ("make", "tied", "dtype"),
     [(tiny_llama, True, torch.bfloat16), (tiny_qwen2, False, torch.float32)],
 )
-def test_a_saved_model_answers_as_it_did(make, tied, dtype, tmp_path):
-    loaded = load_model(str(write_model(tmp_path / "m", make(tied=tied, dtype=dtype))))
+def test_a_saved_model_has_the_same_bits_config_tokenizer_and_chat_template(
+    make, tied, dtype, tmp_path
+):
+    folder = write_model(tmp_path / "m", make(tied=tied, dtype=dtype))
+    loaded = load_model(str(folder))
     for parameter in loaded.model.parameters():
         parameter.mul_(1.5)
-
-    save_model(loaded, tmp_path / "saved")
-
-    again = AutoModelForCausalLM.from_pretrained(tmp_path / "saved")
-    assert same_weights(again, loaded.model)
-    assert logits_of(again).equal(logits_of(loaded.model))
-    assert not logits_of(again).equal(logits_of(make(tied=tied, dtype=dtype)))
-
-
-def test_a_saved_model_has_its_config_tokenizer_and_chat_template(folder, tmp_path):
-    loaded = load_model(str(folder))
 
     save_model(loaded, tmp_path / "runs" / "one" / "model")
 
     saved = tmp_path / "runs" / "one" / "model"
+    again = AutoModelForCausalLM.from_pretrained(saved)
     tokenizer = AutoTokenizer.from_pretrained(saved)
-    config = json.loads((saved / "config.json").read_text())
+    assert same_weights(again, loaded.model)
+    assert not same_weights(again, make(tied=tied, dtype=dtype))
+    assert again.config.dtype == dtype
     assert {path.name for path in saved.iterdir()} == {path.name for path in folder.iterdir()}
-    assert (config["dtype"], "quantization_config" in config) == ("float32", False)
     assert tokenizer(TEXT).input_ids == loaded.tokenizer(TEXT).input_ids
-    assert tokenizer.apply_chat_template(CHAT, tokenize=False) == (
-        loaded.tokenizer.apply_chat_template(CHAT, tokenize=False)
-    )
+    assert tokenizer.chat_template == CHAT_TEMPLATE
 
 
 def test_a_model_from_a_gguf_file_is_saved_as_a_plain_one(tmp_path):
@@ -70,21 +55,22 @@ def test_a_model_from_a_gguf_file_is_saved_as_a_plain_one(tmp_path):
 
     save_model(loaded, tmp_path / "saved")
 
-    again = AutoModelForCausalLM.from_pretrained(tmp_path / "saved")
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "saved")
-    assert again.dtype == torch.bfloat16
-    assert logits_of(again).equal(logits_of(loaded.model))
-    assert not hasattr(again.config, "quantization_config")
-    assert tokenizer(TEXT).input_ids == loaded.tokenizer(TEXT).input_ids
-    assert tokenizer.chat_template == CHAT_TEMPLATE
+    again = load_model(str(tmp_path / "saved"))
+    assert same_weights(again.model, loaded.model)
+    assert logits_of(again.model).equal(logits_of(loaded.model))
+    assert not hasattr(again.model.config, "quantization_config")
+    assert again.tokenizer(TEXT).input_ids == loaded.tokenizer(TEXT).input_ids
+    assert again.tokenizer.chat_template == CHAT_TEMPLATE
 
 
-def test_nothing_saved_names_a_path_of_this_machine(folder, tmp_path):
-    save_model(load_model(str(folder)), tmp_path / "one")
-    save_model(load_model(str(write_gguf(tmp_path / "t.gguf"))), tmp_path / "two")
+@pytest.mark.parametrize("write", [write_model, write_gguf])
+def test_nothing_saved_names_a_path_of_this_machine(write, tmp_path):
+    loaded = load_model(str(write(tmp_path / "t.gguf")))
 
-    texts = [path for path in tmp_path.glob("???/*") if path.suffix in (".json", ".jinja")]
-    assert len(texts) >= 8
+    save_model(loaded, tmp_path / "saved")
+
+    texts = [path for path in (tmp_path / "saved").iterdir() if path.suffix in (".json", ".jinja")]
+    assert len(texts) >= 4
     for path in texts:
         assert str(tmp_path.parent) not in path.read_text()
         assert "local_files_only" not in path.read_text()
@@ -122,19 +108,32 @@ def test_the_generation_config_of_the_checkpoint_is_kept_whatever_it_says(
     assert loaded.model.generation_config.max_new_tokens == 7
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), ValueError("a bug"), OSError(5, "I/O")])
-def test_a_save_that_fails_leaves_nothing_behind(error, folder, tmp_path, monkeypatch):
+def test_a_folder_with_something_in_it_is_refused_and_left_alone_unless_it_may_be_replaced(
+    folder, tmp_path
+):
+    loaded = load_model(str(folder))
+    (folder / "mine").write_text("something")
+
+    with pytest.raises(RunError, match="exists, expected a new or an empty folder"):
+        save_model(loaded, folder)
+
+    assert (folder / "mine").read_text() == "something"
+    save_model(loaded, folder, replace=True)
+    assert not (folder / "mine").exists()
+    assert [path.name for path in tmp_path.iterdir()] == [folder.name]
+
+
+def test_an_interrupted_save_leaves_nothing_behind(folder, tmp_path, monkeypatch):
     loaded = load_model(str(folder))
     generation = loaded.model.generation_config
 
-    def fail(*args, **options):
-        raise error
+    def interrupt(*args, **options):
+        raise KeyboardInterrupt
 
-    monkeypatch.setattr(type(loaded.model), "save_pretrained", fail)
-
-    expected = RunError if isinstance(error, OSError) else type(error)
-    with pytest.raises(expected, match=r"I/O|bug|^$"):
+    monkeypatch.setattr(type(loaded.model), "save_pretrained", interrupt)
+    with pytest.raises(KeyboardInterrupt):
         save_model(loaded, tmp_path / "saved")
+
     assert [path.name for path in tmp_path.iterdir()] == [folder.name]
     assert loaded.model.generation_config is generation
 
