@@ -119,17 +119,14 @@ def check_loaded(model: PreTrainedModel, info: dict, name: str) -> None:
 
 def no_safetensors(name: str, pickles: list[str] = ()) -> ModelError:
     """Return the error for a checkpoint without safetensors, naming the pickles it has."""
-    if not pickles:
-        return ModelError(
-            f"{name} has no weights as safetensors, expected {_WEIGHTS}",
-            hint="weights as .bin or .pth are pickles, which can run any code when loaded: "
-            "take a checkpoint with safetensors, or convert one that you trust",
-        )
+    weights = "no weights as safetensors"
+    if pickles:
+        weights = f"its weights as pickles only ({sorted(pickles)[0]})"
     return ModelError(
-        f"{name} has its weights as pickles only ({sorted(pickles)[0]}), expected {_WEIGHTS}; "
-        "pickles can run any code when loaded, so esft does not load them",
-        hint="if you trust it, convert it once: load it with transformers "
-        "(AutoModelForCausalLM.from_pretrained) and write it with save_pretrained",
+        f"{name} has {weights}, expected {_WEIGHTS}; pickles can run any code when loaded, so esft "
+        "does not load them",
+        hint="take a checkpoint with safetensors, or convert this one if you trust it: load it "
+        "with transformers (AutoModelForCausalLM.from_pretrained), write it with save_pretrained",
     )
 
 

@@ -122,7 +122,7 @@ def test_only_files_that_a_model_needs_are_downloaded_and_weights_come_last(onli
 ERRORS = {
     "org/gated": ("org/gated is gated", "/org/gated, then log in with `hf auth login`"),
     "org/broken": ("org/broken was asked for, and http://127.0.0.1", "try again later"),
-    "org/pickle": ("org/pickle has no weights as safetensors", "pickles, which can run any code"),
+    "org/pickle": ("org/pickle has no weights as safetensors", "take a checkpoint with"),
     "org/quantized": ("quantized (quantization_config: awq)", "the checkpoint it was made from"),
     "Qwen/Qwen2.5-1.5": ("Qwen/Qwen2.5-1.5 was not found on http", "check the name"),
     "org/own": ("org/own needs Python code of its own", "model.trust_remote_code=true"),
