@@ -20,15 +20,7 @@ def anchor_of(
 ) -> dict[str, Tensor]:
     """Return theta_0 of `weights`, which are at their base values: (numel,) each, by name.
 
-    Args:
-        weights: checked to be finite.
-        store: one of `STORES`. A copy in host memory is page-locked for cuda.
-        mapped: for "disk" the base weights by name, flat and in host memory; only read.
-
-    Raises:
-        ValueError: if the store is unknown, `mapped` is missing for "disk" or given for another
-            store, or its names, sizes or dtypes are not those of the weights.
-        AnchorError: if a base weight is NaN or infinite.
+    `mapped` goes with "disk"; arguments and errors are those of `Drift`.
     """
     if store not in STORES:
         raise ValueError(f"store is {store!r}, expected one of {', '.join(STORES)}")
@@ -47,7 +39,14 @@ def anchor_of(
             )
     if mapped is not None:
         return {name: mapped[name] for name in weights.names}
-    return {name: _copy_of(weights.flat(name), store) for name in weights.names}
+    if store == "device":
+        return {name: weights.flat(name).clone() for name in weights.names}
+    copies = {}
+    for name in weights.names:
+        flat = weights.flat(name)
+        copies[name] = torch.empty(flat.shape, dtype=flat.dtype, pin_memory=flat.is_cuda)
+        copies[name].copy_(flat)
+    return copies
 
 
 def _refuse_other_tensors(weights: Weights, mapped: Mapping[str, Tensor]) -> None:
@@ -66,19 +65,8 @@ def _refuse_other_tensors(weights: Weights, mapped: Mapping[str, Tensor]) -> Non
             )
 
 
-def _copy_of(flat: Tensor, store: str) -> Tensor:
-    if store == "device":
-        return flat.clone()
-    return torch.empty(flat.shape, dtype=flat.dtype, pin_memory=flat.is_cuda).copy_(flat)
-
-
 def pull_of(alpha: float, decay: float, norm: str) -> float:
-    """Return what a decay pulls in one step: alpha * decay, checked.
-
-    Args:
-        alpha: learning rate, >= 0.
-        decay: lambda in the paper, >= 0; 0 pulls nothing.
-        norm: "l1" (the pull is in units of weight) or "l2" (it is a share of the drift).
+    """Return alpha * decay, checked: in units of weight for "l1", a share of the drift for "l2".
 
     Raises:
         ValueError: if the norm is unknown, the pull is negative or not a number, or an L2 pull

@@ -27,11 +27,10 @@ class DriftState:
     """What a drift is after a step, besides its base weights and its seed: a snapshot holds it."""
 
     steps: int
-    """Steps made."""
     sum_of_squares: float
     """Of D over all tuned weights; kept, since adding it up anew could round otherwise."""
     kind: str
-    """How D is kept, one of `KINDS`."""
+    """One of `KINDS`."""
     tensors: dict[str, Tensor]
     """What is kept of each parameter, on the host: under its name, and for int8 the scales under
     "<name>:scales". Views where D lies on the host: the next step changes them."""
@@ -144,7 +143,7 @@ class Drift:
             coefficients: their shaped rewards, finite.
             alpha: learning rate, > 0; holds 1 / sigma.
             decay: lambda, >= 0.
-            norm: of the decay, "l1" or "l2".
+            norm: of the decay.
 
         Raises:
             ValueError: if a number is out of its range, the lengths differ, or a member is being
@@ -173,12 +172,7 @@ class Drift:
 
     @contextmanager
     def at_base(self) -> Iterator[None]:
-        """Hold theta_0 in the weights inside the block; the exact bits after it.
-
-        Raises:
-            ValueError: if a member is being held.
-            AnchorError: if a step was interrupted half-way.
-        """
+        """Hold theta_0 in the weights inside the block; the exact bits after it."""
         self.refuse_if_torn()
         with self.weights.held("at_base"):
             try:
@@ -198,19 +192,12 @@ class Drift:
         """Yield each piece of the weights with theta_0 and D of it, brought to their device.
 
         theta_0 has the dtype of the weights, D is float32 as it is kept: (count,) each.
-
-        Raises:
-            AnchorError: if a step was interrupted half-way.
         """
         self.refuse_if_torn()
         yield from self._read()
 
     def state(self) -> DriftState:
-        """Return what `load` needs to go on from here; views of D where it lies on the host.
-
-        Raises:
-            AnchorError: if a step was interrupted half-way.
-        """
+        """Return what `load` needs to go on from here; views of D where it lies on the host."""
         self.refuse_if_torn()
         return DriftState(
             steps=self._steps,
@@ -227,7 +214,6 @@ class Drift:
         interruption left half-way is whole again.
 
         Raises:
-            ValueError: if a member is being held.
             AnchorError: if the state is one of other tensors or kept otherwise; nothing changes.
         """
         self._refuse_other(state)
@@ -256,7 +242,7 @@ class Drift:
         peaks, lengths = Tally(), Tally()
         for kept in self._kept.values():
             kept.open_step(largest_update)
-        for piece, (base, *parts) in self._brought():
+        for piece, (base, *parts) in self._stream.brought(self.weights.pieces(), self._parts_of):
             kept = self._kept[piece.name]
             drift = kept.read(parts)
             if nets:
@@ -290,11 +276,8 @@ class Drift:
             piece.flat.copy_(composed(base, drift))
 
     def _read(self) -> Iterator[tuple[Piece, Tensor, Tensor]]:
-        for piece, (base, *parts) in self._brought():
+        for piece, (base, *parts) in self._stream.brought(self.weights.pieces(), self._parts_of):
             yield piece, base, self._kept[piece.name].read(parts)
-
-    def _brought(self) -> Iterator[tuple[Piece, Parts]]:
-        return self._stream.brought(self.weights.pieces(), self._parts_of)
 
     def _parts_of(self, piece: Piece) -> Parts:
         return *self._base_of(piece), *self._kept[piece.name].parts(piece.start, piece.count)
@@ -317,10 +300,10 @@ class Drift:
                 hint=f"set [anchor] drift = {state.kind!r}, as it was when the drift was saved",
             )
         figures = {name: kept.figures() for name, kept in self._kept.items()}
-        found = _described(state.tensors, state.figures)
+        saved = _described(state.tensors, state.figures)
         expected = _described(self._tensors(), figures)
-        for name in [*expected, *found]:
-            has, needs = found.get(name, "none"), expected.get(name, "none")
+        for name in [*expected, *saved]:
+            has, needs = saved.get(name, "none"), expected.get(name, "none")
             if has != needs:
                 raise AnchorError(
                     f"{name}: the saved drift has {has}, expected {needs}",

@@ -46,12 +46,7 @@ class Forecast:
         self._elements = torch.zeros(SIMULATED) if simulates else None
 
     def step(self, size: int, squares: float) -> None:
-        """Advance by one step.
-
-        Args:
-            size: N, the members that got a coefficient; 0 for a decay without an update.
-            squares: S, see `sum_of_squares`.
-        """
+        """Advance by a step: `size` is N, 0 for a decay alone; `squares` is S, see below."""
         spread = self._alpha / max(1, size) * math.sqrt(squares)
         if self._elements is None:
             keep = 1 - self._pull
@@ -82,10 +77,7 @@ def forecast_norm(
 def forecast_of(record: JournalRecord, numel: int, free: bool = False) -> Forecast:
     """Return the forecast of a journal, at its last step, with the updates that it recorded.
 
-    Args:
-        record: the journal; one without steps gives the forecast that a run begins with.
-        numel: elements tuned.
-        free: leave the decay out: how long the drift would be without it.
+    `free` leaves the decay out: how long the drift would be without it.
     """
     header = record.header
     decay = 0.0 if free else header["awd"]

@@ -15,10 +15,9 @@ JOURNAL_FORMAT = 1
 
 @dataclass(frozen=True, kw_only=True)
 class JournalStep:
-    """What a step did, as far as rebuilding and auditing it needs."""
+    """What step `step`, counted from 1, did, as far as rebuilding and auditing it needs."""
 
     step: int
-    """Counted from 1."""
     rewards: tuple[float, ...]
     """Mean reward of each member, in their order; kept as float32."""
     coefficients: tuple[float, ...]
@@ -45,7 +44,6 @@ class Journal:
         self._path = path
         self._append = append
         self.checksum = checksum
-        """Of the last line."""
 
     def begin(self, header: dict[str, object]) -> None:
         """Record what a replay needs besides the steps."""
@@ -63,13 +61,7 @@ class Journal:
         )
 
     def end(self, steps: int, weights: str, best: int | None) -> None:
-        """Close a journal that leaves its run folder: what it must rebuild.
-
-        Args:
-            steps: the last step.
-            weights: identity of the model after it.
-            best: the step with the best holdout reward; None where nothing says it.
-        """
+        """Close a journal that leaves its run folder, see `JournalEnd`."""
         self._write({"end": steps, "weights": weights, "best": best})
 
     def _write(self, record: dict[str, object]) -> None:

@@ -18,10 +18,9 @@ _TAIL = re.compile(r'[0-9a-f]{16}"\}')
 
 @dataclass(frozen=True, kw_only=True)
 class JournalEnd:
-    """The last line of a journal that was exported: what it must rebuild."""
+    """The last line of a journal that was exported: the identity of the model it must rebuild."""
 
     weights: str
-    """Identity of the model after its last step."""
     best: int | None
     """The step with the best holdout reward; None where nothing says it."""
 
@@ -32,7 +31,6 @@ class JournalRecord:
 
     path: Path
     header: dict[str, object]
-    """The settings that every step was made under."""
     steps: tuple[JournalStep, ...]
     checksums: tuple[str, ...]
     """checksums[k] is that of the line of step k; of step 0, that of the header."""
@@ -83,9 +81,13 @@ def read_journal(path: Path) -> JournalRecord:
             if end is not None:
                 raise _Damage("follows the line that ends the journal, expected no more lines")
             if header is None:
-                header = _header(record)
+                if record.pop("format", None) is None:
+                    raise _Damage("is not a header, expected one in the first line")
+                header = record
             elif "end" in record:
-                end = _end(record, len(steps))
+                if record["end"] != len(steps):
+                    raise _Damage(f"ends {record['end']} steps, expected {len(steps)}")
+                end = JournalEnd(weights=str(record["weights"]), best=record["best"])
             else:
                 steps.append(_step(record, len(steps) + 1))
             checksums.append(checksum)
@@ -117,11 +119,7 @@ def read_journal(path: Path) -> JournalRecord:
 
 
 def lines_until(record: JournalRecord, step: int) -> str:
-    """Return the text of a journal's lines up to that of `step`.
-
-    Raises:
-        ValueError: if it has no such step.
-    """
+    """Return the text of a journal's lines up to that of `step`."""
     if not 0 <= step <= record.last:
         raise ValueError(f"step is {step}, expected 0 to {record.last}")
     lines = record.path.read_text("ascii").split("\n")
@@ -139,14 +137,7 @@ def replay(
 ) -> None:
     """Bring a drift from the step it is at to step `to`, bit for bit as the run did, no rollouts.
 
-    Args:
-        drift: at a step of the same run, 0 included.
-        record: the run's journal.
-        to: the step to reach.
-        on_step: called with each step made.
-
-    Raises:
-        ValueError: if `to` lies before the drift's step or behind the journal's last.
+    The drift is at a step of the same run, 0 included; `on_step` is called with each step made.
     """
     if not drift.steps <= to <= record.last:
         raise ValueError(f"to is {to}, expected {drift.steps} to {record.last}")
@@ -191,18 +182,6 @@ def _checked(line: bytes, before: str) -> tuple[dict, str]:
         return json.loads(body), checksum
     except ValueError:
         raise _Damage("is not a record") from None
-
-
-def _header(record: dict) -> dict[str, object]:
-    if "format" not in record:
-        raise _Damage("is not a header, expected one in the first line")
-    return {key: value for key, value in record.items() if key != "format"}
-
-
-def _end(record: dict, steps: int) -> JournalEnd:
-    if record["end"] != steps:
-        raise _Damage(f"ends {record['end']} steps, expected {steps}")
-    return JournalEnd(weights=str(record["weights"]), best=record["best"])
 
 
 def _step(record: dict, number: int) -> JournalStep:

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -32,8 +31,8 @@ _SMALLEST_SCALE = 2.0**-120
 _LARGEST_SCALE = 2.0**121
 
 
-class KeptDrift(Protocol):
-    """D of one parameter, all zeros at first.
+class KeptDrift:
+    """D of one parameter, all zeros at first; here with every bit of float32, 4 bytes an element.
 
     A step is one pass of `read` and `write` over all pieces between `open_step` and
     `close_step`; a piece is read before it is written. Where the parts lie and what carries
@@ -43,31 +42,35 @@ class KeptDrift(Protocol):
     tensors: dict[str, Tensor]
     """What is kept, by the suffix that a snapshot gives the parameter's name."""
 
+    _dtype = torch.float32
+
+    def __init__(self, name: str, numel: int, device: torch.device | str, pin: bool) -> None:
+        self._name = name
+        self._values = torch.zeros(numel, dtype=self._dtype, device=device, pin_memory=pin)
+        self.tensors = {"": self._values}
+
     def parts(self, start: int, count: int) -> tuple[Tensor, ...]:
         """Return views of what is kept of some elements; `start` is a multiple of PIECE_STEP."""
+        return (self._values[start : start + count],)
 
     def read(self, parts: Sequence[Tensor]) -> Tensor:
         """Return D of `parts`, on their device: float32 of shape (count,), the caller's own."""
+        return parts[0].clone()
 
     def write(self, start: int, values: Tensor, seed: int, put: Put) -> Tensor:
-        """Keep `values` from element `start`; return them as they are kept.
+        """Keep `values`, float32 of shape (count,), overwritten; return them as they are kept.
 
-        Args:
-            start: first element, a multiple of PIECE_STEP.
-            values: float32 of shape (count,), on any device; overwritten.
-            seed: of this step's rounding.
-            put: copies its second tensor into its first, which is one of the `parts`; the
-                second is never written again.
+        `seed` is that of this step's rounding. `put` copies its second tensor, never written
+        again, into its first, one of the `parts`.
         """
+        put(*self.parts(start, values.numel()), values)
+        return values
 
     def open_step(self, largest_update: float) -> None:
         """Prepare for a pass in which no element grows by more than `largest_update`."""
 
     def close_step(self, largest: float) -> None:
-        """End the pass, `largest` being the largest magnitude that was given to `write`.
-
-        What was written is what is read from now on.
-        """
+        """End the pass; `largest` is the largest magnitude that was given to `write`."""
 
     def decay_alone(self, pull: float, norm: str) -> bool:
         """Make a decay without an update if that needs no pass; return whether it is made."""
@@ -81,28 +84,7 @@ class KeptDrift(Protocol):
         """Take figures that go with what was copied into the tensors."""
 
 
-class _Float32(KeptDrift):
-    """Every bit of float32, four bytes an element."""
-
-    _dtype = torch.float32
-
-    def __init__(self, name: str, numel: int, device: torch.device | str, pin: bool) -> None:
-        self._name = name
-        self._values = torch.zeros(numel, dtype=self._dtype, device=device, pin_memory=pin)
-        self.tensors = {"": self._values}
-
-    def parts(self, start: int, count: int) -> tuple[Tensor, ...]:
-        return (self._values[start : start + count],)
-
-    def read(self, parts: Sequence[Tensor]) -> Tensor:
-        return parts[0].clone()
-
-    def write(self, start: int, values: Tensor, seed: int, put: Put) -> Tensor:
-        put(*self.parts(start, values.numel()), values)
-        return values
-
-
-class _Float16(_Float32):
+class _Float16(KeptDrift):
     """float16 times a power of two, rounded stochastically, two bytes an element.
 
     The power of two, one for the parameter, keeps small drifts out of the subnormals.
@@ -238,7 +220,7 @@ def _times_scales(codes: Tensor, scales: Tensor) -> Tensor:
     return values
 
 
-_KINDS = {"float32": _Float32, "float16": _Float16, "int8": _Int8}
+_KINDS = {"float32": KeptDrift, "float16": _Float16, "int8": _Int8}
 
 KINDS = tuple(_KINDS)
 """Names of the ways to keep a drift."""
@@ -250,17 +232,8 @@ def kept_drift(
     """Return D = 0 of one parameter, to be kept as `kind`.
 
     float32 is kept as it is. float16 and int8 are rounded stochastically from the noise function
-    (seeded, replayable), so that a decay far below their step still acts on average.
-
-    Args:
-        name: canonical name of the parameter; the rounding draws from it.
-        numel: elements.
-        kind: one of `KINDS`.
-        device: where it lies.
-        pin: keep it in page-locked memory, for copies to cuda.
-
-    Raises:
-        ValueError: if the kind is unknown.
+    (seeded by the parameter's name too, replayable), so that a decay far below their step still
+    acts on average. `pin` keeps it in page-locked memory, for copies to cuda.
     """
     if kind not in _KINDS:
         raise ValueError(f"dtype is {kind!r}, expected one of {', '.join(KINDS)}")

@@ -10,14 +10,11 @@ from esft.engine.stream import Tally, length
 
 @dataclass(frozen=True, kw_only=True)
 class LayerDrift:
-    """The drift of the parameters of one layer."""
+    """||D|| of the parameters of one layer, see `layer_of`."""
 
     name: str
-    """What their names begin with, see `layer_of`."""
     norm: float
-    """||D|| over them."""
     numel: int
-    """Their elements."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +22,6 @@ class DriftMeasures:
     """The drift D = theta - theta_0 of the tuned weights, tied ones counted once."""
 
     norm: float
-    """||D||, over all tuned weights."""
     zero_share: float
     """Share of elements where D, as it is kept, is 0."""
     unmoved_share: float
@@ -36,12 +32,7 @@ class DriftMeasures:
 
 
 def measures(drift: Drift) -> DriftMeasures:
-    """Measure a drift, piece by piece within the scratch of its weights, wherever it lies.
-
-    Raises:
-        ValueError: if its weights are being held, by a member or `at_base`.
-        AnchorError: if a step was interrupted half-way.
-    """
+    """Measure a drift, piece by piece within the scratch of its weights, wherever it lies."""
     weights = drift.weights
     norms: dict[str, Tally] = {}
     counts = Tally()
@@ -75,7 +66,5 @@ def layer_of(name: str) -> str:
     So model.layers.3 of model.layers.3.mlp.up_proj.weight, and model.norm of model.norm.weight.
     """
     parts = name.split(".")
-    for i, part in enumerate(parts):
-        if part.isdecimal():
-            return ".".join(parts[: i + 1])
-    return ".".join(parts[:-1]) or name
+    first = next((i for i, part in enumerate(parts) if part.isdecimal()), len(parts) - 2)
+    return ".".join(parts[: first + 1]) or name

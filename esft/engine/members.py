@@ -8,14 +8,9 @@ from esft.engine.noise import derived_seed
 
 @dataclass(frozen=True)
 class Member:
-    """One member of a population: the weights plus sigma * sign * noise(seed).
-
-    Raises:
-        ValueError: if `sign` is neither 1 nor -1.
-    """
+    """One member of a population: the weights plus sigma * sign * noise(seed)."""
 
     seed: int
-    """What its noise is drawn from."""
     sign: int = 1
     """-1 for the mirrored member of an antithetic pair."""
 
@@ -25,36 +20,21 @@ class Member:
 
 
 def population(run_seed: int, step: int, size: int, antithetic: bool = False) -> list[Member]:
-    """Return the `size` members of a step; pairs lie side by side when `antithetic`.
-
-    Args:
-        run_seed: seed of the run.
-        step: counted from 1.
-        size: members; even when antithetic.
-
-    Raises:
-        ValueError: if an antithetic population is odd.
-    """
-    if not antithetic:
-        return [Member(derived_seed("member", run_seed, step, i)) for i in range(size)]
-    if size % 2:
+    """Return the `size` members of a step; pairs lie side by side when `antithetic`."""
+    signs = (1, -1) if antithetic else (1,)
+    if size % len(signs):
         raise ValueError(f"size is {size}, expected an even number: antithetic pairs the members")
-    seeds = [derived_seed("member", run_seed, step, i) for i in range(size // 2)]
-    return [Member(seed, sign) for seed in seeds for sign in (1, -1)]
+    seeds = [derived_seed("member", run_seed, step, i) for i in range(size // len(signs))]
+    return [Member(seed, sign) for seed in seeds for sign in signs]
 
 
 def with_coefficients(
     members: list[Member], coefficients: tuple[float, ...]
 ) -> tuple[list[Member], list[float]]:
-    """Return the members that got a coefficient, with it; NaN stands for none.
-
-    Raises:
-        ValueError: if the lengths differ.
-    """
-    pairs = [
-        (member, c) for member, c in zip(members, coefficients, strict=True) if not math.isnan(c)
-    ]
-    return [member for member, _ in pairs], [c for _, c in pairs]
+    """Return the members that got a coefficient, with it; NaN stands for none."""
+    pairs = zip(members, coefficients, strict=True)
+    counted = [(member, c) for member, c in pairs if not math.isnan(c)]
+    return [member for member, _ in counted], [c for _, c in counted]
 
 
 def net_coefficients(members: list[Member], coefficients: list[float]) -> list[tuple[int, float]]:
@@ -62,9 +42,6 @@ def net_coefficients(members: list[Member], coefficients: list[float]) -> list[t
 
     The two of an antithetic pair share a noise: their signed coefficients add up, and one draw
     serves both. Noises whose coefficients cancel are left out.
-
-    Raises:
-        ValueError: if the lengths differ.
     """
     nets: dict[int, float] = {}
     for member, coefficient in zip(members, coefficients, strict=True):

@@ -71,9 +71,6 @@ def random_bits(
     Streams of another purpose, seed or name are independent: all three go through SHA-256 into
     the two keys of the hash. Multiplications wrap; shifts are masked, since int32 shifts
     keep the sign.
-
-    Raises:
-        ValueError: if the slice lies outside 0 to MAX_ELEMENTS.
     """
     if start < 0 or count < 0 or start + count > MAX_ELEMENTS:
         raise ValueError(f"elements {start} to {start + count}, expected 0 to {MAX_ELEMENTS}")

@@ -1,6 +1,7 @@
 """Reward shaping: from the rewards of a population to its coefficients."""
 
 import math
+from bisect import bisect_left, bisect_right
 
 EQUAL = 1e-12
 """Rewards no further apart than this are equal: they say nothing about a direction."""
@@ -31,7 +32,8 @@ def shape(
         raise ValueError(f"shaping is {shaping!r}, expected one of {', '.join(SHAPINGS)}")
     if antithetic and len(rewards) % 2:
         raise ValueError(f"{len(rewards)} antithetic rewards, expected an even number")
-    counted = [i for i in range(len(rewards)) if _counts(rewards, i, antithetic)]
+    finite = [math.isfinite(reward) for reward in rewards]
+    counted = [i for i in range(len(rewards)) if finite[i] and finite[i ^ antithetic]]
     values = [rewards[i] for i in counted]
     coefficients: list[float | None] = [None] * len(rewards)
     if not values or max(values) - min(values) <= EQUAL:
@@ -42,11 +44,6 @@ def shape(
     return coefficients
 
 
-def _counts(rewards: list[float], i: int, antithetic: bool) -> bool:
-    partner = i ^ 1 if antithetic else i
-    return math.isfinite(rewards[i]) and math.isfinite(rewards[partner])
-
-
 def _zscore(values: list[float]) -> list[float]:
     mean = math.fsum(values) / len(values)
     variance = math.fsum((value - mean) ** 2 for value in values) / len(values)
@@ -54,11 +51,6 @@ def _zscore(values: list[float]) -> list[float]:
 
 
 def _centred_ranks(values: list[float]) -> list[float]:
-    ordered = sorted(values)
-    first = {}
-    count: dict[float, int] = {}
-    for rank, value in enumerate(ordered):
-        first.setdefault(value, rank)
-        count[value] = count.get(value, 0) + 1
-    last = len(values) - 1
-    return [(first[value] + (count[value] - 1) / 2) / last - 0.5 for value in values]
+    ordered, last = sorted(values), len(values) - 1
+    ranks = [(bisect_left(ordered, v) + bisect_right(ordered, v) - 1) / 2 for v in values]
+    return [rank / last - 0.5 for rank in ranks]

@@ -17,9 +17,6 @@ class Stream:
     computed, the next one comes in and the one before it leaves. Host memory that is not
     page-locked, such as a mapped file, is read before the call that asks for it returns. On a
     CPU nothing is copied on the way in.
-
-    Args:
-        device: of the weights.
     """
 
     def __init__(self, device: torch.device) -> None:

@@ -29,7 +29,6 @@ class Piece:
     """A run of elements of one parameter, small enough for the scratch."""
 
     name: str
-    """Canonical name of the parameter."""
     start: int
     """First element, in row-major order."""
     flat: Tensor
@@ -68,11 +67,14 @@ class Weights:
         parameters = _distinct_parameters(model)
         names = _chosen(list(parameters), include, exclude)
         for name in names:
-            if parameters[name].dtype not in DTYPES:
-                raise ValueError(
-                    f"{name} is {parameters[name].dtype}, expected float32, float16 or bfloat16"
-                )
-        self._flat = {name: _flat_view(parameters[name]) for name in names}
+            dtype = parameters[name].dtype
+            if dtype not in DTYPES:
+                raise ValueError(f"{name} is {dtype}, expected float32, float16 or bfloat16")
+        self._flat = {}
+        for name in names:
+            # Elements are counted in row-major order; the one copy is laid out so once.
+            parameters[name].data = parameters[name].data.contiguous()
+            self._flat[name] = parameters[name].data.view(-1)
 
     @property
     def numel(self) -> int:
@@ -108,22 +110,14 @@ class Weights:
             yield Piece(name, start, flat[start : start + size])
 
     def claim(self) -> None:
-        """Let one drift change the weights from now on.
-
-        Raises:
-            ValueError: if another does already: each would undo the steps of the other.
-        """
+        """Let one drift change the weights from now on; a second would undo its steps."""
         if self._claimed:
             raise ValueError("the weights have a drift already, expected weights without one")
         self._claimed = True
 
     @contextmanager
     def held(self, by: str) -> Iterator[None]:
-        """Claim the weights for the block, so that no two changes overlap.
-
-        Raises:
-            ValueError: if they are held already, as in a step inside a `perturbed` block.
-        """
+        """Claim the weights for the block: no step inside a `perturbed` block, say."""
         if self._held_by is not None:
             raise ValueError(f"{by} while the weights are held by {self._held_by}: leave it first")
         self._held_by = by
@@ -180,10 +174,3 @@ def _chosen(
     if not chosen:
         raise ValueError("no floating-point parameter is left to tune, expected at least one")
     return chosen
-
-
-def _flat_view(parameter: nn.Parameter) -> Tensor:
-    if not parameter.is_contiguous():
-        # Elements are counted in row-major order; the one copy is laid out so once.
-        parameter.data = parameter.data.contiguous()
-    return parameter.data.view(-1)
