@@ -45,7 +45,7 @@ class Answers(Settings):
         "How answers to a .jsonl file are graded",
         unset="as the task does",
         flag="--grader",
-        choices=GRADERS,
+        choices=tuple(GRADERS),
     )
     scoring: str | None = setting(
         None,

@@ -23,7 +23,6 @@ def any_column(row: Mapping[str, Any], name: str) -> Any:
 
 
 def text_column(row: Mapping[str, Any], name: str) -> str:
-    """The text in a column."""
     value = any_column(row, name)
     if not is_text(value):
         raise wrong_column(name, value, "a text that is not empty")
@@ -31,7 +30,6 @@ def text_column(row: Mapping[str, Any], name: str) -> str:
 
 
 def texts_column(row: Mapping[str, Any], name: str) -> list[str]:
-    """The list of texts in a column."""
     value = any_column(row, name)
     if not isinstance(value, list) or not all(is_text(item) for item in value):
         raise wrong_column(name, value, "a list of texts that are not empty")
@@ -47,7 +45,6 @@ def index_column(row: Mapping[str, Any], name: str, count: int) -> int:
 
 
 def word_column(row: Mapping[str, Any], name: str, words: Sequence[str]) -> str:
-    """The text in a column, one of `words`."""
     value = text_column(row, name)
     if value not in words:
         raise wrong_column(name, value, f"one of {', '.join(words)}")

@@ -1,32 +1,26 @@
 """A user's own task: a .jsonl file with a named grader, or a .py file that grades itself."""
 
 import string
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from esft.errors import TaskError
 from esft.tasks.columns import any_column, texts_column, wrong_column
-from esft.tasks.graders.named import named_grader
 from esft.tasks.graders.numbers import parse_number
 from esft.tasks.own_program import own_program
-from esft.tasks.own_rows import OwnRows, asked_messages, own_rows, right_answers, row_id
+from esft.tasks.own_rows import OwnRows, own_file_task, own_row, own_rows, right_answers
 from esft.tasks.sources import json_lines
-from esft.tasks.task import Question, Row, Task, choice_row, one_answer, text_options
+from esft.tasks.task import Row, Task, choice_row, one_answer, text_options
+from esft.tasks.words import GRADERS
 
-MAX_NEW_TOKENS = 256
 FIX = "correct the file"
 
 
 def own_task(path: Path, grader: str | None) -> Task:
-    """The task in a .jsonl file, graded by `grader`, or in a .py file, which grades itself.
-
-    Raises:
-        TaskError: the file is neither, or cannot be used; a program that fails does so later,
-            when it is first needed.
-    """
-    path = path.expanduser()
+    """The task in a .jsonl file, graded by `grader`, or in a .py file, which grades itself."""
     kind = path.suffix.lower()
     if kind == ".jsonl":
         return _own_jsonl(path, grader)
@@ -46,33 +40,21 @@ def _own_jsonl(path: Path, grader: str | None) -> Task:
     Rows have `prompt` (or `messages`) and `answer`, and where they like `choices`, `split`, `id`.
     """
     rows = own_rows(str(path), json_lines(path, FIX), FIX)
-    choices = _have_choices(rows)
-    if grader is None and choices:
-        grader = "choice"
-    chosen = named_grader(grader, path)
-    if choices != (grader == "choice"):
-        have, fix = "choices", "leave --grader out"
-        if not choices:
-            have, fix = "no choices", "add choices to the rows, or name another grader"
-        raise TaskError(f"{path} has rows with {have}, which grader {grader} is not for", hint=fix)
-    return Task(
-        name=path.stem,
+    grader = _fitting_grader(path, grader, rows)
+    return own_file_task(
+        path,
         summary=f"rows of your own, graded by {grader}",
-        source=str(path),
-        licence="your own",
         size=rows.size,
-        grading=chosen.grading,
-        scorings=("choice", "generate") if choices else ("generate",),
-        max_new_tokens=MAX_NEW_TOKENS,
-        file=path.stem,
-        read=_reader(path.stem, grader),
-        grade=one_answer(chosen.grade),
+        grading=GRADERS[grader].grading,
+        scorings=("choice", "generate") if grader == "choice" else ("generate",),
+        read=partial(_read, path.stem, grader),
+        grade=one_answer(GRADERS[grader].grade),
         make_source=lambda: rows,
     )
 
 
-def _have_choices(rows: OwnRows) -> bool:
-    """Whether the rows have choices; either all have, or none."""
+def _fitting_grader(path: Path, grader: str | None, rows: OwnRows) -> str:
+    """The grader for these rows, of which all have choices or none has."""
     located = [row for split in rows.splits.values() for row in split]
     have = [where for where, raw in located if raw.get("choices") is not None]
     lack = [where for where, raw in located if raw.get("choices") is None]
@@ -81,39 +63,45 @@ def _have_choices(rows: OwnRows) -> bool:
             f"{lack[0]} has no choices, but {have[0]} has; expected them in all rows or in none",
             hint="make two files of the rows with choices and of those without",
         )
-    return bool(have)
-
-
-def _reader(name: str, grader: str | None) -> Callable[[Mapping[str, Any]], Row]:
-    """What makes a Row of an object of the file, for the grader's needs."""
-
-    def read(raw: Mapping[str, Any]) -> Row:
-        messages = asked_messages(raw)
-        id = row_id(raw, name, *(message["content"] for message in messages))
-        if grader == "choice":
-            return _choice_row(raw, id, messages)
-        if raw.get("choices") is not None:
-            raise wrong_column("choices", raw["choices"], f"none with grader {grader}")
-        answers = right_answers(raw)
-        if grader == "number" and any(parse_number(answer) is None for answer in answers):
-            raise wrong_column("answer", raw["answer"], "a number, for grader number")
-        return Row(
-            id=id,
-            questions=(Question(messages=messages, reference=answers[0]),),
-            answer=answers[0],
-            accepted=answers[1:],
+    if grader is None and have:
+        return "choice"
+    if grader not in GRADERS:
+        has = "needs a grader" if grader is None else f"has grader {grader!r}"
+        listed = "; ".join(f"{name} ({named.does})" for name, named in GRADERS.items())
+        raise TaskError(
+            f"{path} {has}, expected one of: {listed}",
+            hint="say how answers are graded, such as --grader number",
         )
+    if bool(have) != (grader == "choice"):
+        choices, fix = "choices", "leave --grader out"
+        if not have:
+            choices, fix = "no choices", "add choices to the rows, or name another grader"
+        raise TaskError(
+            f"{path} has rows with {choices}, which grader {grader} is not for", hint=fix
+        )
+    return grader
 
-    return read
+
+def _read(name: str, grader: str, raw: Mapping[str, Any]) -> Row:
+    if grader == "choice":
+        return _choice_row(raw, own_row(raw, name, ()))
+    if raw.get("choices") is not None:
+        raise wrong_column("choices", raw["choices"], f"none with grader {grader}")
+    answers = right_answers(raw)
+    if grader == "number" and any(parse_number(answer) is None for answer in answers):
+        raise wrong_column("answer", raw["answer"], "a number, for grader number")
+    return own_row(raw, name, answers)
 
 
-def _choice_row(raw: Mapping[str, Any], id: str, messages: tuple[dict[str, str], ...]) -> Row:
+def _choice_row(raw: Mapping[str, Any], asking: Row) -> Row:
+    """What the row `asking` asks, with the choices listed in its last message."""
+    messages = asking.questions[0].messages
     texts = texts_column(raw, "choices")
     if not 2 <= len(texts) <= len(string.ascii_uppercase) or len(set(texts)) != len(texts):
         raise wrong_column("choices", texts, "2 to 26 choices, all different")
     asked = "\n\n".join(message["content"] for message in messages)
     row = choice_row(
-        id=id,
+        id=asking.id,
         asked=messages[-1]["content"],
         # The prompt form of lm-evaluation-harness for questions with options.
         options=text_options(f"Question: {asked}\nAnswer:", texts, string.ascii_uppercase),

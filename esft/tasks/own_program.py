@@ -8,11 +8,9 @@ from typing import Any
 
 from esft.errors import TaskError
 from esft.tasks.graders.process import GraderProcess
-from esft.tasks.own_rows import OwnRows, asked_messages, own_rows, right_answers, row_id
+from esft.tasks.own_rows import OwnRows, own_file_task, own_row, own_rows, right_answers
 from esft.tasks.sources import json_lines
-from esft.tasks.task import Grade, Question, Row, Task, one_answer
-
-MAX_NEW_TOKENS = 256
+from esft.tasks.task import Grade, Row, Task, one_answer
 
 
 def own_program(path: Path) -> Task:
@@ -22,9 +20,6 @@ def own_program(path: Path) -> Task:
     graded; a TaskError then says what it raises on import. Rewards are any finite numbers, and
     an answer is correct from 1 on. `reward` gets a row as the file or `rows()` has it, with
     columns prompt or messages and any others; columns answer and id are used where they fit.
-
-    Raises:
-        TaskError: the program cannot be read.
     """
     try:
         process = GraderProcess(path)
@@ -37,17 +32,13 @@ def own_program(path: Path) -> Task:
     def grade(row: Row, answer: str) -> Grade:
         return process.grade(row.facts["row"], answer)
 
-    return Task(
-        name=path.stem,
+    return own_file_task(
+        path,
         summary="a program of your own",
-        source=str(path),
-        licence="your own",
         size=f"what rows() gives, or {path.stem}.jsonl has",
         grading=f"reward() of {path.name}, in at most {process.limit_s:g} s an answer; "
         "correct from 1 on",
         scorings=("generate",),
-        max_new_tokens=MAX_NEW_TOKENS,
-        file=path.stem,
         read=partial(_read, path.stem),
         grade=one_answer(grade),
         max_reward=math.inf,
@@ -56,14 +47,14 @@ def own_program(path: Path) -> Task:
 
 
 def _rows(path: Path, process: GraderProcess) -> OwnRows:
-    """The rows that a program gives, or that the .jsonl of its name beside it has."""
+    """Those that the program gives, or that the .jsonl of its name beside it has."""
     given = process.rows()
     name, fix = f"rows() of {path}", "correct the program's rows"
-    if given:
-        placed = [(f"{name}, row {number}", row) for number, row in enumerate(given, start=1)]
-        return own_rows(name, placed, fix)
-    if given is not None:
+    if given == []:
         raise TaskError(f"{name} gives no rows, expected at least one", hint=fix)
+    if given is not None:
+        numbered = enumerate(given, start=1)
+        return own_rows(name, ((f"{name}, row {number}", row) for number, row in numbered), fix)
     file = path.with_suffix(".jsonl")
     if not file.is_file():
         raise TaskError(
@@ -76,16 +67,8 @@ def _rows(path: Path, process: GraderProcess) -> OwnRows:
 
 def _read(name: str, raw: Mapping[str, Any]) -> Row:
     """A Row of an object, which goes to the program as it is."""
-    messages = asked_messages(raw)
     try:
         answers = right_answers(raw)
     except TaskError:  # what column answer holds is the program's affair
         answers = ()
-    answer = answers[0] if answers else None
-    return Row(
-        id=row_id(raw, name, *(message["content"] for message in messages)),
-        questions=(Question(messages=messages, reference=answer),),
-        answer=answer,
-        accepted=answers[1:],
-        facts={"row": dict(raw)},
-    )
+    return own_row(raw, name, answers, row=dict(raw))

@@ -4,11 +4,12 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 from esft.errors import TaskError
 from esft.tasks.columns import any_column, is_text, text_column, wrong_column
-from esft.tasks.task import LocatedRow, made_id
+from esft.tasks.task import LocatedRow, Question, Row, Task, made_id
 from esft.tasks.words import SPLITS
 
 ROLES = ("system", "user", "assistant")
@@ -24,6 +25,7 @@ class OwnRows:
     """The file or program, for messages."""
     splits: dict[str, list[LocatedRow]]
     fix: str
+    """What to do about rows that are missing or wrong, the end of each hint."""
 
     def where(self, split: str) -> str:
         return f"{self.name}, split {split}"
@@ -46,16 +48,7 @@ class OwnRows:
 
 
 def own_rows(name: str, located: Iterable[LocatedRow], fix: str) -> OwnRows:
-    """The rows by their split column; all are train rows where no row has one.
-
-    Args:
-        name: the file or program, for messages.
-        located: all rows.
-        fix: what to do about rows that are missing or wrong, the end of each hint.
-
-    Raises:
-        TaskError: a split is none of train, validation and test, or only some rows have one.
-    """
+    """The rows by their split column, which all have or none; all are train rows without one."""
     by_split: dict[str | None, list[LocatedRow]] = {}
     for where, raw in located:
         split = raw.get("split")
@@ -76,18 +69,19 @@ def own_rows(name: str, located: Iterable[LocatedRow], fix: str) -> OwnRows:
     return OwnRows(name=name, splits=ordered, fix=fix)
 
 
-def asked_messages(raw: Mapping[str, Any]) -> Messages:
-    """The chat in column messages, or that of the one message in column prompt.
-
-    Raises:
-        TaskError: neither of the columns is there, or both are, or one is wrong.
-    """
+def _asked_messages(raw: Mapping[str, Any]) -> Messages:
+    """The chat in column messages, or that of the one message in column prompt."""
     messages = raw.get("messages")
     if messages is None:
         return ({"role": "user", "content": text_column(raw, "prompt")},)
     if raw.get("prompt") is not None:
         raise wrong_column("messages", messages, "nothing in a row that has a prompt too")
-    if not isinstance(messages, list) or not all(map(_is_message, messages)):
+    if not isinstance(messages, list) or not all(
+        isinstance(message, dict)
+        and message.get("role") in ROLES
+        and is_text(message.get("content"))
+        for message in messages
+    ):
         raise wrong_column(
             "messages",
             messages,
@@ -95,19 +89,11 @@ def asked_messages(raw: Mapping[str, Any]) -> Messages:
         )
     if not messages or messages[-1]["role"] != "user":
         raise wrong_column("messages", messages, "a last message of the user")
-    return tuple({"role": each["role"], "content": each["content"]} for each in messages)
-
-
-def _is_message(value: object) -> bool:
-    return isinstance(value, dict) and value.get("role") in ROLES and is_text(value.get("content"))
+    return tuple({name: message[name] for name in ("role", "content")} for message in messages)
 
 
 def right_answers(raw: Mapping[str, Any]) -> tuple[str, ...]:
-    """The right answers in column answer, as texts: one or more.
-
-    Raises:
-        TaskError: the column is missing, or holds no text, number or list of them.
-    """
+    """The right answers in column answer, a text, a number or a list of them; as texts."""
     value = any_column(raw, "answer")
     texts = [_as_text(answer) for answer in (value if isinstance(value, list) else [value])]
     if not texts or None in texts:
@@ -126,12 +112,29 @@ def _as_text(value: object) -> str | None:
     return None
 
 
-def row_id(raw: Mapping[str, Any], task: str, *asked: str) -> str:
-    """What is in column id, or one made of what is asked where there is none.
+def own_row(raw: Mapping[str, Any], task: str, answers: tuple[str, ...], **facts: Any) -> Row:
+    """The row of an object with a prompt or messages; the first right answer is the reference."""
+    messages = _asked_messages(raw)
+    answer = answers[0] if answers else None
+    return Row(
+        id=row_id(raw, task, *(message["content"] for message in messages)),
+        questions=(Question(messages=messages, reference=answer),),
+        answer=answer,
+        accepted=answers[1:],
+        facts=facts,
+    )
 
-    Raises:
-        TaskError: the column holds neither a text nor a whole number.
-    """
+
+def own_file_task(path: Path, **fields: Any) -> Task:
+    """The task of a user's file; its names follow from the file's."""
+    stem, source = path.stem, str(path)
+    return Task(
+        name=stem, file=stem, source=source, licence="your own", max_new_tokens=256, **fields
+    )
+
+
+def row_id(raw: Mapping[str, Any], task: str, *asked: str) -> str:
+    """What is in column id, or one made of what is asked where there is none."""
     value = raw.get("id")
     if value is None:
         return made_id(task, *asked)

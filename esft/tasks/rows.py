@@ -9,9 +9,7 @@ from esft.tasks.sources import FolderRows, HubRows
 from esft.tasks.task import Row, RowSource, Task
 
 SHIPPED = Path(__file__).with_name("data")
-"""The data folder that comes with esft."""
-DEFAULT = 200
-"""Train rows, and holdout rows, where nothing else is asked for and there are as many."""
+DEFAULT = 200  # train rows, and holdout rows, where nothing else is asked for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +27,6 @@ class Preview:
     where: str
     """The file, dataset or program they come from."""
     split: str
-    """"train", "validation" or "test"."""
     total: int
     """Rows in that split."""
     rows: tuple[Row, ...]
@@ -39,8 +36,6 @@ def read_split(task: Task, split: str, data_dir: Path | None = None) -> list[Row
     """All rows of one split, in the order of their source.
 
     Args:
-        task: the task whose rows these are.
-        split: "train", "validation" or "test".
         data_dir: folder with <task.file>.<split>.jsonl; None takes the task's own rows, or its
             hub dataset.
 
@@ -54,9 +49,6 @@ def preview(task: Task, data_dir: Path | None = None, count: int = 2) -> Preview
     """The first `count` rows of the first split there is: train, else validation, else test.
 
     Reads the whole split, so that a wrong row is found here and not in a run.
-
-    Raises:
-        TaskError: the rows are not found, or one of them is wrong.
     """
     source = row_source(task, data_dir)
     for split, name in task.splits.items():
@@ -83,7 +75,6 @@ def split_rows(
     is left out, so the holdout rows stay the same whatever `train` is.
 
     Args:
-        task: the task whose rows these are.
         train: number of train rows, >= 1; None takes 200, or all where there are fewer (half of
             them where the holdout rows come from the same split).
         holdout: number of holdout rows, >= 0; None takes 200, or all that are left.
@@ -166,7 +157,6 @@ def _distinct(rows: Iterable[Row], without: Set[str]) -> list[Row]:
 def _too_few(
     task: Task, source: RowSource, split: str, part: str, asked: int, there: int
 ) -> TaskError:
-    """The error of a split with fewer rows for `part` (train or holdout) than asked for."""
     shared = part == "holdout" and split == "train"
     left = " left after the train rows" if shared else ""
     fixes = [f"--set task.{part}={there}"] if there else ["add rows"]

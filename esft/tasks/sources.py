@@ -1,6 +1,7 @@
 """Where rows come from: a folder of .jsonl files, or a dataset of the Hugging Face hub."""
 
 import json
+import reprlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -33,9 +34,8 @@ class FolderRows:
                 hint=f"correct --data-dir (or ESFT_DATA_DIR), or {self.fix}",
             )
         if not path.is_file():
-            others = ", ".join(
-                sorted(file.name for file in self.folder.glob(f"{self.file}.*.jsonl"))
-            )
+            files = self.folder.glob(f"{self.file}.*.jsonl")
+            others = ", ".join(sorted(file.name for file in files))
             has = f"of this task it has {others}" if others else "it has no file of this task"
             raise TaskError(
                 f"{self.folder} has no {path.name}; {has}",
@@ -50,12 +50,9 @@ class FolderRows:
 def json_lines(path: Path, fix: str) -> Iterator[LocatedRow]:
     """The objects of a JSON Lines file; blank lines are skipped, and still counted.
 
-    Args:
-        path: the file.
-        fix: what to do about a wrong file, the end of each hint.
-
     Raises:
-        TaskError: the file cannot be read or has no rows, or a line is not an object.
+        TaskError: the file cannot be read or has no rows, or a line is not an object; `fix` is
+            the end of each hint.
     """
     empty = True
     try:
@@ -79,7 +76,7 @@ def _parse(where: str, line: bytes, fix: str) -> dict[str, Any]:
         value = json.loads(line.decode("utf-8"))
         if isinstance(value, dict):
             return value
-        wrong = f"a JSON {_JSON_NAMES[type(value)]}"
+        wrong = reprlib.repr(value)
     except UnicodeDecodeError as error:
         wrong = f"not UTF-8 at byte {error.start + 1}"
     except json.JSONDecodeError as error:
@@ -90,16 +87,6 @@ def _parse(where: str, line: bytes, fix: str) -> dict[str, Any]:
         f"{where} is {wrong}, expected one JSON object a line",
         hint=f"correct that line, or {fix}",
     )
-
-
-_JSON_NAMES = {
-    list: "list",
-    str: "string",
-    int: "number",
-    float: "number",
-    bool: "boolean",
-    type(None): "null",
-}
 
 
 class HubRows:
@@ -156,13 +143,7 @@ _GATED = "is gated on the hub"
 
 
 def _explanation(error: Exception) -> str | None:
-    """What `error` of load_dataset means for the user; None for what they cannot fix.
-
-    Read from the source of datasets 5.2 and huggingface_hub 1.x: an unknown, private or gated
-    dataset is a DatasetNotFoundError, no network and HF_HUB_OFFLINE a ConnectionError, other
-    answers of the hub a FileNotFoundError or an HTTPError, an unknown config (also of a cached
-    dataset) a ValueError, a dataset script a RuntimeError.
-    """
+    """What `error` of load_dataset (5.2) means for the user; None for what they cannot fix."""
     from datasets.exceptions import DatasetNotFoundError, DatasetsError
 
     # The errors module re-exports the base error of its HTTP library, which has changed twice.

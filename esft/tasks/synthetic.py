@@ -1,18 +1,14 @@
 """Synthetic tasks: copy, reverse, sort, add and the like, in a few characters each."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from string import ascii_lowercase, digits
-from typing import Any
 
-from esft.tasks.columns import text_column
 from esft.tasks.generated import Draws, GeneratedRows, hashed, split_by_hash
-from esft.tasks.task import Grade, Row, Task, ask, made_id, one_answer
-from esft.tasks.words import SPLITS
+from esft.tasks.task import Grade, Row, Task, one_answer, prompted_row
 
-SHORTEST, LONGEST = 3, 6
-"""Letters or digits of a word, where their number is not fixed."""
+SHORTEST, LONGEST = 3, 6  # letters or digits of a word, where their number is not fixed
 
 
 @dataclass(frozen=True)
@@ -25,12 +21,9 @@ class Puzzle:
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of puzzle."""
-
     form: str
     """The prompt, with {} for what is drawn."""
     draw: Callable[[Draws], str]
-    """Draws what differs from puzzle to puzzle."""
     solve: Callable[[str], str]
     """The answer to what was drawn."""
     summary: str
@@ -72,16 +65,14 @@ def stream(name: str, split: str, seed: int) -> Iterator[Puzzle]:
 
 
 def split_of(drawn: str) -> str:
-    """The split that all puzzles with these characters belong to, whatever their order."""
+    """The split of all puzzles with these characters, whatever their order."""
     return split_by_hash("".join(sorted(drawn)))
 
 
-def _letters(draws: Draws) -> str:
-    return draws.word(ascii_lowercase, SHORTEST, LONGEST)
-
-
-def _digits(draws: Draws) -> str:
-    return draws.word(digits, SHORTEST, LONGEST)
+_letters, _digits = (
+    partial(Draws.word, characters=characters, shortest=SHORTEST, longest=LONGEST)
+    for characters in (ascii_lowercase, digits)
+)
 
 
 def _letter_in_word(draws: Draws) -> str:
@@ -146,27 +137,10 @@ KINDS = {
 }
 
 
-def read_synthetic(name: str, raw: Mapping[str, Any]) -> Row:
-    """A row of the synthetic task `name`, with prompt and answer."""
-    prompt, answer = text_column(raw, "prompt"), text_column(raw, "answer").strip()
-    return Row(id=made_id(name, prompt), questions=(ask(prompt, reference=answer),), answer=answer)
-
-
 def grade_exact(row: Row, answer: str) -> Grade:
-    """Reward 1 where the answer is the right one, character by character; 0 elsewhere.
-
-    Space around the answer does not count.
-    """
+    """1 where the answer is the right one to the character, but for space around it."""
     correct = answer.strip() == row.answer
     return Grade(reward=float(correct), correct=correct)
-
-
-def _generated(name: str) -> GeneratedRows:
-    return GeneratedRows(
-        name=f"generated {name} rows",
-        make=lambda split: map(vars, puzzles(name, split)),
-        splits=SPLITS,
-    )
 
 
 def _task(name: str) -> Task:
@@ -180,8 +154,10 @@ def _task(name: str) -> Task:
         scorings=("exact", "generate"),
         max_new_tokens=8,
         file=name.replace("-", "_"),
-        make_source=partial(_generated, name),
-        read=partial(read_synthetic, name),
+        make_source=lambda: GeneratedRows(
+            name=f"generated {name} rows", make=lambda split: map(vars, puzzles(name, split))
+        ),
+        read=partial(prompted_row, name),
         grade=one_answer(grade_exact),
     )
 

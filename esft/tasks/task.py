@@ -3,13 +3,11 @@
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from esft.errors import TaskError
-
-Scoring = Literal["choice", "generate", "exact"]
-"""How a row is scored: by the log-probabilities of its options, by grading a greedy answer, or by
-whether the greedy answer is the reference to the token, which takes one forward and no answer."""
+from esft.tasks.columns import text_column
+from esft.tasks.words import SPLITS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +18,6 @@ class Option:
     continuation: str
     """Begins with the space that separates it from the context."""
     text: str
-    """The option alone."""
     label: str | None = None
     """What a message calls the option, such as "B" or "2"; None where no message names it."""
     length: int | None = None
@@ -37,7 +34,7 @@ class Question:
     """One thing that a model is asked, and answers."""
 
     messages: tuple[dict[str, str], ...]
-    """The chat to answer: dicts of role and content."""
+    """Dicts of role and content."""
     opening: str = ""
     """What every answer begins with: the model goes on from here, and its answer is graded with
     these characters before it."""
@@ -67,11 +64,10 @@ class Row:
     answer: str | None = None
     """The right answer; None where the grader needs none."""
     accepted: tuple[str, ...] = ()
-    """Further answers that are right."""
+    """Further right answers."""
     facts: Mapping[str, Any] = field(default_factory=dict)
     """What else the grader needs, such as the numbers of a puzzle."""
     options: tuple[Option, ...] = ()
-    """What scoring "choice" compares; empty where there is nothing to choose from."""
     gold: int | None = None
     """Index of the right option; None without options."""
 
@@ -107,14 +103,7 @@ def text_options(context: str, texts: Sequence[str], labels: Sequence[str]) -> l
 
 
 def choice_row(*, id: str, asked: str, options: Sequence[Option], gold: int) -> Row:
-    """A row whose message asks for the label of one of its options.
-
-    Args:
-        id: the row's own, or one of `made_id`.
-        asked: what the message asks, before it lists the options.
-        options: with a label each; two or more.
-        gold: index of the right one.
-    """
+    """A row whose message lists its options, two or more, and asks for a label of theirs."""
     listed = "\n".join(f"{option.label}. {option.text.strip()}" for option in options)
     label = options[gold].label
     kind = "number" if label.isdecimal() else "letter"
@@ -126,6 +115,12 @@ def choice_row(*, id: str, asked: str, options: Sequence[Option], gold: int) -> 
         options=tuple(options),
         gold=gold,
     )
+
+
+def prompted_row(task: str, raw: Mapping[str, Any]) -> Row:
+    """A row of columns prompt and answer."""
+    prompt, answer = text_column(raw, "prompt"), text_column(raw, "answer").strip()
+    return Row(id=made_id(task, prompt), questions=(ask(prompt, reference=answer),), answer=answer)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,8 +161,7 @@ class RowSource(Protocol):
     def where(self, split: str) -> str:
         """File, dataset or program and split, for messages."""
 
-    def has(self, split: str) -> bool:
-        """Whether there is such a split."""
+    def has(self, split: str) -> bool: ...
 
     def rows(self, split: str) -> Iterator[LocatedRow]:
         """The raw rows of a split; TaskError where there are none."""
@@ -197,9 +191,9 @@ class Task:
     size: str
     """How many rows there are, in words, such as "7,473 train, 1,319 test"."""
     grading: str
-    """How a generated answer is graded, in a sentence; for choice alone, what counts as right."""
-    scorings: tuple[Scoring, ...]
-    """All the ways it can be scored, that for where nothing else is said first."""
+    """How a generated answer is graded, in a sentence."""
+    scorings: tuple[str, ...]
+    """Of `words.SCORINGS`; the one for where nothing else is said comes first."""
     max_new_tokens: int
     """Cap on an answer's length when it is scored by generate."""
     file: str
@@ -208,19 +202,15 @@ class Task:
     """Makes a Row of one object of the source; TaskError names the column that is wrong."""
     grade: Grader
     max_reward: float = 1.0
-    """The largest reward of a row."""
     hub: HubSource | None = None
-    """Where the rows are on the hub; None where they are not."""
     make_source: Callable[[], RowSource] | None = None
     """Rows that are generated, or a user's own; None takes the hub, or the rows that esft ships."""
-    splits: Mapping[str, str] = field(
-        default_factory=lambda: {"train": "train", "validation": "validation", "test": "test"}
-    )
+    splits: Mapping[str, str] = field(default_factory=lambda: {split: split for split in SPLITS})
     """Our split to what the source calls it. One without right answers, or that there is not,
     is left out."""
 
     @property
-    def scoring(self) -> Scoring:
+    def scoring(self) -> str:
         """How it is scored where nothing else is said."""
         return self.scorings[0]
 

@@ -1,11 +1,60 @@
-"""The words by which settings say how a task is scored and on which rows."""
+"""The words by which settings say how a task is scored and graded, and on which rows."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pkgutil import resolve_name
 
 SCORINGS = ("choice", "generate", "exact")
-"""By the log-probability of each option, by a greedy answer, or by whether the greedy answer would
-be the reference."""
+"""By the log-probability of each option, by grading a greedy answer, or by whether the greedy
+answer is the reference to the token, which takes one forward and no answer."""
 REWARDS = ("correct", "prob", "logprob")
 """0 or 1, the probability of the right option, or the log-probability of the reference, a token."""
-GRADERS = ("exact", "contains", "number", "choice", "math")
-"""How answers to a user's own rows can be graded."""
 SPLITS = ("train", "validation", "test")
 """The rows that a task may have."""
+
+
+@dataclass(frozen=True)
+class NamedGrader:
+    """One way to grade answers to a user's own rows."""
+
+    does: str
+    """What is right, in a few words."""
+    grading: str
+    """How it grades, in a sentence."""
+    function: str
+
+    @property
+    def grade(self) -> Callable:
+        """From a row and an answer to a Grade; imported here, so that the words come without."""
+        return resolve_name(f"esft.tasks.graders.{self.function}")
+
+
+GRADERS = {
+    "exact": NamedGrader(
+        "the answer is the whole text",
+        "1 where the answer equals a right one but for case and space",
+        "text:grade_exact",
+    ),
+    "contains": NamedGrader(
+        "the answer occurs in the text as whole words",
+        "1 where a right answer occurs in the text as whole words, ignoring case",
+        "text:grade_contains",
+    ),
+    "number": NamedGrader(
+        "the last number in the text equals the answer",
+        "1 where the last number in the text equals a right one exactly",
+        "numbers:grade_number",
+    ),
+    "choice": NamedGrader(
+        "the text names the right one of the row's choices",
+        "1 where the answer names the right option and no other, by its label or its text",
+        "choices:grade_choice",
+    ),
+    "math": NamedGrader(
+        "the formula in \\boxed{} equals the answer as mathematics",
+        "1 where the last \\boxed{} of the answer, or the answer where it has none, equals the "
+        "right one as mathematics (math-verify, at most 1 s)",
+        "math_answers:grade_math",
+    ),
+}
+"""What `--grader` can name."""

@@ -2,10 +2,12 @@
 
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from esft.tasks.task import Grade, HubSource, Row, Task, ask
+from esft.tasks.registry import get_task
+from esft.tasks.task import Row, Task
 
 
 def arc_object(number: int = 1, **changes: Any) -> dict[str, Any]:
@@ -27,28 +29,11 @@ def write_rows(folder: Path, name: str, rows: Iterable[Mapping[str, Any]]) -> Pa
     return path
 
 
-def plain_task(hub: HubSource | None = None) -> Task:
-    """A task of rows {"prompt": ..., "answer": ...} in files plain.<split>.jsonl."""
-    return Task(
-        name="plain",
-        summary="says what it is told",
-        source="a test",
-        licence="none",
-        size="as many as a test writes",
-        grading="1 where it is the answer",
-        scorings=("generate",),
-        max_new_tokens=4,
-        hub=hub,
-        file="plain",
-        read=_read_plain,
-        grade=lambda row, answers: Grade(reward=float(answers[0] == row.answer), correct=True),
-    )
-
-
 def prompts(rows: Iterable[Row]) -> list[str]:
     """What each row asks."""
     return [row.questions[0].messages[0]["content"] for row in rows]
 
 
-def _read_plain(raw: Mapping[str, Any]) -> Row:
-    return Row(id=raw["prompt"], questions=(ask(raw["prompt"]),), answer=raw.get("answer", "yes"))
+def plain_task() -> Task:
+    """A task of rows {"prompt": ..., "answer": ...} in files plain.<split>.jsonl."""
+    return replace(get_task("conciseness"), name="plain", file="plain")

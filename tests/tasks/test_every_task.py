@@ -93,21 +93,15 @@ def test_ids_and_keys_are_those_of_the_runs_made_so_far(name):
 
 
 @pytest.mark.parametrize("name", task_names())
-def test_a_reference_gets_the_most_there_is(name):
+def test_a_reference_and_all_accepted_answers_get_the_most_there_is(name):
     task = get_task(name)
     rows = [row for row in small_rows(name)[:20] if asked(row).reference is not None]
 
     for row in rows:
-        grade = task.grade(row, [asked(row).reference])
-        assert (grade.correct, grade.failure) == (True, None)
-        assert grade.reward == pytest.approx(task.max_reward)
-
-
-@pytest.mark.parametrize("name", ["nq-open", "trivia-qa"])
-def test_every_accepted_answer_is_right(name):
-    for row in small_rows(name):
-        for right in row.accepted:
-            assert get_task(name).grade(row, [right]).reward == 1.0, row
+        for right in (asked(row).reference, *row.accepted):
+            grade = task.grade(row, [right])
+            assert (grade.correct, grade.failure) == (True, None)
+            assert grade.reward == pytest.approx(task.max_reward)
 
 
 @pytest.mark.parametrize("name", [name for name in HUB if "choice" in get_task(name).scorings])
@@ -148,7 +142,7 @@ def test_any_answer_gets_a_reward_within_bounds(name, answer, row):
 
 
 @pytest.mark.parametrize("name", HUB)
-def test_every_row_of_the_published_files_is_read_and_its_reference_is_right(data_dir, name):
+def test_published_rows_are_all_read_and_some_hundred_references_are_right(data_dir, name):
     task = get_task(name)
     source = row_source(task, data_dir)
     splits = {split: file for split, file in task.splits.items() if source.has(file)}
@@ -160,7 +154,7 @@ def test_every_row_of_the_published_files_is_read_and_its_reference_is_right(dat
         rows = read_split(task, split, data_dir)
 
         assert len(rows) == lines
-        for row in rows if name != "math-500" else rows[:50]:
+        for row in rows[:: 1 + len(rows) // 500] if name != "math-500" else rows[:50]:
             for right in filter(None, (asked(row).reference, *row.accepted)):
                 grade = task.grade(row, [right])
                 assert (grade.reward, grade.correct) == (task.max_reward, True), row

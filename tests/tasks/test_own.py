@@ -2,7 +2,8 @@ import pytest
 
 from esft.errors import TaskError
 from esft.tasks.own import own_task
-from esft.tasks.rows import read_split, split_rows
+from esft.tasks.rows import read_split
+from esft.tasks.words import GRADERS
 
 from .some_rows import write_rows
 
@@ -13,6 +14,10 @@ def task_of(folder, rows, grader="exact"):
 
 def read_row(folder, grader="exact", **columns):
     return read_split(task_of(folder, [columns], grader), "train")[0]
+
+
+def asking(role, content, **columns):
+    return {"messages": [{"role": role, "content": content}], "answer": "5", **columns}
 
 
 def choosing(**changes):
@@ -40,9 +45,7 @@ def test_messages_are_the_chat(tmp_path):
 
     row = read_row(tmp_path, messages=chat, prompt=None, answer=5, id=7)
 
-    assert row.questions[0].messages == tuple(
-        {"role": each["role"], "content": each["content"]} for each in chat
-    )
+    assert row.questions[0].messages == (*chat[:2], {"role": "assistant", "content": "Hi"}, chat[3])
     assert row.id == "7"
 
 
@@ -70,28 +73,15 @@ def test_answers_are_texts_numbers_or_lists_of_them(tmp_path, answer, texts):
         ({"prompt": 3, "answer": "5"}, "column prompt is 3, expected a text"),
         ({"prompt": "Q?"}, "column answer is missing, the row has: prompt"),
         ({"prompt": "Q?", "answer": True}, "column answer is True, expected a text, a number, or"),
-        ({"prompt": "Q?", "answer": []}, r"column answer is \[\], expected a text, a number, or"),
         ({"prompt": "Q?", "answer": ["5", None]}, r"answer is \['5', None\], expected a text"),
         ({"prompt": "Q?", "answer": float("nan")}, "column answer is nan, expected a text"),
         ({"prompt": "Q?", "answer": "5", "id": 0.5}, "column id is 0.5, expected a text or a"),
         ({"messages": [], "answer": "5"}, r"column messages is \[\], expected a last message"),
         ({"messages": ["Q?"], "answer": "5"}, "column messages is .*, expected a list of objects"),
-        (
-            {"messages": [{"role": "tool", "content": "x"}], "answer": "5"},
-            r"column messages is .*, expected .* a role \(system, user, assistant\)",
-        ),
-        (
-            {"messages": [{"role": "user", "content": ""}], "answer": "5"},
-            "column messages is .*, expected .* a content that is not empty",
-        ),
-        (
-            {"messages": [{"role": "system", "content": "x"}], "answer": "5"},
-            "column messages is .*, expected a last message of the user",
-        ),
-        (
-            {"messages": [{"role": "user", "content": "x"}], "prompt": "Q?", "answer": "5"},
-            "column messages is .*, expected nothing in a row that has a prompt too",
-        ),
+        (asking("tool", "x"), r"column messages is .*, expected .* a role \(system, user, assist"),
+        (asking("user", ""), "column messages is .*, expected .* a content that is not empty"),
+        (asking("system", "x"), "column messages is .*, expected a last message of the user"),
+        (asking("user", "x", prompt="Q?"), "expected nothing in a row that has a prompt too"),
     ],
 )
 def test_a_wrong_row_is_refused_with_file_line_and_column(tmp_path, columns, message):
@@ -103,10 +93,9 @@ def test_a_wrong_row_is_refused_with_file_line_and_column(tmp_path, columns, mes
     assert caught.value.hint.endswith("correct the row, or correct the file")
 
 
-@pytest.mark.parametrize("answer", ["five", ["5", "five"], "5 or 6"])
-def test_grader_number_wants_numbers_as_answers(tmp_path, answer):
+def test_grader_number_wants_numbers_as_answers(tmp_path):
     with pytest.raises(TaskError, match=r"line 1: column answer is .*, expected a number, for"):
-        read_row(tmp_path, grader="number", prompt="Q?", answer=answer)
+        read_row(tmp_path, grader="number", prompt="Q?", answer=["5", "five"])
 
 
 @pytest.mark.parametrize(
@@ -124,8 +113,12 @@ def test_answers_are_graded_by_the_named_grader(tmp_path, grader, answer, text):
 
 @pytest.mark.parametrize("answer", ["blue", "B", 1])
 def test_the_right_choice_is_a_text_a_letter_or_an_index(tmp_path, answer):
-    row = read_row(tmp_path, None, **choosing(answer=answer))
+    task = task_of(tmp_path, [choosing(answer=answer)], None)
+    row = read_split(task, "train")[0]
 
+    assert (task.scoring, task.scorings) == ("choice", ("choice", "generate"))
+    assert task.grade(row, ["The answer is B."]).correct
+    assert not task.grade(row, ["A or B"]).correct
     assert row.gold == 1
     assert (row.answer, row.questions[0].reference) == ("B", "B")
     assert row.questions[0].messages[0]["content"] == (
@@ -146,9 +139,7 @@ def test_a_choice_with_messages_lists_the_options_in_the_last_one(tmp_path):
 
 
 def test_a_text_of_a_choice_goes_before_a_letter(tmp_path):
-    row = read_row(tmp_path, None, **choosing(choices=["B", "A"], answer="A"))
-
-    assert row.gold == 1
+    assert read_row(tmp_path, None, **choosing(choices=["B", "A"], answer="A")).gold == 1
 
 
 @pytest.mark.parametrize(
@@ -161,7 +152,6 @@ def test_a_text_of_a_choice_goes_before_a_letter(tmp_path):
         ({"answer": "D"}, "column answer is 'D', expected one of the choices, a letter A to C"),
         ({"answer": 3}, "column answer is 3, expected one of the choices"),
         ({"answer": True}, "column answer is True, expected one of the choices"),
-        ({"answer": ["blue"]}, r"column answer is \['blue'\], expected one of the choices"),
         (
             {"choices": ["1", "2", "3"], "answer": 2},
             "column answer is 2, expected a text or a letter: 2 is the index of '3', and a choice",
@@ -171,15 +161,6 @@ def test_a_text_of_a_choice_goes_before_a_letter(tmp_path):
 def test_wrong_choices_are_refused(tmp_path, changes, message):
     with pytest.raises(TaskError, match=rf"my\.jsonl line 1: {message}"):
         read_row(tmp_path, None, **choosing(**changes))
-
-
-def test_rows_with_choices_are_scored_by_choice_or_generated(tmp_path):
-    task = task_of(tmp_path, [choosing()], None)
-    row = read_split(task, "train")[0]
-
-    assert (task.scoring, task.scorings) == ("choice", ("choice", "generate"))
-    assert task.grade(row, ["The answer is B."]).correct
-    assert not task.grade(row, ["A or B"]).correct
 
 
 def test_choices_in_some_rows_only_are_refused_by_line(tmp_path):
@@ -205,17 +186,9 @@ def test_a_grader_that_is_not_for_the_rows_is_refused(tmp_path, row, grader, mes
         task_of(tmp_path, [row], grader)
 
     assert caught.value.hint
-
-
-def test_without_a_split_all_rows_are_train_rows(tmp_path):
-    rows = [{"prompt": f"Q{n}?", "answer": n, "split": None} for n in range(6)]
-    task = task_of(tmp_path, rows)
-
-    split = split_rows(task, 4, 2)
-
-    assert [row.answer for row in split.train] == ["0", "1", "2", "3"]
-    assert [row.answer for row in split.holdout] == ["4", "5"]
-    assert task.size == "6 train"
+    if "expected one of" in message:
+        named = [f"{name} ({named.does})" for name, named in GRADERS.items()]
+        assert all(name in str(caught.value) for name in named)
 
 
 def test_a_split_column_makes_the_splits(tmp_path):
@@ -223,15 +196,16 @@ def test_a_split_column_makes_the_splits(tmp_path):
     rows = [{"prompt": f"Q{n}?", "answer": n, "split": name} for n, name in enumerate(names)]
     task = task_of(tmp_path, rows)
 
-    found = {split: [row.answer for row in read_split(task, split)] for split in set(names)}
+    answers = {split: [row.answer for row in read_split(task, split)] for split in set(names)}
 
-    assert found == {"train": ["0", "3"], "validation": ["2"], "test": ["1"]}
+    assert answers == {"train": ["0", "3"], "validation": ["2"], "test": ["1"]}
     assert task.size == "2 train, 1 validation, 1 test"
 
 
-def test_a_split_without_rows_is_refused(tmp_path):
-    task = task_of(tmp_path, [{"prompt": "Q?", "answer": 1}])
+def test_without_a_split_column_all_rows_are_train_rows(tmp_path):
+    task = task_of(tmp_path, [{"prompt": f"Q{n}?", "answer": n, "split": None} for n in range(3)])
 
+    assert [row.answer for row in read_split(task, "train")] == ["0", "1", "2"]
     with pytest.raises(TaskError, match=r"my\.jsonl has no test rows, it has: train") as caught:
         read_split(task, "test")
 
@@ -242,7 +216,6 @@ def test_a_split_without_rows_is_refused(tmp_path):
     ("splits", "message"),
     [
         (["train", "dev"], "line 2: column split is 'dev', expected one of train, validation, te"),
-        (["train", 3], "line 2: column split is 3, expected one of train"),
         (["train", ["train"]], r"line 2: column split is \['train'\], expected one of train"),
         (["train", None], r"line 2 has no split, but \S+my\.jsonl line 1 has one"),
         ([None, "train"], r"line 1 has no split, but \S+my\.jsonl line 2 has one"),
@@ -255,17 +228,13 @@ def test_a_wrong_split_is_refused_by_line(tmp_path, splits, message):
         task_of(tmp_path, rows)
 
 
-def test_a_data_folder_replaces_the_rows_of_the_file(tmp_path):
+def test_a_data_folder_replaces_the_rows_but_not_by_rows_with_choices(tmp_path):
     task = task_of(tmp_path, [{"prompt": "Q?", "answer": 1}])
-    write_rows(tmp_path, "my.train", [{"prompt": "Other?", "answer": 2}])
 
+    write_rows(tmp_path, "my.train", [{"prompt": "Other?", "answer": 2}])
     assert [row.answer for row in read_split(task, "train", tmp_path)] == ["2"]
 
-
-def test_a_data_folder_with_choices_is_not_for_a_task_without(tmp_path):
-    task = task_of(tmp_path, [{"prompt": "Q?", "answer": 1}])
     write_rows(tmp_path, "my.train", [{"prompt": "Other?", "answer": 2}, choosing()])
-
     with pytest.raises(TaskError, match=r"my\.train\.jsonl line 2: column choices is .* with grad"):
         read_split(task, "train", tmp_path)
 
@@ -274,10 +243,9 @@ def test_a_data_folder_with_choices_is_not_for_a_task_without(tmp_path):
     ("name", "data", "message"),
     [
         ("my.jsonl", None, r"my\.jsonl cannot be read: No such file or directory"),
-        ("my.jsonl", b"", r"my\.jsonl is empty, expected one JSON object a line"),
-        ("my.jsonl", b"prompt,answer\n", r"my\.jsonl line 1 is not JSON: Expecting value"),
-        ("my.jsonl", b"[1]\n", r"my\.jsonl line 1 is a JSON list, expected one JSON object"),
+        ("my.jsonl", b"[1]\n", r"my\.jsonl line 1 is \[1\], expected one JSON object"),
         ("my.json", b"{}", r"my\.json is not a task, expected a \.jsonl or a \.py file"),
+        ("my.py", None, r"my\.py has grader 'exact', expected none: a program grades with its"),
     ],
 )
 def test_a_file_that_is_no_task_is_refused(tmp_path, name, data, message):

@@ -31,13 +31,14 @@ def test_rows_come_from_the_program_and_go_back_to_it(tmp_path, capfd):
     task = task_of(tmp_path, ROWS + REWARD)
 
     split = split_rows(task, 3, 2)
-    scores = [task.grade(row, ["four"]) for row in split.train]
+    grades = [task.grade(row, ["four"]) for row in split.train]
 
     assert [row.questions[0].messages[0]["content"] for row in split.train] == ["Q0?", "Q1?", "Q2?"]
     assert [row.questions[0].reference for row in split.holdout] == ["3", "4"]
-    assert [score.reward for score in scores] == [0.0, 2.0, 4.0]
-    assert [score.correct for score in scores] == [False, True, True]
+    assert [grade.reward for grade in grades] == [0.0, 2.0, 4.0]
+    assert [grade.correct for grade in grades] == [False, True, True]
     assert capfd.readouterr().out == ""
+    assert "esft_program" not in sys.modules  # it never runs in this process
 
 
 def test_rows_are_asked_for_once(tmp_path):
@@ -89,31 +90,8 @@ def test_a_program_without_rows_that_can_be_used_is_refused(tmp_path, source, me
     assert caught.value.hint
 
 
-def test_the_program_is_never_imported_here(tmp_path):
-    source = "import sys\nsys.esft_was_here = True\n" + ROWS + REWARD
-    before = list(sys.path)
-
-    task = task_of(tmp_path, source)
-    task.grade(read_split(task, "train")[0], ["four"])
-
-    assert not hasattr(sys, "esft_was_here")
-    assert sys.path == before
-
-
 def test_the_task_is_named_for_the_file_and_says_its_limit(tmp_path):
     task = task_of(tmp_path, REWARD)
 
     assert (task.name, task.file, task.source) == ("my", "my", str(tmp_path / "my.py"))
     assert task.grading == "reward() of my.py, in at most 1 s an answer; correct from 1 on"
-
-
-def test_a_program_that_is_not_there_is_refused(tmp_path):
-    with pytest.raises(TaskError, match=r"my\.py cannot be read .*expected a program with reward"):
-        own_task(tmp_path / "my.py", None)
-
-
-def test_a_grader_beside_a_program_is_refused(tmp_path):
-    with pytest.raises(TaskError, match=r"my\.py has grader 'math', expected none") as caught:
-        own_task(tmp_path / "my.py", "math")
-
-    assert caught.value.hint == "leave --grader out"

@@ -16,7 +16,7 @@ SIZES = [(1, 0), (3, 5), (7, 8)]
 def write_prompts(folder, **splits):
     """Write plain.<split>.jsonl with a row for each prompt."""
     for split, texts in splits.items():
-        write_rows(folder, f"plain.{split}", [{"prompt": text} for text in texts])
+        write_rows(folder, f"plain.{split}", [{"prompt": text, "answer": "yes"} for text in texts])
 
 
 def split_prompts(folder, train, holdout):
@@ -30,28 +30,21 @@ def test_a_split_is_read_in_the_order_of_its_file(tmp_path):
     assert prompts(read_split(plain_task(), "train", tmp_path)) == ["c", "a", "b", "a"]
 
 
-def test_train_and_holdout_rows_are_the_first_of_train_and_validation(tmp_path):
-    write_prompts(tmp_path, train="abcd", validation="wxyz")
+@pytest.mark.parametrize(
+    ("splits", "train", "holdout"),
+    [
+        ({"train": "abcd", "validation": "wxyz"}, "ab", "wxy"),
+        ({"train": "abcde"}, "ab", "cde"),
+        ({"train": ["a", "A ", "b", "a", "c"], "validation": "vvw"}, "abc", "vw"),
+        ({"train": "abcd", "validation": "vwxy", "test": "bw"}, "acd", "vxy"),
+    ],
+)
+def test_rows_are_the_first_of_train_and_validation_that_come_nowhere_before(
+    tmp_path, splits, train, holdout
+):
+    write_prompts(tmp_path, **splits)
 
-    assert split_prompts(tmp_path, 2, 3) == (["a", "b"], ["w", "x", "y"])
-
-
-def test_without_a_validation_split_the_holdout_rows_follow_the_train_rows(tmp_path):
-    write_prompts(tmp_path, train="abcde")
-
-    assert split_prompts(tmp_path, 2, 3) == (["a", "b"], ["c", "d", "e"])
-
-
-def test_rows_that_occur_twice_count_once(tmp_path):
-    write_prompts(tmp_path, train=["a", "A ", "b", "a", "c"], validation=["v", "v", "w"])
-
-    assert split_prompts(tmp_path, 3, 2) == (["a", "b", "c"], ["v", "w"])
-
-
-def test_rows_of_the_test_split_are_neither_train_nor_holdout_rows(tmp_path):
-    write_prompts(tmp_path, train="abcd", validation="vwxy", test="bw")
-
-    assert split_prompts(tmp_path, 3, 3) == (["a", "c", "d"], ["v", "x", "y"])
+    assert split_prompts(tmp_path, len(train), len(holdout)) == (list(train), list(holdout))
 
 
 def test_holdout_rows_are_the_same_whatever_the_number_of_train_rows(tmp_path):
@@ -76,49 +69,63 @@ def test_no_row_is_in_two_of_train_holdout_and_test(tmp_path, train, holdout, ha
     assert not {*tuned, *measured} & {*splits["test"]}
 
 
-def test_too_few_train_rows(tmp_path):
-    write_prompts(tmp_path, train="abca", validation="vw", test="b")
+@pytest.mark.parametrize(
+    ("splits", "asked", "message", "hint"),
+    [
+        (
+            {"train": "abca", "validation": "vw", "test": "b"},
+            (3, 1),
+            r"train\.jsonl: 2 train rows, not counting those that occur twice or in another split; "
+            r"expected 3 \(task\.train\)",
+            "--set task.train=2, or leave --data-dir out",
+        ),
+        (
+            {"train": "abc", "validation": "vwa"},
+            (2, 3),
+            r"validation\.jsonl: 2 holdout rows, .* expected 3 \(task\.holdout\)",
+            "--set task.holdout=2, or leave --data-dir out",
+        ),
+        (
+            {"train": "abc"},
+            (2, 2),
+            r"train\.jsonl: 1 holdout rows left after the train rows, .* 2 ",
+            "--set task.holdout=1, or lower --set task.train=, or",
+        ),
+        (
+            {"train": "ab", "test": "ab"},
+            (1, 0),
+            r"train\.jsonl: 0 train rows",
+            "add rows, or leave",
+        ),
+        (
+            {"train": "a"},
+            (None, None),
+            "0 holdout rows left after the train rows",
+            "add rows, or l",
+        ),
+    ],
+)
+def test_too_few_rows_are_refused_with_how_many_there_are(tmp_path, splits, asked, message, hint):
+    write_prompts(tmp_path, **splits)
 
-    with pytest.raises(
-        TaskError,
-        match=r"plain\.train\.jsonl: 2 train rows, not counting those that occur twice or in "
-        r"another split; expected 3 \(task\.train\)",
-    ) as caught:
-        split_rows(plain_task(), 3, 1, tmp_path)
+    with pytest.raises(TaskError, match=rf"{message}") as caught:
+        split_rows(plain_task(), *asked, tmp_path)
 
-    assert caught.value.hint.startswith("--set task.train=2, or leave --data-dir out")
+    assert caught.value.hint.startswith(hint)
 
 
-def test_too_few_holdout_rows_in_the_validation_split(tmp_path):
-    write_prompts(tmp_path, train="abc", validation="vwa")
+@pytest.mark.parametrize(
+    ("name", "file", "fix"),
+    [
+        ("arc-easy", "arc_easy", "--data-dir and ESFT_DATA_DIR out to use allenai/ai2_arc, ARC-E"),
+        ("conciseness", "conciseness", "--data-dir out to use the rows that ship with esft"),
+    ],
+)
+def test_a_missing_file_points_at_the_rows_of_the_task(tmp_path, name, file, fix):
+    with pytest.raises(TaskError, match=rf"has no {file}\.train\.jsonl") as caught:
+        split_rows(get_task(name), 1, 1, tmp_path)
 
-    with pytest.raises(
-        TaskError,
-        match=r"plain\.validation\.jsonl: 2 holdout rows, .* expected 3 \(task\.holdout\)",
-    ) as caught:
-        split_rows(plain_task(), 2, 3, tmp_path)
-
-    assert caught.value.hint.startswith("--set task.holdout=2, or leave --data-dir out")
-
-
-def test_too_few_rows_left_for_holdout_after_the_train_rows(tmp_path):
-    write_prompts(tmp_path, train="abc")
-
-    with pytest.raises(
-        TaskError, match=r"plain\.train\.jsonl: 1 holdout rows left after the train rows, .* 2 "
-    ) as caught:
-        split_rows(plain_task(), 2, 2, tmp_path)
-
-    assert caught.value.hint.startswith("--set task.holdout=1, or lower --set task.train=, or")
-
-
-def test_no_rows_left_at_all(tmp_path):
-    write_prompts(tmp_path, train="ab", test="ab")
-
-    with pytest.raises(TaskError, match=r"plain\.train\.jsonl: 0 train rows") as caught:
-        split_rows(plain_task(), 1, 0, tmp_path)
-
-    assert caught.value.hint.startswith("add rows, or leave --data-dir out")
+    assert f"leave {fix}" in caught.value.hint
 
 
 @pytest.mark.parametrize(("train", "holdout"), [(0, 1), (-1, 1), (1, -1)])
@@ -140,21 +147,6 @@ def test_a_wrong_row_is_named_with_file_line_column_and_value(tmp_path):
     assert caught.value.hint.endswith("reads rows of the form of allenai/ai2_arc, ARC-Easy")
 
 
-def test_a_missing_file_of_a_hub_task_points_at_the_hub(tmp_path):
-    with pytest.raises(TaskError, match=r"has no arc_easy\.train\.jsonl") as caught:
-        split_rows(get_task("arc-easy"), 1, 1, tmp_path)
-
-    leave_out = "leave --data-dir and ESFT_DATA_DIR out to use allenai/ai2_arc, ARC-Easy from"
-    assert leave_out in caught.value.hint
-
-
-def test_a_missing_file_of_a_shipped_task_points_at_the_shipped_rows(tmp_path):
-    with pytest.raises(TaskError, match=r"has no conciseness\.train\.jsonl") as caught:
-        split_rows(get_task("conciseness"), 1, 1, tmp_path)
-
-    assert "leave --data-dir out to use the rows that ship with esft" in caught.value.hint
-
-
 def test_a_data_folder_may_be_under_home(tmp_path, monkeypatch):
     write_prompts(tmp_path, train="ab")
     monkeypatch.setenv("HOME", str(tmp_path.parent))
@@ -163,14 +155,13 @@ def test_a_data_folder_may_be_under_home(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["arc", "arc-easy"])
-@pytest.mark.parametrize(("train", "holdout"), [(200, 200), (1000, 290)])
-def test_published_rows_never_overlap(data_dir, name, train, holdout):
+def test_published_rows_never_overlap(data_dir, name):
     task = get_task(name)
 
-    split = split_rows(task, train, holdout, data_dir)
+    split = split_rows(task, 1000, 290, data_dir)
 
     keys = {row.key for row in split.train + split.holdout}
-    assert len(keys) == train + holdout
+    assert len(keys) == 1290
     assert not keys & {row.key for row in read_split(task, "test", data_dir)}
 
 
@@ -182,35 +173,24 @@ def numbered(folder, **splits):
 
 
 @pytest.mark.parametrize(
-    ("splits", "train", "holdout"),
+    ("splits", "asked", "train", "holdout"),
     [
-        ({"train": 500, "validation": 300}, 200, 200),
-        ({"train": 50, "validation": 30}, 50, 30),
-        ({"train": 500}, 200, 200),
-        ({"train": 300}, 150, 150),
-        ({"train": 31}, 16, 15),
-        ({"train": 2}, 1, 1),
+        ({"train": 500, "validation": 300}, (None, None), 200, 200),
+        ({"train": 50, "validation": 30}, (None, None), 50, 30),
+        ({"train": 300}, (None, None), 150, 150),
+        ({"train": 31}, (None, None), 16, 15),
+        ({"train": 31}, (None, 25), 6, 25),
+        ({"train": 31}, (20, None), 20, 11),
+        ({"train": 2}, (None, None), 1, 1),
     ],
 )
-def test_where_no_number_is_asked_for_there_are_200_rows_or_what_there_is(
-    tmp_path, splits, train, holdout
+def test_where_no_number_is_asked_for_there_are_200_rows_or_what_is_left(
+    tmp_path, splits, asked, train, holdout
 ):
-    split = split_rows(plain_task(), None, None, numbered(tmp_path, **splits))
+    split = split_rows(plain_task(), *asked, numbered(tmp_path, **splits))
 
     assert (len(split.train), len(split.holdout)) == (train, holdout)
     assert {row.key for row in split.train}.isdisjoint(row.key for row in split.holdout)
-
-
-@pytest.mark.parametrize(("asked", "train", "holdout"), [((None, 25), 6, 25), ((20, None), 20, 11)])
-def test_one_number_asked_for_leaves_the_rest_to_the_other(tmp_path, asked, train, holdout):
-    split = split_rows(plain_task(), *asked, numbered(tmp_path, train=31))
-
-    assert (len(split.train), len(split.holdout)) == (train, holdout)
-
-
-def test_one_row_is_not_enough_to_tune_on_and_to_measure(tmp_path):
-    with pytest.raises(TaskError, match="0 holdout rows left after the train rows"):
-        split_rows(plain_task(), None, None, numbered(tmp_path, train=1))
 
 
 def test_splits_are_read_under_the_names_of_their_source(tmp_path):
@@ -224,9 +204,7 @@ def test_splits_are_read_under_the_names_of_their_source(tmp_path):
 
 
 def test_a_task_may_bring_its_own_rows_which_a_folder_replaces(tmp_path):
-    made = GeneratedRows(
-        name="numbers", make=lambda split: [{"prompt": split}], splits=("train",), fix="wait"
-    )
+    made = GeneratedRows(name="numbers", make=lambda split: [{"prompt": split, "answer": "yes"}])
     task = replace(plain_task(), make_source=lambda: made)
     numbered(tmp_path, train=2)
 

@@ -8,26 +8,12 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from esft.tasks.columns import (
-    index_column,
-    text_column,
-    texts_column,
-    word_column,
-    wrong_column,
-)
-from esft.tasks.graders.choices import GRADING, grade_choice
-from esft.tasks.task import (
-    Option,
-    Row,
-    choice_row,
-    hub_task,
-    made_id,
-    one_answer,
-    text_options,
-)
+from esft.tasks.columns import index_column, text_column, texts_column, word_column, wrong_column
+from esft.tasks.graders.choices import grade_choice
+from esft.tasks.task import Option, Row, choice_row, hub_task, made_id, one_answer, text_options
+from esft.tasks.words import GRADERS
 
-LETTERS = "ABCDEFGHIJ"
-"""Labels of options that have none of their own."""
+LETTERS = "ABCDEFGHIJ"  # labels of options that have none of their own
 _MARKER = re.compile(r"\[.*?\]")
 
 
@@ -77,17 +63,10 @@ def _without_markers(text: str) -> str:
 
 def read_mmlu(raw: Mapping[str, Any]) -> Row:
     """A row of cais/mmlu; answer is the index of the right one of four choices."""
-    question = text_column(raw, "question")
     choices = texts_column(raw, "choices")
     if len(choices) != 4:
         raise wrong_column("choices", choices, "4 choices")
-    subject = text_column(raw, "subject")
-    return choice_row(
-        id=made_id("mmlu", subject, question, *choices),
-        asked=question,
-        options=_lettered_options(subject, question, choices),
-        gold=index_column(raw, "answer", 4),
-    )
+    return _exam_row("mmlu", raw, "subject", choices, index_column(raw, "answer", 4))
 
 
 def read_mmlu_pro(raw: Mapping[str, Any]) -> Row:
@@ -96,38 +75,39 @@ def read_mmlu_pro(raw: Mapping[str, Any]) -> Row:
     Scored by the letters, in the form of MMLU. lm-evaluation-harness and the published figures
     score chains of thought that the model generates, so ours do not compare with them.
     """
-    question = text_column(raw, "question")
     options = texts_column(raw, "options")
     if not 3 <= len(options) <= len(LETTERS):
         raise wrong_column("options", options, f"3 to {len(LETTERS)} options")
     gold = index_column(raw, "answer_index", len(options))
     if text_column(raw, "answer") != LETTERS[gold]:
         raise wrong_column("answer", raw["answer"], f"{LETTERS[gold]}, as answer_index is {gold}")
-    category = text_column(raw, "category")
-    return choice_row(
-        id=made_id("mmlu-pro", category, question, *options),
-        asked=question,
-        options=_lettered_options(category, question, options),
-        gold=gold,
-    )
+    return _exam_row("mmlu-pro", raw, "category", options, gold)
 
 
-def _lettered_options(subject: str, question: str, choices: Sequence[str]) -> list[Option]:
-    """Options listed in the context, scored by their letters.
+def _exam_row(
+    task: str, raw: Mapping[str, Any], about: str, choices: Sequence[str], gold: int
+) -> Row:
+    """A row whose options are listed in the context and scored by their letters.
 
     The harness takes the letters for the choices: what it would divide a log-probability by is 1
     for each, so acc_norm is acc.
     """
+    subject, question = text_column(raw, about), text_column(raw, "question")
     lettered = list(zip(LETTERS, choices, strict=False))
     listed = "".join(f"{letter}. {text}\n" for letter, text in lettered)
     context = (
         "The following are multiple choice questions (with answers) about "
         f"{subject.replace('_', ' ')}.\n\n{question.strip()}\n{listed}Answer:"
     )
-    return [
-        Option(context=context, continuation=f" {letter}", text=text, label=letter, length=1)
-        for letter, text in lettered
-    ]
+    return choice_row(
+        id=made_id(task, subject, question, *choices),
+        asked=question,
+        options=[
+            Option(context=context, continuation=f" {letter}", text=text, label=letter, length=1)
+            for letter, text in lettered
+        ],
+        gold=gold,
+    )
 
 
 def read_piqa(raw: Mapping[str, Any]) -> Row:
@@ -154,27 +134,21 @@ def read_winogrande(raw: Mapping[str, Any]) -> Row:
     if not after.strip():
         raise wrong_column("sentence", sentence, "a sentence with a blank (_) and words behind it")
     names = [text_column(raw, "option1"), text_column(raw, "option2")]
-    options = [
-        Option(
-            context=before + name,
-            continuation=f" {after.strip()}",
-            text=name,
-            label=label,
-            length=1,
-        )
-        for name, label in zip(names, "12", strict=True)
-    ]
+    words = f" {after.strip()}"
     return choice_row(
         id=made_id("winogrande", sentence, *names),
         asked=f"{sentence.strip()}\n\nWhich of these fits the blank (_)?",
-        options=options,
+        options=[
+            Option(context=before + name, continuation=words, text=name, label=label, length=1)
+            for name, label in zip(names, "12", strict=True)
+        ],
         gold=int(word_column(raw, "answer", ("1", "2"))) - 1,
     )
 
 
 _choice_task = partial(
     hub_task,
-    grading=GRADING,
+    grading=GRADERS["choice"].grading,
     scorings=("choice", "generate"),
     max_new_tokens=16,
     grade=one_answer(grade_choice),

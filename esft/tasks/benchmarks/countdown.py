@@ -8,13 +8,12 @@ from typing import Any
 from esft.tasks.benchmarks.countdown_puzzles import SIZES, puzzles
 from esft.tasks.columns import any_column, is_text, wrong_column
 from esft.tasks.generated import GeneratedRows
-from esft.tasks.graders.arithmetic import Step, evaluate, steps
+from esft.tasks.graders.arithmetic import Step, evaluate
 from esft.tasks.own_rows import row_id
 from esft.tasks.task import Grade, Row, Task, ask, hub_task, one_answer
 
 OPENING = "<think>"
-FORMAT_SHARE = 0.1
-"""What the exact form of an answer adds to the reward."""
+FORMAT_SHARE = 0.1  # what the exact form of an answer adds to the reward
 
 _LARGEST_NUMBER = 999_999
 _TARGET = re.compile(r"-?[0-9]{1,18}(\.[0-9]{1,30})?")
@@ -29,9 +28,14 @@ def read_countdown(raw: Mapping[str, Any]) -> Row:
     or with decimals. A solution that the grader refuses counts as none: published rows have some
     that do not use each number once.
     """
-    numbers = _numbers(raw)
-    target = _target(raw)
-    message = _message(numbers, target)
+    numbers, target = _numbers(raw), _target(raw)
+    message = (
+        f"Numbers: {', '.join(map(str, numbers))}\nTarget: {target}\n\n"
+        "Find an expression over these numbers whose value is the target. Every number has to be "
+        "used exactly once; besides the numbers there may be +, -, *, / and parentheses.\n"
+        "First try things out between <think> and </think>. Then write the expression alone "
+        "between <answer> and </answer>, as in <answer>(8 + 7) / 5 - 2</answer>."
+    )
     solution = _solution(raw, numbers, Fraction(target))
     reference = None if solution is None else _written_out(solution, numbers)
     return Row(
@@ -125,41 +129,28 @@ def _solution(raw: Mapping[str, Any], numbers: tuple[int, ...], target: Fraction
     if not _reaches(value, numbers, target):
         return None
     expression = value.strip()
-    while expression.startswith("(") and _closing(expression) == len(expression) - 1:
-        expression = expression[1:-1].strip()
+    while expression.startswith("(") and expression.endswith(")"):
+        within = expression[1:-1].strip()
+        if evaluate(within, numbers) is None:  # "(1 + 2) * (3 + 4)": not one pair around it all
+            break
+        expression = within
     return expression
 
 
-def _closing(expression: str) -> int:
-    """Where the parenthesis is closed that `expression` begins with."""
-    depth = 0
-    for index, sign in enumerate(expression):
-        depth += (sign == "(") - (sign == ")")
-        if depth == 0:
-            return index
-    return len(expression)
-
-
-def _message(numbers: tuple[int, ...], target: str) -> str:
-    listed = ", ".join(map(str, numbers))
-    return (
-        f"Numbers: {listed}\nTarget: {target}\n\n"
-        "Find an expression over these numbers whose value is the target. Every number has to be "
-        "used exactly once; besides the numbers there may be +, -, *, / and parentheses.\n"
-        "First try things out between <think> and </think>. Then write the expression alone "
-        "between <answer> and </answer>, as in <answer>(8 + 7) / 5 - 2</answer>."
-    )
-
-
 def _written_out(solution: str, numbers: tuple[int, ...]) -> str:
-    worked = "; ".join(map(_step_text, steps(solution, numbers)))
+    """An answer that works the solution out, step by step."""
+    steps: list[Step] = []
+    evaluate(solution, numbers, steps)
+    worked = "; ".join(
+        f"{_part(step.left, step.left.denominator > 1)} {step.sign} "
+        f"{_part(step.right, step.right.denominator > 1 or step.right < 0)} = {step.value}"
+        for step in steps
+    )
     return f"{OPENING}{worked}</think>\n<answer>{solution}</answer>"
 
 
-def _step_text(step: Step) -> str:
-    left = f"({step.left})" if step.left.denominator > 1 else str(step.left)
-    right = f"({step.right})" if step.right.denominator > 1 or step.right < 0 else str(step.right)
-    return f"{left} {step.sign} {right} = {step.value}"
+def _part(value: Fraction, parted: bool) -> str:
+    return f"({value})" if parted else str(value)
 
 
 _FIELDS: dict[str, Any] = {
@@ -180,9 +171,7 @@ COUNTDOWN = Task(
     licence="Apache-2.0",
     size=", ".join(f"{size:,} {split}" for split, size in SIZES.items()),
     file="countdown",
-    make_source=lambda: GeneratedRows(
-        name="generated countdown puzzles", make=puzzles, splits=tuple(SIZES)
-    ),
+    make_source=lambda: GeneratedRows(name="generated countdown puzzles", make=puzzles),
     **_FIELDS,
 )
 COUNTDOWN_3TO4 = hub_task(

@@ -7,7 +7,6 @@ from typing import Any
 from esft.tasks.generated import Draws, split_by_hash
 
 SIZES = {"train": 4000, "validation": 1000, "test": 1000}
-"""Puzzles of each split."""
 LARGEST_NUMBER = 99
 TARGETS = range(10, 101)
 
@@ -25,9 +24,6 @@ def puzzles(split: str) -> Iterator[dict[str, Any]]:
 
     Which split a puzzle belongs to follows from a hash of its sorted numbers, so that no two
     splits share a set of numbers in any order. No split has the same numbers and target twice.
-
-    Args:
-        split: "train", "validation" or "test".
     """
     draws = Draws(_SEED + list(SIZES).index(split))
     seen: set[tuple[int, ...]] = set()
@@ -45,7 +41,7 @@ def puzzles(split: str) -> Iterator[dict[str, Any]]:
 
 
 def split_of(numbers: Sequence[int]) -> str:
-    """The split that all puzzles of these numbers belong to, whatever their order."""
+    """The split of all puzzles of these numbers, whatever their order."""
     return split_by_hash(",".join(map(str, sorted(numbers))))
 
 

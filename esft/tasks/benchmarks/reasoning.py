@@ -5,14 +5,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from esft.tasks.columns import text_column, word_column, wrong_column
-from esft.tasks.graders.math_answers import GRADING, grade_math
+from esft.tasks.graders.math_answers import grade_math
 from esft.tasks.graders.numbers import last_number, parse_number
 from esft.tasks.task import Grade, Row, ask, hub_task, made_id, one_answer
+from esft.tasks.words import GRADERS
 
-FORMAT_REWARD = 0.1
-"""What an answer to GSM8K or ProofWriter gets for its form, right or wrong."""
-ANSWERS = ("True", "False", "Unknown")
-"""Those of ProofWriter."""
+FORMAT_REWARD = 0.1  # of an answer to GSM8K or ProofWriter, right or wrong
+ANSWERS = ("True", "False", "Unknown")  # of ProofWriter
 
 _CALCULATION = re.compile(r"<<[^<>]*>>")
 _FINAL_LINE = re.compile(r"^[ \t]*####[ \t]+(.*)$", re.MULTILINE)
@@ -34,11 +33,8 @@ def read_gsm8k(raw: Mapping[str, Any]) -> Row:
         'Then end with a line that holds "#### " and the number alone.'
     )
     reference = f"{_CALCULATION.sub('', worked)}\n#### {number}".lstrip()
-    return Row(
-        id=made_id("gsm8k", question),
-        questions=(ask(asked, reference=reference),),
-        answer=number,
-    )
+    questions = (ask(asked, reference=reference),)
+    return Row(id=made_id("gsm8k", question), questions=questions, answer=number)
 
 
 def grade_gsm8k(row: Row, answer: str) -> Grade:
@@ -49,8 +45,8 @@ def grade_gsm8k(row: Row, answer: str) -> Grade:
 
     Source: the reward of arXiv:2605.30148 for GSM8K, correct + 0.1 * format.
     """
-    final = [parse_number(line[1]) for line in _FINAL_LINE.finditer(answer)]
-    final = [number for number in final if number is not None]
+    lines = map(parse_number, _FINAL_LINE.findall(answer))
+    final = [number for number in lines if number is not None]
     number = final[-1] if final else last_number(answer)
     correct = number is not None and number == parse_number(row.answer)
     return Grade(reward=correct + FORMAT_REWARD * bool(final), correct=correct)
@@ -124,7 +120,7 @@ REASONING = (
         summary="problems of mathematics competitions, with a formula or a number as the answer",
         licence="MIT",
         size="500 test",
-        grading=GRADING,
+        grading=GRADERS["math"].grading,
         scorings=("generate",),
         max_new_tokens=512,
         read=read_math_500,

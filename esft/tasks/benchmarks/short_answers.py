@@ -6,10 +6,9 @@ from typing import Any
 
 from esft.tasks.columns import text_column, texts_column, wrong_column
 from esft.tasks.graders.text import grade_short, normalised, occurs
-from esft.tasks.task import Grade, Row, Task, ask, hub_task, made_id, one_answer
+from esft.tasks.task import Grade, Row, Task, ask, hub_task, made_id, one_answer, prompted_row
 
-NO_REWARD_AT = 100
-"""Characters of difference in length from which an answer is not concise at all."""
+NO_REWARD_AT = 100  # characters of difference in length
 
 
 def read_nq_open(raw: Mapping[str, Any]) -> Row:
@@ -44,16 +43,6 @@ def _without_capitals(value: str, aliases: list[str]) -> str:
 def _short_row(id: str, question: str, answer: str, accepted: tuple[str, ...]) -> Row:
     asked = f"{question}\n\nReply with the answer alone, in a few words."
     return Row(id=id, questions=(ask(asked, reference=answer),), answer=answer, accepted=accepted)
-
-
-def read_conciseness(raw: Mapping[str, Any]) -> Row:
-    """A row of prompt and answer."""
-    prompt, answer = text_column(raw, "prompt"), text_column(raw, "answer").strip()
-    return Row(
-        id=made_id("conciseness", prompt),
-        questions=(ask(prompt, reference=answer),),
-        answer=answer,
-    )
 
 
 def grade_conciseness(row: Row, answer: str) -> Grade:
@@ -109,6 +98,6 @@ CONCISENESS = Task(
     scorings=("generate",),
     max_new_tokens=64,
     file="conciseness",
-    read=read_conciseness,
+    read=partial(prompted_row, "conciseness"),
     grade=one_answer(grade_conciseness),
 )

@@ -8,10 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-LONGEST = 1_000
-"""Characters of an expression, with single spaces, up to which it is read."""
-MOST_SIGNS = 100
-"""Signs and parentheses of an expression up to which it is read; it is nested no deeper."""
+LONGEST = 1_000  # characters of an expression, with single spaces, up to which it is read
+MOST_SIGNS = 100  # signs and parentheses up to which it is read; it is nested no deeper
 
 _PLAIN_SIGNS = str.maketrans({"×": "*", "·": "*", "⋅": "*", "÷": "/", "−": "-"})
 _CHARACTERS = re.compile(r"[0-9 +\-*/()]*")
@@ -33,7 +31,9 @@ class Step:
     value: Fraction
 
 
-def evaluate(expression: str, numbers: Sequence[int]) -> Fraction | None:
+def evaluate(
+    expression: str, numbers: Sequence[int], done: list[Step] | None = None
+) -> Fraction | None:
     """The exact value of `expression`; None where it is no expression of all the `numbers`.
 
     An expression has + - * / (also × · ⋅ ÷ −), parentheses, and each of the numbers as often as
@@ -41,22 +41,8 @@ def evaluate(expression: str, numbers: Sequence[int]) -> Fraction | None:
     "-(3 - 8)", is allowed: it reaches no positive target that is out of reach without it, since a
     minus moves outwards until it turns a difference round. Everything else (powers, "//",
     decimals, names, "=", two numbers side by side, leading zeros) and division by zero are None.
-
-    Args:
-        expression: any text; time is linear in its length.
-        numbers: what must be used, each >= 0.
+    Its operations are appended to `done`, in the order of their evaluation.
     """
-    worked_out = _work_out(expression, numbers)
-    return None if worked_out is None else worked_out[0]
-
-
-def steps(expression: str, numbers: Sequence[int]) -> list[Step]:
-    """The operations of `expression` in the order of their evaluation; none where it is wrong."""
-    worked_out = _work_out(expression, numbers)
-    return [] if worked_out is None else worked_out[1]
-
-
-def _work_out(expression: str, numbers: Sequence[int]) -> tuple[Fraction, list[Step]] | None:
     text = " ".join(expression.translate(_PLAIN_SIGNS).split())
     # Before Python's parser sees it: its time and its stack are bounded by these limits, and it
     # reads no number that is not one of ours.
@@ -65,15 +51,13 @@ def _work_out(expression: str, numbers: Sequence[int]) -> tuple[Fraction, list[S
     used = Counter(re.findall("[0-9]+", text))
     if not _CHARACTERS.fullmatch(text) or used != Counter(map(str, numbers)):
         return None
-    done: list[Step] = []
     try:
-        return _value(ast.parse(text, mode="eval").body, done), done
+        return _value(ast.parse(text, mode="eval").body, [] if done is None else done)
     except (SyntaxError, ZeroDivisionError):
         return None
 
 
 def _value(node: ast.expr, done: list[Step]) -> Fraction:
-    """The value of a part of an expression; its operations are appended to `done`."""
     match node:
         case ast.Constant(value=int(number)):
             return Fraction(number)

@@ -5,9 +5,6 @@ from collections.abc import Iterator, Sequence
 
 from esft.tasks.task import Grade, Row
 
-GRADING = "1 where the answer names the right option and no other, by its label or its text"
-"""How `grade_choice` grades, in words."""
-
 _WORD = re.compile(r"[^\W_]+(?:[.,]\d+|['’][^\W_]+)*")  # "3.5" and "A's" name no option
 _WRAPPING = " \t\r\n*_`\"'“”‘’()[]{}<>.,:;!$\\"
 _CUES = {"answer", "option", "choice", "label", "letter"}
@@ -19,8 +16,7 @@ _VERBS = {"is", "because", "since", "as"}
 _CLOSING = {"", ")", ".", ":", "]", "*", "\r", "\n"}
 _NEXT = re.compile(r"[ \t]{1,3}([^\W_]{1,20})")
 
-_CUED, _LEADING, _ELSEWHERE = range(3)
-"""Where a label stands: behind a cue, at the head of a line, or elsewhere."""
+_CUED, _LEADING, _ELSEWHERE = range(3)  # where a label stands
 
 
 def grade_choice(row: Row, answer: str) -> Grade:
@@ -36,12 +32,8 @@ def parse_label(answer: str, labels: Sequence[str], texts: Sequence[str]) -> str
     The first of these that finds something decides: the whole answer is a label or the text of an
     option; labels behind a cue ("the answer is B", "option B"); labels that begin a line
     ("B. because ..."); labels and texts of options anywhere. A label next to another, or joined
-    to it by "or" or "and", is found where the other is: "A or B" names both.
-
-    Args:
-        answer: any text; time is linear in its length.
-        labels: what the options are called, such as "A" to "E" or "1" to "4".
-        texts: the options themselves, in the order of `labels`.
+    to it by "or" or "and", is found where the other is: "A or B" names both. Time is linear in
+    the length of the answer.
     """
     bare = _bare(answer)
     for names in (labels, texts) if bare else ():

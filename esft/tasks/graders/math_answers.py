@@ -7,15 +7,8 @@ from typing import Any
 from esft.tasks.graders.process import GraderProcess
 from esft.tasks.task import Grade, Row
 
-LONGEST = 2_000
-"""Characters at the end of an answer that are looked at."""
-LONGEST_BARE = 200
-"""Characters of an answer that may be one formula without marks."""
-GRADING = (
-    "1 where the last \\boxed{} of the answer, or the answer where it has none, equals the right "
-    "one as mathematics (math-verify, at most 1 s)"
-)
-"""How `grade_math` grades, in words."""
+LONGEST = 2_000  # characters at the end of an answer that are looked at
+LONGEST_BARE = 200  # characters of an answer that may be one formula without marks
 
 # sympy is slow on some answers and never ends on others; it is loaded with the first answer.
 _PROCESS = GraderProcess("esft.tasks.graders.math_answers:start")
@@ -29,10 +22,7 @@ def grade_math(row: Row, answer: str) -> Grade:
 
 
 def what_counts(answer: str) -> str:
-    """What the last \\boxed{} that is closed holds, else the answer; of its last characters.
-
-    Time is linear in the length of the answer.
-    """
+    """What the last \\boxed{} that is closed holds, else the answer; of its last characters."""
     tail = answer[-LONGEST:]
     ends: list[int] = []
     for at in range(len(tail) - 1, -1, -1):

@@ -6,10 +6,8 @@ from fractions import Fraction
 
 from esft.tasks.task import Grade, Row
 
-LONGEST = 50
-"""Characters of a number, without sign and separators, up to which it is read."""
-LARGEST_POWER = 50
-"""The e of 1e50 up to which it is read, below 0 as well as above."""
+LONGEST = 50  # characters of a number, without sign and separators, up to which it is read
+LARGEST_POWER = 50  # the e of 1e50 up to which it is read, below 0 as well as above
 
 # Possessive and atomic, so that no run of digits is tried twice: time stays linear.
 _WHOLE = r"(?>[1-9][0-9]{0,2}(?:,[0-9]{3}(?![0-9]))++|[0-9]++)"

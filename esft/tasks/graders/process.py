@@ -35,9 +35,6 @@ class GraderProcess:
 
     The child is no `multiprocessing.Process`: that would run the caller's main script again,
     and a script without `if __name__ == "__main__"` would start a second run.
-
-    Raises:
-        OSError: the program cannot be read.
     """
 
     target: Path | str
@@ -48,9 +45,7 @@ class GraderProcess:
     memory_gb: float = 1.0
     """What answers may add to the memory that the child has without them."""
     start_limit_s: float = 60.0
-    """Seconds for starting: what a program does on import."""
     rows_limit_s: float = 600.0
-    """Seconds for `rows()`."""
 
     def __post_init__(self) -> None:
         self._child: _Child | None = None
@@ -62,9 +57,7 @@ class GraderProcess:
     def grade(self, row: Mapping[str, Any], answer: str) -> Grade:
         """What `answer` is worth: correct from reward 1 on, or 0 with a failure.
 
-        Raises:
-            TaskError: the grader could not be started, at the first use; later that is a failure
-                like any other.
+        TaskError where the grader cannot be started at its first use; later that is a failure.
         """
         request = {"row": row, "answer": answer}
         try:
@@ -74,12 +67,7 @@ class GraderProcess:
         return Grade(reward=reply["reward"], correct=reply["reward"] >= 1)
 
     def rows(self) -> list[dict[str, Any]] | None:
-        """What the program's `rows()` gives; None where it has no such function.
-
-        Raises:
-            TaskError: the program could not be started, or `rows()` raises, takes too long or
-                gives something else than dicts of what JSON can hold.
-        """
+        """What the program's `rows()` gives, as JSON has it; None where there is none."""
         try:
             child = self._usable_child()
             return child.ask({}, self.rows_limit_s)["rows"] if child.has_rows else None
@@ -88,7 +76,6 @@ class GraderProcess:
             raise TaskError(message, hint="correct the program") from None
 
     def close(self) -> None:
-        """End the child; the next request starts another."""
         if self._child is not None:
             self._child.end()
 
@@ -148,11 +135,7 @@ class _Child:
     def ask(
         self, request: Mapping[str, Any], limit_s: float, memory_gb: float | None = None
     ) -> dict[str, Any]:
-        """The reply to a request; without one the process is ended.
-
-        Raises:
-            _Failed: the request failed, or took more than its limits, or the process ended.
-        """
+        """The reply to a request; _Failed, with the process ended, where there is none."""
         until = time.monotonic() + limit_s
         try:
             self._pipe.send_bytes(json.dumps({**request, "limit_s": limit_s}).encode("ascii"))

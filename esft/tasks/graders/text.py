@@ -6,8 +6,7 @@ from collections import Counter
 
 from esft.tasks.task import Grade, Row
 
-LONGEST = 1000
-"""Characters of a short answer that are looked at."""
+LONGEST = 1000  # characters of a short answer that are looked at
 
 _LEAD = re.compile(
     r"[\s*_]*(?:the\s+)?(?:(?:final|correct)\s+)?answer(?:\s+is\b\s*:?|\s*:)[\s*_]*", re.IGNORECASE
@@ -55,8 +54,7 @@ def occurs(right: str, text: str) -> bool:
 def normalised(text: str) -> str:
     """`text` as short answers are compared: lower case, no punctuation, no articles, single spaces.
 
-    Letters of every script and symbols stay. "U.S." is "us" and "Seine-Maritime" is "seine
-    maritime"; dots within numbers stay. A text of punctuation or of articles alone stays as it is.
+    A text of punctuation or of articles alone stays as it is.
 
     Source: the comparison of answers of SQuAD (arXiv:1606.05250) and TriviaQA (arXiv:1705.03551),
     which agree but for punctuation (SQuAD drops it, TriviaQA makes it a space): here marks within
@@ -69,9 +67,8 @@ def normalised(text: str) -> str:
 
 
 def _parts_words(char: str) -> bool:
-    if char.isalnum() or char == ".":
-        return False
-    return char.isascii() or unicodedata.category(char).startswith("P")
+    mark = char.isascii() or unicodedata.category(char).startswith("P")
+    return mark and not char.isalnum() and char != "."
 
 
 def token_f1(said: str, right: str) -> float:
@@ -85,7 +82,7 @@ def token_f1(said: str, right: str) -> float:
 
 
 def first_line(answer: str) -> str:
-    """The first line with anything on it, without a lead; empty where there is none."""
+    """The first line with anything on it, without a lead."""
     # Cut first: normalising thousands of marks over one letter would take quadratic time.
     begun = answer.lstrip()[:LONGEST]
     lead = _LEAD.match(begun)

@@ -22,12 +22,9 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
-SHOWN = 200
-"""Characters of an error that a failure shows."""
-TRACEBACK = 8
-"""Lines of a traceback that a failure shows."""
-GRACE_S = 2.0
-"""Seconds over its limit after which a request ends this process, where nobody else did."""
+SHOWN = 200  # characters of an error
+TRACEBACK = 8  # lines of it
+GRACE_S = 2.0  # over its limit, a request ends this process, where nobody else did
 
 
 class Failure(Exception):
@@ -83,23 +80,20 @@ def _load(start: dict[str, Any]) -> dict[str, Callable[..., Any]]:
         if "function" in start:
             module, _, function = start["function"].partition(":")
             return {"reward": getattr(importlib.import_module(module), function)()}
-        program = _run(start["program"], start["source"].encode("latin-1"))
+        # As Python runs a script, but for its name.
+        path, source = start["program"], start["source"].encode("latin-1")
+        module = sys.modules["esft_program"] = types.ModuleType("esft_program")
+        module.__file__ = path
+        sys.path.insert(0, os.path.dirname(path))
+        sys.argv = [path]
+        program = module.__dict__
+        exec(compile(source, path, "exec", dont_inherit=True), program)
     except BaseException as error:  # also of SystemExit: a program may call exit()
         raise Failure(_traceback(error)) from None
     functions = {name: program[name] for name in ("reward", "rows") if callable(program.get(name))}
     if "reward" not in functions:
         raise Failure("it has no function reward(row, answer)")
     return functions
-
-
-def _run(path: str, source: bytes) -> dict[str, Any]:
-    """What a program defines, run as Python runs a script, but for its name."""
-    module = sys.modules["esft_program"] = types.ModuleType("esft_program")
-    module.__file__ = path
-    sys.path.insert(0, os.path.dirname(path))
-    sys.argv = [path]
-    exec(compile(source, path, "exec", dont_inherit=True), module.__dict__)
-    return module.__dict__
 
 
 def _reward(reward: Callable[..., Any], row: dict[str, Any], answer: str) -> float:

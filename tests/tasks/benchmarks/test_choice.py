@@ -104,10 +104,8 @@ def test_one_context_options_with_their_divisors_and_a_message(name):
 def test_winogrande_is_scored_partially_as_the_harness_does():
     row = row_of("winogrande", WINOGRANDE)
 
-    assert [option.context for option in row.options] == [
-        "The kettle would not fit on the shelf because the kettle",
-        "The kettle would not fit on the shelf because the shelf",
-    ]
+    begun = "The kettle would not fit on the shelf because the "
+    assert [option.context for option in row.options] == [begun + "kettle", begun + "shelf"]
     assert {option.continuation for option in row.options} == {" was too tall."}
     assert {option.divisor for option in row.options} == {1}
     assert message_of(row) == (
@@ -150,12 +148,8 @@ def test_the_markers_of_wikihow_are_dropped_as_the_harness_drops_them():
     )
 
     assert row.options[0].context == "Home: How to store apples. Choose firm ones. Look at each."
-    assert [option.text for option in row.options] == [
-        " Eat. Them.",
-        "Wrap. Cool Dry",
-        "x b",
-        "c  d",
-    ]
+    texts = [" Eat. Them.", "Wrap. Cool Dry", "x b", "c  d"]
+    assert [option.text for option in row.options] == texts
 
 
 @pytest.mark.parametrize(
@@ -184,10 +178,8 @@ def test_labels_of_arc_may_be_numbers():
 
 
 def test_equal_choices_of_mmlu_are_told_apart_by_their_letters_alone():
-    row, grade = (
-        row_of("mmlu", MMLU, choices=["6", "6", "7", "8"], answer=0),
-        get_task("mmlu").grade,
-    )
+    row = row_of("mmlu", MMLU, choices=["6", "6", "7", "8"], answer=0)
+    grade = get_task("mmlu").grade
 
     assert [grade(row, [said]).correct for said in ("A", "B", "6")] == [True, False, False]
 

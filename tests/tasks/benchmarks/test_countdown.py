@@ -1,21 +1,9 @@
 import json
 from fractions import Fraction
-from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from esft.tasks.benchmarks.countdown import (
-    COUNTDOWN,
-    COUNTDOWN_3TO4,
-    format_of,
-    grade_countdown,
-    read_countdown,
-)
-from esft.tasks.rows import read_split
-
-FILES = Path(__file__).parents[1] / "files"
+from esft.tasks.benchmarks.countdown import COUNTDOWN, format_of, grade_countdown, read_countdown
 
 
 def puzzle(**changes):
@@ -31,46 +19,26 @@ def in_form(expression):
     return f"<think>40 + 15 is 55</think>\n<answer>{expression}</answer>"
 
 
-def test_a_message_has_the_numbers_the_target_and_the_form_of_the_answer():
-    row = read_countdown(puzzle())
-
-    (message,) = row.questions[0].messages
-    assert row.questions[0].opening == "<think>"
-    assert message["content"].startswith("Numbers: 40, 15, 30\nTarget: 85\n")
-    for tag in ("<think>", "</think>", "<answer>", "</answer>"):
-        assert tag in message["content"]
-
-
-def test_the_reference_works_the_solution_out():
-    row = read_countdown(puzzle())
-
-    assert row.answer == "(40 + 15) + 30"
-    assert row.questions[0].reference == (
-        "<think>40 + 15 = 55; 55 + 30 = 85</think>\n<answer>(40 + 15) + 30</answer>"
-    )
-
-
 @pytest.mark.parametrize(
     ("numbers", "target", "solution", "worked"),
     [
-        (
-            [8, 3, 3, 8],
-            24,
-            "8 / (3 - 8 / 3)",
-            "8 / 3 = 8/3; 3 - (8/3) = 1/3; 8 / (1/3) = 24",
-        ),
+        ([8, 3, 3, 8], 24, "8 / (3 - 8 / 3)", "8 / 3 = 8/3; 3 - (8/3) = 1/3; 8 / (1/3) = 24"),
         ([5, 2, 6], 15, "5 / 2 * 6", "5 / 2 = 5/2; (5/2) * 6 = 15"),
-        ([5, 9, 2], 8, "2 * (9 - 5)", "9 - 5 = 4; 2 * 4 = 8"),
         ([5, 9, 2], 6, "2 - (5 - 9)", "5 - 9 = -4; 2 - (-4) = 6"),
         ([5, 9, 2], -2, "5 - 9 + 2", "5 - 9 = -4; -4 + 2 = -2"),
         ([5, 9, 2], 12, "-2 + 9 + 5", "-2 + 9 = 7; 7 + 5 = 12"),
     ],
 )
-def test_fractions_and_negative_results_within_a_reference(numbers, target, solution, worked):
+def test_the_reference_works_the_solution_out(numbers, target, solution, worked):
     row = read_countdown({"numbers": numbers, "target": target, "solution": solution})
 
-    assert row.questions[0].reference == f"<think>{worked}</think>\n<answer>{solution}</answer>"
-    assert grade_countdown(row, row.questions[0].reference).reward == 1.1
+    (question,) = row.questions
+    assert question.opening == "<think>"
+    assert question.messages[0]["content"].startswith(
+        f"Numbers: {', '.join(map(str, numbers))}\nTarget: {target}\n\nFind an expression"
+    )
+    assert question.reference == f"<think>{worked}</think>\n<answer>{solution}</answer>"
+    assert grade_countdown(row, question.reference).reward == COUNTDOWN.max_reward == 1.1
 
 
 @pytest.mark.parametrize(
@@ -105,34 +73,23 @@ def test_both_column_forms_are_the_same_puzzle():
 
 
 def test_a_row_without_an_id_gets_one_from_what_it_asks():
-    ids = {
-        read_countdown(puzzle()).id,
-        read_countdown(puzzle(solution=None)).id,
-        read_countdown(puzzle(target="97")).id,
-        read_countdown(puzzle(numbers=[40, 30, 15])).id,
-    }
+    changes = ({}, {"solution": None}, {"target": "97"}, {"numbers": [40, 30, 15]})
 
-    assert len(ids) == 3
-    assert all(len(id) == len("countdown-") + 12 and id.startswith("countdown-") for id in ids)
+    same, without, *others = (read_countdown(puzzle(**change)).id for change in changes)
 
-
-@pytest.mark.parametrize(("id", "expected"), [(0, "0"), (281, "281"), ("p-7", "p-7")])
-def test_a_row_keeps_its_id(id, expected):
-    assert read_countdown(puzzle(id=id)).id == expected
+    assert len({same, *others}) == 3
+    assert without == same
+    assert read_countdown(puzzle(id=0)).id == "0"
 
 
 @pytest.mark.parametrize(
     ("target", "exact"),
     [
         (85, "85"),
-        ("85", "85"),
         (" 85 ", "85"),
         (-40, "-40"),
         ("-16.5", "-33/2"),
         (27.4, "137/5"),
-        ("27.4", "137/5"),
-        ("85.0", "85"),
-        ("0", "0"),
     ],
 )
 def test_targets_are_numbers_or_texts_with_one(target, exact):
@@ -140,46 +97,23 @@ def test_targets_are_numbers_or_texts_with_one(target, exact):
 
 
 @pytest.mark.parametrize(
-    "expression",
-    [
-        "40 + 15 + 30",
-        " (30+15) + 40\n",
-        "((40 + (15)) + 30)",
-        "40 − (−15) + 30",
-        "40 - -15 + 30",
-    ],
+    "expression", ["40 + 15 + 30", " (30+15) + 40\n", "((40 + (15)) + 30)", "40 − (−15) + 30"]
 )
 def test_a_right_answer_in_the_exact_form_gets_all(expression):
-    score = graded(in_form(expression))
+    grade = graded(in_form(expression))
 
-    assert score.correct is True
-    assert score.reward == COUNTDOWN.max_reward == 1.1
+    assert (grade.reward, grade.correct) == (1.1, True)
 
 
-@pytest.mark.parametrize(
-    "expression",
-    [
-        "",
-        "85",
-        "40 + 15",
-        "40 + 15 - 30",
-        "40 + 15 + 30 + 0",
-        "40 + 15 + 30 = 85",
-        "40 + 45",
-        "40 + 15 + 30 * 40 / 40",
-        "40 + 15 + 30.0",
-        "40 + 15 + 30 # sum",
-        "40 + 15 + 30 / 1",
-        "5 * 17",
-        r"\(40 + 15 + 30\)",
-        "x",
-    ],
-)
+WRONG = ["", "85", "40 + 15", "40 + 15 - 30", "40 + 15 + 30 + 0", "40 + 15 + 30 = 85"]
+WRONG += ["40 + 15 + 30.0", "40 + 15 + 30 # sum", r"\(40 + 15 + 30\)"]
+
+
+@pytest.mark.parametrize("expression", WRONG)
 def test_a_wrong_answer_in_the_exact_form_gets_the_form(expression):
-    score = graded(in_form(expression))
+    grade = graded(in_form(expression))
 
-    assert score.correct is False
-    assert score.reward == pytest.approx(0.1, abs=1e-12)
+    assert (grade.reward, grade.correct) == (pytest.approx(0.1, abs=1e-12), False)
 
 
 @pytest.mark.parametrize(
@@ -221,33 +155,18 @@ def test_the_last_pair_of_answer_tags_counts(answer, correct):
         ("<answer>b</answer><think>a</think>", 0.6),
         ("<answer>b</answer>", 0.5),
         ("<think>a</think><answer>b", 0.1),
-        ("<think>a</think> b", 0.1),
         ("a <think>b</think> c", 0.1),
-        ("<think>a</think><answer/>", 0.1),
         ("<think>a", 0),
-        ("a</think>", 0),
-        ("</think>a<think>", 0),
         ("</think></answer><think><answer>", 0),
         ("< think >a< /think >", 0),
-        ("40 + 15 + 30", 0),
         ("", 0),
     ],
 )
 def test_the_share_of_the_form(answer, share):
     assert format_of(answer) == share
     assert graded(answer).reward == pytest.approx(0.1 * share, abs=1e-12)
-
-
-@pytest.mark.parametrize(
-    ("answer", "reward"),
-    [
-        ("<think>a</think> So: <answer>40 + 15 + 30</answer>", 1.06),
-        ("<answer>40 + 15 + 30</answer>", 1.05),
-        (in_form("40 + 15 + 30") + " 85.", 1.06),
-    ],
-)
-def test_a_right_answer_in_another_form_gets_less(answer, reward):
-    assert graded(answer).reward == pytest.approx(reward, abs=1e-12)
+    right = graded(answer.replace("<answer>b</answer>", "<answer>40 + 15 + 30</answer>"))
+    assert right.reward == pytest.approx(right.correct + 0.1 * share, abs=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -271,43 +190,6 @@ def test_targets_with_decimals_are_met_within_a_billionth_and_whole_ones_exactly
     assert graded(in_form(expression), **changes).correct is correct
 
 
-@given(expression=st.text(st.sampled_from("4013+-*/() ="), max_size=20), gap=st.text("\n \t"))
-def test_any_expression_in_the_exact_form_gets_the_form_at_least(expression, gap):
-    score = graded(f"<think>so</think>{gap}<answer>{expression}</answer>{gap}")
-
-    assert score.reward == pytest.approx(0.1 + score.correct, abs=1e-12)
-
-
-def test_rows_whose_solution_is_null_or_wrong_have_no_reference():
-    rows = read_split(COUNTDOWN, "test", FILES)
-
-    assert [row.questions[0].reference is None for row in rows] == [
-        True,
-        False,
-        False,
-        False,
-        True,
-        True,
-    ]
-
-
-@pytest.mark.parametrize(
-    ("task", "split", "rows", "references"),
-    [
-        (COUNTDOWN, "train", 200, 200),
-        (COUNTDOWN, "test", 1700, 1672),  # 16 solutions are null, 12 are wrong
-        (COUNTDOWN_3TO4, "train", 1863, 0),
-    ],
-)
-def test_every_row_of_the_published_files_is_read(data_dir, task, split, rows, references):
-    read = read_split(task, split, data_dir)
-
-    written = [row for row in read if row.questions[0].reference is not None]
-    assert len(read) == rows
-    assert len(written) == references
-    assert all(task.grade(row, [row.questions[0].reference]).reward == 1.1 for row in written)
-
-
 def test_published_solutions_are_right_but_for_the_known_wrong_ones(data_dir):
     file = data_dir / "countdown.test.jsonl"
     wrong = set()
@@ -316,8 +198,8 @@ def test_published_solutions_are_right_but_for_the_known_wrong_ones(data_dir):
         if raw["solution"] is None:
             continue
 
-        score = grade_countdown(read_countdown(raw), f"<answer>{raw['solution']}</answer>")
+        grade = grade_countdown(read_countdown(raw), f"<answer>{raw['solution']}</answer>")
 
-        if not score.correct:
+        if not grade.correct:
             wrong.add(raw["id"])
     assert wrong == {281, 429, 566, 640, 798, 800, 1085, 1178, 1340, 1560, 1847, 1984}

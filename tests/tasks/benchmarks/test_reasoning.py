@@ -4,86 +4,27 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from esft.tasks.benchmarks.reasoning import (
-    ANSWERS,
-    grade_gsm8k,
-    grade_proofwriter,
-    read_gsm8k,
-    read_proofwriter,
-)
+from esft.tasks.benchmarks.reasoning import grade_gsm8k, read_gsm8k
 from esft.tasks.registry import get_task
 from esft.tasks.rows import read_split
 
 FILES = Path(__file__).parents[1] / "files"
-RIGHT_IN_FORM = [
-    "3 * 360 = 1080\n#### 1080",
-    "#### $1,080.00",
-    "  ####  1080  ",
-    "#### 1080.\r\n",
-    "#### 2160/2",
-    "#### 1.08e3",
-    "#### 7\nNo, that was wrong.\n#### 1080",
-    "#### 1080\nThat is 90 dozen.",
-    "#### 1080\n#### so many",
-]
-RIGHT_WITHOUT_FORM = [
-    "1080",
-    "The answer is $1,080.",
-    "3 * 360 = 1080",
-    "So #### 1080",
-    "####1080",
-    "##### 1080",
-    "**#### 1080**",
-    "#### 1080 pens",
-    "####\n1080",
-    r"\boxed{1080}",
-]
-WRONG_IN_FORM = [
-    "It is 1080.\n#### 7",
-    "#### 1080\n#### 7",
-    "#### -1080",
-    "#### 10800",
-    "#### 1080.5",
-    "1080\n#### 0",
-]
-WRONG_WITHOUT_FORM = [
-    "",
-    "#### ",
-    "#### eighty",
-    "1, 080",
-    "1080 is less than 2000",
-    "#### 1080/0",
-    "#### " + "9" * 100_000,
-    "#### 1e999999999",
-    "#### ١٠٨٠",
-    "\ud800",
-]
-
-
-def gsm8k_row(number="1,080"):
-    return read_gsm8k({"question": "How many?", "answer": f"All of them.\n#### {number}"})
-
-
-@pytest.mark.parametrize(
-    ("answers", "worth"),
-    [
-        pytest.param(RIGHT_IN_FORM, (1.1, True), id="right, in form"),
-        pytest.param(RIGHT_WITHOUT_FORM, (1.0, True), id="right, no form"),
-        pytest.param(WRONG_IN_FORM, (0.1, False), id="wrong, in form"),
-        pytest.param(WRONG_WITHOUT_FORM, (0.0, False), id="wrong, no form"),
-    ],
-)
-def test_gsm8k_gives_1_where_the_number_is_right_and_a_tenth_for_the_form(answers, worth):
-    for answer in answers:
-        grade = grade_gsm8k(gsm8k_row(), answer)
-
-        assert (grade.reward, grade.correct) == worth, answer
+RIGHT_IN_FORM = ["3 * 360 = 1080\n#### 1080", "#### $1,080.00", "  ####  1080  ", "#### 1080.\r\n"]
+RIGHT_IN_FORM += ["#### 2160/2", "#### 1.08e3", "#### 7\nNo, that was wrong.\n#### 1080"]
+RIGHT_IN_FORM += ["#### 1080\nThat is 90 dozen.", "#### 1080\n#### so many"]
+RIGHT_WITHOUT_FORM = ["1080", "The answer is $1,080.", "3 * 360 = 1080", "So #### 1080", "####1080"]
+RIGHT_WITHOUT_FORM += ["##### 1080", "**#### 1080**", "#### 1080 pens", "####\n1080"]
+RIGHT_WITHOUT_FORM += [r"\boxed{1080}"]
+WRONG_IN_FORM = ["It is 1080.\n#### 7", "#### 1080\n#### 7", "#### -1080", "#### 10800"]
+WRONG_IN_FORM += ["#### 1080.5", "1080\n#### 0"]
+WRONG_WITHOUT_FORM = ["", "#### ", "#### eighty", "1, 080", "1080 is less than 2000", "#### 1080/0"]
+WRONG_WITHOUT_FORM += ["#### " + "9" * 100_000, "#### 1e999999999", "#### ١٠٨٠", "\ud800"]
 
 
 @given(number=st.integers(-(10**12), 10**12))
 def test_a_number_is_right_however_its_thousands_are_separated(number):
     for written in (f"{number}", f"{number:,}"):
-        row = gsm8k_row(written)
+        row = read_gsm8k({"question": "How many?", "answer": f"All of them.\n#### {written}"})
 
         assert row.answer == f"{number}"
         assert grade_gsm8k(row, f"#### {number}").reward == 1.1
@@ -91,71 +32,44 @@ def test_a_number_is_right_however_its_thousands_are_separated(number):
         assert grade_gsm8k(row, f"#### {number + 1:,}").reward == 0.1
 
 
-FORMED = [
-    " Answer: False \n",
-    "Answer: False.",
-    "**Answer: False**",
-    "Mia is calm.\nAnswer: False\r\n",
-    "Therefore, Answer: False",
-    "Answer: True\nNo, that was wrong.\nAnswer: False",
-    "Answer: False\nTrue",
-    "Answer: False\nAnswer: True or Unknown",
-]
-BARE = [
-    "False",
-    " FALSE.\n",
-    "**False**",
-    "answer: False",
-    "Answer: false",
-    "Answer:  False",
-    "Answer: **False**",
-    "Answer - False!",
-    "It does not follow.\nFalse",
-    "True\nFalse",
-]
+FORMED = [" Answer: False \n", "Answer: False.", "**Answer: False**"]
+FORMED += ["Mia is calm.\nAnswer: False\r\n", "Therefore, Answer: False"]
+FORMED += ["Answer: True\nNo, that was wrong.\nAnswer: False", "Answer: False\nTrue"]
+FORMED += ["Answer: False\nAnswer: True or Unknown"]
+BARE = ["False", " FALSE.\n", "**False**", "answer: False", "Answer: false", "Answer:  False"]
+BARE += ["Answer: **False**", "Answer - False!", "It does not follow.\nFalse", "True\nFalse"]
 FORMED_WRONGLY = ["Answer: True", "Answer: Unknown", "Answer: False\nAnswer: True"]
-NEITHER = [
-    "",
-    "Answer:\nor so",
-    "true",
-    "Answer: falsehood",
-    "MyAnswer: False",
-    "Answer: False or True",
-    "Answer: True, Answer: False or Answer: Unknown are the answers",
-    "The statement is False, or so it seems",
-    "not False",
-    "F",
-    "\ud800",
-]
+NEITHER = ["", "Answer:\nor so", "true", "Answer: falsehood", "MyAnswer: False"]
+NEITHER += ["Answer: False or True"]
+NEITHER += ["Answer: True, Answer: False or Answer: Unknown are the answers"]
+NEITHER += ["The statement is False, or so it seems", "not False", "F", "\ud800"]
 
 
-def proofwriter_row(answer="False"):
-    return read_proofwriter({"theory": "Mia is kind.", "question": "Mia is.", "answer": answer})
+ROWS = {
+    "gsm8k": {"question": "How many?", "answer": "All of them.\n#### 1,080"},
+    "proofwriter": {"theory": "Mia is kind.", "question": "Mia is.", "answer": "False"},
+}
 
 
 @pytest.mark.parametrize(
-    ("answers", "worth"),
+    ("name", "answers", "worth"),
     [
-        pytest.param(FORMED, (1.1, True), id="right, in form"),
-        pytest.param(BARE, (1.0, True), id="right, no form"),
-        pytest.param(FORMED_WRONGLY, (0.1, False), id="wrong, in form"),
-        pytest.param(NEITHER, (0.0, False), id="wrong, no form"),
+        ("gsm8k", RIGHT_IN_FORM, (1.1, True)),
+        ("gsm8k", RIGHT_WITHOUT_FORM, (1.0, True)),
+        ("gsm8k", WRONG_IN_FORM, (0.1, False)),
+        ("gsm8k", WRONG_WITHOUT_FORM, (0.0, False)),
+        ("proofwriter", FORMED, (1.1, True)),
+        ("proofwriter", BARE, (1.0, True)),
+        ("proofwriter", FORMED_WRONGLY, (0.1, False)),
+        ("proofwriter", NEITHER, (0.0, False)),
     ],
 )
-def test_proofwriter_gives_1_where_the_word_is_right_and_a_tenth_for_the_form(answers, worth):
+def test_right_answers_are_worth_1_and_those_in_form_a_tenth_more(name, answers, worth):
+    task = get_task(name)
     for answer in answers:
-        grade = grade_proofwriter(proofwriter_row(), answer)
+        grade = task.grade(task.read(ROWS[name]), [answer])
 
         assert (grade.reward, grade.correct) == worth, answer
-
-
-@pytest.mark.parametrize("right", ANSWERS)
-@pytest.mark.parametrize("said", ANSWERS)
-def test_of_the_three_words_one_is_right(said, right):
-    formed = grade_proofwriter(proofwriter_row(right), f"Answer: {said}")
-    bare = grade_proofwriter(proofwriter_row(right), said.lower())
-
-    assert (formed.reward, bare.reward) == ((1.1, 1.0) if said == right else (0.1, 0.0))
 
 
 @pytest.mark.parametrize(
@@ -209,13 +123,3 @@ def test_answers_of_gsm8k_lose_their_separators_and_calculations():
     assert [row.answer for row in rows] == answers
     assert "\u2028How cold" in rows[2].questions[0].messages[0]["content"]
     assert not any("<<" in row.questions[0].reference for row in rows)
-
-
-def test_a_row_of_proofwriter_without_an_id_is_named_by_what_it_asks():
-    kind, again, calm = (
-        read_proofwriter({"theory": "Mia is kind.", "answer": "True", "question": question})
-        for question in ("Mia is kind.", "Mia is kind.", "Mia is calm.")
-    )
-
-    assert kind.id.startswith("proofwriter-")
-    assert kind.id == again.id != calm.id

@@ -1,7 +1,7 @@
 import time
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from esft.tasks.graders.choices import parse_label
@@ -12,44 +12,42 @@ NUMBERS = ["1", "2", "3", "4"]
 LEGS = ["3 legs", "4 legs", "2 legs", "8 legs"]
 LISTED = "\n".join(f"{label}. {text}" for label, text in zip(LABELS, TEXTS, strict=True))
 
-ONE_NAMED = [
-    ("B", "B"),
-    (" b\n", "B"),
-    ("**B**", "B"),
-    ("“B”", "B"),
-    (r"$\boxed{B}$", "B"),
-    ("answer: b", "B"),
-    ("Answer:\nB", "B"),
-    ("The answer is B.", "B"),
+B_NAMED = [
+    "B",
+    " b\n",
+    "**B**",
+    "“B”",
+    r"$\boxed{B}$",
+    "answer: b",
+    "Answer:\nB",
+    "The answer is B.",
+]
+B_NAMED += ["The answer is option (b)", "B) wet palms", "b) wet palms", "B. Because A is wrong"]
+B_NAMED += ["B, since A and C are wrong", "wet palms", "Wet  Palms."]
+OTHERS_NAMED = [
     ("The answer is a.", "A"),
-    ("The correct answer is: **(C)**", "C"),
     ("Option A is correct", "A"),
-    ("The answer is option (b)", "B"),
-    ("B) wet palms", "B"),
-    ("b) wet palms", "B"),
-    ("B. Because A is wrong", "B"),
-    ("B, since A and C are wrong", "B"),
-    ("I'd go with D.", "D"),
-    ("wet palms", "B"),
-    ("Wet  Palms.", "B"),
+    ("The correct answer is: **(C)**", "C"),
     ("It is palms covered with oil", "C"),
+    ("I'd go with D.", "D"),
     (f"{LISTED}\nThe answer is D.", "D"),
 ]
-
 NONE_OR_MORE_NAMED = ["", " ...", "none of these", "The answer is a plant", "The answer is A plant"]
 NONE_OR_MORE_NAMED += ["B or C", "both A and B", "The answer is A. The answer is B."]
 NONE_OR_MORE_NAMED += ["A. Or the answer is B or C", "It is not option B", "dry palms or wet palms"]
 NONE_OR_MORE_NAMED += ["I choose A, wet palms", LISTED]
 
 
-@pytest.mark.parametrize(("answer", "label"), ONE_NAMED)
-def test_an_answer_that_names_one_option(answer, label):
+@pytest.mark.parametrize(
+    ("answer", "label"),
+    [
+        *((answer, "B") for answer in B_NAMED),
+        *OTHERS_NAMED,
+        *((answer, None) for answer in NONE_OR_MORE_NAMED),
+    ],
+)
+def test_an_answer_that_names_one_option_and_no_other(answer, label):
     assert parse_label(answer, LABELS, TEXTS) == label
-
-
-@pytest.mark.parametrize("answer", NONE_OR_MORE_NAMED)
-def test_an_answer_that_names_no_option_or_more_than_one(answer):
-    assert parse_label(answer, LABELS, TEXTS) is None
 
 
 @pytest.mark.parametrize(
@@ -84,13 +82,6 @@ def test_options_of_equal_text_or_of_marks_alone_are_not_named_by_it(answer, tex
     assert parse_label(answer, ["A", "B"], texts) is None
 
 
-@pytest.mark.parametrize("text", ["{}", "({})", "**{}**", "{}.", "{})", "Answer: {}", "`{}`\n"])
-@pytest.mark.parametrize("labels", [LABELS, ["1", "2"]])
-def test_every_label_is_found_in_every_wrapping(text, labels):
-    for label in labels:
-        assert parse_label(text.format(label), labels, TEXTS[: len(labels)]) == label
-
-
 @given(
     words=st.lists(
         st.sampled_from(["A", "B", "a", "3", "answer", "is", "not", "or", "\n", ".", ":", "palms"])
@@ -109,14 +100,6 @@ def test_any_mix_of_the_words_that_count_names_an_option_or_none(words, gap):
 )
 def test_marks_around_a_label_change_nothing(label, before, after):
     assert parse_label(before + label + after, LABELS, TEXTS) == label
-
-
-@given(texts=st.lists(st.text(min_size=1), min_size=2, max_size=4), answer=st.text())
-@settings(max_examples=50)
-def test_any_options_are_possible(texts, answer):
-    labels = LABELS[: len(texts)]
-
-    assert parse_label(answer, labels, texts) in {*labels, None}
 
 
 @pytest.mark.parametrize(

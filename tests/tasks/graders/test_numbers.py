@@ -68,14 +68,13 @@ def test_the_last_number_of_a_text(text, number):
     assert last_number(text) == number
 
 
-@pytest.mark.parametrize("text", ["", "eighteen", "...", "-$,%", "3 or 1/0", "1 and 1e999", "٣"])
+NO_LAST = ["", "eighteen", "...", "-$,%", "3 or 1/0", "1 and 1e999", "٣"]
+NO_LAST += [f"18 and {'9' * (LONGEST + 1)}"]
+
+
+@pytest.mark.parametrize("text", NO_LAST)
 def test_a_text_without_a_last_number_that_can_be_read(text):
     assert last_number(text) is None
-
-
-def test_a_last_number_of_too_many_digits_is_none_and_not_the_one_before():
-    assert last_number(f"18 and {'9' * LONGEST}") == 10**LONGEST - 1
-    assert last_number(f"18 and {'9' * (LONGEST + 1)}") is None
 
 
 @given(
@@ -122,9 +121,9 @@ def test_any_text_is_a_number_or_none(text):
 
 
 @pytest.mark.parametrize("piece", PIECES)
-@pytest.mark.parametrize("end", ["", "1111", "x"])
-def test_100_kb_of_anything_come_to_an_end(piece, end):
-    text = piece * (100_000 // len(piece)) + end
+def test_100_kb_of_anything_come_to_an_end(piece):
+    for end in ("", "1111", "x"):
+        text = piece * (100_000 // len(piece)) + end
 
-    parse_number(text)
-    last_number(text)
+        parse_number(text)
+        last_number(text)
