@@ -37,7 +37,6 @@ def texts_column(row: Mapping[str, Any], name: str) -> list[str]:
 
 
 def index_column(row: Mapping[str, Any], name: str, count: int) -> int:
-    """The index in a column, one of `count`, counted from 0."""
     index = any_column(row, name)
     if type(index) is not int or not 0 <= index < count:  # True is an int too
         raise wrong_column(name, index, f"a whole number from 0 to {count - 1}")

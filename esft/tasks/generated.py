@@ -45,7 +45,7 @@ class Draws:
         return int(self._random.random() * count)
 
     def word(self, characters: str, shortest: int, longest: int) -> str:
-        """`shortest` to `longest` of these characters; each length is as likely as another."""
+        """`shortest` to `longest` of these characters, each length as likely as another."""
         length = shortest + self.below(longest - shortest + 1)
         return "".join(characters[self.below(len(characters))] for _ in range(length))
 

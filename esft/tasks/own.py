@@ -11,7 +11,14 @@ from esft.errors import TaskError
 from esft.tasks.columns import any_column, texts_column, wrong_column
 from esft.tasks.graders.numbers import parse_number
 from esft.tasks.own_program import own_program
-from esft.tasks.own_rows import OwnRows, own_file_task, own_row, own_rows, right_answers
+from esft.tasks.own_rows import (
+    OwnRows,
+    in_all_rows,
+    own_file_task,
+    own_row,
+    own_rows,
+    right_answers,
+)
 from esft.tasks.sources import json_lines
 from esft.tasks.task import Row, Task, choice_row, one_answer, text_options
 from esft.tasks.words import GRADERS
@@ -54,16 +61,10 @@ def _own_jsonl(path: Path, grader: str | None) -> Task:
 
 
 def _fitting_grader(path: Path, grader: str | None, rows: OwnRows) -> str:
-    """The grader for these rows, of which all have choices or none has."""
     located = [row for split in rows.splits.values() for row in split]
-    have = [where for where, raw in located if raw.get("choices") is not None]
-    lack = [where for where, raw in located if raw.get("choices") is None]
-    if have and lack:
-        raise TaskError(
-            f"{lack[0]} has no choices, but {have[0]} has; expected them in all rows or in none",
-            hint="make two files of the rows with choices and of those without",
-        )
-    if grader is None and have:
+    fix = "make two files of the rows with choices and of those without"
+    have_choices = in_all_rows(located, "choices", fix)
+    if grader is None and have_choices:
         return "choice"
     if grader not in GRADERS:
         has = "needs a grader" if grader is None else f"has grader {grader!r}"
@@ -72,9 +73,9 @@ def _fitting_grader(path: Path, grader: str | None, rows: OwnRows) -> str:
             f"{path} {has}, expected one of: {listed}",
             hint="say how answers are graded, such as --grader number",
         )
-    if bool(have) != (grader == "choice"):
+    if have_choices != (grader == "choice"):
         choices, fix = "choices", "leave --grader out"
-        if not have:
+        if not have_choices:
             choices, fix = "no choices", "add choices to the rows, or name another grader"
         raise TaskError(
             f"{path} has rows with {choices}, which grader {grader} is not for", hint=fix

@@ -1,7 +1,7 @@
 """A user's own rows: the columns they may have, and the splits that their split column says."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -13,8 +13,6 @@ from esft.tasks.task import LocatedRow, Question, Row, Task, made_id
 from esft.tasks.words import SPLITS
 
 ROLES = ("system", "user", "assistant")
-
-Messages = tuple[dict[str, str], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,27 +47,30 @@ class OwnRows:
 
 def own_rows(name: str, located: Iterable[LocatedRow], fix: str) -> OwnRows:
     """The rows by their split column, which all have or none; all are train rows without one."""
-    by_split: dict[str | None, list[LocatedRow]] = {}
+    by_split: dict[str, list[LocatedRow]] = {split: [] for split in SPLITS}
+    located = list(located)
+    has_split = in_all_rows(located, "split", f'write "split": "train" into that row, or {fix}')
     for where, raw in located:
-        split = raw.get("split")
-        if split is not None and split not in SPLITS:
+        split = raw["split"] if has_split else "train"
+        if split not in SPLITS:
             error = wrong_column("split", split, f"one of {', '.join(SPLITS)}")
             raise TaskError(f"{where}: {error}", hint=f"correct the row, or {fix}")
-        by_split.setdefault(split, []).append((where, raw))
-    without = by_split.pop(None, [])
-    if without and by_split:
-        (bare, _), (with_split, _) = without[0], next(iter(by_split.values()))[0]
-        raise TaskError(
-            f"{bare} has no split, but {with_split} has one; expected one in all rows or in none",
-            hint=f'write "split": "train" into that row, or {fix}',
-        )
-    if without:
-        by_split = {"train": without}
-    ordered = {split: by_split[split] for split in SPLITS if split in by_split}
-    return OwnRows(name=name, splits=ordered, fix=fix)
+        by_split[split].append((where, raw))
+    splits = {split: rows for split, rows in by_split.items() if rows}
+    return OwnRows(name=name, splits=splits, fix=fix)
 
 
-def _asked_messages(raw: Mapping[str, Any]) -> Messages:
+def in_all_rows(located: Sequence[LocatedRow], column: str, hint: str) -> bool:
+    """Whether all rows have something in the column, or none has; TaskError where some have."""
+    have = [where for where, raw in located if raw.get(column) is not None]
+    lack = [where for where, raw in located if raw.get(column) is None]
+    if have and lack:
+        message = f"{lack[0]} has no {column}, but {have[0]} has; expected it in all rows or none"
+        raise TaskError(message, hint=hint)
+    return bool(have)
+
+
+def _asked_messages(raw: Mapping[str, Any]) -> tuple[dict[str, str], ...]:
     """The chat in column messages, or that of the one message in column prompt."""
     messages = raw.get("messages")
     if messages is None:

@@ -217,8 +217,8 @@ def test_without_a_split_column_all_rows_are_train_rows(tmp_path):
     [
         (["train", "dev"], "line 2: column split is 'dev', expected one of train, validation, te"),
         (["train", ["train"]], r"line 2: column split is \['train'\], expected one of train"),
-        (["train", None], r"line 2 has no split, but \S+my\.jsonl line 1 has one"),
-        ([None, "train"], r"line 1 has no split, but \S+my\.jsonl line 2 has one"),
+        (["train", None], r"line 2 has no split, but \S+my\.jsonl line 1 has;"),
+        ([None, "train"], r"line 1 has no split, but \S+my\.jsonl line 2 has;"),
     ],
 )
 def test_a_wrong_split_is_refused_by_line(tmp_path, splits, message):

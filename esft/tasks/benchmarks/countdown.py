@@ -49,8 +49,6 @@ def read_countdown(raw: Mapping[str, Any]) -> Row:
 def grade_countdown(row: Row, answer: str) -> Grade:
     """Correct + 0.1 * format, where the last <answer>...</answer> is what is correct or not.
 
-    `answer` is the text with the "<think>" that it begins with.
-
     Source: the Countdown task of arXiv:2509.24372.
     """
     expression = _within(answer, "answer")

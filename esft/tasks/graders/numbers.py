@@ -32,19 +32,17 @@ def parse_number(text: str) -> Fraction | None:
     """The number that `text` is; None where it is anything else, or more than a number.
 
     Read are a sign, separators of thousands ("1,080"), decimals ("3.50", ".5"), fractions of whole
-    numbers ("3/4"), powers ("1e9", up to LARGEST_POWER), all of them with "$" or "€" before, and
-    "%" or a full stop behind, none of which changes the value. No units, and none of more than
-    LONGEST characters.
+    numbers ("3/4") and powers ("1e9"), with "$" or "€" before, and "%" or a full stop behind, none
+    of which changes the value. No units.
     """
     match = _WHOLE_TEXT.fullmatch(text.strip())
     return None if match is None else _value(match)
 
 
 def last_number(text: str) -> Fraction | None:
-    """The last number in `text`, as `parse_number` reads it; None where there is none.
+    """The last number in `text`, also in "x2" and "5kg"; None where there is none.
 
-    None too where the last one is too long to be read or has a 0 below its line. Digits count
-    wherever they are, also in "x2" and "5kg". Time is linear in the length of `text`.
+    None too where the last one is too long to be read or has a 0 below its line.
     """
     last = deque(_IN_TEXT.finditer(text), maxlen=1)
     return _value(last[0]) if last else None

@@ -29,11 +29,7 @@ def grade_contains(row: Row, answer: str) -> Grade:
 
 
 def grade_short(row: Row, answer: str) -> Grade:
-    """Reward the best token F1 with a right answer; correct where one is equal, normalised.
-
-    Looked at is the first line of `answer` with anything on it, without a lead such as "Answer:"
-    or "The answer is".
-    """
+    """The best token F1 of the first line with a right answer; correct where one is equal."""
     said = normalised(first_line(answer))
     rights = {normalised(text) for text in (row.answer, *row.accepted)}
     if said in rights:
@@ -42,10 +38,7 @@ def grade_short(row: Row, answer: str) -> Grade:
 
 
 def occurs(right: str, text: str) -> bool:
-    """Whether the words of `right` stand in `text`, whole and in order, ignoring case.
-
-    "8" is neither in "18" nor in "3.8" nor in "8.5". Time is linear in the length of `text`.
-    """
+    """Whether `text` has the words of `right`, whole and in order; "8" is not in "18" or "3.8"."""
     words = r"\s+".join(map(re.escape, right.split()))
     whole = rf"(?<!\w)(?<!\d[.,]){words}(?!\w)(?![.,]\d)"
     return re.search(whole, text, re.IGNORECASE) is not None
@@ -82,7 +75,7 @@ def token_f1(said: str, right: str) -> float:
 
 
 def first_line(answer: str) -> str:
-    """The first line with anything on it, without a lead."""
+    """The first line with anything on it, without a lead such as "Answer:" or "The answer is"."""
     # Cut first: normalising thousands of marks over one letter would take quadratic time.
     begun = answer.lstrip()[:LONGEST]
     lead = _LEAD.match(begun)

@@ -83,14 +83,7 @@ def test_a_row_without_an_id_gets_one_from_what_it_asks():
 
 
 @pytest.mark.parametrize(
-    ("target", "exact"),
-    [
-        (85, "85"),
-        (" 85 ", "85"),
-        (-40, "-40"),
-        ("-16.5", "-33/2"),
-        (27.4, "137/5"),
-    ],
+    ("target", "exact"), [(85, 85), (" 85 ", 85), (-40, -40), ("-16.5", "-33/2"), (27.4, "137/5")]
 )
 def test_targets_are_numbers_or_texts_with_one(target, exact):
     assert read_countdown(puzzle(target=target)).facts["target"] == Fraction(exact)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from esft.tasks.graders.arithmetic import Step, evaluate
+from esft.tasks.graders.arithmetic import evaluate
 
 NUMBERS = [2, 3, 3, 10]
 WRONG = ["", "2", "2 + 3 + 10", "2 + 2 + 3 + 10", "2 + 3 + 3 + 10 = 18", "2 3 3 10"]
@@ -97,18 +97,6 @@ def test_right_expressions(expression, value):
 @pytest.mark.parametrize("expression", WRONG)
 def test_no_expression_of_all_the_numbers(expression):
     assert evaluate(expression, NUMBERS) is None
-
-
-def test_steps_come_in_the_order_of_evaluation():
-    steps = []
-
-    evaluate("10 - 2 * (3 / -4)", [2, 3, 4, 10], steps)
-
-    assert steps == [
-        Step(left=Fraction(3), sign="/", right=Fraction(-4), value=Fraction(-3, 4)),
-        Step(left=Fraction(2), sign="*", right=Fraction(-3, 4), value=Fraction(-3, 2)),
-        Step(left=Fraction(10), sign="-", right=Fraction(-3, 2), value=Fraction(23, 2)),
-    ]
 
 
 @pytest.mark.parametrize(
