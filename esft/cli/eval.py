@@ -4,79 +4,69 @@ from __future__ import annotations
 
 import json
 import math
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
 
-from esft.cli.options import GroupedCommand, grouped, json_option, prior_option
+from esft.cli.options import GroupedCommand, device_option, grouped, json_option, prior_option
 from esft.cli.show import show_work, wrapped
 
 if TYPE_CHECKING:
-    from esft.evals.results import Comparison, KlEstimate, KlPair, StepScore, TaskResult
+    from esft.evals.results import Comparison, KlEstimate, KlPair, StepScore
     from esft.evals.run import EvalResult
     from esft.evals.tasks import MeasuredTask
-    from esft.rollout.results import RowResult
 
 
 _INDENT = " " * 13
 """Of what else is said of a step."""
+_prior, _model, _distance = (
+    partial(grouped, group) for group in ("Prior tasks", "Model", "Distance")
+)
 
 
 @click.command("eval", cls=GroupedCommand, short_help="Measure prior tasks: lost, or drifting?")
 @click.argument("run", required=False)
 @prior_option
-@grouped(
-    "Prior tasks",
+@_prior(
     "--rows",
     type=click.IntRange(min=1),
     help="Rows of a task that names no number  [default: the run's, else 200]",
 )
-@grouped("Prior tasks", "--data-dir", help="Folder of <task>.<split>.jsonl files.")
-@grouped(
-    "Prior tasks",
+@_prior("--data-dir", help="Folder of <task>.<split>.jsonl files.")
+@_prior(
     "--margin",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
     default=0.03,
     help="A change that matters to no one is smaller than this share.",
 )
-@grouped(
-    "Prior tasks",
+@_prior(
     "--texts",
     type=click.IntRange(min=0),
     default=0,
     help="Rows gained and lost to print per task, with both answers.",
 )
-@grouped(
-    "Model",
+@_model(
     "--at",
     default="last",
     help="Steps, as in 0,25,50,last; best is that of the best holdout reward.",
 )
-@grouped("Model", "--model", help="A model to measure by itself; with RUN, its base model.")
-@grouped("Model", "--dtype", help="float32, float16 or bfloat16, of a model by itself.")
-@grouped(
-    "Model",
+@_model("--model", help="A model to measure by itself; with RUN, its base model.")
+@_model("--dtype", help="float32, float16 or bfloat16, of a model by itself.")
+@_model(
     "--load",
     type=click.Choice(("nf4", "int8")),
     help="Measure the models as loaded in 4 or 8 bits, scores alone: does the gain survive?",
 )
-@grouped("Model", "--device", help="cuda, mps or cpu  [default: the run's, else the first]")
-@grouped(
-    "Distance",
+@device_option
+@_distance(
     "--kl-prompts",
     type=click.IntRange(min=0),
     default=50,
     help="Prompts of each prior task that both models go on from; 0 leaves the KL out.",
 )
-@grouped(
-    "Distance",
-    "--kl-tokens",
-    type=click.IntRange(min=1),
-    default=256,
-    help="New tokens, at most.",
-)
-@grouped(
-    "Distance",
+@_distance("--kl-tokens", type=click.IntRange(min=1), default=256, help="New tokens, at most.")
+@_distance(
     "--noise-floor/--no-noise-floor",
     default=True,
     help="In half precision, score the base again with another batch size.",
@@ -132,7 +122,12 @@ def _print(result: EvalResult, texts: int) -> None:
             click.echo(wrapped(f"  {task.verdict.kind}: ", task.verdict.text))
         if texts and len(measured.evaluations) > 1:
             _print_texts(measured, texts)
-    _print_verdicts([task for task in record.tasks if task.verdict is not None])
+    judged = [task for task in record.tasks if task.verdict is not None]
+    if len(judged) > 1:
+        click.echo(f"step {judged[0].change.step} against the base")
+        width = max(len(task.name) for task in judged)
+        for task in judged:
+            click.echo(f"  {task.name:{width}}  {_change(task.change)}  {task.verdict.kind}")
     for drift in record.drift:
         click.echo(
             f"step {drift.step}: ||D|| {drift.norm:.4g}, forecast {drift.forecast:.4g}; "
@@ -144,16 +139,6 @@ def _print(result: EvalResult, texts: int) -> None:
         click.echo(f"written to {result.path}")
 
 
-def _print_verdicts(tasks: list[TaskResult]) -> None:
-    """Print the verdicts once more, together, where there are several."""
-    if len(tasks) < 2:
-        return
-    click.echo(f"step {tasks[0].change.step} against the base")
-    width = max(len(task.name) for task in tasks)
-    for task in tasks:
-        click.echo(f"  {task.name:{width}}  {_change(task.change)}  {task.verdict.kind}")
-
-
 def _step_line(
     score: StepScore, change: Comparison | None, divergence: KlPair | None, rewarded: bool
 ) -> str:
@@ -162,7 +147,9 @@ def _step_line(
     if change is not None:
         line += f"  {_change(change)}  +{change.gained} -{change.lost} rows, p {change.p:.1g}"
     if rewarded:
-        line += f"\n{_INDENT}reward {_reward(score)}"
+        error = "" if score.reward_se is None else f" +- {score.reward_se:.3f}"
+        reward = "not finite" if score.reward is None else f"{score.reward:.3f}{error}"
+        line += f"\n{_INDENT}reward {reward}"
         if change is not None and change.reward_change is not None:
             figures = (change.reward_change, change.reward_low, change.reward_high)
             line += "  {:+.3f} ({:+.3f} to {:+.3f})".format(*figures)
@@ -176,13 +163,6 @@ def _change(change: Comparison) -> str:
     return f"{change.change:+.3f} ({change.low:+.3f} to {change.high:+.3f})"
 
 
-def _reward(score: StepScore) -> str:
-    if score.reward is None:
-        return "not finite"
-    error = "" if score.reward_se is None else f" +- {score.reward_se:.3f}"
-    return f"{score.reward:.3f}{error}"
-
-
 def _with_error(estimate: KlEstimate) -> str:
     error = f"{estimate.se:.1g}" if math.isfinite(estimate.se) else "?"
     value = f"{estimate.kl:.3g}" if math.isfinite(estimate.kl) else "not finite"
@@ -191,20 +171,13 @@ def _with_error(estimate: KlEstimate) -> str:
 
 def _print_texts(measured: MeasuredTask, texts: int) -> None:
     base, last = measured.evaluations[0], measured.evaluations[-1]
-    rows = measured.task.encoded.rows
+    triples = list(zip(measured.task.encoded.rows, base.results, last.results, strict=True))
     for word, turned in (("gained", (False, True)), ("lost", (True, False))):
-        places = [
-            place
-            for place, (old, new) in enumerate(zip(base.results, last.results, strict=True))
-            if (bool(old.correct), bool(new.correct)) == turned
+        of_word = [
+            triple for triple in triples if tuple(bool(one.correct) for one in triple[1:]) == turned
         ]
-        for place in places[:texts]:
-            row = rows[place]
+        for row, before, after in of_word[:texts]:
             asked = row.questions[0].messages[-1]["content"]
             click.echo(wrapped(f"  {word} {row.id}: ", " ".join(asked.split())))
-            click.echo(wrapped("    before: ", _quoted(base.results[place])))
-            click.echo(wrapped("    after:  ", _quoted(last.results[place])))
-
-
-def _quoted(result: RowResult) -> str:
-    return ", ".join(map(repr, result.answers))
+            click.echo(wrapped("    before: ", ", ".join(map(repr, before.answers))))
+            click.echo(wrapped("    after:  ", ", ".join(map(repr, after.answers))))

@@ -121,6 +121,9 @@ prior_option = _setting_option("prior", TABLES["prior"].declared()["tasks"])
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print the result as JSON on stdout."
 )
+device_option = grouped(
+    "Model", "--device", help="cuda, mps or cpu  [default: the run's, else the first]"
+)
 rebuild_options = together(
     grouped(
         "Model",
@@ -129,7 +132,7 @@ rebuild_options = together(
         help="Step: best (by holdout reward), last or a number; 0 is the base model.",
     ),
     grouped("Model", "--model", help="Base model, where it is not found as the run named it."),
-    grouped("Model", "--device", help="cuda, mps or cpu  [default: the run's, else the first]"),
+    device_option,
     grouped(
         "Model", "--from-base", is_flag=True, help="Make every step again, without the snapshots."
     ),

@@ -12,14 +12,7 @@ from esft.cli.show import show_work
 @click.argument("run", required=False)
 @rebuild_options
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to write.")
-def replay(
-    run: str | None,
-    at: str,
-    model: str | None,
-    device: str | None,
-    from_base: bool,
-    out: Path,
-) -> None:
+def replay(run: str | None, at: str, out: Path, **base: object) -> None:
     """Rebuild the model of a step of RUN bit for bit, from the base model and the journal.
 
     RUN is a name under runs/, a path, or a journal that esft export --journal wrote; without
@@ -36,12 +29,7 @@ def replay(
 
     require_free(out)
     with show_work() as watcher:
-        rebuilt = rebuild(
-            find_source(run),
-            at,
-            watcher,
-            RebuildOptions(model=model, device=device, from_base=from_base),
-        )
+        rebuilt = rebuild(find_source(run), at, watcher, RebuildOptions(**base))
         watcher.phase(f"saving the model to {out}")
         save_model(rebuilt.base.loaded, out)
     same = ", the weights that the run recorded" if rebuilt.proven else ""

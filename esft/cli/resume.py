@@ -5,8 +5,8 @@ import json
 import click
 
 from esft.cli.options import GroupedCommand, json_option
-from esft.cli.show import outcome_record, outcome_text, show_run
-from esft.cli.stop import StopSignals
+from esft.cli.outcome import outcome_record, outcome_text
+from esft.cli.show import StopSignals, show_run
 
 
 @click.command(cls=GroupedCommand, short_help="Go on with a run that stopped.")

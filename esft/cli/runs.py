@@ -1,19 +1,12 @@
 """`esft runs`: what there is under runs/ and how it stands."""
 
-from __future__ import annotations
-
 import json
-import shutil
-import textwrap
 from dataclasses import asdict
-from typing import TYPE_CHECKING
 
 import click
 
 from esft.cli.options import json_option
-
-if TYPE_CHECKING:
-    from esft.runs.listing import ListedRun
+from esft.cli.show import columns, wrapped
 
 _HEADS = ("steps", "reward", "||D||", "size", "state")
 _WIDTHS = (13, 20, 10, 10)
@@ -29,50 +22,31 @@ def runs(as_json: bool) -> None:
     """
     from esft.runs.listing import listed_runs
 
-    found = listed_runs()
+    listed = listed_runs()
     if as_json:
-        click.echo(json.dumps([asdict(run) for run in found]))
+        click.echo(json.dumps([asdict(run) for run in listed]))
         return
-    if not found:
+    if not listed:
         click.echo("There is no run under runs/.", err=True)
         click.echo("Hint: start one: esft tune quickstart", err=True)
         return
-    click.echo(_columns(*_HEADS))
-    for run in found:
-        click.echo(_text(run))
+    click.echo(_line(*_HEADS))
+    for run in listed:
+        about = f"{run.task} on {run.model}" if run.task and run.model else ""
+        name = f"{run.name}  {about}".rstrip()
+        click.echo(wrapped("", name, subsequent_indent="  ", break_long_words=True))
+        steps = f"{_number(run.steps)}/{_number(run.planned)}"
+        reward = f"{_number(run.reward_before, '.3f')} -> {_number(run.reward, '.3f')}"
+        click.echo(_line(steps, reward, _number(run.drift, ".4g"), _size(run.size), run.state))
+        if run.problem is not None:
+            click.echo(wrapped(" " * 4, run.problem, break_long_words=True))
 
 
-def _text(run: ListedRun) -> str:
-    about = f"{run.task} on {run.model}" if run.task and run.model else ""
-    steps = f"{_shown(run.steps)}/{_shown(run.planned)}"
-    reward = f"{_shown(run.reward_before, '.3f')} -> {_shown(run.reward, '.3f')}"
-    lines = [
-        _folded(f"{run.name}  {about}".rstrip(), ""),
-        _columns(steps, reward, _shown(run.drift, ".4g"), _size(run.size), run.state),
-    ]
-    if run.problem is not None:
-        lines.append(_folded(run.problem, "    "))
-    return "\n".join(lines)
+def _line(*cells: str) -> str:
+    return f"{columns(cells[:-1], _WIDTHS)}  {cells[-1]}"
 
 
-def _columns(*cells: str) -> str:
-    *numbers, state = cells
-    aligned = "".join(f"{cell:>{width}}" for cell, width in zip(numbers, _WIDTHS, strict=True))
-    return f"{aligned}  {state}"
-
-
-def _folded(text: str, indent: str) -> str:
-    width = min(100, shutil.get_terminal_size().columns)
-    return textwrap.fill(
-        text,
-        width,
-        initial_indent=indent,
-        subsequent_indent=indent or "  ",
-        break_on_hyphens=False,
-    )
-
-
-def _shown(value: float | None, form: str = "d") -> str:
+def _number(value: float | None, form: str = "d") -> str:
     return "-" if value is None else format(value, form)
 
 

@@ -1,28 +1,65 @@
-"""What commands show: progress on stderr, the result of a run on stdout."""
+"""What commands show of long work on stderr, and how Ctrl-C and SIGTERM end it."""
 
 from __future__ import annotations
 
 import shutil
+import signal
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from types import FrameType
+from typing import TYPE_CHECKING, Any
 
 import click
-
-from esft.cli.stop import StopSignals
 
 if TYPE_CHECKING:
     from rich.progress import Progress
     from tqdm import tqdm
 
-    from esft.rollout.results import Evaluation
     from esft.tuning.plan import Plan
-    from esft.tuning.watcher import Outcome, StepMetrics, TaskScores
+    from esft.tuning.watcher import StepMetrics, TaskScores
 
 LONG = 24 * 3600
 """Seconds from which a run is told how it could be shorter."""
+_HEADS = ("step", "reward", "best", "correct", "||D||", "forecast", "a step", "left", "memory")
+_WIDTHS = (8, 7, 7, 8, 8, 9, 12, 12, 8)
+
+
+class StopSignals:
+    """The first signal asks to stop after the step in hand, the second stops at once.
+
+    Until `arm` is called there is no step to finish, so the first stops at once as well.
+    """
+
+    def __init__(self) -> None:
+        self._armed = self._asked = False
+        self._before: dict[int, object] = {}
+
+    def __enter__(self) -> StopSignals:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._on_signal)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def arm(self) -> None:
+        """From now on there is a step to finish."""
+        self._armed = True
+
+    def asked(self) -> bool:
+        """Return whether the run is to end after the step in hand."""
+        return self._asked
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self._asked or not self._armed:
+            raise KeyboardInterrupt
+        self._asked = True
+        click.echo(
+            "Stopping after this step, then saving the model; once more stops at once.", err=True
+        )
 
 
 @contextmanager
@@ -91,20 +128,19 @@ class PlainWatcher:
         """Print a line, under heads before the first."""
         if not self._headed:
             self._headed = True
-            self._print(_columns(*_HEADS))
-        self._print(
-            _columns(
-                f"{metrics.step}/{steps}",
-                f"{metrics.reward_mean:.3f}",
-                f"{metrics.reward_best:.3f}",
-                "-" if metrics.correct is None else f"{metrics.correct:.1%}",
-                f"{metrics.drift:.4g}",
-                f"{metrics.forecast:.4g}",
-                duration(metrics.seconds),
-                duration(seconds_left),
-                gigabytes(metrics.peak_memory),
-            )
+            self._print(columns(_HEADS, _WIDTHS))
+        cells = (
+            f"{metrics.step}/{steps}",
+            f"{metrics.reward_mean:.3f}",
+            f"{metrics.reward_best:.3f}",
+            "-" if metrics.correct is None else f"{metrics.correct:.1%}",
+            f"{metrics.drift:.4g}",
+            f"{metrics.forecast:.4g}",
+            duration(metrics.seconds),
+            duration(seconds_left),
+            gigabytes(metrics.peak_memory),
         )
+        self._print(columns(cells, _WIDTHS))
 
     def evaluation(self, step: int, scores: tuple[TaskScores, ...]) -> None:
         """Print a line a task: the share right now, and its change."""
@@ -168,17 +204,17 @@ class BarWatcher(PlainWatcher):
         super()._print(text)
 
 
-def wrapped(label: str, text: str) -> str:
+def wrapped(label: str, text: str, **how: Any) -> str:
     """Return label and text folded to the terminal's width, at most 100, under the text."""
     width = min(100, shutil.get_terminal_size().columns)
-    return textwrap.fill(
-        text,
-        width,
-        initial_indent=label,
-        subsequent_indent=" " * len(label),
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
+    form = {"break_long_words": False, "break_on_hyphens": False} | how
+    indents = {"initial_indent": label, "subsequent_indent": " " * len(label)}
+    return textwrap.fill(text, width, **(indents | form))
+
+
+def columns(cells: Iterable[str], widths: Iterable[int]) -> str:
+    """Return a line of a table, each cell at the right end of its width."""
+    return "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
 
 
 def change_text(scores: TaskScores) -> str:
@@ -190,66 +226,6 @@ def change_text(scores: TaskScores) -> str:
         f"{scores.base.accuracy:.3f} -> {scores.now.accuracy:.3f} +- {scores.now.accuracy_se:.3f}"
         f"   change {change:+.3f} +- {error:.3f}"
     )
-
-
-def outcome_text(outcome: Outcome) -> str:
-    """Return the result of a run, for people."""
-    from esft.rollout.results import paired_change
-
-    lines = [f"{outcome.task}, {outcome.base.n} holdout rows, +- standard error"]
-    for label, attribute, what in (
-        ("reward", "reward", "reward"),
-        ("correct", "accuracy", "correct"),
-    ):
-        change, error = paired_change(outcome.base, outcome.tuned, what)
-        before, after = (_figure(each, attribute) for each in (outcome.base, outcome.tuned))
-        lines.append(f"  {label:<8} {before} -> {after}   change {change:+.4f} +- {error:.4f}")
-    if outcome.priors:
-        counts = sorted({task.base.n for task in outcome.priors})
-        rows = f"{counts[0]} to {counts[-1]} rows" if len(counts) > 1 else f"{counts[0]} rows each"
-        lines.append(f"prior tasks, {rows}, share right")
-        width = max(len(task.name) for task in outcome.priors)
-        lines += [f"  {task.name:<{width}}  {change_text(task)}" for task in outcome.priors]
-    if outcome.grader_failures:
-        lines.append(
-            f"grader     no score for {outcome.grader_failures:,} answers, which counted as 0"
-        )
-    state = "stopped after" if outcome.stopped else "done:"
-    if outcome.best_step not in (None, outcome.steps):
-        best = "the base model" if outcome.best_step == 0 else f"step {outcome.best_step}"
-        lines.append(
-            f"best       {best} has the best holdout reward: esft export {outcome.run_path} "
-            "--at best --out DIR"
-        )
-    return "\n".join(
-        [
-            *lines,
-            f"drift      ||D|| {outcome.drift:.4g}, forecast {outcome.forecast:.4g}",
-            f"run        {state} {outcome.steps} steps, {duration(outcome.seconds)}, peak memory "
-            f"{gigabytes(outcome.peak_memory)}",
-            f"model      {outcome.model_path}",
-            *([f"go on      esft resume {outcome.run_path}"] if outcome.stopped else []),
-        ]
-    )
-
-
-def outcome_record(outcome: Outcome) -> dict[str, object]:
-    """Return the result of a run, for programs."""
-    from esft.runs.records import finite
-
-    plain = ("task", "steps", "planned", "stopped", "best_step", "grader_failures", "drift")
-    plain += ("forecast", "peak_memory")
-    return {name: getattr(outcome, name) for name in plain} | {
-        "run": outcome.run_path,
-        "model": outcome.model_path,
-        "base": finite(outcome.base.summary()),
-        "tuned": finite(outcome.tuned.summary()),
-        "priors": {
-            task.name: {"base": finite(task.base.summary()), "tuned": finite(task.now.summary())}
-            for task in outcome.priors
-        },
-        "seconds": round(outcome.seconds, 3),
-    }
 
 
 def duration(seconds: float) -> str:
@@ -268,16 +244,3 @@ def duration(seconds: float) -> str:
 def gigabytes(nbytes: int) -> str:
     """Return a size in GB (10**9 bytes)."""
     return f"{nbytes / 1e9:.2f} GB"
-
-
-_HEADS = ("step", "reward", "best", "correct", "||D||", "forecast", "a step", "left", "memory")
-_WIDTHS = (8, 7, 7, 8, 8, 9, 12, 12, 8)
-
-
-def _columns(*cells: str) -> str:
-    return "".join(f"{cell:>{width}}" for cell, width in zip(cells, _WIDTHS, strict=True))
-
-
-def _figure(evaluation: Evaluation, attribute: str) -> str:
-    value, error = getattr(evaluation, attribute), getattr(evaluation, f"{attribute}_se")
-    return f"{value:.4f} +- {error:.4f}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import textwrap
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -16,8 +17,10 @@ if TYPE_CHECKING:
     from esft.tasks.rows import Preview
     from esft.tasks.task import Row, Task
 
-EXACT = "1 where the greedy answer would be the reference to the token, found in one forward"
-CHOICE = "1 where the right option has the highest log-probability a character (acc_norm)"
+_HOW = {
+    "choice": "1 where the right option has the highest log-probability a character (acc_norm)",
+    "exact": "1 where the greedy answer would be the reference to the token, found in one forward",
+}
 
 
 @click.command(short_help="List the tasks, or show two rows of one.")
@@ -39,20 +42,14 @@ def tasks(name: str | None, grader: str | None, data_dir: str | None, as_json: b
       esft tasks countdown
       esft tasks my.jsonl --grader number
     """
-    if name is None:
-        _list(as_json)
-        return
-    from esft.tasks.registry import data_folder, get_task
+    from esft.tasks.registry import data_folder, get_task, task_names
     from esft.tasks.rows import preview
 
-    task = get_task(name, grader)
-    shown = preview(task, data_folder(data_dir, task))
-    click.echo(json.dumps(_preview_record(task, shown)) if as_json else _preview_text(task, shown))
-
-
-def _list(as_json: bool) -> None:
-    from esft.tasks.registry import get_task, task_names
-
+    if name is not None:
+        task = get_task(name, grader)
+        shown = preview(task, data_folder(data_dir, task))
+        click.echo((_preview_json if as_json else _preview_text)(task, shown))
+        return
     every = [get_task(name) for name in task_names()]
     if as_json:
         click.echo(json.dumps([_task_record(task) for task in every]))
@@ -73,20 +70,14 @@ def _task_record(task: Task) -> dict[str, object]:
     return {name: getattr(task, name) for name in (*plain, "grading")} | {"rows": task.size}
 
 
-def _preview_record(task: Task, shown: Preview) -> dict[str, object]:
+def _preview_json(task: Task, shown: Preview) -> str:
     rows = [
         {name: getattr(row, name) for name in ("id", "answer", "accepted", "gold")}
-        | {
-            "questions": [asdict(question) for question in row.questions],
-            "options": [
-                {"context": option.context, "continuation": option.continuation}
-                for option in row.options
-            ],
-        }
+        | {"questions": list(map(asdict, row.questions)), "options": list(map(asdict, row.options))}
         for row in shown.rows
     ]
     where = {"where": shown.where, "split": shown.split, "total": shown.total}
-    return _task_record(task) | where | {"first": rows}
+    return json.dumps(_task_record(task) | where | {"first": rows})
 
 
 def _preview_text(task: Task, shown: Preview) -> str:
@@ -96,49 +87,40 @@ def _preview_text(task: Task, shown: Preview) -> str:
         wrapped("  rows      ", f"{shown.total:,} in {shown.where}"),
         wrapped("  scored by ", _scorings(task)),
     ]
-    if "choice" in task.scorings:
-        lines.append(wrapped("  choice    ", CHOICE))
-    if "exact" in task.scorings:
-        lines.append(wrapped("  exact     ", EXACT))
-    if "generate" in task.scorings:
-        graded = f"greedy answers of up to {task.max_new_tokens:,} tokens: {task.grading}"
-        lines.append(wrapped("  generate  ", graded))
+    graded = f"greedy answers of up to {task.max_new_tokens:,} tokens: {task.grading}"
+    for scoring, how in (_HOW | {"generate": graded}).items():
+        if scoring in task.scorings:
+            lines.append(wrapped(f"  {scoring:<10}", how))
     for number, row in enumerate(shown.rows, start=1):
         lines += ["", f"Row {number}, {row.id}", *_row_lines(task, row)]
     return "\n".join(lines)
 
 
-def _row_lines(task: Task, row: Row) -> list[str]:
-    lines: list[str] = []
+def _row_lines(task: Task, row: Row) -> Iterator[str]:
     if "choice" in task.scorings and row.options:
-        lines += _option_lines(row)
+        contexts = {option.context for option in row.options}
+        if len(contexts) == 1:
+            yield from _block("by choice, context", *contexts)
+        options = [
+            f"{'*' if index == row.gold else ' '} "
+            f"{'' if len(contexts) == 1 else option.context + ' |'}{option.continuation}"
+            for index, option in enumerate(row.options)
+        ]
+        yield from _block("by choice, options and the right one with *", "\n".join(options))
     if "generate" in task.scorings:
         head = "by generate, " if row.options else ""
         for number, question in enumerate(row.questions, start=1):
             which = f"question {number}, " if len(row.questions) > 1 else ""
             for message in question.messages:
-                lines += _block(f"{head}{which}{message['role']}", message["content"])
+                yield from _block(f"{head}{which}{message['role']}", message["content"])
             if question.opening:
-                lines += _block("every answer begins with", question.opening)
+                yield from _block("every answer begins with", question.opening)
     for question in row.questions:
         reference = "(none)" if question.reference is None else question.reference
-        lines += _block("reference answer", reference)
+        yield from _block("reference answer", reference)
     if row.accepted:
-        lines += _block("also right", ", ".join(row.accepted))
-    return lines
+        yield from _block("also right", ", ".join(row.accepted))
 
 
-def _option_lines(row: Row) -> list[str]:
-    contexts = dict.fromkeys(option.context for option in row.options)
-    shared = len(contexts) == 1
-    lines = _block("by choice, context", next(iter(contexts))) if shared else []
-    options = [
-        f"{'*' if index == row.gold else ' '} "
-        f"{'' if shared else option.context + ' |'}{option.continuation}"
-        for index, option in enumerate(row.options)
-    ]
-    return [*lines, *_block("by choice, options and the right one with *", "\n".join(options))]
-
-
-def _block(head: str, text: str) -> list[str]:
-    return [f"  {head}:", textwrap.indent(text, "    ")]
+def _block(head: str, text: str) -> tuple[str, str]:
+    return f"  {head}:", textwrap.indent(text, "    ")

@@ -13,8 +13,8 @@ from esft.cli.options import (
     together,
     typed_with,
 )
-from esft.cli.show import outcome_record, outcome_text, show_run
-from esft.cli.stop import StopSignals
+from esft.cli.outcome import outcome_record, outcome_text
+from esft.cli.show import StopSignals, show_run
 from esft.recipe.settings import TABLES
 
 

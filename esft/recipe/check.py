@@ -22,11 +22,21 @@ class Problem:
     """One thing that is wrong with a recipe."""
 
     keys: tuple[str, ...]
-    """The settings involved, as "table.key"; the first is the one that `message` is about."""
-    message: str
-    """One line: the key, the value found, what was expected."""
+    """The settings involved, as "table.key"; the first is the one it is about."""
+    text: str
+    """What is said of that: the value, what was expected."""
     hint: str | None
-    """One line: how to fix it."""
+    about: str | None = None
+    """What the text is about, for people; None is the first of the keys."""
+    where: str = ""
+    """Where it was said, before everything else: a file or an option, and a line."""
+
+    @property
+    def message(self) -> str:
+        """One line, for people."""
+        table, _, key = self.keys[0].partition(".")
+        about = f"[{table}] {key}" if self.about is None else self.about
+        return f"{self.where}{about} {self.text}" if about else self.where + self.text
 
 
 class SettingsError(RecipeError):
@@ -45,7 +55,7 @@ class Setting:
 
     name: str
     kind: str
-    """Its type: "str", "int", "float", "bool" or "tuple[str, ...]"."""
+    """"str", "int", "float", "bool" or "tuple[str, ...]"."""
     default: object
     help: str
     """What it is, with its unit; choices and default are added where it is shown."""
@@ -57,6 +67,7 @@ class Setting:
     """A right value, where the default is none."""
     choices: tuple[str, ...] = ()
     at_least: float = -math.inf
+    """1 for a whole number where nothing else is said."""
     at_most: float = sys.float_info.max
     above: float = -math.inf
     read: Callable[[Any], Any] | None = None
@@ -87,32 +98,33 @@ class Setting:
 
     def refusal(self, table: str, value: object) -> Problem:
         """Return what is said of a value that is not accepted."""
-        example = self.default if self.example is None else self.example
+        example = as_toml(self.default if self.example is None else self.example)
         span = f"above {self.above}" if self.above >= 0 else f"{self.at_least} or more"
         if self.at_most < sys.float_info.max:
             span = f"{self.at_least} to {self.at_most}"
-        expected = {
-            "str": f"text such as {as_toml(example)}",
-            "int": f"a whole number, {span}",
-            "float": f"a finite number, {span}",
-            "bool": "true or false",
-        }.get(self.kind, "a list of texts")
-        hint = f"for example {self.name} = {as_toml(example)}"
-        if self.choices:
-            expected = " or ".join(map(as_toml, self.choices))
-            meant = nearest(str(value), self.choices) or self.choices[0]
-            hint = f"set {self.name} = {as_toml(meant)}"
-        elif self.kind == "bool":
-            hint = f"set {self.name} = true or {self.name} = false"
-        elif self.kind == "str" and not isinstance(value, str | list | tuple | dict | None):
-            text = f"{self.name} = {as_toml(as_toml(value))}"
-            hint = f"put it in quotes: {text}, or --set '{table}.{text.replace(' = ', '=')}'"
-        elif value is None and self.flag is not None:
-            hint = f"give {self.flag} {example}, or set {hint[12:]} under [{table}]"
-        return refusal((f"{table}.{self.name}",), value, expected, hint)
+        hint = f"for example {self.name} = {example}"
+        match self.kind:
+            case _ if self.choices:
+                expected = " or ".join(map(as_toml, self.choices))
+                meant = nearest(str(value), self.choices) or self.choices[0]
+                hint = f"set {self.name} = {as_toml(meant)}"
+            case "bool":
+                expected, hint = "true or false", f"set {self.name} = true or {self.name} = false"
+            case "int" | "float":
+                expected = f"a {'whole' if self.kind == 'int' else 'finite'} number, {span}"
+            case "str":
+                expected, quoted = f"text such as {example}", as_toml(as_toml(value))
+                if value is None and self.flag is not None:
+                    hint = f"give {self.flag} {self.example}, or set {hint[12:]} under [{table}]"
+                elif not isinstance(value, str | list | tuple | dict | None):
+                    hint = f"put it in quotes: {self.name} = {quoted}, or --set "
+                    hint += f"'{table}.{self.name}={quoted}'"
+            case _:
+                expected = "a list of texts"
+        return contradiction((f"{table}.{self.name}",), value, expected, hint)
 
 
-def setting(default: object, help: str, **facts: Any) -> Any:
+def setting(help: str, default: object = None, **facts: Any) -> Any:
     """Return the field of a setting; `facts` are what else `Setting` has of it."""
     return field(default=default, metadata={"default": default, "help": help, **facts})
 
@@ -146,48 +158,43 @@ class Settings:
     def declared(cls) -> dict[str, Setting]:
         """Return every setting of the table by name, in its order."""
         # Equal recipes are written alike: an int for a float becomes one, a list a tuple.
-        read = {"float": float, "tuple[str, ...]": tuple}
+        by_kind = {"int": {"at_least": 1}, "float": {"read": float}}
+        by_kind["tuple[str, ...]"] = {"read": tuple}
         return {
-            each.name: Setting(
-                name=each.name, kind=kind, **({"read": read.get(kind)} | each.metadata)
+            entry.name: Setting(
+                name=entry.name, kind=kind, **by_kind.get(kind, {}) | entry.metadata
             )
-            for each in fields(cls)
-            for kind in [each.type.removesuffix(" | None")]
+            for entry in fields(cls)
+            for kind in [entry.type.removesuffix(" | None")]
         }
 
 
 def broken(
     rules: Iterable[Rule], values: Mapping[str, object], problems: Collection[Problem]
 ) -> Iterator[Problem]:
-    """Yield a problem for each rule that does not hold.
+    """Yield a problem for each rule over keys such as "search.sigma" that does not hold.
 
-    Args:
-        rules: over keys such as "search.sigma".
-        values: by such keys.
-        problems: so far; a rule waits where one of its values is wrong by itself.
+    A rule waits where, by the `problems` so far, one of its values is wrong by itself.
     """
     wrong = {key for problem in problems for key in problem.keys}
     for keys, rule in rules:
-        contradiction = rule(*(values[key] for key in keys)) if wrong.isdisjoint(keys) else None
-        if contradiction is not None:
-            yield refusal(keys, values[keys[0]], *contradiction)
+        refused = rule(*(values[key] for key in keys)) if wrong.isdisjoint(keys) else None
+        if refused is not None:
+            yield contradiction(keys, values[keys[0]], *refused)
 
 
-def refusal(keys: tuple[str, ...], value: object, expected: str, hint: str | None) -> Problem:
-    """Return the problem of a value; `keys` begins with its "table.key"."""
-    table, _, key = keys[0].partition(".")
-    message = f"[{table}] {key} is {shown(value)}, expected {expected}"
-    return Problem(keys=keys, message=message, hint=hint)
+def contradiction(keys: tuple[str, ...], value: object, expected: str, hint: str) -> Problem:
+    """Return the problem of the value of the first of `keys`."""
+    return Problem(keys=keys, text=f"is {shown(value)}, expected {expected}", hint=hint)
 
 
 def unknown(table: str, key: str, value: object, known: Iterable[str]) -> Problem:
     """Return the problem of a key that is none of those known."""
     known = list(known)
     meant = nearest(key.replace("-", "_"), known)
-    message = f"[{table}] {key} = {shown(value)} is not a setting, expected one of: "
     return Problem(
         keys=(f"{table}.{key}",),
-        message=message + ", ".join(known),
+        text=f"= {shown(value)} is not a setting, expected one of: {', '.join(known)}",
         hint=f"take {key} out" if meant is None else f"did you mean {meant}?",
     )
 
@@ -203,7 +210,7 @@ def as_toml(value: object) -> str:
             # JSON escapes what TOML wants escaped, apart from DEL.
             return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
         case list() | tuple():
-            return f"[{', '.join(as_toml(item) for item in value)}]"
+            return f"[{', '.join(map(as_toml, value))}]"
         case dict():
             return "a table"
         case _:

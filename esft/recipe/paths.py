@@ -21,12 +21,7 @@ def recorded_paths(recipe: Recipe, task: Task) -> dict[str, object]:
 
 
 def with_recorded_paths(recipe: Recipe, recorded: dict[str, object]) -> Recipe:
-    """Return a recipe whose files are looked for where they were when the run began.
-
-    Args:
-        recipe: of a run.
-        recorded: what `recorded_paths` returned then.
-    """
+    """Return the recipe of a run whose files are looked for where `recorded_paths` found them."""
 
     def path(name: str) -> str:
         there = Path(str(recorded["folder"])) / os.path.expanduser(name)

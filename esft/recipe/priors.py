@@ -7,8 +7,9 @@ import re
 import shlex
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 from esft.errors import RecipeError, TaskError, UnknownTaskError
 from esft.files import slug
@@ -35,37 +36,32 @@ class Answers(Settings):
     rules = ((("reward", "scoring"), _options_to_choose_from),)
 
     name: str = setting(
-        None,
         "What to tune on: a name that `esft tasks` lists, or your own .jsonl or .py file",
         example="arc",
         flag="--task",
     )
     grader: str | None = setting(
-        None,
         "How answers to a .jsonl file are graded",
         unset="as the task does",
         flag="--grader",
         choices=tuple(GRADERS),
     )
     scoring: str | None = setting(
-        None,
         "How a row is scored: by the log-probability of each option, by a greedy answer, or "
         "by whether the greedy answer would be the reference",
         unset="the task's own",
         choices=SCORINGS,
     )
     reward: str | None = setting(
-        None,
         "What a member is rewarded for: 0 or 1, the probability of the right option, or the "
         "log-probability of the reference answer, a token",
         unset="the task's own",
         choices=REWARDS,
     )
     max_new_tokens: int | None = setting(
-        None, "Cap on the tokens of an answer", example=64, unset="the task's own", at_least=1
+        "Cap on the tokens of an answer", example=64, unset="the task's own"
     )
     data_dir: str | None = setting(
-        None,
         "Folder of <task>.<split>.jsonl files",
         example="data",
         unset="$ESFT_DATA_DIR, else the task's own rows or the hub",
@@ -88,10 +84,8 @@ class PriorSpec(Answers):
 
     table = "prior task"
 
-    rows: int | None = setting(
-        None, "The first rows of the split", example=100, unset="prior.rows", at_least=1
-    )
-    split: str | None = setting(None, "Which rows", unset="test, else validation", choices=SPLITS)
+    rows: int | None = setting("The first rows of the split", example=100, unset="prior.rows")
+    split: str | None = setting("Which rows", unset="test, else validation", choices=SPLITS)
 
     def __str__(self) -> str:
         rows = "" if self.rows is None else f":{self.rows}"
@@ -127,38 +121,73 @@ def parse_prior_line(text: str) -> PriorSpec:
     lexer = shlex.shlex(text, posix=True)
     lexer.whitespace_split, lexer.escape = True, ""
     try:
-        words = list(lexer)
+        first, *words = [*lexer] or [""]
     except ValueError:
-        message, hint = "a quote is not closed", "close it, or put it in quotes of the other kind"
-        raise _refusal(f"{shown(text)}: {message}", hint) from None
-    name, rows = _name_and_rows(words[0] if words else "")
+        fix = "close it, or put it in quotes of the other kind"
+        raise _refusal("a quote is not closed", fix, text) from None
+    name, colon, rows = first.rpartition(":")
+    # C:\x.jsonl and a:b.jsonl have a colon of their own.
+    if not colon or rows.endswith(OWN) or re.search(r"[/\\]", rows):
+        name = first
+    else:
+        words.insert(0, f"rows={rows}")
     if not name.strip():
-        raise _refusal(f"{shown(text)}: the name is missing", "for example gsm8k:100")
-    given, problems = _settings([*([] if rows is None else [f"rows={rows}"]), *words[1:]])
+        raise _refusal("the name is missing", "for example gsm8k:100", text)
+    values, problems = _values_of(words)
     try:
-        spec = PriorSpec(name=name, **given)
+        spec = PriorSpec(name=name, **values)
     except SettingsError as error:
         problems += error.problems
     if problems:
         raise SettingsError(
-            replace(
-                problem,
+            Problem(
                 keys=("prior.tasks",),
-                message=f"{shown(text)}: {problem.message.removeprefix(f'[{PriorSpec.table}] ')}",
-                hint=problem.hint and problem.hint.replace(" = ", "="),
+                text=problem.text,
+                hint=problem.hint and problem.hint.replace(" = ", "="),  # as a line has it
+                about=problem.keys[0].partition(".")[2],
+                where=f"{shown(text)}: ",
             )
             for problem in problems
         )
     return spec
 
 
-def parse_prior_lines(lines: Iterable[str]) -> list[PriorSpec]:
-    """Return the prior tasks of [prior] tasks, each of them once.
+def _values_of(words: list[str]) -> tuple[dict[str, object], list[Problem]]:
+    """Return the values of key=value words, and what is wrong with those that have none."""
+    declared = {key: setting for key, setting in PriorSpec.declared().items() if key != "name"}
+    values: dict[str, object] = {}
+    problems: list[Problem] = []
+    for word in words:
+        key, _, value = word.partition("=")
+        if key not in declared:
+            problem = unknown(PriorSpec.table, key, value, declared)
+            problems.append(replace(problem, hint=f"{problem.hint} (spaces need quotes)"))
+        elif key in values:
+            keys, hint = (f"{PriorSpec.table}.{key}",), f"take one {key} out"
+            problems.append(Problem(keys=keys, text="is there twice", hint=hint))
+        else:
+            whole = declared[key].kind == "int" and re.fullmatch("[0-9]{1,18}", value)
+            values[key] = int(value) if whole else value
+    return values, problems
 
-    Raises:
-        SettingsError: with all that is wrong with them.
-    """
-    return _read([_Line(text=text, origin="[prior] tasks") for text in lines])
+
+def _refusal(message: str, hint: str | None, line: str | None = None) -> SettingsError:
+    where = "" if line is None else f"{shown(line)}: "
+    problem = Problem(keys=("prior.tasks",), text=message, hint=hint, about="", where=where)
+    return SettingsError([problem])
+
+
+class _Line(NamedTuple):
+    """A prior task as it is given, where that stands, and the folder of the file it stands in."""
+
+    text: str
+    origin: str
+    folder: Path | None = None
+
+
+def parse_prior_lines(lines: Iterable[str]) -> list[PriorSpec]:
+    """Return the prior tasks of [prior] tasks; SettingsError where they are wrong, or one twice."""
+    return _parse_all([_Line(text, "[prior] tasks") for text in lines])
 
 
 def read_priors(given: Iterable[str]) -> tuple[str, ...]:
@@ -172,67 +201,49 @@ def read_priors(given: Iterable[str]) -> tuple[str, ...]:
         RecipeError: a file cannot be read or has no tasks; SettingsError with every line that is
             wrong and what is wrong with it.
     """
+    from esft.tasks.registry import task_names
+
     lines: list[_Line] = []
     for value in given:
-        lines += (
-            _lines_of(Path(value)) if _is_list(value) else [_Line(text=value, origin="--prior")]
-        )
-    return tuple(map(str, _read(lines, _require_task)))
+        task = value.endswith(OWN) or value in task_names()
+        if not task and (value.endswith(".txt") or os.path.isfile(value)):
+            lines += _lines_of(Path(value))
+        else:
+            lines.append(_Line(value, "--prior"))
+    return tuple(map(str, _parse_all(lines, _require_task)))
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Line:
-    """A prior task as it is given."""
-
-    text: str
-    origin: str
-    """Where it stands, such as "tasks.txt line 3"."""
-    file: Path | None = None
-    """The file it stands in; None where it is given by itself."""
-
-
-def _read(
+def _parse_all(
     lines: Iterable[_Line], check: Callable[[PriorSpec], None] = lambda spec: None
 ) -> list[PriorSpec]:
     """Return the prior tasks of lines, each checked, or raise all that is wrong."""
     specs: list[PriorSpec] = []
     problems: list[Problem] = []
-    first: dict[str, _Line] = {}
+    lines_by_task: dict[str, _Line] = {}
     for line in lines:
         try:
-            spec = _beside(parse_prior_line(line.text), line.file)
+            spec = parse_prior_line(line.text)
+            if line.folder is not None:
+                spec = spec.with_paths(partial(_here_or_in, line.folder))
             check(spec)
-            before = first.setdefault(spec.kept_as, line)
+            before = lines_by_task.setdefault(spec.kept_as, line)
             if before is not line:
                 raise _refusal(
-                    f"{shown(line.text)}: the task is there before, expected each once: "
+                    "the task is there before, expected each once: "
                     f"{before.origin} has {shown(before.text)}",
                     "take one out; names that differ in signs or capitals alone count as one",
+                    line.text,
                 )
             specs.append(spec)
         except SettingsError as error:
-            # In the hint too, where lines of a file may have a hint each.
             head = f"{line.origin}: "
-            problems += [
-                replace(
-                    problem,
-                    message=head + problem.message,
-                    hint=problem.hint and (head if line.file else "") + problem.hint,
-                )
-                for problem in error.problems
-            ]
+            for problem in error.problems:
+                # In the hint too, where lines of a file may have a hint each.
+                hint = problem.hint and (head if line.folder else "") + problem.hint
+                problems.append(replace(problem, where=head + problem.where, hint=hint))
     if problems:
         raise SettingsError(problems)
     return specs
-
-
-def _is_list(given: str) -> bool:
-    """Return whether a value of --prior is a file of tasks: none of one's own, and no task."""
-    from esft.tasks.registry import task_names
-
-    if given.endswith(OWN) or given in task_names():
-        return False
-    return given.endswith(".txt") or os.path.isfile(given)
 
 
 def _lines_of(path: Path) -> list[_Line]:
@@ -249,7 +260,7 @@ def _lines_of(path: Path) -> list[_Line]:
             f"{path} line {line} is not UTF-8, expected text", hint="save the file in UTF-8"
         ) from error
     lines = [
-        _Line(text=line.strip(), origin=f"{path} line {number}", file=path)
+        _Line(line.strip(), f"{path} line {number}", path.parent)
         for number, line in enumerate(text.split("\n"), start=1)
         if line.strip() and not line.lstrip().startswith("#")
     ]
@@ -261,17 +272,10 @@ def _lines_of(path: Path) -> list[_Line]:
     return lines
 
 
-def _beside(spec: PriorSpec, file: Path | None) -> PriorSpec:
-    """Return `spec` with the paths that lie beside the file it is from, and not here."""
-
-    def path(name: str) -> str:
-        there = str(file.parent / name)
-        here = os.path.exists(os.path.expanduser(name))
-        return there if os.path.exists(there) and not here else name
-
-    if file is None:
-        return spec
-    return spec.with_paths(path)
+def _here_or_in(folder: Path, name: str) -> str:
+    there = str(folder / name)
+    here = os.path.exists(os.path.expanduser(name))
+    return there if os.path.exists(there) and not here else name
 
 
 def _require_task(spec: PriorSpec) -> None:
@@ -289,36 +293,6 @@ def _require_task(spec: PriorSpec) -> None:
         known = "expected one that esft tasks lists, or a .jsonl or .py file"
         raise _refusal(f"task {spec.name!r} is unknown, {known}", error.hint) from error
     except TaskError as error:
-        hint = error.hint or ""  # what is an option or a setting elsewhere is a key of the line
+        hint = error.hint or ""  # what is an option elsewhere is a key of the line
         hint = hint.replace("--grader number", "grader=number").replace("--grader", "grader=")
-        raise _refusal(str(error), re.sub(r"\btask\.(?=[a-z])", "", hint) or None) from error
-
-
-def _settings(words: list[str]) -> tuple[dict[str, object], list[Problem]]:
-    """Return the values of key=value words, and what is wrong with those that have none."""
-    declared = {key: setting for key, setting in PriorSpec.declared().items() if key != "name"}
-    given: dict[str, object] = {}
-    problems: list[Problem] = []
-    for word in words:
-        key, _, value = word.partition("=")
-        if key not in declared:
-            problem = unknown(PriorSpec.table, key, value, declared)
-            problems.append(replace(problem, hint=f"{problem.hint} (spaces need quotes)"))
-        elif key in given:
-            problems += _refusal(f"{key} is there twice", f"take one {key} out").problems
-        else:
-            whole = declared[key].kind == "int" and re.fullmatch("[0-9]{1,18}", value)
-            given[key] = int(value) if whole else value
-    return given, problems
-
-
-def _name_and_rows(text: str) -> tuple[str, str | None]:
-    name, colon, rows = text.rpartition(":")
-    # C:\x.jsonl and a:b.jsonl have a colon of their own.
-    if not colon or text.endswith(OWN) or re.search(r"[/\\]", rows):
-        return text, None
-    return name, rows
-
-
-def _refusal(message: str, hint: str | None) -> SettingsError:
-    return SettingsError([Problem(keys=("prior.tasks",), message=message, hint=hint)])
+        raise _refusal(str(error), hint or None) from error

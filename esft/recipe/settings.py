@@ -21,39 +21,34 @@ class Model(Settings):
     rules = ((("include",), _something_to_tune),)
 
     id: str = setting(
-        None,
         "Hub id, short name (Qwen2.5-1.5B), folder, .gguf file, or embedded, a tiny model "
         "that comes with esft",
         example="Qwen2.5-1.5B",
         flag="--model",
     )
     dtype: str | None = setting(
-        None,
         "Dtype of the weights: float32, float16 or bfloat16",
         example="bfloat16",
         unset="the checkpoint's own",
         flag="--dtype",
     )
     device: str | None = setting(
-        None,
         "Device of the weights",
         example="cuda:0",
         unset="the first there is of cuda, mps and cpu",
         flag="--device",
     )
     include: tuple[str, ...] | None = setting(
-        None,
         "Globs on the names of the parameters that are tuned",
         example=("*.mlp.*",),
         unset="every floating-point parameter",
     )
     exclude: tuple[str, ...] | None = setting(
-        None,
         "Globs on the names of parameters that stay as they are",
         example=("*.mlp.*",),
         unset="none is left out",
     )
-    trust_remote_code: bool = setting(False, "Run Python code that comes with the checkpoint")
+    trust_remote_code: bool = setting("Run Python code that comes with the checkpoint", False)
 
 
 def _train_has_them(rows_per_step: int | None, train: int | None) -> tuple[str, str] | None:
@@ -72,29 +67,21 @@ class TaskSettings(Answers):
     table = "task"
     rules = (*Answers.rules, (("rows_per_step", "train"), _train_has_them))
 
-    train: int | None = setting(
-        None, "Rows to tune on", example=200, unset="200, or what there is", at_least=1
-    )
+    train: int | None = setting("Rows to tune on", example=200, unset="200, or what there is")
     holdout: int | None = setting(
-        None,
         "Rows the model is measured on before and after, none of them tuned on",
         example=200,
         unset="200, or what there is",
-        at_least=1,
     )
     rows_per_step: int | None = setting(
-        None,
         "Rows a step looks at, at most those of train",
         example=50,
         unset="all train rows in every step",
-        at_least=1,
     )
     batch: int | None = setting(
-        None,
         "Sequences (prompts or options) at a time",
         example=16,
         unset="64, halved where memory runs out",
-        at_least=1,
     )
 
 
@@ -114,21 +101,20 @@ class Search(Settings):
     table = "search"
     rules = ((("population", "antithetic"), _members_in_pairs),)
 
-    steps: int = setting(500, "Updates of the weights", flag="--steps", at_least=1)
+    steps: int = setting("Updates of the weights", 500, flag="--steps")
     population: int = setting(
-        30, "Members per step, an even number if antithetic", flag="--population", at_least=2
+        "Members per step, an even number if antithetic", 30, flag="--population", at_least=2
     )
     sigma: float = setting(
-        1e-3, "Noise scale, standard deviation added to every weight", flag="--sigma", above=0
+        "Noise scale, standard deviation added to every weight", 1e-3, flag="--sigma", above=0
     )
     alpha: float = setting(
-        5e-4,
         "Learning rate, with the 1/sigma of the gradient estimate folded in",
+        5e-4,
         flag="--alpha",
         above=0,
     )
     seed: int | None = setting(
-        None,
         "Seed of the run, 0 or more",
         example=42,
         unset="drawn and recorded",
@@ -136,8 +122,8 @@ class Search(Settings):
         at_least=0,
         at_most=2**63 - 1,
     )
-    antithetic: bool = setting(False, "Try each noise with both signs")
-    shaping: str = setting("zscore", "How rewards become coefficients", choices=("zscore", "ranks"))
+    antithetic: bool = setting("Try each noise with both signs", False)
+    shaping: str = setting("How rewards become coefficients", "zscore", choices=("zscore", "ranks"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,27 +133,26 @@ class Anchor(Settings):
     table = "anchor"
 
     awd: float = setting(
-        0.0,
         "Anchored weight decay towards the base weights, per unit of alpha; 0 is off",
+        0.0,
         example=0.01,
         flag="--awd",
         at_least=0,
     )
     norm: str = setting(
-        "l1",
         "Norm of the drift that the decay shrinks, l1 by a constant pull, l2 by a share",
+        "l1",
         flag="--awd-norm",
         choices=("l1", "l2"),
     )
     store: str = setting(
-        "cpu",
         "Where the base weights lie: mapped from the checkpoint, without memory of their own, "
         "or copied",
+        "cpu",
         choices=("disk", "cpu", "device"),
     )
-    drift: str = setting("float16", "How the drift is kept", choices=("float32", "float16", "int8"))
+    drift: str = setting("How the drift is kept", "float16", choices=("float32", "float16", "int8"))
     drift_store: str | None = setting(
-        None,
         "Where the drift lies",
         unset="where the base weights lie, the CPU where they are on disk",
         choices=("cpu", "device"),
@@ -181,26 +166,23 @@ class Prior(Settings):
     table = "prior"
 
     tasks: tuple[str, ...] = setting(
-        (),
         "What the model should not lose: a file with a task a line, or a task such as "
         "gsm8k:100; may be repeated",
+        (),
         example=("gsm8k:100",),
         flag="--prior",
         read=lambda lines: tuple(map(str, parse_prior_lines(lines))),
     )
     every: int | None = setting(
-        None,
         "Steps from one evaluation of target and prior tasks to the next",
         example=25,
         unset="before the first step and after the last",
         flag="--prior-every",
-        at_least=1,
     )
     rows: int = setting(
-        200,
         "Rows of each prior task that names no number: the first of its test split, else of "
         "its validation split",
-        at_least=1,
+        200,
     )
 
     @property
@@ -216,24 +198,20 @@ class Run(Settings):
     table = "run"
 
     dir: str | None = setting(
-        None,
         "Folder to make for the run",
         example="runs/mine",
         unset="runs/<task>-<model>-<number>",
         flag="--run-dir",
     )
     snapshot_every: int = setting(
-        25,
         "Steps from one snapshot of the drift to the next; resume and replay start from them",
-        at_least=1,
+        25,
     )
     stop_after_peak: int | None = setting(
-        None,
         "End after so many evaluations (every prior.every steps) without a new best holdout reward",
         example=3,
         unset="go on to the last step",
         flag="--stop-after-peak",
-        at_least=1,
     )
 
 
@@ -242,7 +220,7 @@ TABLES = {table.table: table for table in (Model, TaskSettings, Search, Anchor, 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Every setting of a run, checked; SettingsError where tables contradict each other."""
+    """Every setting of a run; SettingsError where tables contradict each other."""
 
     model: Model
     task: TaskSettings

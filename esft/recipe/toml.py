@@ -28,12 +28,32 @@ def load_recipe(
         RecipeError: no such recipe, not TOML, or a SettingsError with all that is wrong in it.
     """
     file = None if name is None else find_recipe(name)
-    draft = _Draft(file)
-    if file is not None:
-        draft.add_tables(_read_toml(file))
-    for key, value in changes.items():
-        draft.add_change(key, value, (labels or {}).get(key, f"--set {key}"))
-    return draft.finish()
+    values: dict[str, dict[str, object]] = {table: {} for table in TABLES}
+    origins: dict[str, str] = {}
+    problems: list[Problem] = []
+    for table, body in ({} if file is None else _read_toml(file)).items():
+        if table in TABLES and isinstance(body, dict):
+            values[table] |= body
+            origins |= {f"{table}.{key}": str(file) for key in body}
+        else:
+            problems.append(_not_a_table(table, table, body))
+    for change, value in changes.items():
+        origins[change] = (labels or {}).get(change, f"--set {change}")
+        table, _, key = change.partition(".")
+        if table in TABLES:
+            values[table][key] = value
+        else:
+            problems.append(_not_a_table(change, table, {}))
+    tables = {table: _build(table, values[table], problems) for table in TABLES}
+    flat = {
+        f"{table}.{key}": values[table].get(key, setting.default)
+        for table, kind in TABLES.items()
+        for key, setting in kind.declared().items()
+    }
+    problems += broken(RULES, flat, problems)
+    if problems:
+        raise SettingsError(_with_origins(problem, origins, file) for problem in problems)
+    return Recipe(**tables)
 
 
 def shipped_recipes(package: Path = PACKAGE) -> dict[str, Path]:
@@ -91,77 +111,38 @@ def dump_recipe(recipe: Recipe) -> str:
     return "\n".join(blocks)
 
 
-class _Draft:
-    """The values of a recipe before they are checked: what they are, who gave them."""
+def _build(table: str, values: Mapping[str, object], problems: list[Problem]) -> object:
+    """Return the table with these values; None where some are wrong, which `problems` get."""
+    declared = TABLES[table].declared()
+    for key in [key for key in values if key not in declared]:
+        problem, home = unknown(table, key, values[key], declared), _home(key)
+        hint = problem.hint if home is None else f"{key} belongs under [{home}]"
+        problems.append(replace(problem, hint=hint))
+    try:
+        return TABLES[table](**{key: values[key] for key in declared if key in values})
+    except SettingsError as error:
+        problems += error.problems
+        return None
 
-    def __init__(self, file: Path | None) -> None:
-        self.file = file
-        self.values: dict[str, dict[str, object]] = {table: {} for table in TABLES}
-        self.origins: dict[str, str] = {}  # "table.key" -> the file or option it comes from
-        self.problems: list[Problem] = []
 
-    def add_tables(self, tables: Mapping[str, object]) -> None:
-        for table, body in tables.items():
-            if not isinstance(body, dict):
-                home = table if table in TABLES else _home(table) or "search"
-                message = f"{table} is {shown(body)}, expected tables of settings: "
-                hint = f"begin a table with a line [{home}], its settings on the lines below"
-                self._refuse(table, message + ", ".join(TABLES), hint)
-            elif table in TABLES:
-                self.values[table] |= body
-                self.origins |= {f"{table}.{key}": str(self.file) for key in body}
-            else:
-                self._refuse_table(table, table)
+def _not_a_table(key: str, table: str, body: object) -> Problem:
+    meant = nearest(table, TABLES)
+    hint = None if meant is None else f"did you mean [{meant}]?"
+    text = f"[{table}] is not a table of a recipe, expected one of: {', '.join(TABLES)}"
+    if not isinstance(body, dict):
+        home = table if table in TABLES else _home(table) or "search"
+        hint = f"begin a table with a line [{home}], its settings on the lines below"
+        text = f"{table} is {shown(body)}, expected tables of settings: {', '.join(TABLES)}"
+    return Problem(keys=(key,), about="", text=text, hint=hint)
 
-    def add_change(self, key: str, value: object, label: str) -> None:
-        self.origins[key] = label
-        table, _, setting = key.partition(".")
-        if table in TABLES:
-            self.values[table][setting] = value
-        else:
-            self._refuse_table(table, key)
 
-    def finish(self) -> Recipe:
-        """The checked recipe, or SettingsError with every problem and where it comes from."""
-        parts = {table: self._build(table) for table in TABLES}
-        values = {
-            f"{table}.{name}": self.values[table].get(name, setting.default)
-            for table, kind in TABLES.items()
-            for name, setting in kind.declared().items()
-        }
-        self.problems += broken(RULES, values, self.problems)
-        if self.problems:
-            raise SettingsError(self._with_origins(problem) for problem in self.problems)
-        return Recipe(**parts)
-
-    def _build(self, table: str) -> object:
-        given, declared = self.values[table], TABLES[table].declared()
-        for key in [key for key in given if key not in declared]:
-            problem, home = unknown(table, key, given[key], declared), _home(key)
-            if home is not None:
-                problem = replace(problem, hint=f"{key} belongs under [{home}]")
-            self.problems.append(problem)
-        try:
-            return TABLES[table](**{key: given[key] for key in given if key in declared})
-        except SettingsError as error:
-            self.problems += error.problems
-            return None
-
-    def _refuse_table(self, table: str, key: str) -> None:
-        home = nearest(table, TABLES)
-        message = f"[{table}] is not a table of a recipe, expected one of: {', '.join(TABLES)}"
-        self._refuse(key, message, None if home is None else f"did you mean [{home}]?")
-
-    def _refuse(self, key: str, message: str, hint: str | None) -> None:
-        self.problems.append(Problem(keys=(key,), message=message, hint=hint))
-
-    def _with_origins(self, problem: Problem) -> Problem:
-        """`problem` with the places its values come from before its message."""
-        origins = dict.fromkeys(self.origins[key] for key in problem.keys if key in self.origins)
-        if not origins and self.file is not None:
-            origins = {str(self.file): None}
-        head = f"{', '.join(origins)}: " if origins else ""
-        return replace(problem, message=f"{head}{problem.message}")
+def _with_origins(problem: Problem, origins: Mapping[str, str], file: Path | None) -> Problem:
+    """Return `problem` with where its values come from, by default the file."""
+    places = dict.fromkeys(origins[key] for key in problem.keys if key in origins)
+    if not places and file is not None:
+        places = {str(file): None}
+    head = f"{', '.join(places)}: " if places else ""
+    return replace(problem, where=head + problem.where)
 
 
 def _read_toml(file: Path) -> dict[str, object]:

@@ -229,8 +229,7 @@ class Task:
             raise TaskError(
                 f"reward is 'prob', which needs options to choose from: {self.name} is scored by "
                 f"{scoring}",
-                hint="set task.reward to logprob or correct, or task.scoring to choice where the "
-                "task has it",
+                hint="set reward to logprob or correct, or scoring to choice where the task has it",
             )
         return scoring
 

@@ -65,26 +65,11 @@ def test_all_verdicts_stand_together_at_the_end(run, monkeypatch):
 
     lines = done.stdout.splitlines()
     _, *tasks = json.loads((run / "eval.json").read_text())["tasks"]
-    place = lines.index("step 3 against the base")
-    last = lines[place + 2 : place + 4]
+    heading = lines.index("step 3 against the base")
+    last = lines[heading + 2 : heading + 4]
     for line, task, change in zip(last, tasks, ("-0.250", "-1.000"), strict=True):
         assert line.split()[:2] == [task["name"], change]
         assert line.endswith(f")  {task['verdict']['kind']}")
-
-
-def test_of_a_single_task_there_is_no_list_of_verdicts(run):
-    done = esft("eval", str(run / "journal.jsonl"), "--prior", "copy-letters:4")
-
-    assert "step 3     " in done.stdout
-    assert "against the base" not in done.stdout
-
-
-def test_json_is_all_of_stdout(run):
-    done = esft("eval", "--at", "1,last", "--kl-prompts", "0", "--json")
-
-    record = json.loads(done.stdout)
-    assert record == json.loads((run / "eval.json").read_text())
-    assert record["steps"] == [0, 1, 3]
 
 
 def test_rows_gained_and_lost_are_told_on_request(run, monkeypatch):
@@ -97,40 +82,45 @@ def test_rows_gained_and_lost_are_told_on_request(run, monkeypatch):
     told = [line.split(":")[0] for line in done.stdout.splitlines() if ": reverse " in line]
     assert told == [f"  gained {task['gained_rows'][0]}", f"  lost {task['lost_rows'][0]}"]
     assert len(task["gained_rows"]) == len(task["lost_rows"]) == 2
+    assert "against the base" not in done.stdout  # for a single task
     assert done.stdout.count("    before: 'say 1'") == 2
     assert done.stdout.count("    after:  'say 0'") == 2
 
 
-def test_a_task_without_data_leaves_the_others_and_exits_with_1(run, tmp_path):
+def test_a_task_without_data_leaves_the_others_with_exit_code_1_and_json_is_all_of_stdout(
+    run, tmp_path
+):
     done = esft(
         *("eval", "--prior", "arc:3", "--prior", "copy-letters:4", "--kl-prompts", "0"),
-        *("--data-dir", tmp_path),
+        *("--at", "1,last", "--data-dir", tmp_path, "--json"),
     )
 
     assert done.exit_code == 1
-    assert "copy-letters (prior, 4 rows by exact)" in done.stdout
+    record = json.loads(done.stdout)
+    assert record == json.loads((run / "eval.json").read_text())
+    assert record["steps"] == [0, 1, 3]
+    assert record["tasks"][-1]["name"] == "copy-letters"
     assert "Error: arc was not measured: " in done.stderr
     assert "Hint: " in done.stderr
 
 
 @pytest.mark.parametrize(
-    ("text", "error"),
+    ("words", "error"),
     [
-        ("", "tasks.txt"),
-        ("# nothing\n", "tasks.txt"),
-        ("copy-letters:0\n", "line 1"),
-        ("copy-letters\nno-such-task\n", "line 2"),
-        ("copy-letters colour=red\n", "line 1"),
+        ("--prior tasks.txt", "Error: tasks.txt line 2: task 'no-such-task' is unknown"),
+        ("--margin 1", "Invalid value for '--margin'"),
     ],
 )
-def test_a_wrong_file_is_refused_with_its_line(run, tmp_path, text, error):
-    (tmp_path / "tasks.txt").write_text(text)
+def test_what_is_asked_wrongly_is_refused_before_a_model_is_loaded(
+    tmp_path, monkeypatch, words, error
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tasks.txt").write_text("copy-letters\nno-such-task\n")
 
-    done = esft("eval", "--prior", "tasks.txt")
+    done = esft("eval", *words.split())
 
-    assert done.exit_code == 2
+    assert (done.exit_code, done.stdout) == (2, "")
     assert error in done.stderr
-    assert not (run / "eval.json").exists()
 
 
 def test_a_model_by_itself_needs_no_run(tmp_path, monkeypatch):
@@ -168,14 +158,3 @@ def test_ctrl_c_says_that_what_was_measured_is_kept(run, monkeypatch):
         "What was measured is kept: the same command goes on from there.",
         "Stopped.",
     ]
-
-
-@pytest.mark.parametrize(
-    "words",
-    ["--margin 0", "--margin 1", "--texts -1", "--kl-prompts -1", "--kl-tokens 0", "--rows 0"],
-)
-def test_a_number_out_of_range_is_refused(words):
-    done = esft("eval", *words.split())
-
-    assert done.exit_code == 2
-    assert f"Invalid value for '{words.split()[0]}'" in done.stderr

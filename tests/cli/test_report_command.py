@@ -1,5 +1,4 @@
 import json
-import os
 
 import pytest
 from command import esft
@@ -23,12 +22,6 @@ def test_the_page_of_a_run_is_written_and_named(runs):
     assert done.stdout == "runs/with-awd/report.html\n"
     assert (runs / "with-awd" / "report.html").exists()
     assert (runs / "with-awd" / "report" / "prior.png").exists()
-
-
-def test_without_a_name_it_is_the_newest_run(runs):
-    os.utime(runs / "without-awd" / "recipe.toml", (1e9, 1e9))
-
-    assert esft("report").stdout == "runs/with-awd/report.html\n"
 
 
 def test_several_runs_go_to_a_folder_of_their_own_with_the_numbers_as_json(runs):

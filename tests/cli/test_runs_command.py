@@ -41,37 +41,20 @@ def test_a_run_is_shown_with_its_figures_under_their_heads(runs):
     assert drift == f"{last['drift']:.4g}"
     assert size[1] == "kB"
     assert heads.index("||D||") + len("||D||") == figures.index(drift) + len(drift)
+    (listed,) = json.loads(esft("runs", "--json").stdout)
+    assert (listed["path"], listed["state"], listed["steps"]) == ("runs/mine", "finished", 3)
 
 
-def test_long_names_and_reasons_are_folded_to_80_columns(runs):
-    (runs / "mine").rename(runs / LONG)
-    shutil.copytree(runs / LONG, runs / f"{LONG}0")
-    (runs / f"{LONG}0" / "run.json").write_text("{")
+def test_a_damaged_run_has_the_reason_below_its_name_and_all_is_folded_to_80_columns(runs):
+    shutil.copytree(runs / "mine", runs / LONG)
+    (runs / LONG / "run.json").write_text("{")
 
     done = esft("runs")
 
     assert done.exit_code == 0
-    assert all(len(line) <= 80 for line in done.stdout.splitlines())
-    assert f"{LONG}0" in "".join(done.stdout.split())
-
-
-def test_a_damaged_run_has_the_reason_below_and_the_others_are_shown(runs):
-    shutil.copytree(runs / "mine", runs / "broken")
-    (runs / "broken" / "run.json").write_text("{")
-
-    done = esft("runs", width=100)
-
-    assert done.exit_code == 0
     lines = done.stdout.splitlines()
-    below = lines[lines.index("broken") + 1 :]
-    assert below[0].split()[-1] == "damaged"
-    assert below[1].startswith("    runs/broken/run.json cannot be read: ")
+    assert all(len(line) <= 80 for line in lines)
+    state = next(number for number, line in enumerate(lines) if line.endswith("  damaged"))
+    assert LONG in "".join("".join(lines[:state]).split())
+    assert lines[state + 1].startswith("    runs/the-run-of")
     assert any(line.endswith("finished") for line in lines)
-
-
-def test_the_list_as_json(runs):
-    (listed,) = json.loads(esft("runs", "--json").stdout)
-
-    assert listed["path"] == "runs/mine"
-    assert (listed["task"], listed["state"]) == ("conciseness", "finished")
-    assert (listed["steps"], listed["planned"], listed["problem"]) == (3, 3, None)

@@ -6,8 +6,7 @@ import pytest
 from rich.console import Console
 from rich.progress import Progress
 
-from esft.cli.show import LiveWatcher, PlainWatcher, duration, show_work, wrapped
-from esft.cli.stop import StopSignals
+from esft.cli.show import LiveWatcher, PlainWatcher, StopSignals, duration, show_work, wrapped
 from esft.tuning.plan import Plan
 from esft.tuning.watcher import StepMetrics
 
@@ -30,12 +29,9 @@ METRICS = StepMetrics(
     ("seconds", "text"),
     [
         (0.04, "0.0 s"),
-        (9.96, "10.0 s"),
-        (59.4, "59 s"),
         (59.7, "1 min 0 s"),
         (61, "1 min 1 s"),
         (3599.7, "1 h 0 min"),
-        (3600 * 2.5, "2 h 30 min"),
         (3600 * 47.999, "2 d 0 h"),
         (3600 * 60, "2 d 12 h"),
     ],

@@ -8,9 +8,11 @@ from esft.tasks.rows import preview
 
 
 def test_all_tasks_are_listed_with_scoring_rows_source_and_licence_in_80_columns():
-    done = esft("tasks")
+    done, listed = esft("tasks"), json.loads(esft("tasks", "--json").stdout)
 
     assert done.exit_code == 0
+    assert [task["name"] for task in listed] == task_names()
+    assert all(task["grading"] and task["rows"] and task["max_new_tokens"] for task in listed)
     assert all(len(line) <= 80 for line in done.stdout.splitlines())
     whole = " ".join(done.stdout.split())
     for name in task_names():
@@ -18,13 +20,6 @@ def test_all_tasks_are_listed_with_scoring_rows_source_and_licence_in_80_columns
         about = f"{task.size}; {task.source}; {task.licence}"
         assert f"{name} {task.summary} {task.scoring}" in whole
         assert about in whole
-
-
-def test_the_list_as_json():
-    listed = json.loads(esft("tasks", "--json").stdout)
-
-    assert [task["name"] for task in listed] == task_names()
-    assert all(task["grading"] and task["rows"] and task["max_new_tokens"] for task in listed)
 
 
 def test_a_task_shows_two_rows_as_a_model_sees_them_the_reference_and_the_grading():
@@ -40,6 +35,9 @@ def test_a_task_shows_two_rows_as_a_model_sees_them_the_reference_and_the_gradin
     assert " ".join(get_task("countdown").grading.split()) in flat
     assert "every answer begins with: <think>" in flat
     assert "4,000 in generated countdown puzzles, train" in flat
+    record = json.loads(esft("tasks", "countdown", "--json").stdout)
+    assert (record["name"], record["total"]) == ("countdown", 4000)
+    assert [row["questions"][0]["opening"] for row in record["first"]] == ["<think>"] * 2
 
 
 @pytest.mark.parametrize("name", ["arc", "winogrande"])
@@ -70,22 +68,13 @@ def test_ones_own_file_is_shown_too(tmp_path):
     assert "2 in" in done.stdout
 
 
-def test_a_preview_as_json(tmp_path):
-    done = esft("tasks", "countdown", "--json")
+def test_a_task_is_shown_by_the_rows_it_has_and_all_of_them_are_read(tmp_path):
+    (tmp_path / "piqa.validation.jsonl").write_text(f"{json.dumps(COLUMNS['piqa'])}\n" * 3 + "{}\n")
 
-    shown = json.loads(done.stdout)
-    assert shown["name"] == "countdown"
-    assert [[each["opening"] for each in row["questions"]] for row in shown["first"]] == [
-        ["<think>"],
-        ["<think>"],
-    ]
-    assert shown["total"] == 4000
+    done = esft("tasks", "piqa", "--data-dir", tmp_path)
 
-
-def test_a_task_without_train_rows_is_shown_by_those_it_has(tmp_path):
-    (tmp_path / "piqa.validation.jsonl").write_text(json.dumps(COLUMNS["piqa"]) + "\n")
-
-    assert preview(get_task("piqa"), tmp_path).split == "validation"
+    assert done.exit_code == 1
+    assert "piqa.validation.jsonl line 4" in done.stderr
 
 
 def test_an_unknown_task_and_a_folder_without_rows_say_how_to_go_on(tmp_path):
@@ -96,15 +85,6 @@ def test_an_unknown_task_and_a_folder_without_rows_say_how_to_go_on(tmp_path):
     assert "did you mean gsm8k" in unknown.stderr
     assert empty.exit_code == 1
     assert "leave --data-dir and ESFT_DATA_DIR out" in empty.stderr
-
-
-def test_a_wrong_row_is_found_wherever_it_is(tmp_path):
-    (tmp_path / "my.jsonl").write_text('{"prompt": "a", "answer": "b"}\n' * 5 + '{"prompt": "a"}\n')
-
-    done = esft("tasks", tmp_path / "my.jsonl", "--grader", "exact")
-
-    assert done.exit_code == 1
-    assert "my.jsonl line 6" in done.stderr
 
 
 def test_a_row_without_a_reference_says_so(tmp_path):

@@ -37,30 +37,30 @@ def test_a_model_is_tuned_from_options_alone(base, tmp_path):
     assert (run / "model" / "model.safetensors").exists()
 
 
-def test_json_alone_goes_to_stdout(base, tmp_path):
-    run = tmp_path / "out"
-
-    done = esft("tune", "--model", base, *TINY, *ROWS, "--run-dir", run, "--json")
-
-    result = json.loads(done.stdout)
-    assert result["steps"] == 2
-    assert result["run"] == str(run)
-    assert set(result["tuned"]) >= {"n", "accuracy", "se", "reward", "reward_se"}
-
-
-def test_options_replace_the_values_of_a_recipe(tmp_path):
-    (tmp_path / "my.toml").write_text(dump_recipe(a_recipe(tmp_path, steps=50)))
+def test_options_replace_the_values_of_a_recipe_and_json_alone_goes_to_stdout(tmp_path):
+    prior = Prior(tasks=("countdown:2 max_new_tokens=4",))
+    recipe = replace(a_recipe(tmp_path, steps=50), prior=prior)
+    (tmp_path / "my.toml").write_text(dump_recipe(recipe))
 
     done = esft(
-        "tune", tmp_path / "my.toml", "--steps", 1, "--awd", 0.5, "--set", "search.sigma=0.03"
+        *("tune", tmp_path / "my.toml", "--steps", 1, "--awd", 1e-9, "--prior-every", 1),
+        *("--set", "search.sigma=1e-8", "--json"),
     )
 
     assert done.exit_code == 0, done.stderr
-    recipe = (tmp_path / "run" / "recipe.toml").read_text()
-    assert "steps = 1\n" in recipe
-    assert "awd = 0.5\n" in recipe
-    assert "sigma = 0.03\n" in recipe
-    assert "population = 4\n" in recipe
+    result = json.loads(done.stdout)
+    assert (result["steps"], result["run"]) == (1, str(tmp_path / "run"))
+    assert set(result["tuned"]) >= {"n", "accuracy", "se", "reward", "reward_se"}
+    changed = load_recipe(str(tmp_path / "run" / "recipe.toml"), {})
+    assert changed == replace(
+        recipe,
+        search=replace(recipe.search, steps=1, sigma=1e-8),
+        anchor=replace(recipe.anchor, awd=1e-9),
+        prior=replace(prior, every=1),
+    )
+    said = " ".join(done.stderr.split())
+    assert "Warning: this decay does next to nothing within 1 steps" in said
+    assert "Warning: sigma 1e-08 is too small to move" in said
 
 
 def test_prior_tasks_come_from_files_and_lines_and_are_watched_every_so_many_steps(base, tmp_path):
@@ -77,11 +77,9 @@ def test_prior_tasks_come_from_files_and_lines_and_are_watched_every_so_many_ste
 
     assert done.exit_code == 0, done.stderr
     lines = [json.loads(line) for line in (run / "evals.jsonl").read_text().splitlines()]
-    measured = [
-        (line["step"], line["task"], line["n"]) for line in lines if line["role"] == "prior"
-    ]
-    rows = [("sort-digits", 3), ("countdown", 2), ("copy-letters", 4)]
-    assert measured == [(step, *each) for step in (0, 1, 2) for each in rows]
+    measured = [(line["step"], line["task"], line["n"]) for line in lines]
+    rows = [("conciseness", 4), ("sort-digits", 3), ("countdown", 2), ("copy-letters", 4)]
+    assert measured == [(step, *task) for step in (0, 1, 2) for task in rows]
     recipe = load_recipe(str(run / "recipe.toml"), {})
     assert recipe.prior.every == 1
     assert recipe.prior.tasks == (
@@ -90,45 +88,16 @@ def test_prior_tasks_come_from_files_and_lines_and_are_watched_every_so_many_ste
     )  # fmt: skip
 
 
-def test_without_prior_the_prior_tasks_of_a_recipe_stay(tmp_path):
-    recipe = replace(
-        a_recipe(tmp_path, steps=1), prior=Prior(tasks=("countdown:2 max_new_tokens=4",))
-    )
-    (tmp_path / "my.toml").write_text(dump_recipe(recipe))
-
-    done = esft("tune", tmp_path / "my.toml", "--prior-every", 1)
-
-    assert done.exit_code == 0, done.stderr
-    assert load_recipe(str(tmp_path / "run" / "recipe.toml"), {}).prior == Prior(
-        tasks=("countdown:2 max_new_tokens=4",), every=1
-    )
-
-
-def test_warnings_say_what_can_do_nothing(base, tmp_path):
-    done = esft(
-        "tune", "--model", base, *TINY, *ROWS, "--sigma", 1e-8, "--awd", 1e-9, "--run-dir",
-        tmp_path / "out",
-    )  # fmt: skip
-
-    said = " ".join(done.stderr.split())
-    assert "Warning: this decay does next to nothing within 2 steps" in said
-    assert "Warning: sigma 1e-08 is too small to move" in said
-
-
 @pytest.mark.parametrize(
     ("line", "code", "message", "hint"),
     [
         ("--model m", 2, "[task] name is not set", "--task arc"),
         ("--model m --task arc --sigma 0", 2, "--sigma: [search] sigma is 0", "sigma = 0.001"),
-        ("--model m --task arc --set search.sigam=1", 2, "sigam", "sigma"),
         ("--model m --task arc --set sigma", 2, "sigma", "search.sigma="),
-        ("--model m --task ark", 2, "ark", "arc"),
         ("--model m --task conciseness --device warp", 1, "warp", "cpu"),
         ("--model SmolLM --task conciseness", 1, "SmolLM", "SmolLM2"),
         ("nosuch", 2, "nosuch", "arc-qwen2.5-1.5b"),
-        ("--model m --task arc --prior gsmk:5", 2, "--prior: task 'gsmk' is unknown", "gsm8k"),
         ("--model m --task arc --prior gsm8k:0", 2, '--prior: "gsm8k:0": rows is 0', "rows=100"),
-        ("--model m --task arc --prior no.txt", 2, "no.txt cannot be read", "gsm8k:100"),
         ("--model m --task conciseness --prior conciseness:5", 2, "than the target", "take"),
     ],
 )
@@ -141,16 +110,6 @@ def test_what_a_user_can_fix_is_said_without_a_traceback(line, code, message, hi
     assert hint in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
-
-
-def test_a_run_folder_that_exists_is_refused(base, tmp_path):
-    (tmp_path / "precious").write_text("")
-
-    done = esft("tune", "--model", base, *TINY, *ROWS, "--run-dir", tmp_path)
-
-    assert done.exit_code == 1
-    assert "exists, expected a new name" in done.stderr
-    assert "Hint: name another --run-dir" in done.stderr
 
 
 def start(base, run, *more):

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from esft.errors import RecipeError
 from esft.recipe.check import SettingsError
 from esft.recipe.priors import PriorSpec, parse_prior_line, read_priors
+from esft.recipe.settings import Prior
 from esft.tasks.words import GRADERS, REWARDS, SPLITS
 
 
@@ -128,21 +129,20 @@ def test_a_line_that_is_wrong_is_refused_with_a_fix(line, message, hint):
     assert hint in caught.value.hint
 
 
-def test_all_that_is_wrong_with_a_line_is_said_at_once():
+def test_all_that_is_wrong_with_lines_is_said_at_once():
     with pytest.raises(SettingsError, match="zzz") as caught:
-        parse_prior_line("gsm8k:0 zzz=1 split=dev max_new_tokens=few")
+        Prior(tasks=["gsm8k:0 zzz=1 split=dev max_new_tokens=few", "arc", "arc:5"], every=0)
 
-    assert len(caught.value.problems) == 4
+    keys = [problem.keys[0] for problem in caught.value.problems]
+    assert keys == ["prior.tasks"] * 5 + ["prior.every"]
+    assert '[prior] tasks: "arc:5": the task is there before' in str(caught.value)
 
 
 def test_a_file_has_a_task_a_line_with_comments_and_blank_lines(tmp_path):
     file = tmp_path / "tasks.txt"
-    file.write_bytes(
-        b"\xef\xbb\xbf# what it should keep\r\n\r\n"
-        b"gsm8k:100   max_new_tokens=64  # sums\r\n  arc\r\n#mmlu\r\n"
-    )
+    file.write_bytes(b"\xef\xbb\xbf# keep\r\n\r\ngsm8k:9  split=test  # sums\r\n  arc\r\n#mmlu\r\n")
 
-    assert read(file) == ("gsm8k:100 max_new_tokens=64", "arc")
+    assert read(file) == ("gsm8k:9 split=test", "arc")
 
 
 def test_every_error_of_a_file_is_said_at_once_with_its_line(tmp_path):

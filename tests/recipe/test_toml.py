@@ -65,10 +65,6 @@ def recipes(draw):
     return values, load_recipe(None, values)
 
 
-def with_text(text):
-    return Recipe(model=Model(id=text, include=(text, text)), task=TaskSettings(name=text))
-
-
 @given(recipes())
 def test_every_setting_can_be_changed_is_dumped_and_loads_again(tmp_path_factory, made):
     values, recipe = made
@@ -111,19 +107,11 @@ def test_a_dump_says_what_a_setting_that_is_not_set_means():
 def test_every_recipe_in_the_repository_loads_and_says_its_command():
     files = sorted(RECIPES.rglob("*.toml"))
 
-    assert files
+    assert len(files) > 3
     for file in files:
         load_recipe(str(file), {})
         name = file.relative_to(RECIPES).with_suffix("").as_posix()
         assert f"#   esft tune {name}\n" in file.read_text(encoding="utf-8")
-
-
-def test_the_arc_recipe_has_the_published_settings():
-    recipe = load_recipe("arc-qwen2.5-1.5b", {})
-
-    assert (recipe.model.id, recipe.task.name) == ("Qwen2.5-1.5B", "arc")
-    assert recipe.search == Search(steps=500, population=30, sigma=1e-3, alpha=5e-4)
-    assert recipe.anchor == Anchor(awd=0.01, norm="l1")
 
 
 @pytest.mark.parametrize("folder", ["esft/recipes", "recipes"])
@@ -135,41 +123,31 @@ def test_recipes_are_found_inside_an_installed_package_or_beside_it(folder, tmp_
     assert shipped_recipes(tmp_path / "esft") == {"more/one": file}
 
 
-def test_a_file_that_exists_is_read_whatever_its_name(write):
-    assert load_recipe(write(MINIMAL, "recipe.txt"), {}).task.name == "arc"
-
-
-def test_a_file_may_have_a_byte_order_mark_and_windows_line_ends(write):
+def test_a_file_may_have_any_name_a_byte_order_mark_and_windows_line_ends(write):
     text = b"\xef\xbb\xbf" + MINIMAL.replace("\n", "\r\n").encode()
 
-    assert load_recipe(write(text), {}).model.id == "tiny"
+    assert load_recipe(write(text, "recipe.txt"), {}).model.id == "tiny"
 
 
-def test_an_unknown_recipe_names_the_nearest_and_those_there_are():
-    with pytest.raises(RecipeError, match=r'no recipe is called "arc-qwen2.5"') as caught:
-        load_recipe("arc-qwen2.5", {})
-
-    listed = "arc-qwen2.5-1.5b, conciseness-smollm2-135m, countdown-qwen2.5-3b, gsm8k-qwen2.5-3b"
-    assert str(caught.value).endswith(f"one of: {listed}, proofwriter-qwen2.5-3b, quickstart")
-    assert caught.value.hint == 'did you mean the recipe "arc-qwen2.5-1.5b"?'
+OTHERWISE = "give the path of a .toml file, or --model and --task without a recipe"
+ARC = 'did you mean the recipe "arc-qwen2.5-1.5b"?'
 
 
-@pytest.mark.parametrize("name", ["", "zzz", "a\0b", "x" * 5000, "."])
-def test_a_name_that_is_nothing_like_a_recipe_gets_a_hint_too(name):
-    with pytest.raises(RecipeError, match="no recipe is called") as caught:
+@pytest.mark.parametrize(
+    ("name", "message", "hint"),
+    [
+        ("arc-qwen2.5", 'no recipe is called "arc-qwen2.5", expected a file or one of: ', ARC),
+        ("arc-qwen2.5-1.5b.toml", "arc-qwen2.5-1.5b.toml: no such file", ARC),
+        ("gone/zzz.toml", "gone/zzz.toml: no such file", OTHERWISE),
+        *((name, "no recipe is called", OTHERWISE) for name in ("", "a\0b", "x" * 5000, ".")),
+    ],
+)
+def test_a_recipe_that_is_not_there_is_named_with_a_hint(name, message, hint):
+    with pytest.raises(RecipeError, match=f"^{re.escape(message)}") as caught:
         find_recipe(name)
 
-    assert "--model and --task without a recipe" in caught.value.hint
-
-
-def test_a_missing_file_with_the_name_of_a_shipped_recipe_hints_at_it(tmp_path):
-    missing = str(tmp_path / "gone.toml")
-
-    with pytest.raises(RecipeError, match=r"gone\.toml: no such file"):
-        load_recipe(missing, {})
-    with pytest.raises(RecipeError, match="no such file") as caught:
-        load_recipe("arc-qwen2.5-1.5b.toml", {})
-    assert caught.value.hint == 'did you mean the recipe "arc-qwen2.5-1.5b"?'
+    assert caught.value.hint == hint
+    assert message.endswith("file") or ", ".join(shipped_recipes()) in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -205,50 +183,26 @@ def test_awd_alone_keeps_the_norm_of_the_recipe_and_zero_turns_it_off():
     assert load_recipe("gsm8k-qwen2.5-3b", {"anchor.awd": 0}).anchor.awd == 0
 
 
-def test_a_recipe_without_model_or_task_names_the_options_that_give_them():
-    with pytest.raises(RecipeError, match=r"\[model\] id is not set(.|\n)*name is not") as caught:
-        load_recipe(None, {})
-
-    assert "--model" in caught.value.hint
-    assert "--task" in caught.value.hint
-
-
-def test_an_error_names_the_file_the_set_or_the_option_the_value_came_from(write):
-    file = write(MINIMAL + "[search]\nsteps = 0\nsigma = 0.1\n")
+def test_an_error_names_every_file_set_and_option_the_values_come_from(write):
+    file = write(
+        MINIMAL + "[search]\nsteps = 0\nsigma = 0.1\npopulation = 31\n[anchor]\nawd = 3000\n"
+    )
+    changes = {"search.sigma": -1, "search.sigm": 1, "serch.sigma": 1, "search.antithetic": True}
 
     with pytest.raises(SettingsError, match="steps") as caught:
-        load_recipe(
-            file, {"search.sigma": -1, "search.alpha": 0}, labels={"search.alpha": "--alpha"}
-        )
+        load_recipe(file, changes | {"anchor.norm": "l2"}, labels={"search.sigma": "--sigma"})
 
-    assert [line.split(": [search]")[0] for line in str(caught.value).splitlines()] == [
-        file,
-        "--set search.sigma",
-        "--alpha",
+    assert [
+        line.split(",")[0]
+        for line in str(caught.value).replace(f"{file}, ", f"{file} ").splitlines()
+    ] == [
+        "--set serch.sigma: [serch] is not a table of a recipe",
+        "--set search.sigm: [search] sigm = 1 is not a setting",
+        f"{file}: [search] steps is 0",
+        "--sigma: [search] sigma is -1",
+        f"{file} --set search.antithetic: [search] population is 31",
+        f"{file} --set anchor.norm: [anchor] awd is 3000",
     ]
-
-
-def test_a_contradiction_names_every_place_it_comes_from(write):
-    file = write(MINIMAL + "[search]\npopulation = 31\n[anchor]\nawd = 3000\n")
-
-    with pytest.raises(SettingsError, match="population") as caught:
-        load_recipe(file, {"search.antithetic": True, "anchor.norm": "l2"})
-
-    assert str(caught.value).splitlines()[0] == (
-        f"{file}, --set search.antithetic: [search] population is 31, expected an even number: "
-        "antithetic pairs the members"
-    )
-    assert f"{file}, --set anchor.norm: [anchor] awd is 3000, expected at most 2000" in str(
-        caught.value
-    )
-
-
-@pytest.mark.parametrize(("key", "table"), [("sigma", "search"), ("anchor", "anchor")])
-def test_a_setting_before_the_first_table_is_said_with_its_table(write, key, table):
-    with pytest.raises(RecipeError, match=f"{key} is 1, expected tables of settings") as caught:
-        load_recipe(write(f"{key} = 1\n{MINIMAL}"), {})
-
-    assert caught.value.hint.startswith(f"begin a table with a line [{table}]")
 
 
 def test_a_contradiction_between_tables_waits_for_sound_values():
@@ -258,11 +212,6 @@ def test_a_contradiction_between_tables_waits_for_sound_values():
         load_recipe(None, changes)
 
     assert len(caught.value.problems) == 1
-
-
-def test_a_contradiction_between_tables_is_said_beside_other_errors():
-    with pytest.raises(SettingsError, match=r"id is not set(.|\n)*awd is 3000"):
-        load_recipe(None, {"task.name": "arc", "anchor.awd": 3000, "anchor.norm": "l2"})
 
 
 @pytest.mark.parametrize(
@@ -276,32 +225,19 @@ def test_a_contradiction_between_tables_is_said_beside_other_errors():
         ("[search]\nsigma = 2020-01-01\n", "[search] sigma is 2020-01-01, expected", "for example"),
         ("[search]\nsigma = nan\n", "[search] sigma is nan, expected a finite", "for example"),
         ("[[run]]\n", "run is [a table], expected tables of settings", "a line [run]"),
+        ("sigma = 1\n", "sigma is 1, expected tables of settings", "a line [search]"),
+        ("anchor = 1\n", "anchor is 1, expected tables of settings", "a line [anchor]"),
         ("[run]\ndir = 2020-01-01\n", "[run] dir is 2020-01-01, expected text", "in quotes"),
     ],
 )
 def test_a_wrong_key_or_value_is_said_with_file_and_fix(write, text, message, hint):
-    file = write(MINIMAL + text)
+    file = write(text + MINIMAL)
 
     with pytest.raises(RecipeError, match="expected") as caught:
         load_recipe(file, {})
 
     assert str(caught.value).startswith(f"{file}: {message}")
     assert hint in caught.value.hint
-
-
-@pytest.mark.parametrize(
-    ("key", "message"),
-    [
-        ("search.sigm", "--set search.sigm: [search] sigm = 1 is not a setting"),
-        ("serch.sigma", "--set serch.sigma: [serch] is not a table of a recipe"),
-    ],
-)
-def test_an_unknown_key_in_a_change_is_said_with_the_change(key, message):
-    with pytest.raises(RecipeError, match="expected") as caught:
-        load_recipe(None, NEEDED | {key: 1})
-
-    assert str(caught.value).startswith(message)
-    assert "did you mean" in caught.value.hint
 
 
 def test_everything_wrong_with_a_recipe_is_said_at_once_a_line_each(write):
