@@ -72,6 +72,13 @@ def test_all_verdicts_stand_together_at_the_end(run, monkeypatch):
         assert line.endswith(f")  {task['verdict']['kind']}")
 
 
+def test_of_a_single_task_there_is_no_list_of_verdicts(run):
+    done = esft("eval", str(run / "journal.jsonl"), "--prior", "copy-letters:4")
+
+    assert "step 3     " in done.stdout
+    assert "against the base" not in done.stdout
+
+
 def test_rows_gained_and_lost_are_told_on_request(run, monkeypatch):
     answers(monkeypatch, "1001", "0110")
 
@@ -82,7 +89,6 @@ def test_rows_gained_and_lost_are_told_on_request(run, monkeypatch):
     told = [line.split(":")[0] for line in done.stdout.splitlines() if ": reverse " in line]
     assert told == [f"  gained {task['gained_rows'][0]}", f"  lost {task['lost_rows'][0]}"]
     assert len(task["gained_rows"]) == len(task["lost_rows"]) == 2
-    assert "against the base" not in done.stdout  # for a single task
     assert done.stdout.count("    before: 'say 1'") == 2
     assert done.stdout.count("    after:  'say 0'") == 2
 
