@@ -45,7 +45,7 @@ def answers(accuracies, disturbance, rows, seed):
 def judged(accuracies, disturbance, rows, seed):
     """Return the verdict on simulated rows of a base and later evaluations."""
     base, *later = answers(accuracies, disturbance, rows, seed)
-    return diagnose(base, {25 * (place + 1): each for place, each in enumerate(later)})
+    return diagnose(base, dict(enumerate(later)))
 
 
 def judged_as_asked(accuracies, disturbance, seed):
@@ -60,10 +60,7 @@ def judged_as_asked(accuracies, disturbance, seed):
 def some_case(truth, draw, drop=0.10):
     """Return accuracies of the base and of later evaluations that make `truth`, and a disturbance.
 
-    Args:
-        truth: one of TRUTHS.
-        draw: a random.Random.
-        drop: how far those recovered and lost fall, and those drifting at first.
+    `drop` is how far those recovered and lost fall, and those drifting at first.
     """
     base = draw.uniform(0.5, 0.9)
     before = [0.0] * draw.randrange(3)
@@ -74,7 +71,7 @@ def some_case(truth, draw, drop=0.10):
         changes = [*before, 0.03, min(draw.uniform(0.06, 0.12), 0.98 - base)]
     elif truth == "drifting":
         steps = [draw.uniform(0.03, 0.06) for _ in range(draw.randrange(3, 5))]
-        changes = before + [-drop - sum(steps[:place]) for place in range(len(steps) + 1)]
+        changes = before + [-drop - sum(steps[:number]) for number in range(len(steps) + 1)]
     elif truth == "recovered":
         changes = before + [-drop] * draw.randrange(1, 3) + [-drop / 2] + [0.0, 0.0] + after
     else:

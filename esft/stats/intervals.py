@@ -52,10 +52,6 @@ def bootstrap_interval(changes: Sequence[float], level: float = SAME) -> Interva
     itself: what endless resamples would tend to. Changes that are not on the grid of 1 / 120 of
     the largest are rounded to it, and the interval is moved by what that does to their mean.
 
-    Args:
-        changes: after minus before, row by row; finite.
-        level: share of cases in which the interval holds the truth, between 0 and 1.
-
     Raises:
         ValueError: if there is no row or a change is not finite.
 
@@ -65,20 +61,15 @@ def bootstrap_interval(changes: Sequence[float], level: float = SAME) -> Interva
     values = np.asarray(changes, dtype=np.float64)
     if not values.size or not np.isfinite(values).all():
         raise ValueError("changes of rows: expected at least one, all of them finite")
-    cells, unit = _on_grid(values)
-    low, high = _quantiles(cells, (1 - level) / 2)
-    rows = len(cells)
-    rounded_off = float(values.sum()) - unit * int(cells.sum())  # the added rows sum to 0
-    return Interval((low * unit + rounded_off) / rows, (high * unit + rounded_off) / rows, level)
-
-
-def _on_grid(values: np.ndarray) -> tuple[np.ndarray, float]:
-    """Return the changes as whole numbers, the two added rows last, and what 1 stands for."""
     largest = float(np.abs(values).max()) or 1.0
     cells = np.rint(values / largest * GRID).astype(np.int64)
     cells = np.append(cells, [GRID, -GRID])
     step = int(np.gcd.reduce(cells))
-    return cells // step, largest * step / GRID
+    cells, unit = cells // step, largest * step / GRID
+    low, high = _quantiles(cells, (1 - level) / 2)
+    rows = len(cells)
+    rounded_off = float(values.sum()) - unit * int(cells.sum())  # the added rows sum to 0
+    return Interval((low * unit + rounded_off) / rows, (high * unit + rounded_off) / rows, level)
 
 
 def _quantiles(cells: np.ndarray, tail: float) -> tuple[int, int]:
@@ -112,10 +103,7 @@ def rows_needed(changed: float, margin: float) -> int:
     The interval of n rows reaches 1.96 * sqrt(changed / n) to each side of a difference that
     itself errs by sqrt(changed / n); both ends lie within the margin in 90 % of all cases if
     sqrt(changed / n) is margin / (1.96 + 1.64). A change of twice the margin is then found too.
-
-    Args:
-        changed: share of rows that change between two evaluations, see `changed_share`.
-        margin: what matters to no one, > 0.
+    `changed` is the share of rows that change between two evaluations, see `changed_share`.
     """
     normal = NormalDist()
     errors = normal.inv_cdf((1 + SAME) / 2) + normal.inv_cdf((1 + FOUND) / 2)

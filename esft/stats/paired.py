@@ -9,31 +9,22 @@ from esft.stats.intervals import Interval, bootstrap_interval, mean_and_error
 
 @dataclass(frozen=True, kw_only=True)
 class Paired:
-    """What changed from one evaluation to another."""
+    """What changed from one evaluation to another, in the mean over rows."""
 
-    n: int
-    """Rows."""
     difference: float
-    """Mean after minus mean before."""
+    """After minus before."""
     se: float
-    """Standard error of `difference` over rows; NaN for a single row."""
+    """Of `difference` over rows; NaN for a single row."""
     interval: Interval
-    """Bootstrap interval of `difference`."""
     gained: tuple[int, ...]
-    """Places of the rows that are better after: wrong before and right after, for 0 and 1."""
+    """Positions of the rows that are better after: wrong before and right after, for 0 and 1."""
     lost: tuple[int, ...]
-    """Places of the rows that are worse after."""
     p_value: float
     """McNemar's exact test; the sign test for rewards."""
 
 
 def compare(before: Sequence[float], after: Sequence[float], level: float = 0.95) -> Paired:
-    """Return what changed from `before` to `after`.
-
-    Args:
-        before: correct (0 or 1) or reward, row by row.
-        after: the same of the same rows, in the same order.
-        level: of the interval.
+    """Return what changed in correct (0 or 1) or reward, both of the same rows in one order.
 
     Raises:
         ValueError: if the numbers of rows differ, there is none, or a value is not finite.
@@ -41,10 +32,9 @@ def compare(before: Sequence[float], after: Sequence[float], level: float = 0.95
     changes = [float(new) - float(old) for old, new in zip(before, after, strict=True)]
     interval = bootstrap_interval(changes, level)
     difference, se = mean_and_error(changes)
-    gained = tuple(place for place, change in enumerate(changes) if change > 0)
-    lost = tuple(place for place, change in enumerate(changes) if change < 0)
+    gained = tuple(row for row, change in enumerate(changes) if change > 0)
+    lost = tuple(row for row, change in enumerate(changes) if change < 0)
     return Paired(
-        n=len(changes),
         difference=difference,
         se=se,
         interval=interval,
@@ -59,14 +49,11 @@ def compare_rewards(
 ) -> Paired | None:
     """Return what changed in rewards; None where they only say right or wrong, or overflowed.
 
-    Args:
-        before: correct (0 or 1) and reward, row by row.
-        after: the same of the same rows, in the same order.
+    A row has correct (0 or 1) and reward; both evaluations have the same rows in one order.
     """
     rows = (*before, *after)
-    if all(right == reward for right, reward in rows):
-        return None
-    if not all(math.isfinite(reward) for _, reward in rows):
+    repeated = all(right == reward for right, reward in rows)
+    if repeated or not all(math.isfinite(reward) for _, reward in rows):
         return None
     return compare([reward for _, reward in before], [reward for _, reward in after])
 

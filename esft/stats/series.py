@@ -24,7 +24,7 @@ class Change:
     strict: Interval
     """At the level by which it is called a change."""
     changed: float
-    """Share of rows that changed."""
+    """See `changed_share`."""
     margin: float
 
     @property
@@ -60,26 +60,17 @@ class Change:
 
 @dataclass(frozen=True, kw_only=True)
 class Drop:
-    """A stretch of evaluations more than the margin below the base, at least one of them down."""
+    """A stretch of evaluations more than the margin below the base, at least one of them down.
+
+    Positions in the series of the evaluation it began with, and of the lowest.
+    """
 
     first: int
-    """Place in the series of the evaluation it began with."""
     deepest: int
-    """Place of the lowest."""
 
 
 class Series:
-    """Evaluations of the same rows while tuning.
-
-    Args:
-        base: correct (0 or 1) or reward, row by row, before tuning.
-        later: the same of the same rows at later steps, by step.
-        margin: a change that matters to no one is smaller than this; > 0.
-
-    Raises:
-        ValueError: if there is no later evaluation, no row, a value is not finite, the numbers of
-            rows differ, or the margin is not above 0.
-    """
+    """Evaluations of the same rows while tuning; arguments and errors are those of `diagnose`."""
 
     def __init__(
         self, base: Sequence[float], later: Mapping[int, Sequence[float]], margin: float
@@ -114,17 +105,17 @@ class Series:
 
     def drop(self) -> Drop | None:
         """Return the last drop, or None where no evaluation is down."""
-        down = [place for place, change in enumerate(self.changes) if change.is_down]
+        down = [position for position, change in enumerate(self.changes) if change.is_down]
         if not down:
             return None
         first = down[-1]
         while first > 0 and self.changes[first - 1].difference < -self.margin:
             first -= 1
-        deepest = min(range(first, down[-1] + 1), key=lambda place: self.changes[place].difference)
+        deepest = min(range(first, down[-1] + 1), key=lambda at: self.changes[at].difference)
         return Drop(first=first, deepest=deepest)
 
     def settling(self, drop: Drop) -> range:
-        """Return the places by which to tell whether it still moves after the drop began.
+        """Return the positions by which to tell whether it still moves after the drop began.
 
         The last three, or the later half of what came after where that is more: a slow movement
         shows over many evaluations only, and a fall that took long is no longer counted.
@@ -132,24 +123,23 @@ class Series:
         after = len(self) - 1 - drop.first
         return range(len(self) - max(AFTER_DROP, (after + 1) // 2), len(self))
 
-    def movement(self, places: range) -> Change:
-        """Return the change from the first to the last of `places` (two or more) along a line.
+    def movement(self, positions: range) -> Change:
+        """Return the change from the first to the last of `positions` (two or more) along a line.
 
         The line is fitted by least squares to the evaluations one after the other, whatever the
         steps between them. Over three it is the last minus the first.
         """
-        count = len(places)
-        weights = [2 * place - (count - 1) for place in range(count)]
+        count = len(positions)
+        weights = [2 * number - (count - 1) for number in range(count)]
         scale = 2 * (count - 1) / sum(weight * weight for weight in weights)
-        parts = zip(weights, places, strict=True)
-        summed = np.sum([weight * self._after[place] for weight, place in parts], axis=0)
+        parts = zip(weights, positions, strict=True)
+        summed = np.sum([weight * self._after[position] for weight, position in parts], axis=0)
         return self._change(summed * scale, CHANGE_ERROR)
 
     def _change(self, changes: np.ndarray, error: float) -> Change:
-        interval = bootstrap_interval(changes, SAME)
         return Change(
             difference=float(changes.mean()),
-            interval=interval,
+            interval=bootstrap_interval(changes, SAME),
             strict=bootstrap_interval(changes, 1 - error),
             changed=changed_share(changes),
             margin=self.margin,

@@ -60,11 +60,10 @@ class Verdict:
     difference: float
     """Last evaluation minus base, a fraction."""
     interval: Interval
-    """Of `difference`, at 95 %."""
+    """At 95 %."""
     rows_needed: int | None = None
-    """Rows in all that should be enough; None where rows are not what is missing."""
+    """In all; None where rows are not what is missing, and likewise evaluations still to come."""
     evaluations_needed: int | None = None
-    """Evaluations still to come; None where they are not what is missing."""
 
 
 def diagnose(
@@ -78,7 +77,8 @@ def diagnose(
         margin: a change that matters to no one is smaller than this; a fraction, > 0.
 
     Raises:
-        ValueError: as `Series`.
+        ValueError: if there is no later evaluation, no row, a value is not finite, the numbers of
+            rows differ, or the margin is not above 0.
     """
     series = Series(base, later, margin)
     last, drop = series.changes[-1], series.drop()
@@ -88,7 +88,8 @@ def diagnose(
         return _verdict("improved", series, f"{last.size} above the base {last.range}")
     if drop is None:
         return _verdict("unchanged", series, last.text)
-    since = f"{_below(last)}, down since step {series.steps[drop.first]}"
+    below = f"{last.size} below the base {last.range}"
+    since = f"{below}, down since step {series.steps[drop.first]}"
     deepest = f"{series.changes[drop.deepest].size} at step {series.steps[drop.deepest]}"
     back = f"was down {deepest}, now {100 * last.difference:+.1f} {last.range}"
     missing = AFTER_DROP - (len(series) - 1 - drop.first)
@@ -98,17 +99,17 @@ def diagnose(
         return _verdict("not enough", series, text, evaluations_needed=missing)
     if last.is_level:
         return _verdict("recovered", series, back)
-    places = series.settling(drop)
-    movement = series.movement(places)
-    moved = f"{movement.text} from step {series.steps[places[0]]} to {series.steps[-1]}"
+    positions = series.settling(drop)
+    movement = series.movement(positions)
+    moved = f"{movement.text} from step {series.steps[positions[0]]} to {series.steps[-1]}"
     if movement.is_change:
         direction = "still falling" if movement.is_down else "coming back"
-        return _verdict("drifting", series, f"{_below(last)}, {direction}: {moved}")
+        return _verdict("drifting", series, f"{below}, {direction}: {moved}")
     if movement.is_level:
         return _verdict("lost", series, f"{since} and settled: {moved}")
     if series.nothing_left:
         return _verdict("lost", series, f"{since}: no row is right any more")
-    return _not_enough_rows(series, movement, f"{_below(last)}, settled or not: {moved}")
+    return _not_enough_rows(series, movement, f"{below}, settled or not: {moved}")
 
 
 def _not_enough_rows(series: Series, unclear: Change, text: str) -> Verdict:
@@ -130,7 +131,3 @@ def _verdict(kind: Kind, series: Series, text: str, **needed: int) -> Verdict:
     return Verdict(
         kind=kind, text=text, difference=last.difference, interval=last.interval, **needed
     )
-
-
-def _below(change: Change) -> str:
-    return f"{change.size} below the base {change.range}"
