@@ -26,14 +26,10 @@ REWARDS = (0.1, 0.2, 0.3, 0.6)
 
 
 def write_run(path, *, steps=4, rewards=REWARDS, evaluations=None, **settings):
-    """Make a run folder of the tasks arc (target) and gsm8k (prior).
+    """Make a run folder of the tasks arc (target) and gsm8k (prior), `steps` of 4 done.
 
-    Args:
-        path: the folder.
-        steps: done of 4.
-        rewards: of the members, in every step.
-        evaluations: step to the share of rows right; None evaluates the base and the last step.
-        settings: "anchor_awd" for "anchor.awd".
+    `evaluations` has the share of rows right by step; None evaluates the base and the last step.
+    Settings are named "anchor_awd" for "anchor.awd".
     """
     given = SETTINGS | {name.replace("_", ".", 1): value for name, value in settings.items()}
     info = {
@@ -57,8 +53,8 @@ def write_evaluation(run, task, role, step, share):
     """Record an evaluation with the first rows right, `share` of them, at a reward of 2 each."""
     right = [number < share * ROWS for number in range(ROWS)]
     rows = [
-        {"id": str(n), "key": str(n), "correct": each, "reward": 2.0 * each}
-        for n, each in enumerate(right)
+        {"id": str(n), "key": str(n), "correct": correct, "reward": 2.0 * correct}
+        for n, correct in enumerate(right)
     ]
     accuracy = sum(right) / ROWS
     summary = {"step": step, "task": task, "role": role, "n": ROWS}
@@ -78,10 +74,7 @@ def write_eval(path, **changes):
         "role": "prior",
         "scoring": "choice",
         "hash": "x",
-        "evaluations": [
-            score | {"step": 0, "accuracy": 0.5},
-            score | {"step": 4, "accuracy": 0.4},
-        ],
+        "evaluations": [score | {"step": step, "accuracy": 0.5 - step / 40} for step in (0, 4)],
         "comparisons": [change | {"step": 4, "change": -0.1}],
         "verdict": {
             "kind": "lost",
@@ -117,8 +110,8 @@ def _write_steps(run, settings, steps, rewards):
     forecast = Forecast(NUMEL, alpha, awd, norm)
     coefficients = (1.0, -1.0, 0.5, -0.5)
     for step in range(1, steps + 1):
-        kept = {"rows_at": 0, "rows_hash": "0"}
-        journal.append(JournalStep(step=step, rewards=rewards, coefficients=coefficients, **kept))
+        of_step = {"step": step, "rewards": rewards, "coefficients": coefficients}
+        journal.append(JournalStep(**of_step, rows_at=0, rows_hash="0"))
         members = population(settings["search.seed"], step, 4)
         forecast.step(4, sum_of_squares(net_coefficients(members, list(coefficients))))
         drift = 1.01 * forecast.norm()

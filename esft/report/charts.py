@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from esft.evals.results import KlPair, StepScore, TaskResult, known
 from esft.report.numbers import RunNumbers
@@ -16,10 +17,9 @@ Values = tuple[float | None, ...]
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """One line of a chart; None is a gap."""
+    """One line of a chart, coloured by the number of its run; None is a gap."""
 
     run: int
-    """Number of its run in the report: what it is coloured by."""
     steps: tuple[int, ...]
     values: Values
     style: str = "solid"
@@ -27,9 +27,9 @@ class Line:
     errors: Values | None = None
     """Half the height of the band around it; None draws none."""
     marked: bool = False
-    """Whether every point has its run's marker."""
+    """With its run's marker at every point."""
     thin: bool = False
-    """Whether it is a thin line in the colour of text: seen on top of a line that it follows."""
+    """In the colour of text: seen on top of a line that it follows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +97,19 @@ def _ends(name: str, labels: Sequence[str], values: Values) -> str:
 
 def target_charts(runs: Sequence[RunNumbers]) -> list[Chart]:
     """Return a chart a target, and one of its reward where that is something else."""
-    return [*_task_charts(runs, "target"), *_drawn(_reward_charts(runs))]
+    rewards = [
+        Chart(
+            title=f"{name}: reward",
+            label="mean holdout reward",
+            lines=tuple(
+                _marked(number, task.evaluations, lambda score: (score.reward, score.reward_se))
+                for number, task in tasks
+                if any(score.reward != score.accuracy for score in task.evaluations)
+            ),
+        )
+        for name, tasks in _by_name(runs, lambda task: task.role == "target").items()
+    ]
+    return [*_task_charts(runs, "target"), *_drawn(rewards)]
 
 
 def prior_charts(runs: Sequence[RunNumbers]) -> list[Chart]:
@@ -113,30 +125,16 @@ def drift_charts(runs: Sequence[RunNumbers]) -> list[Chart]:
     # Limits around 1 that do not make rounding look like a difference.
     away = [abs(value - 1) for line in ratio for value in line.values if value is not None]
     reach = max(0.05, 1.2 * max(away, default=0))
-    return _drawn(
-        [
-            Chart(title="Drift", label="||D||", lines=tuple(lengths)),
-            Chart(
-                title="Drift over forecast",
-                label="||D|| / forecast",
-                lines=tuple(ratio),
-                limits=(1 - reach, 1 + reach),
-                level=1,
-            ),
-        ]
-    )
+    drift = Chart(title="Drift", label="||D||", lines=tuple(lengths))
+    over = Chart(title="Drift over forecast", label="||D|| / forecast", lines=tuple(ratio), level=1)
+    return _drawn([drift, replace(over, limits=(1 - reach, 1 + reach))])
 
 
 def decay_charts(runs: Sequence[RunNumbers]) -> list[Chart]:
     """Return what the decay left of the drift that was to be expected without it."""
-    chart = Chart(
-        title="What the decay left of the drift",
-        label="||D|| / forecast without decay",
-        lines=tuple(_progress(runs, "left")),
-        limits=(0, 1.1),
-        level=1,
-    )
-    return _drawn([chart])
+    title, label = "What the decay left of the drift", "||D|| / forecast without decay"
+    lines = tuple(_progress(runs, "left"))
+    return _drawn([Chart(title=title, label=label, lines=lines, limits=(0, 1.1), level=1)])
 
 
 def population_charts(runs: Sequence[RunNumbers]) -> list[Chart]:
@@ -156,18 +154,22 @@ def population_charts(runs: Sequence[RunNumbers]) -> list[Chart]:
 
 def kl_charts(runs: Sequence[RunNumbers]) -> list[Chart]:
     """Return a chart a task: KL in both directions, with 95 % bands, on one scale."""
-    names = dict.fromkeys(task.name for run in runs for task in run.tasks if task.kl)
+
+    def estimate(direction: str, pair: KlPair) -> tuple[float | None, float | None]:
+        kl = getattr(pair, direction)
+        return known(kl.kl), known(kl.se)
+
     charts = [
         Chart(
             title=name,
             label="nats a token",
             lines=tuple(
-                line
+                _marked(number, task.kl, partial(estimate, direction), style)
                 for direction, style in (("base_to_tuned", "solid"), ("tuned_to_base", "dashed"))
-                for line in _kl_lines(runs, name, direction, style)
+                for number, task in tasks
             ),
         )
-        for name in names
+        for name, tasks in _by_name(runs, lambda task: bool(task.kl)).items()
     ]
     return _on_one_scale(_drawn(charts), 0, float("inf"))
 
@@ -192,42 +194,23 @@ def _task_charts(runs: Sequence[RunNumbers], role: str) -> list[Chart]:
             label="accuracy",
             lines=tuple(
                 _marked(number, task.evaluations, lambda score: (score.accuracy, score.se))
-                for number, task in found
+                for number, task in tasks
             ),
         )
-        for name, found in _by_name(runs, role).items()
+        for name, tasks in _by_name(runs, lambda task: task.role == role).items()
     ]
     return _on_one_scale(_drawn(charts), 0, 1)
 
 
-def _reward_charts(runs: Sequence[RunNumbers]) -> Iterator[Chart]:
-    for name, found in _by_name(runs, "target").items():
-        lines = tuple(
-            _marked(number, task.evaluations, lambda score: (score.reward, score.reward_se))
-            for number, task in found
-            if any(score.reward != score.accuracy for score in task.evaluations)
-        )
-        yield Chart(title=f"{name}: reward", label="mean holdout reward", lines=lines)
-
-
-def _by_name(runs: Sequence[RunNumbers], role: str) -> dict[str, list[tuple[int, TaskResult]]]:
-    found: dict[str, list[tuple[int, TaskResult]]] = {}
+def _by_name(
+    runs: Sequence[RunNumbers], shown: Callable[[TaskResult], bool]
+) -> dict[str, list[tuple[int, TaskResult]]]:
+    tasks: dict[str, list[tuple[int, TaskResult]]] = {}
     for number, run in enumerate(runs):
         for task in run.tasks:
-            if task.role == role:
-                found.setdefault(task.name, []).append((number, task))
-    return found
-
-
-def _kl_lines(runs: Sequence[RunNumbers], name: str, direction: str, style: str) -> Iterator[Line]:
-    def estimate(pair: KlPair) -> tuple[float | None, float | None]:
-        kl = getattr(pair, direction)
-        return known(kl.kl), known(kl.se)
-
-    for number, run in enumerate(runs):
-        for task in run.tasks:
-            if task.name == name and task.kl:
-                yield _marked(number, task.kl, estimate, style)
+            if shown(task):
+                tasks.setdefault(task.name, []).append((number, task))
+    return tasks
 
 
 def _marked(
@@ -265,12 +248,12 @@ def _progress(
 
 def _drawn(charts: Iterable[Chart]) -> list[Chart]:
     """Return the charts that have a value to show, without lines that have none."""
-    found = []
+    drawn = []
     for chart in charts:
         lines = [line for line in chart.lines if any(value is not None for value in line.values)]
         if lines:
-            found.append(replace(chart, lines=tuple(lines)))
-    return found
+            drawn.append(replace(chart, lines=tuple(lines)))
+    return drawn
 
 
 def _on_one_scale(charts: list[Chart], lowest: float, highest: float) -> list[Chart]:

@@ -142,8 +142,7 @@ def _matplotlib() -> Iterator[None]:
 
 
 def _size(chart: AnyChart) -> tuple[float, float]:
-    width, height = SIZE
-    return (width, 0.8 + ROW * len(chart.rows)) if isinstance(chart, DotChart) else (width, height)
+    return (SIZE[0], 0.8 + ROW * len(chart.rows)) if isinstance(chart, DotChart) else SIZE
 
 
 def _draw(axes: Axes, chart: AnyChart, palette: Palette) -> None:

@@ -12,7 +12,7 @@ from esft.evals.results import StepDrift, TaskResult
 
 @dataclass(frozen=True, kw_only=True)
 class StepNumbers:
-    """One step: the rewards of its population, and the drift after it."""
+    """One step: the rewards of its population, and ||D|| after it, as metrics.jsonl has them."""
 
     step: int
     reward_mean: float | None
@@ -21,17 +21,14 @@ class StepNumbers:
     reward_sd: float | None
     """Standard deviation of the members' rewards, ddof 0; with the worst from the journal."""
     correct: float | None
-    """Share of the population's answers that are right."""
     drift: float | None
-    """||D||."""
     forecast: float | None
-    """Of ||D||."""
     free: float | None
-    """Forecast of ||D|| without decay."""
+    """Forecast without decay."""
     ratio: float | None
     """Drift over forecast."""
     left: float | None
-    """Drift over the forecast without decay: what the decay left of it."""
+    """Drift over `free`: what the decay left of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +62,7 @@ class RunNumbers:
     parameters: int | None
     """Elements tuned."""
     steps: int
-    """Those done."""
+    """Those done of `planned`."""
     planned: int | None
     settings: dict[str, object] = field(default_factory=dict)
     tasks: tuple[TaskResult, ...] = ()
@@ -73,9 +70,3 @@ class RunNumbers:
     decay: Decay | None = None
     drift: tuple[StepDrift, ...] = ()
     notes: tuple[str, ...] = ()
-    """What a reader should know of these numbers."""
-
-
-def quotient(part: float | None, whole: float | None) -> float | None:
-    """Return part / whole where that is a number."""
-    return part / whole if part is not None and whole else None

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from esft.evals.results import known
 from esft.report.charts import AnyChart, DotChart
-from esft.report.draw import DARK, LIGHT, MARKERS, Palette, as_svg, marker
+from esft.report.draw import DARK, LIGHT, MARKERS, as_svg, marker
 from esft.report.numbers import RunNumbers
 from esft.report.sections import Section
 
@@ -29,13 +29,7 @@ VERDICTS = {
 def make_page(
     runs: Sequence[RunNumbers], sections: Sequence[Section], pictures: Mapping[str, str]
 ) -> str:
-    """Return the page.
-
-    Args:
-        runs: one or more.
-        sections: with something to show.
-        pictures: name of a section to the address of its PNG, seen from the page.
-    """
+    """Return the page; `pictures` has the address of each section's PNG, seen from the page."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     pages = Environment(
@@ -55,7 +49,7 @@ def make_page(
         runs=list(enumerate(runs)),
         several=len(runs) > 1,
         notes=_notes(runs),
-        tasks=sorted(tasks, key=lambda found: order.index((found[0].role, found[0].name))),
+        tasks=sorted(tasks, key=lambda task: order.index((task[0].role, task[0].name))),
         tasks_by_run=tasks,
         settings=_settings(runs),
         sections=sections,
@@ -74,13 +68,12 @@ def _number(value: float | None, form: str = ".3f") -> str:
 
 def _drawn(chart: AnyChart, names: Sequence[str]) -> dict[str, object]:
     """Return a chart as addresses that hold the drawings, and what they show in words."""
-    light, dark = (_address(chart, palette) for palette in (LIGHT, DARK))
+    light, dark = (
+        f"data:image/svg+xml;base64,{b64encode(as_svg(chart, palette)).decode()}"
+        for palette in (LIGHT, DARK)
+    )
     words, tall = chart.described(names), isinstance(chart, DotChart)
     return {"light": light, "dark": dark, "words": words, "tall": tall}
-
-
-def _address(chart: AnyChart, palette: Palette) -> str:
-    return f"data:image/svg+xml;base64,{b64encode(as_svg(chart, palette)).decode()}"
 
 
 def _notes(runs: Sequence[RunNumbers]) -> dict[str, list[int]]:
@@ -94,11 +87,11 @@ def _notes(runs: Sequence[RunNumbers]) -> dict[str, list[int]]:
 
 def _settings(runs: Sequence[RunNumbers]) -> list[tuple[str, list[str]]]:
     """Return the settings: all of a single run, of several those in which they differ."""
-    found = [
+    columns = [
         {"base": run.base, "dtype": run.dtype, "device": run.device} | run.settings for run in runs
     ]
-    names = dict.fromkeys(name for settings in found for name in settings if name != "run.dir")
-    rows = [(name, [_setting(settings.get(name)) for settings in found]) for name in names]
+    names = dict.fromkeys(name for settings in columns for name in settings if name != "run.dir")
+    rows = [(name, [_setting(settings.get(name)) for settings in columns]) for name in names]
     return [(name, row) for name, row in rows if len(runs) == 1 or len(set(row)) > 1]
 
 

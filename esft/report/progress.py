@@ -7,25 +7,20 @@ from esft.engine.anchor import pull_of
 from esft.engine.forecast import forecast_of
 from esft.engine.journal_read import JournalRecord
 from esft.evals.results import known
-from esft.report.numbers import Decay, StepNumbers, quotient
+from esft.report.numbers import Decay, StepNumbers
 from esft.runs.records import read_lines
 
 
 def progress_of(
     path: Path, record: JournalRecord | None, numel: int | None
 ) -> tuple[StepNumbers, ...]:
-    """Return the steps of metrics.jsonl, with what the journal knows of them.
-
-    Args:
-        path: of the run.
-        record: its journal; None where it cannot be read.
-        numel: elements tuned; None leaves out the forecast without decay.
+    """Return the steps of metrics.jsonl, with what the journal knows of them where it can be read.
 
     Raises:
-        RunError: if a file has a line that is no record.
+        RunError: if a file has a line that is not a record.
     """
     lines = {line["step"]: line for line in read_lines(path / "metrics.jsonl")}
-    rewards = {} if record is None else {each.step: each.rewards for each in record.steps}
+    rewards = {} if record is None else {step.step: step.rewards for step in record.steps}
     free = [] if record is None or numel is None else forecast_of(record, numel, free=True).norms
     return tuple(
         _step(lines[step], rewards.get(step, ()), free[step] if step < len(free) else None)
@@ -41,7 +36,9 @@ def decay_of(settings: dict[str, object], progress: tuple[StepNumbers, ...]) -> 
     alpha, population, awd, norm = (settings[name] for name in names)
     pull = pull_of(alpha, awd, norm)
     walk = alpha / math.sqrt(population)
-    half_life = _half_life(pull) if norm == "l2" and pull > 0 else None
+    half_life = None
+    if norm == "l2" and pull > 0:
+        half_life = 1 if pull >= 0.5 else math.ceil(math.log(2) / -math.log1p(-pull))
     return Decay(
         awd=awd,
         norm=norm,
@@ -54,31 +51,24 @@ def decay_of(settings: dict[str, object], progress: tuple[StepNumbers, ...]) -> 
 
 def _step(line: dict, rewards: tuple[float, ...], free: float | None) -> StepNumbers:
     finite = [reward for reward in rewards if math.isfinite(reward)]
+    spread = None
+    if finite:
+        mean = math.fsum(finite) / len(finite)
+        spread = math.sqrt(math.fsum((reward - mean) ** 2 for reward in finite) / len(finite))
     drift, forecast = known(line.get("drift")), known(line.get("forecast"))
     return StepNumbers(
         step=line["step"],
         reward_mean=known(line.get("reward_mean")),
         reward_best=known(line.get("reward_best")),
         reward_worst=min(finite, default=None),
-        reward_sd=_spread(finite),
+        reward_sd=spread,
         correct=known(line.get("correct")),
         drift=drift,
         forecast=forecast,
         free=free,
-        ratio=quotient(drift, forecast),
-        left=quotient(drift, free),
+        ratio=drift / forecast if drift is not None and forecast else None,
+        left=drift / free if drift is not None and free else None,
     )
-
-
-def _spread(rewards: list[float]) -> float | None:
-    if not rewards:
-        return None
-    mean = math.fsum(rewards) / len(rewards)
-    return math.sqrt(math.fsum((reward - mean) ** 2 for reward in rewards) / len(rewards))
-
-
-def _half_life(pull: float) -> int:
-    return 1 if pull >= 0.5 else math.ceil(math.log(2) / -math.log1p(-pull))
 
 
 def _rule(awd: float, norm: str, pull: float, half_life: int | None, walk: float) -> str:

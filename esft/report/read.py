@@ -8,7 +8,6 @@ from typing import TypeVar
 from esft.engine.journal_read import JournalRecord, read_journal
 from esft.errors import EsftError
 from esft.evals.results import (
-    EvalRecord,
     StepDrift,
     StepScore,
     TaskResult,
@@ -81,11 +80,11 @@ def _noted(notes: list[str], instead: T, read: Callable[[], T]) -> T:
 
 def _recorded_tasks(path: Path) -> list[TaskResult]:
     """Return the tasks of evals.jsonl, each compared with its base row by row."""
-    found: dict[tuple[str, str], dict[int, StepScore]] = {}
+    tasks: dict[tuple[str, str], dict[int, StepScore]] = {}
     for line in read_lines(path / "evals.jsonl"):
-        scores = found.setdefault((line["role"], line["task"]), {})
+        scores = tasks.setdefault((line["role"], line["task"]), {})
         scores[line["step"]] = from_json(StepScore, line)
-    return [_recorded_task(path, role, name, scores) for (role, name), scores in found.items()]
+    return [_recorded_task(path, role, name, scores) for (role, name), scores in tasks.items()]
 
 
 def _recorded_task(path: Path, role: str, name: str, scores: dict[int, StepScore]) -> TaskResult:
@@ -121,27 +120,21 @@ def _evaluated(
     path: Path, record: JournalRecord | None, notes: list[str]
 ) -> tuple[list[TaskResult], tuple[StepDrift, ...]]:
     """Return tasks and drift of eval.json; none where it is not of this run's journal."""
-    found = read_eval(path / "eval.json")
-    if found is None:
+    result = read_eval(path / "eval.json")
+    if result is None:
         return [], ()
-    if record is None or found.journal not in (*record.checksums, record.checksum):
+    if record is None or result.journal not in (*record.checksums, record.checksum):
         notes.append("eval.json is ignored: it is of another journal than this run's. Make it anew")
         return [], ()
-    notes += _remarks(found, record)
-    return list(found.tasks), found.drift
-
-
-def _remarks(found: EvalRecord, record: JournalRecord) -> list[str]:
-    remarks = []
-    if found.journal != record.checksum:
-        at = record.checksums.index(found.journal)
-        remarks.append(f"eval.json was made at step {at}; the run went on to step {record.last}")
-    if found.load is not None:
-        remarks.append(f"esft eval scored the models as loaded in {found.load}")
-    if found.noise_floor is not None:
-        remarks.append(f"Noise floor: {found.noise_floor.text}")
-    remarks += [f"{failed.task} could not be evaluated: {failed.error}" for failed in found.failed]
-    return remarks
+    if result.journal != record.checksum:
+        at = record.checksums.index(result.journal)
+        notes.append(f"eval.json was made at step {at}; the run went on to step {record.last}")
+    if result.load is not None:
+        notes.append(f"esft eval scored the models as loaded in {result.load}")
+    if result.noise_floor is not None:
+        notes.append(f"Noise floor: {result.noise_floor.text}")
+    notes += [f"{failed.task} could not be evaluated: {failed.error}" for failed in result.failed]
+    return list(result.tasks), result.drift
 
 
 def _merged(

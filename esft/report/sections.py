@@ -20,13 +20,12 @@ from esft.report.numbers import RunNumbers
 
 @dataclass(frozen=True, kw_only=True)
 class Key:
-    """A line of a legend."""
+    """A line of a legend, of a style of `Line` or "band"."""
 
     text: str
     run: int | None = None
     """Number of the run whose colour it explains; None for what all runs share."""
     style: str = "solid"
-    """ "solid", "dashed", "dotted" or "band"."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,12 +116,13 @@ NAMES = tuple(name for name, *_ in _PLANS)
 
 def sections_of(runs: Sequence[RunNumbers]) -> list[Section]:
     """Return the sections that have something to show."""
-    found = []
+    sections = []
     for name, title, text, make, styles in _PLANS:
         if charts := tuple(make(runs)):
             shown = sorted({run for chart in charts for run in chart.runs})
             keys = [Key(text=runs[run].name, run=run) for run in shown] if len(runs) > 1 else []
-            found.append(
-                Section(name=name, title=title, text=text, charts=charts, keys=(*keys, *styles))
+            keys += styles
+            sections.append(
+                Section(name=name, title=title, text=text, charts=charts, keys=tuple(keys))
             )
-    return found
+    return sections

@@ -43,32 +43,22 @@ def write_report(paths: Sequence[Path], out: Path | None = None) -> Report:
             the pictures in report/ beside it; for several, the folder report/.
 
     Raises:
-        RunError: if a folder is no run, or the files cannot be written.
+        RunError: if a folder is not a run, or the files cannot be written.
     """
-    found = list({path.resolve(): path for path in paths}.values())
-    runs = named_apart([read_run(path) for path in found])
-    page, folder = _places(found, out)
+    folders = list({path.resolve(): path for path in paths}.values())
+    runs = named_apart([read_run(path) for path in folders])
+    folder = Path("report") if out is None else out
+    page = folder / "report.html"
+    if out is None and len(folders) == 1:
+        page, folder = folders[0] / "report.html", folders[0] / "report"
     sections = sections_of(runs)
     pictures = {section.name: folder / f"{section.name}.png" for section in sections}
     for section in sections:
         write_whole(pictures[section.name], as_png(section.charts, section.keys))
-    _remove_others(folder, pictures)
+    for name in NAMES:
+        if name not in pictures:  # of an earlier report
+            with writing(folder):
+                (folder / f"{name}.png").unlink(missing_ok=True)
     addresses = {name: file.relative_to(page.parent).as_posix() for name, file in pictures.items()}
     write_whole(page, make_page(runs, sections, addresses))
     return Report(page=page, pictures=tuple(pictures.values()), runs=tuple(runs))
-
-
-def _places(paths: Sequence[Path], out: Path | None) -> tuple[Path, Path]:
-    """Return where the page goes, and the folder of its pictures."""
-    if out is None and len(paths) == 1:
-        return paths[0] / "report.html", paths[0] / "report"
-    folder = Path("report") if out is None else out
-    return folder / "report.html", folder
-
-
-def _remove_others(folder: Path, pictures: dict[str, Path]) -> None:
-    """Remove the pictures of an earlier report whose sections this one does not have."""
-    for name in NAMES:
-        if name not in pictures:
-            with writing(folder):
-                (folder / f"{name}.png").unlink(missing_ok=True)

@@ -28,7 +28,7 @@ class Page(HTMLParser):
         super().__init__()
         self.text = text
         self.tags, self.words = [], []
-        self.feed(self.text)
+        self.feed(text)
 
     def handle_starttag(self, tag, attrs):
         self.tags.append((tag, dict(attrs)))
@@ -92,10 +92,8 @@ def test_each_chart_is_drawn_in_light_and_in_dark_and_said_in_words(page):
     assert {source["media"] for source in dark} == {"(prefers-color-scheme: dark)"}
     words = "gsm8k, accuracy by step. run: 0.9 at step 0 to 0.5 at step 4."
     assert words in [chart["alt"] for chart in charts]
-    for palette, other, drawing in (
-        (LIGHT, DARK, page.drawing(words)),
-        (DARK, LIGHT, page.drawing(words, dark=True)),
-    ):
+    for palette, other in ((LIGHT, DARK), (DARK, LIGHT)):
+        drawing = page.drawing(words, dark=palette is DARK)
         assert palette.runs[0] in drawing
         assert palette.muted in drawing
         assert other.runs[0] not in drawing
@@ -104,15 +102,9 @@ def test_each_chart_is_drawn_in_light_and_in_dark_and_said_in_words(page):
 
 def test_every_task_has_its_row_with_change_and_verdict(page):
     words = " ".join(page.words)
-    figures = (
-        "0.900 ± 0.050",
-        "reward 1.800 ± 0.100",
-        "−0.400",
-        "reward −0.800",
-        "(+0.500 to +0.900)",
-        "+0 / −16",
-    )
-    for shown in (*figures, "▼ lost", "down since step 2"):
+    for shown in ("0.900 ± 0.050", "reward 1.800 ± 0.100", "−0.400", "reward −0.800"):
+        assert shown in words
+    for shown in ("(+0.500 to +0.900)", "+0 / −16", "▼ lost", "down since step 2"):
         assert shown in words
     assert page.text.count('scope="row">mmlu') == 4  # its row, its KL, its two evaluations
 
@@ -133,11 +125,10 @@ def test_names_cannot_write_into_the_page(tmp_path):
         {"steps": 0, "evaluations": {}},
         {"steps": 0, "evaluations": {0: 0.9}},
         {"steps": 1},
-        {"steps": 2, "evaluations": {}},
         {"rewards": (math.nan,) * 4, "evaluations": {0: math.nan, 4: 0.5}},
         {"rewards": (0.5,) * 4, "evaluations": {0: 1.0, 4: 1.0}},
     ],
-    ids=["nothing", "base alone", "one step", "no evaluation", "NaN", "all equal"],
+    ids=["nothing", "base alone", "one step", "NaN", "all equal"],
 )
 def test_a_run_with_little_to_show_has_a_page(tmp_path, changes):
     page = page_of(write_run(tmp_path / "run", **changes))

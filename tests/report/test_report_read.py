@@ -14,8 +14,7 @@ def run(tmp_path):
 
 
 def task_of(numbers, name):
-    (found,) = [task for task in numbers.tasks if task.name == name]
-    return found
+    return next(task for task in numbers.tasks if task.name == name)
 
 
 def test_the_target_comes_first_and_each_task_has_its_scores_by_step(run):
@@ -45,12 +44,10 @@ def test_rewards_are_compared_where_they_are_not_the_share_right(run):
     assert change.reward_change == pytest.approx(2 * change.change)
     assert change.reward_low == pytest.approx(2 * change.low)
     assert change.reward_high == pytest.approx(2 * change.high)
-    for file in (run / "evals").glob("gsm8k-*.jsonl"):
-        file.write_text(file.read_text().replace('"reward": 2.0', '"reward": 1.0'))
-    assert task_of(read_run(run), "gsm8k").change.reward_change is None
-    for file in (run / "evals").glob("gsm8k-*.jsonl"):
-        file.write_text(file.read_text().replace('"reward": 1.0', '"reward": null'))
-    assert task_of(read_run(run), "gsm8k").change.reward_change is None
+    for before, after in (("2.0", "1.0"), ("1.0", "null")):
+        for file in (run / "evals").glob("gsm8k-*.jsonl"):
+            file.write_text(file.read_text().replace(f'"reward": {before}', f'"reward": {after}'))
+        assert task_of(read_run(run), "gsm8k").change.reward_change is None
 
 
 def test_a_prior_task_gets_a_verdict_and_the_target_gets_none(tmp_path):
@@ -107,31 +104,18 @@ def test_evaluations_of_the_same_rows_are_joined(tmp_path):
     assert [score.step for score in prior.evaluations] == [0, 2, 4]
 
 
-def test_evaluations_of_other_rows_are_never_joined(tmp_path):
-    run = write_run(tmp_path / "run", evaluations={0: 0.9, 2: 0.7, 4: 0.5})
-    other = eval_of("gsm8k", run)
-    for score in other["evaluations"]:
-        score["n"] = 7
-    write_eval(run, tasks=[other])
-
-    numbers = read_run(run)
-
-    assert [(score.step, score.n) for score in task_of(numbers, "gsm8k").evaluations] == [
-        (0, 7),
-        (4, 7),
-    ]
-    assert any(note.startswith("gsm8k: figures of esft eval") for note in numbers.notes)
-
-
-def test_tasks_with_other_rows_are_named_in_one_note(tmp_path):
+def test_evaluations_of_other_rows_are_never_joined_and_their_tasks_named_in_one_note(tmp_path):
     run = write_run(tmp_path / "run", evaluations={0: 0.9, 2: 0.7, 4: 0.5})
     others = [eval_of("arc", run) | {"role": "target"}, eval_of("gsm8k", run)]
     for score in (score for other in others for score in other["evaluations"]):
         score["n"] = 7
     write_eval(run, tasks=others)
 
-    notes = [note for note in read_run(run).notes if "figures of esft eval" in note]
+    numbers = read_run(run)
 
+    scores = task_of(numbers, "gsm8k").evaluations
+    assert [(score.step, score.n) for score in scores] == [(0, 7), (4, 7)]
+    notes = [note for note in numbers.notes if "figures of esft eval" in note]
     assert [note.split(":")[0] for note in notes] == ["arc, gsm8k"]
 
 
@@ -177,18 +161,16 @@ def test_what_a_decay_left_is_measured_against_the_same_updates_without_it(tmp_p
 
 
 def test_an_l1_decay_is_told_against_the_random_walk(tmp_path):
-    settings = {"anchor_awd": 0.1, "anchor_norm": "l1"}
-
-    decay = read_run(write_run(tmp_path / "run", **settings)).decay
+    decay = read_run(write_run(tmp_path / "run", anchor_awd=0.1, anchor_norm="l1")).decay
 
     assert decay.walk == pytest.approx(0.05)  # alpha / sqrt(N)
     assert "pulls every weight by 0.01 towards its base" in decay.text
 
 
 def test_the_spread_of_the_population_leaves_out_members_without_a_reward(tmp_path):
-    rewards = (0.0, 1.0, math.nan, 2.0)
+    run = write_run(tmp_path / "run", rewards=(0.0, 1.0, math.nan, 2.0))
 
-    step = read_run(write_run(tmp_path / "run", rewards=rewards)).progress[0]
+    step = read_run(run).progress[0]
 
     assert step.reward_sd == pytest.approx(math.sqrt(2 / 3))
     assert step.reward_worst == 0
@@ -217,11 +199,11 @@ def test_a_damaged_file_is_left_out_with_a_note(run, file, content, note):
 
     numbers = read_run(run)
 
-    assert any(note in each for each in numbers.notes)
+    assert note in " ".join(numbers.notes)
     assert numbers.tasks or numbers.progress
 
 
-def test_a_folder_that_is_no_run_is_refused(tmp_path):
+def test_a_folder_that_is_not_a_run_is_refused(tmp_path):
     with pytest.raises(RunError, match=r"run\.json cannot be read"):
         read_run(tmp_path)
 
