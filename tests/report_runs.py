@@ -65,15 +65,13 @@ def write_evaluation(run, task, role, step, share):
 def write_eval(path, **changes):
     """Write the eval.json of a run folder: a prior task of its own, KL and drift."""
     last = (path / "journal.jsonl").read_text().splitlines()[-1]
-    score = {"n": 10, "se": 0.1, "reward": 0.5, "reward_se": 0.1, "acc": None, "acc_norm": None}
+    score = {"n": 10, "se": 0.1, "reward": 0.5, "reward_se": 0.1}
     kl = {"kl": 0.02, "se": 0.001, "tokens": 400, "prompts": 50, "far": 0.0}
     change = {"se": 0.02, "low": -0.2, "high": -0.05, "gained": 1, "lost": 3, "p": 0.6}
     change |= {"reward_change": 0.7, "reward_se": 0.1, "reward_low": 0.5, "reward_high": 0.9}
     task = {
         "name": "mmlu",
         "role": "prior",
-        "scoring": "choice",
-        "hash": "x",
         "evaluations": [score | {"step": step, "accuracy": 0.5 - step / 40} for step in (0, 4)],
         "comparisons": [change | {"step": 4, "change": -0.1}],
         "verdict": {
