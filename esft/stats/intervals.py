@@ -32,11 +32,6 @@ class Interval:
         """Whether all of it lies from -margin to +margin."""
         return -margin <= self.low and self.high <= margin
 
-    @property
-    def holds_zero(self) -> bool:
-        """Whether no change at all is still possible."""
-        return self.low <= 0 <= self.high
-
 
 def bootstrap_interval(changes: Sequence[float], level: float = SAME) -> Interval:
     """Return the percentile bootstrap interval of the mean of `changes`.

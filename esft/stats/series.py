@@ -35,7 +35,7 @@ class Change:
     @property
     def is_change(self) -> bool:
         """Whether it is larger than the margin, and its strict interval excludes zero."""
-        return abs(self.difference) > self.margin and not self.strict.holds_zero
+        return abs(self.difference) > self.margin and not self.strict.low <= 0 <= self.strict.high
 
     @property
     def is_down(self) -> bool:
@@ -44,12 +44,11 @@ class Change:
 
     @property
     def size(self) -> str:
-        """How large it is, for people."""
+        """How large it is, for people, like `range`, its 95 % interval."""
         return f"{100 * abs(self.difference):.1f} points"
 
     @property
     def range(self) -> str:
-        """Its 95 % interval, for people."""
         return f"({100 * self.interval.low:+.1f} to {100 * self.interval.high:+.1f})"
 
     @property
@@ -82,26 +81,17 @@ class Series:
         self.steps = sorted(later)
         self.margin = margin
         before = np.asarray(base, dtype=np.float64)
-        self._after = [np.asarray(later[step], dtype=np.float64) for step in self.steps]
-        for step, after in zip(self.steps, self._after, strict=True):
+        self.rows = len(before)
+        self.after = [np.asarray(later[step], dtype=np.float64) for step in self.steps]
+        for step, after in zip(self.steps, self.after, strict=True):
             if after.shape != before.shape:
                 raise ValueError(f"step {step}: {len(after)} rows, expected {len(before)}")
         # Bonferroni: any one of the evaluations could look like a change by chance.
         error = CHANGE_ERROR / len(self.steps)
-        self.changes = [self._change(after - before, error) for after in self._after]
+        self.changes = [self._change(after - before, error) for after in self.after]
 
     def __len__(self) -> int:
         return len(self.steps)
-
-    @property
-    def rows(self) -> int:
-        """Rows of every evaluation."""
-        return len(self._after[0])
-
-    @property
-    def nothing_left(self) -> bool:
-        """Whether no row of the last evaluation is right, or has a reward."""
-        return not self._after[-1].any()
 
     def drop(self) -> Drop | None:
         """Return the last drop, or None where no evaluation is down."""
@@ -133,7 +123,7 @@ class Series:
         weights = [2 * number - (count - 1) for number in range(count)]
         scale = 2 * (count - 1) / sum(weight * weight for weight in weights)
         parts = zip(weights, positions, strict=True)
-        summed = np.sum([weight * self._after[position] for weight, position in parts], axis=0)
+        summed = np.sum([weight * self.after[position] for weight, position in parts], axis=0)
         return self._change(summed * scale, CHANGE_ERROR)
 
     def _change(self, changes: np.ndarray, error: float) -> Change:

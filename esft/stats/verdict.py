@@ -107,7 +107,7 @@ def diagnose(
         return _verdict("drifting", series, f"{below}, {direction}: {moved}")
     if movement.is_level:
         return _verdict("lost", series, f"{since} and settled: {moved}")
-    if series.nothing_left:
+    if not series.after[-1].any():
         return _verdict("lost", series, f"{since}: no row is right any more")
     return _not_enough_rows(series, movement, f"{below}, settled or not: {moved}")
 
