@@ -127,9 +127,10 @@ class Series:
         return self._change(summed * scale, CHANGE_ERROR)
 
     def _change(self, changes: np.ndarray, error: float) -> Change:
+        interval = bootstrap_interval(changes, SAME)  # first: it refuses what has no mean
         return Change(
             difference=float(changes.mean()),
-            interval=bootstrap_interval(changes, SAME),
+            interval=interval,
             strict=bootstrap_interval(changes, 1 - error),
             changed=changed_share(changes),
             margin=self.margin,
