@@ -15,7 +15,13 @@ from esft.runs.records import summaries
 from esft.tuning.rebuild import Source
 
 _CARD = Path(__file__).with_name("card_template.md")
-_SETTINGS = (
+_OF_HEADER = {
+    "search": ("seed", "population", "antithetic", "sigma", "alpha"),
+    "anchor": ("awd", "norm", "drift"),
+    "model": ("include", "exclude"),
+}
+"""Settings that the head of a journal has."""
+_OF_RUN = (
     "task.scoring",
     "task.reward",
     "task.train",
@@ -24,10 +30,7 @@ _SETTINGS = (
     "task.max_new_tokens",
     "search.shaping",
 )
-"""What run.json has beside the head of the journal."""
-_SEARCH = ("seed", "population", "antithetic", "sigma", "alpha")
-_ANCHOR = ("awd", "norm", "drift")
-_GLOBS = ("include", "exclude")
+"""Those that only run.json has."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,19 +44,13 @@ class Tuned:
     """What the base model is called: its hub id, or a name without the folders that lead to it."""
     revision: str | None
     """Its commit, where it is from the hub."""
-    base_weights: str
-    """Identity of the base model."""
-    weights: str
-    """Identity of this one."""
-    recorded: bool
-    """Whether the run recorded that identity too."""
-    parameters: int
-    """Tuned ones."""
-    drift: float
-    """||D||."""
+    base_weights: str  # identity of the base model
+    weights: str  # identity of this one
+    recorded: bool  # whether the run recorded that identity too
+    parameters: int  # tuned ones
+    drift: float  # ||D||
     dtype: str
-    device: str
-    """Where it was rebuilt and compared."""
+    device: str  # where it was rebuilt and compared
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,37 +71,38 @@ class Exported:
 
 def card(source: Source, exported: Exported) -> str:
     """Return the text of README.md; it names no path of this machine."""
-    tuned, record = exported.tuned, source.record
-    base, revision = tuned.base, tuned.revision
-    task = None if source.run is None else _short(str(source.run.info["settings"]["task.name"]))
-    title = base.rpartition("/")[2]
+    tuned, record, run = exported.tuned, source.record, source.run
+    title, base = tuned.base.rpartition("/")[2], f"`{tuned.base}`"
+    head, task, versions = "", "not named by the journal that this was made from", ""
+    if tuned.revision is not None:
+        head = f"base_model: {json.dumps(tuned.base)}\nbase_model_relation: finetune\n"
+        base += f" at commit `{tuned.revision}`"
+    if run is not None:
+        name = _short(str(run.info["settings"]["task.name"]))
+        title, task = f"{title}, tuned on {name}", f"`{name}`"
+        made_with = ", ".join(f"{key} {value}" for key, value in run.info["versions"].items())
+        versions = f"The run was made with {made_with} on {run.info['device']}.\n"
+    best = "which is the best is not known"
+    if tuned.best is not None:
+        best = f"best by reward on holdout rows: {tuned.best}"
     return _CARD.read_text(encoding="utf-8").format(
-        base_model=f"base_model: {json.dumps(base)}\nbase_model_relation: finetune\n"
-        if revision is not None
-        else "",
-        title=title if task is None else f"{title}, tuned on {task}",
+        tuned=tuned,
+        head=head,
+        title=title,
         version=__version__,
         anchored="with anchored weight decay" if record.header["awd"] else "without a decay",
-        base=f"`{base}`" if revision is None else f"`{base}` at commit `{revision}`",
-        base_weights=tuned.base_weights,
-        task="not named by the journal that this was made from" if task is None else f"`{task}`",
-        step=f"{tuned.step}, the base model itself" if tuned.step == 0 else tuned.step,
-        best="which is the best is not known"
-        if tuned.best is None
-        else f"best by reward on holdout rows: {tuned.best}",
-        drift=tuned.drift,
-        parameters=tuned.parameters,
+        base=base,
+        task=task,
+        itself="" if tuned.step else ", the base model itself",
+        best=best,
         scores=_scores(source, exported),
         settings=_settings(source),
-        device=tuned.device,
         threads=torch.get_num_threads(),
         comparison=comparison_text(exported),
-        weights=tuned.weights,
         recorded=", which the run recorded too" if tuned.recorded else "",
         checksum=record.checksums[tuned.step],
         journal=hashlib.sha256(lines_until(record, tuned.step).encode()).hexdigest(),
-        rebuild=f"esft replay journal.jsonl --at {tuned.step} --model {base} --out DIR",
-        versions=_versions(source),
+        versions=versions,
     )
 
 
@@ -143,8 +141,8 @@ def _scores(source: Source, exported: Exported) -> str:
         for value, error in (("accuracy", "se"), ("reward", "reward_se")):
             cells += [_with_error(base, value, error), _with_error(now, value, error)]
         table.append(f"| {' | '.join(cells)} |")
-    parts = ["Share of rows answered right, and mean reward, each with its standard error."]
-    parts.append("\n".join(table))
+    text = "Share of rows answered right, and mean reward, each with its standard error."
+    parts = [text, "\n".join(table)]
     evaluated = sorted({at for _, at in by_step})
     if step not in evaluated:
         parts.append(
@@ -165,36 +163,22 @@ def _with_error(summary: dict | None, value: str, error: str) -> str:
 
 def _settings(source: Source) -> str:
     header = source.record.header
-    found = {f"search.{key}": header[key] for key in _SEARCH}
-    found |= {f"anchor.{key}": header[key] for key in _ANCHOR}
-    found |= {f"model.{key}": header[key] for key in _GLOBS}
-    lines = [f"dtype of the run: {header['dtype']}", f"noise version: {header['noise_version']}"]
+    settings = {"dtype of the run": header["dtype"], "noise version": header["noise_version"]}
+    for table, keys in _OF_HEADER.items():
+        settings |= {f"{table}.{key}": header[key] for key in keys}
     if source.run is not None:
         recorded = source.run.info["settings"]
-        found |= {key: recorded.get(key) for key in _SETTINGS}
-        priors = ", ".join(_short_line(line) for line in recorded["prior.tasks"])
-        found["prior.tasks"] = priors or None
-    lines += [f"{key}: {_plain(value)}" for key, value in found.items() if value is not None]
-    return "\n".join(f"- {line}" for line in lines)
+        settings |= {key: recorded.get(key) for key in _OF_RUN}
+        priors = [parse_prior_line(line) for line in recorded["prior.tasks"]]
+        short = [str(replace(spec, name=_short(spec.name), data_dir=None)) for spec in priors]
+        settings["prior.tasks"] = ", ".join(short) or None
+    return "\n".join(
+        f"- {key}: {value if isinstance(value, str) else json.dumps(value)}"
+        for key, value in settings.items()
+        if value is not None
+    )
 
 
 def _short(name: str) -> str:
     """Return the name of a task; of a file, without the folders that lead to it."""
     return Path(name).name
-
-
-def _short_line(line: str) -> str:
-    """Return the line of a prior task, without folders."""
-    spec = parse_prior_line(line)
-    return str(replace(spec, name=_short(spec.name), data_dir=None))
-
-
-def _plain(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-def _versions(source: Source) -> str:
-    if source.run is None:
-        return ""
-    found = ", ".join(f"{name} {version}" for name, version in source.run.info["versions"].items())
-    return f"The run was made with {found} on {source.run.info['device']}.\n"

@@ -1,20 +1,33 @@
-"""What a conversion to another dtype changes: logits and greedy answers of some prompts."""
+"""How an exported model is compared with the tuned one: on which prompts, and by what."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from esft.errors import TaskError
 from esft.models.load import LoadedModel
 from esft.rollout.batches import Batches
+from esft.rollout.encode import encode_prompt
 from esft.rollout.generate import greedy_answers
+from esft.tasks.benchmarks.short_answers import CONCISENESS
+from esft.tasks.registry import data_folder, get_task
+from esft.tasks.rows import read_split, split_rows
+from esft.tasks.task import Question, Row
+from esft.tuning.rebuild import Source
+from esft.tuning.watcher import Watcher
 
+PROMPTS = 32
 NEW_TOKENS = 32
 """Of a greedy answer, at most."""
 _BATCH = 8  # prompts answered at a time: answers in half precision can depend on it
 _LOGITS = 2**24  # kept at most, but for the last position of each prompt: 67 MB in float32
+
+Prompt = Question | str
+"""A question, or plain text: what stands before the options of a choice."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,8 +38,7 @@ class ModelOutput:
     """At the last positions of the prompts, (positions, vocabulary), float32 on the CPU."""
     answers: tuple[str, ...]
     """Greedy ones, of at most NEW_TOKENS tokens."""
-    batch: int
-    """Prompts that were answered at a time."""
+    batch: int  # prompts that were answered at a time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,25 +46,63 @@ class Conversion:
     """A converted model against the one it was converted from."""
 
     positions: int
-    """Positions of the prompts whose logits were compared."""
+    """Whose logits were compared."""
     logits: int
-    largest_difference: float
-    """Of a logit."""
+    largest_difference: float  # of a logit
     mean_kl: float
     """KL(tuned || exported) in nats, mean over the positions."""
     same_answers: int
 
 
+def find_prompts(source: Source, watcher: Watcher) -> tuple[list[Prompt], str]:
+    """Return PROMPTS prompts, and in words where they come from.
+
+    They are the run's first holdout rows, where there is a run and its rows are found, then
+    questions that come with esft.
+    """
+    own: list[Prompt] = []
+    if source.run is not None:
+        try:
+            settings = source.recipe.task
+            task = get_task(settings.name, settings.grader)
+            folder = data_folder(settings.data_dir, task)
+            rows = split_rows(task, settings.train, settings.holdout, folder).holdout[:PROMPTS]
+            scoring = task.choose_scoring(settings.scoring, settings.reward)
+            own = [_prompt(row, scoring) for row in rows]
+        except TaskError as error:
+            watcher.notice(f"{error}; questions of conciseness are compared instead")
+    shipped = [_prompt(row, "generate") for row in read_split(CONCISENESS, "validation")]
+    more = [prompt for prompt in shipped if prompt not in own][: PROMPTS - len(own)]
+    parts = []
+    if own:
+        name = Path(str(source.run.info["settings"]["task.name"])).name  # of a file: no folders
+        parts.append(f"{len(own)} holdout rows of {name}")
+    if more:
+        parts.append(f"{len(more)} questions of conciseness, which come with esft")
+    return [*own, *more], " and ".join(parts)
+
+
+def tokens_of(prompt: Prompt, tokenizer) -> tuple[int, ...]:
+    """Return a prompt as a rollout would give it to the model."""
+    if isinstance(prompt, str):
+        return tuple(tokenizer(prompt)["input_ids"])
+    return encode_prompt(tokenizer, prompt)
+
+
+def _prompt(row: Row, scoring: str) -> Prompt:
+    if scoring == "choice":
+        return row.options[row.gold].context
+    question = row.questions[0]
+    return Question(messages=question.messages, opening=question.opening)
+
+
 def output_of(
     loaded: LoadedModel, tokens: Sequence[tuple[int, ...]], batch: int = _BATCH
 ) -> ModelOutput:
-    """Return what a model makes of prompts.
+    """Return what a model makes of prompts, at least one.
 
-    Args:
-        loaded: the model.
-        tokens: of at least one prompt; what is too long for the model's context with an answer
-            is cut at the front.
-        batch: prompts that are answered at a time, halved where memory runs out.
+    What is too long for the model's context with an answer is cut at the front. `batch` prompts
+    are answered at a time, fewer where memory runs out.
     """
     model = loaded.model
     limit = getattr(model.config, "max_position_embeddings", None)
@@ -69,11 +119,9 @@ def output_of(
 
 
 def compare(tuned: ModelOutput, exported: ModelOutput) -> Conversion:
-    """Compare what two models make of the same prompts.
-
-    In float64 and a few positions at a time: a vocabulary can have 150,000 tokens.
-    """
+    """Compare what two models make of the same prompts."""
     largest, total = 0.0, 0.0
+    # In float64 and a few positions at a time: a vocabulary can have 150,000 tokens.
     for ours, theirs in zip(tuned.logits.split(16), exported.logits.split(16), strict=True):
         ours, theirs = ours.double(), theirs.double()
         largest = max(largest, float((ours - theirs).abs().max()))

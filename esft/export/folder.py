@@ -2,6 +2,7 @@
 
 import gc
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -9,15 +10,23 @@ import torch
 from esft.engine.weights import identity
 from esft.errors import RunError
 from esft.export.card import Exported, Tuned, card
-from esft.export.compare import compare, output_of
-from esft.export.prompts import find_prompts, tokens_of
+from esft.export.compare import (
+    Conversion,
+    ModelOutput,
+    compare,
+    find_prompts,
+    output_of,
+    tokens_of,
+)
 from esft.files import require_free, whole_folder, write_whole
 from esft.models.device import parse_dtype
 from esft.models.load import LoadedModel, load_model
 from esft.models.save import write_model
-from esft.recipe.toml import load_recipe
 from esft.tuning.rebuild import RebuildOptions, Rebuilt, Source, rebuild
 from esft.tuning.watcher import Watcher
+
+_NOT_COMPARED = {"_name_or_path", "transformers_version", "architectures"}
+"""What saving a config changes, and no answer depends on."""
 
 
 def export(
@@ -34,8 +43,8 @@ def export(
     """Write the model of a step to a folder that transformers loads, with a model card.
 
     Before the folder appears, what lies on the disk is loaded again. Its weights must be those in
-    memory, bit for bit, and it must split the prompts into the same tokens. Where `dtype` converts,
-    logits and greedy answers are compared too.
+    memory, bit for bit, with the same configs, and it must split the prompts into the same tokens.
+    Where `dtype` converts, logits and greedy answers are compared too.
 
     Args:
         source: the run or journal.
@@ -54,12 +63,9 @@ def export(
     out = Path(out).absolute()
     require_free(out)
     wanted = None if dtype is None else parse_dtype(dtype)
-    rebuilt = rebuild(
-        source, at, watcher, RebuildOptions(model=model, device=device, from_base=from_base)
-    )
+    options = RebuildOptions(model=model, device=device, from_base=from_base)
+    tuned, loaded = _tuned(rebuild(source, at, watcher, options))
     prompts, prompts_from = find_prompts(source, watcher)
-    tuned, loaded = _tuned(rebuilt), rebuilt.base.loaded
-    del rebuilt
     tokens = [tokens_of(prompt, loaded.tokenizer) for prompt in prompts]
     asked = [prompt for prompt in tokens if prompt]
     before = None
@@ -71,30 +77,19 @@ def export(
     with whole_folder(out) as partial:
         watcher.phase(f"saving the model to {out}")
         write_model(loaded, partial)
-        weights, kept = identity(loaded.model), _name(loaded.model.dtype)
-        where = str(loaded.device) if loaded.device.type == "cuda" else loaded.device.type
+        written = _described(loaded)
         del loaded  # the one that is loaded again has its room then
         _release()
         watcher.phase("loading it again, to compare it with the tuned model")
-        again = load_model(str(partial), device=where, trust_remote_code=_trusts_code(source))
-        if identity(again.model) != weights:
-            raise _other(out, "its weights are not those that were written")
+        again = _loaded_again(source, partial, out, written)
         if [tokens_of(prompt, again.tokenizer) for prompt in prompts] != tokens:
             raise _other(out, "its tokenizer splits the prompts otherwise")
-        conversion = None
-        if before is not None:
-            after = output_of(again, asked, before.batch)
-            if not after.logits.isfinite().all():
-                raise RunError(
-                    f"the model for {out} gives NaN or infinite logits: it overflows in {kept}",
-                    hint="take --dtype bfloat16 or float32, or leave --dtype out; nothing was left",
-                )
-            conversion = compare(before, after)
+        conversion = None if before is None else _conversion(before, again, asked, out)
         del again  # no system removes or renames a file that is mapped
         exported = Exported(
             tuned=tuned,
-            dtype=kept,
-            weights=weights,
+            dtype=written.dtype,
+            weights=written.weights,
             prompts=len(asked),
             prompts_from=prompts_from,
             conversion=conversion,
@@ -103,15 +98,65 @@ def export(
     return exported
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Written:
+    """What the folder must hold, when the model that was written is gone."""
+
+    weights: str
+    configs: tuple[dict, dict]
+    dtype: str
+    device: str
+
+
+def _described(loaded: LoadedModel) -> _Written:
+    model = loaded.model
+    config = {
+        key: value for key, value in model.config.to_dict().items() if key not in _NOT_COMPARED
+    }
+    generation = model.generation_config.to_dict()
+    generation.pop("transformers_version", None)
+    return _Written(
+        weights=identity(model),
+        configs=(config, generation),
+        dtype=_name(model.dtype),
+        device=str(loaded.device) if loaded.device.type == "cuda" else loaded.device.type,
+    )
+
+
+def _loaded_again(source: Source, partial: Path, out: Path, written: _Written) -> LoadedModel:
+    again = load_model(
+        str(partial),
+        device=written.device,
+        trust_remote_code=source.run is not None and source.recipe.model.trust_remote_code,
+    )
+    read = _described(again)
+    if read.weights != written.weights:
+        raise _other(out, "its weights are not those that were written")
+    for before, now in zip(written.configs, read.configs, strict=True):
+        for key in sorted(before.keys() | now.keys()):
+            if before.get(key) != now.get(key):
+                raise _other(out, f"{key} is {now.get(key)!r}, expected {before.get(key)!r}")
+    return again
+
+
+def _conversion(
+    before: ModelOutput, again: LoadedModel, asked: list[tuple[int, ...]], out: Path
+) -> Conversion:
+    after = output_of(again, asked, before.batch)
+    if not after.logits.isfinite().all():
+        raise RunError(
+            f"the model for {out} gives NaN or infinite logits: it overflows in "
+            f"{_name(again.dtype)}",
+            hint="take --dtype bfloat16 or float32, or leave --dtype out; nothing was left",
+        )
+    return compare(before, after)
+
+
 def base_of(source: Source, loaded: LoadedModel) -> tuple[str, str | None]:
     """Return what the base model is called where others read it, and its commit on the hub.
 
     A model of the hub is called by its id; any other, by the name of its folder or file without
-    what leads to it, and has no commit.
-
-    Args:
-        source: a run, which says it, or a journal alone.
-        loaded: what a journal alone was rebuilt from.
+    what leads to it, and has no commit. A journal alone does not say it: `loaded` does.
     """
     info = None if source.run is None else source.run.info["model"]
     # A path is absolute there, so that it does not look like a hub id.
@@ -124,39 +169,31 @@ def base_of(source: Source, loaded: LoadedModel) -> tuple[str, str | None]:
     return Path(id).expanduser().resolve().name, None
 
 
-def _tuned(rebuilt: Rebuilt) -> Tuned:
-    loaded = rebuilt.base.loaded
+def _tuned(rebuilt: Rebuilt) -> tuple[Tuned, LoadedModel]:
+    """Return the model, and what is to be said of it when its drift is gone."""
+    base, loaded = rebuilt.base, rebuilt.base.loaded
     name, revision = base_of(rebuilt.source, loaded)
-    return Tuned(
+    tuned = Tuned(
         step=rebuilt.step,
         best=rebuilt.source.best,
         base=name,
         revision=revision,
-        base_weights=rebuilt.base.identity,
+        base_weights=base.identity,
         weights=rebuilt.weights,
         recorded=rebuilt.proven,
-        parameters=rebuilt.base.weights.numel,
-        drift=rebuilt.base.drift.norm(),
+        parameters=base.weights.numel,
+        drift=base.drift.norm(),
         dtype=_name(loaded.dtype),
         device=loaded.device.type,
     )
-
-
-def _trusts_code(source: Source) -> bool:
-    """Return whether the run's recipe lets code that comes with the checkpoint run."""
-    if source.run is None:
-        return False
-    return load_recipe(str(source.run.recipe_path), {}).model.trust_remote_code
+    return tuned, loaded
 
 
 def _convert_(loaded: LoadedModel, dtype: torch.dtype) -> None:
     """Bring the parameters to a dtype, one by one: there is never a second model.
 
     Parameters that the model keeps in a dtype of their own stay as they are, and so do buffers,
-    which transformers brings to it on loading.
-
-    Raises:
-        RunError: if a weight is too large for the dtype.
+    which transformers brings to it on loading. A weight too large for the dtype is refused.
     """
     for name, parameter in loaded.model.named_parameters():
         if parameter.dtype != loaded.dtype:

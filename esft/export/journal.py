@@ -17,12 +17,9 @@ class ExportedJournal:
     """A file that holds a journal up to a step."""
 
     step: int
-    weights: str
-    """Identity of the model that it rebuilds."""
-    model: str
-    """The base model, as the run named it."""
-    size: int
-    """Bytes."""
+    weights: str  # identity of the model that it rebuilds
+    model: str  # the base model, as the run named it
+    size: int  # bytes
 
 
 def export_journal(
@@ -39,11 +36,8 @@ def export_journal(
 
     Args:
         source: the run or journal.
-        at: "best", "last" or the number of a step.
+        at: as in `export`, like `model` and `device`, where the step must be rebuilt.
         out: the file, which is not there yet.
-        watcher: told of progress.
-        model: the base model, where the step must be rebuilt; None takes that of the run.
-        device: where to; None takes the run's, or the best there is.
         from_base: rebuild the step, without snapshots, although its weights are on record.
 
     Raises:
@@ -58,21 +52,16 @@ def export_journal(
     step = step_of(source, at)
     weights = None if from_base else source.weights_of(step)
     if weights is None:  # the run kept the identity of its last step alone
-        weights = rebuild(
-            source, at, watcher, RebuildOptions(model=model, device=device, from_base=from_base)
-        ).weights
+        options = RebuildOptions(model=model, device=device, from_base=from_base)
+        weights = rebuild(source, at, watcher, options).weights
     lines: list[str] = []
     end = Journal(out, source.record.checksums[step], lambda _, line: lines.append(line))
-    end.end(step, weights, _best_until(source, step))
+    if source.run is None:
+        best = source.best if source.best is not None and source.best <= step else None
+    else:
+        best = best_step([line for line in summaries(source.run.path) if line["step"] <= step])
+    end.end(step, weights, best)
     text = lines_until(source.record, step) + "".join(f"{line}\n" for line in lines)
     write_whole(out, text)
     named = str(source.record.header["model"])
     return ExportedJournal(step=step, weights=weights, model=named, size=len(text))
-
-
-def _best_until(source: Source, step: int) -> int | None:
-    """Return the best step up to `step`, where something says it."""
-    if source.run is not None:
-        lines = summaries(source.run.path)
-        return best_step([line for line in lines if line["step"] <= step])
-    return source.best if source.best is not None and source.best <= step else None

@@ -13,7 +13,7 @@ from esft.engine.weights import Weights, identity
 from esft.errors import AnchorError, JournalError, RunError, SnapshotError
 from esft.models.load import load_model
 from esft.recipe.paths import with_recorded_paths
-from esft.recipe.settings import Anchor, Model
+from esft.recipe.settings import Anchor, Model, Recipe
 from esft.recipe.toml import load_recipe
 from esft.runs.folder import RunFolder, open_run
 from esft.runs.names import find_run
@@ -44,6 +44,15 @@ class Source:
 
     record: JournalRecord
     run: RunFolder | None
+
+    @property
+    def recipe(self) -> Recipe | None:
+        """The run's recipe, its files where they were then; None for a journal alone."""
+        if self.run is None:
+            return None
+        return with_recorded_paths(
+            load_recipe(str(self.run.recipe_path), {}), self.run.info["places"]
+        )
 
     @property
     def best(self) -> int | None:

@@ -1,6 +1,7 @@
 """An exported step: the tuned model, as it was read again from the disk, or nothing at all."""
 
 import gc
+import json
 import shutil
 from dataclasses import replace
 
@@ -18,10 +19,9 @@ from tiny_runs import Notes, a_recipe, never, write_arc
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from esft.errors import ModelError, RunError
-from esft.export.compare import NEW_TOKENS, output_of
+from esft.export.compare import NEW_TOKENS, PROMPTS, find_prompts, output_of
 from esft.export.folder import export
 from esft.export.journal import export_journal
-from esft.export.prompts import PROMPTS, find_prompts
 from esft.models.load import load_model
 from esft.tuning.rebuild import find_source, rebuild
 from esft.tuning.start import run_tuning
@@ -57,12 +57,25 @@ class WhenLoaded(Notes):
             self._action()
 
 
-def flip_a_bit(weights):
-    weights["model.norm.weight"].view(torch.uint8)[0] ^= 1
+def flip_a_bit(folder):
+    change_weights(
+        folder, lambda all: all["model.norm.weight"].view(torch.uint8)[0].bitwise_xor_(1)
+    )
 
 
-@pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def set_in(file, **values):
+    """Return what changes values of a JSON file in a folder."""
+
+    def change(folder):
+        content = json.loads((folder / file).read_text())
+        (folder / file).write_text(json.dumps(content | values))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("tied", "dtype"), [(True, torch.float32), (False, torch.float32), (True, torch.bfloat16)]
+)
 def test_the_folder_holds_every_bit_of_the_tuned_model(tied, dtype, tmp_path):
     run = a_run(tmp_path, model=tiny_llama(tied=tied, dtype=dtype))
 
@@ -141,7 +154,10 @@ def test_logits_that_overflow_in_the_dtype_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        (lambda folder: change_weights(folder, flip_a_bit), RunError, "its weights are not those"),
+        (flip_a_bit, RunError, "its weights are not those"),
+        (set_in("config.json", rms_norm_eps=1e-5), RunError, "rms_norm_eps is 1e-05, expected"),
+        (set_in("config.json", sliding_window=4), RunError, "sliding_window is 4, expected None"),
+        (set_in("generation_config.json", eos_token_id=[7]), RunError, r"eos_token_id is \[7\]"),
         (
             lambda folder: (folder / "chat_template.jinja").write_text("{{ messages }}"),
             RunError,
@@ -154,14 +170,11 @@ def test_logits_that_overflow_in_the_dtype_are_refused(tmp_path):
         ),
     ],
 )
-@pytest.mark.parametrize("dtype", [None, "bfloat16"])
-def test_a_folder_that_is_not_the_tuned_model_is_refused(
-    change, error, message, dtype, run, tmp_path
-):
+def test_a_folder_that_is_not_the_tuned_model_is_refused(change, error, message, run, tmp_path):
     watcher = WhenLoaded(lambda: change(next(tmp_path.glob(".out.*"))))
 
     with pytest.raises(error, match=message):
-        exported(run, tmp_path / "out", watcher=watcher, dtype=dtype)
+        exported(run, tmp_path / "out", watcher=watcher)
 
     assert list(tmp_path.iterdir()) == []
 
@@ -217,15 +230,6 @@ def test_a_folder_with_something_in_it_is_refused_before_anything_is_loaded(run,
     assert (tmp_path / "out" / "mine").read_text() == "text"
 
 
-def test_prompts_are_the_holdout_rows_filled_up_with_other_questions(run):
-    prompts, source = find_prompts(find_source(run), Notes())
-
-    assert len(prompts) == len({str(prompt) for prompt in prompts}) == PROMPTS
-    assert source == (
-        "5 holdout rows of conciseness and 27 questions of conciseness, which come with esft"
-    )
-
-
 def test_prompts_of_a_choice_stand_before_its_options_and_others_are_asked_without_rows(tmp_path):
     data, notes = write_arc(tmp_path / "data"), Notes()
     run = a_run(tmp_path, "arc", task={"train": 3, "holdout": 4, "data_dir": str(data)})
@@ -235,8 +239,8 @@ def test_prompts_of_a_choice_stand_before_its_options_and_others_are_asked_witho
     others, other_source = find_prompts(find_source(run), notes)
 
     assert prompts[0] == "Question: What is validation 0?\nAnswer:"
-    assert source.startswith("4 holdout rows of arc and 28 questions")
-    assert len(others) == PROMPTS
+    assert len(prompts) == len({str(prompt) for prompt in prompts}) == PROMPTS == len(others)
+    assert source.startswith("4 holdout rows of arc and 28 questions of conciseness, which come")
     assert other_source == "32 questions of conciseness, which come with esft"
     assert "questions of conciseness are compared instead" in notes.notices[0]
 

@@ -39,11 +39,11 @@ def test_weights_on_record_are_not_rebuilt_for_a_journal_unless_asked(run, tmp_p
     export_journal(find_source(run), "last", tmp_path / "asked.jsonl", asked, from_base=True)
 
     assert quick.phases == []
-    assert [each[:2] for each in asked.rebuilds] == [(0, 3)]
+    assert [steps[:2] for steps in asked.rebuilds] == [(0, 3)]
     assert (tmp_path / "quick.jsonl").read_bytes() == (tmp_path / "asked.jsonl").read_bytes()
 
 
-@pytest.mark.parametrize("step", [0, 1, 2])
+@pytest.mark.parametrize("step", [0, 2])
 def test_a_journal_is_exported_up_to_any_step_also_of_a_journal(step, run, tmp_path):
     export_journal(find_source(run), "last", tmp_path / "whole.jsonl", Notes())
 
@@ -75,8 +75,7 @@ def test_a_journal_names_the_best_step_among_its_own(best, expected, run, tmp_pa
 
 
 def test_a_journal_without_evaluations_names_no_best_step(run, tmp_path):
-    shutil.copytree(run, tmp_path / "run")
-    (tmp_path / "run" / "evals.jsonl").unlink()
+    shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("evals.jsonl"))
 
     export_journal(find_source(str(tmp_path / "run")), "2", tmp_path / "my.jsonl", Notes())
 

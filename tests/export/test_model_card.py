@@ -85,9 +85,6 @@ def test_the_hub_reads_what_the_model_is(run):
     assert "# Qwen2.5-1.5B, tuned on conciseness" in text
     assert "`Qwen/Qwen2.5-1.5B` at commit `abc123`" in text
     assert "The licence is that of the base model." in text
-
-
-def test_a_base_model_on_this_disk_is_no_base_model_on_the_hub(run):
     assert ModelCard(card_of(run)).data.base_model is None
 
 
@@ -95,10 +92,9 @@ def test_a_base_model_is_called_as_the_run_found_it(made, run):
     local = load_model(str(made / "base"), device="cpu")
     here = base_of(find_source(str(run)), local)
     change_info(run, model={"source": "org/name@0123abc", "id": "name"})
-    there = base_of(find_source(str(run)), local)
 
     assert here == ("base", None)
-    assert there == ("org/name", "0123abc")
+    assert base_of(find_source(str(run)), local) == ("org/name", "0123abc")
 
 
 def test_no_path_of_this_machine_is_in_the_card(made, run, tmp_path):
@@ -107,14 +103,15 @@ def test_no_path_of_this_machine_is_in_the_card(made, run, tmp_path):
 
     text = card_of(run, base=base_of(find_source(str(run)), load_model(str(made / "base"))))
 
-    assert str(tmp_path.parent) not in text
-    assert str(made.parent) not in text
-    assert str(Path.home()) not in text
+    for path in (tmp_path.parent, made.parent, Path.home()):
+        assert str(path) not in text
     assert "- task: `my.jsonl`" in text
     assert "- prior.tasks: b.py" in text
 
 
-def test_the_card_has_the_settings_and_the_step(run):
+def test_the_card_has_the_settings_and_the_step_with_its_scores(run):
+    base, now = [json.loads(line) for line in (run / "evals.jsonl").read_text().splitlines()]
+
     text = card_of(run)
 
     for line in (
@@ -129,39 +126,21 @@ def test_the_card_has_the_settings_and_the_step(run):
         "- drift from the base model: norm 1.5 over 29,000 tuned parameters",
     ):
         assert f"{line}\n" in text
-    assert "None" not in text
-    assert "null" not in text
-
-
-def test_scores_stand_beside_those_of_the_base_model(run):
-    lines = [json.loads(line) for line in (run / "evals.jsonl").read_text().splitlines()]
-    base, now = lines
-
-    text = card_of(run)
-
     assert f"| {base['reward']:.4f} ± {base['reward_se']:.4f} " in text
     assert f"| {now['reward']:.4f} ± {now['reward_se']:.4f} |" in text
     assert "| `conciseness` | target | 5 |" in text
-    assert "not measured" not in text
+    for word in ("None", "null", "not measured", "Measured in"):
+        assert word not in text
 
 
-def test_a_step_that_was_not_evaluated_has_no_scores(run):
-    text = card_of(run, step=2)
-
-    assert "Step 2 was not evaluated: its scores are not known (only 0, 3)." in text
-    assert text.count("not measured") == 2
-
-
-def test_scores_before_a_conversion_are_called_so(run):
-    text = card_of(run, dtype="bfloat16", conversion=CONVERSION)
-
-    assert "Measured in float32, before the conversion." in text
-    assert "Measured in" not in card_of(run)
-
-
-def test_a_run_without_evaluations_says_so(run):
+def test_scores_that_are_not_there_and_those_of_before_a_conversion_are_called_so(run):
+    before = card_of(run, dtype="bfloat16", conversion=CONVERSION)
+    between = card_of(run, step=2)
     (run / "evals.jsonl").unlink()
 
+    assert "Measured in float32, before the conversion." in before
+    assert "Step 2 was not evaluated: its scores are not known (only 0, 3)." in between
+    assert between.count("not measured") == 2
     assert "The run has no evaluation on record." in card_of(run)
 
 
