@@ -1,11 +1,18 @@
 """How far the models of some steps are from the base: in weights, and in what they say."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TypeVar
 
 from esft.engine.forecast import forecast_of
 from esft.engine.measures import measures
-from esft.evals.kl import TOP, SampledContinuations, kl_between, prompts_of, sampled_at_base
+from esft.evals.kl import (
+    KlSettings,
+    SampledContinuations,
+    kl_between,
+    prompts_of,
+    sampled_continuations,
+)
 from esft.evals.results import (
     EVAL_FORMAT,
     DriftInLayer,
@@ -23,9 +30,6 @@ from esft.rollout.evaluate import scoring_settings
 from esft.tuning.rebuild import Source
 from esft.tuning.watcher import Watcher
 
-SEED = 0
-"""Of the draws: all runs are compared on the same ones."""
-
 T = TypeVar("T")
 
 
@@ -35,10 +39,8 @@ class Distances:
     Args:
         source: of the run.
         steps: of the run.
-        tasks: on the prompts of the prior ones the models go on.
-        prompts: how many of each; 0 leaves the KL out.
-        tokens: new tokens of a continuation, at most.
-        watcher: told of what takes a while.
+        tasks: on the first `prompts` prompts of each prior one the models go on, by up to
+            `tokens` tokens; with 0 prompts the KL is left out.
     """
 
     def __init__(
@@ -64,14 +66,16 @@ class Distances:
     def measure(self, step: int) -> None:
         """Measure a step, which is not the base."""
         device = self._steps.loaded.device
-        drift = self._cached(StepDrift, (step, device.type), lambda: self._drift_at(step))
-        self.drift.append(drift)
+        self.drift.append(self._cached(StepDrift, (step, device.type), partial(self._drift, step)))
         for task in self._tasks:
-            prompts = prompts_of(task.encoded, self._prompts)
-            key = (step, scoring_settings(task.rollout, device), prompts, self._tokens, SEED, TOP)
-            pair = self._cached(
-                KlPair, key, lambda task=task, prompts=prompts: self._kl_at(step, task, prompts)
+            settings = KlSettings(
+                prompts=prompts_of(task.encoded, self._prompts),
+                max_new_tokens=self._tokens,
+                batches=Batches(task.rollout.batches.size),
             )
+            key = (step, scoring_settings(task.rollout, device), settings.prompts)
+            key = (*key, self._tokens, settings.seed, settings.top)
+            pair = self._cached(KlPair, key, partial(self._kl, step, task.name, settings))
             self.kl[task.name].append(pair)
 
     def _cached(self, kind: type[T], key: tuple, make: Callable[[], T]) -> T:
@@ -83,32 +87,29 @@ class Distances:
             self._cache.put(key, kept)
         return from_json(kind, kept)
 
-    def _drift_at(self, step: int) -> StepDrift:
+    def _drift(self, step: int) -> StepDrift:
         self._steps.at(step)
-        found = measures(self._steps.base.drift)
+        measured = measures(self._steps.base.drift)
         return StepDrift(
             step=step,
-            norm=known(found.norm),
+            norm=known(measured.norm),
             forecast=known(self._forecast[step]),
-            zero_share=found.zero_share,
-            unmoved_share=found.unmoved_share,
+            zero_share=measured.zero_share,
+            unmoved_share=measured.unmoved_share,
             layers=tuple(
                 DriftInLayer(name=layer.name, norm=known(layer.norm), numel=layer.numel)
-                for layer in found.layers
+                for layer in measured.layers
             ),
         )
 
-    def _kl_at(self, step: int, task: EvalTask, prompts: list[tuple[int, ...]]) -> KlPair:
+    def _kl(self, step: int, task: str, settings: KlSettings) -> KlPair:
         self._steps.at(step)
-        self._watcher.phase(f"step {step}: KL on {len(prompts)} prompts of {task.name}")
-        loaded, drift = self._steps.loaded, self._steps.base.drift
-        settings = (prompts, self._tokens, Batches(task.rollout.batches.size), SEED)
-        if task.name not in self._at_base:
+        self._watcher.phase(f"step {step}: KL on {len(settings.prompts)} prompts of {task}")
+        drift, loaded = self._steps.base.drift, self._steps.loaded
+        model, tokenizer = loaded.model, loaded.tokenizer
+        if task not in self._at_base:
             with drift.at_base():
-                self._at_base[task.name] = sampled_at_base(
-                    loaded.model, loaded.tokenizer, *settings
-                )
-        base_to_tuned, tuned_to_base = kl_between(
-            loaded.model, loaded.tokenizer, drift, *settings, base=self._at_base[task.name]
-        )
-        return KlPair(step=step, base_to_tuned=base_to_tuned, tuned_to_base=tuned_to_base)
+                drawn = sampled_continuations(model, tokenizer, settings, "base")
+            self._at_base[task] = drawn
+        pair = kl_between(model, tokenizer, drift, settings, self._at_base[task])
+        return KlPair(step=step, base_to_tuned=pair[0], tuned_to_base=pair[1])

@@ -41,29 +41,23 @@ def token_distributions(
     the same weights give the same bits.
 
     Args:
-        model: a causal language model.
-        continuations: any number of them.
-        batches: how many sequences at a time.
         top: the tokens looked at one by one: so many of the likeliest at each position, or for
             each continuation its `top`, as another model chose them.
         logits: held at once, at most.
     """
     tops = [top] * len(continuations) if isinstance(top, int) else top
-    order = sorted(
-        range(len(continuations)), key=lambda i: len(continuations[i].tokens), reverse=True
-    )
     most = logits // model.get_output_embeddings().weight.shape[0]
 
-    def work(batch: Sequence[int]) -> list[TokenDistributions]:
-        left = iter(batch)
+    def work(batch: Sequence[tuple[Continuation, int | Tensor]]) -> list[TokenDistributions]:
+        left = iter(top for _, top in batch)
         return [
             distributions
-            for group in in_groups([continuations[i] for i in batch], most)
-            for distributions in _of_group(model, group, [tops[next(left)] for _ in group])
+            for group in in_groups([continuation for continuation, _ in batch], most)
+            for distributions in _of_group(model, group, [next(left) for _ in group])
         ]
 
-    found = dict(zip(order, batches.run(order, work), strict=True))
-    return [found[i] for i in range(len(continuations))]
+    pairs = list(zip(continuations, tops, strict=True))
+    return batches.run(pairs, work, length=lambda pair: len(pair[0].tokens))
 
 
 @torch.inference_mode()

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -25,6 +26,22 @@ FAR = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
+class KlSettings:
+    """On which continuations of a model, and over which tokens, divergences are estimated."""
+
+    prompts: list[tuple[int, ...]]
+    """As tokens, at least one prompt."""
+    max_new_tokens: int
+    """Cap on a continuation; lower where the model's context asks for it."""
+    batches: Batches
+    seed: int = 0
+    """Of the draws, which are others for base and tuned model. Runs are compared on the same."""
+    top: int = TOP
+    """The likeliest tokens of each position, over which is summed; the size of the vocabulary sums
+    exactly over all of it."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class SampledContinuations:
     """Continuations drawn from a model, with what it says of them."""
 
@@ -38,68 +55,58 @@ class SampledContinuations:
 
 
 def kl_between(
-    model,
-    tokenizer,
-    drift: Drift,
-    prompts: list[tuple[int, ...]],
-    max_new_tokens: int,
-    batches: Batches,
-    seed: int,
-    *,
-    top: int = TOP,
-    base: SampledContinuations | None = None,
+    model, tokenizer, drift: Drift, settings: KlSettings, base: SampledContinuations | None = None
 ) -> tuple[KlEstimate, KlEstimate]:
     """Estimate (KL(p0||p), KL(p||p0)) per token: base to tuned, then tuned to base.
 
     The first on continuations of the base model, the second on the tuned model's own. The
-    weights go to the base and back once.
+    weights, which are the tuned ones, go to the base once and come back to their exact bits.
 
     Args:
-        model: at its tuned weights, which come back to their exact bits.
-        tokenizer: its tokenizer.
-        drift: of the model's weights.
-        prompts: as tokens, at least one prompt.
-        max_new_tokens: cap on a continuation; lower where the model's context asks for it.
-        batches: how many sequences at a time.
-        seed: of the draws, which are others in the two directions.
-        top: the likeliest tokens of each position, over which is summed; the size of the
-            vocabulary sums exactly over all of it.
-        base: what `sampled_at_base` gave for the same prompts and settings; None draws it.
+        base: `sampled_continuations` of the base model, by the same settings; None draws them.
 
     Raises:
         ValueError: if there is no prompt.
         TaskError: if a prompt fills the model's context.
         AnchorError: if a step was interrupted half-way.
     """
-    settings = (model, tokenizer, prompts, max_new_tokens, batches)
-    tuned = _sampled(*settings, derived_seed("tuned continuations", seed), top)
+    tuned = sampled_continuations(model, tokenizer, settings, "tuned")
     with drift.at_base():
         if base is None:
-            base = sampled_at_base(*settings, seed, top=top)
-        tuned_told_by_base = tuned.told_by(model, batches)
-    base_told_by_tuned = base.told_by(model, batches)
+            base = sampled_continuations(model, tokenizer, settings, "base")
+        tuned_told_by_base = tuned.told_by(model, settings.batches)
+    base_told_by_tuned = base.told_by(model, settings.batches)
     return (
         estimate(base.distributions, base_told_by_tuned),
         estimate(tuned.distributions, tuned_told_by_base),
     )
 
 
-def sampled_at_base(
-    model,
-    tokenizer,
-    prompts: list[tuple[int, ...]],
-    max_new_tokens: int,
-    batches: Batches,
-    seed: int,
-    *,
-    top: int = TOP,
+def sampled_continuations(
+    model, tokenizer, settings: KlSettings, whose: Literal["base", "tuned"]
 ) -> SampledContinuations:
-    """Return what `kl_between` draws from the base model, which the weights must be at.
-
-    All steps of a run can be compared with it.
-    """
-    seed = derived_seed("base continuations", seed)
-    return _sampled(model, tokenizer, prompts, max_new_tokens, batches, seed, top)
+    """Return what `kl_between` draws from the base or the tuned model, at whose weights it is."""
+    prompts, count = settings.prompts, settings.max_new_tokens
+    if not prompts:
+        raise ValueError("there is no prompt, expected at least one")
+    context = getattr(model.config, "max_position_embeddings", None)
+    longest = max(len(prompt) for prompt in prompts)
+    if context is not None and longest >= context:
+        raise TaskError(
+            f"a prompt has {longest:,} tokens, expected fewer than {context:,}, the model's "
+            "context, so that something can follow it",
+            hint="leave the row out, or take a model with a longer context",
+        )
+    if context is not None:
+        count = min(count, context - longest)
+    seed = derived_seed(f"{whose} continuations", settings.seed)
+    drawn = sampled(model, tokenizer, prompts, count, settings.batches, seed)
+    continuations = tuple(
+        Continuation(prompt + tokens[:-1], tokens)
+        for prompt, tokens in zip(prompts, drawn, strict=True)
+    )
+    told = token_distributions(model, continuations, settings.batches, settings.top)
+    return SampledContinuations(continuations=continuations, distributions=tuple(told))
 
 
 def prompts_of(encoded: EncodedRows, limit: int) -> list[tuple[int, ...]]:
@@ -124,15 +131,14 @@ def estimate(own: Sequence[TokenDistributions], other: Sequence[TokenDistributio
     pairs = list(zip(own, other, strict=True))
     sums = [float(kl_by_position(p, q).sum()) for p, q in pairs]
     counts = [len(p.own) for p, _ in pairs]
-    tokens = sum(counts)
-    kl = sum(sums) / tokens
-    return KlEstimate(
-        kl=kl,
-        se=_ratio_error(sums, counts, kl),
-        tokens=tokens,
-        prompts=len(counts),
-        far=sum(int(((q.own - p.own).abs() > FAR).sum()) for p, q in pairs) / tokens,
-    )
+    number, tokens = len(pairs), sum(counts)
+    kl, se = sum(sums) / tokens, math.nan
+    if number > 1 and math.isfinite(kl):
+        # That of the linear part of the ratio: the number of tokens varies by prompt too.
+        squares = math.fsum((total - kl * n) ** 2 for total, n in zip(sums, counts, strict=True))
+        se = math.sqrt(squares * number / (number - 1)) / tokens
+    far = sum(int(((q.own - p.own).abs() > FAR).sum()) for p, q in pairs) / tokens
+    return KlEstimate(kl=kl, se=se, tokens=tokens, prompts=number, far=far)
 
 
 def kl_by_position(p: TokenDistributions, q: TokenDistributions) -> Tensor:
@@ -157,46 +163,3 @@ def kl_by_position(p: TokenDistributions, q: TokenDistributions) -> Tensor:
     rest = torch.where(p.among_others, torch.expm1(among) - among, 0.0)
     # Rounding alone can bring a sum of terms that are not negative below 0.
     return (terms.sum(dim=-1) + rest).clamp(min=0)
-
-
-def _sampled(
-    model,
-    tokenizer,
-    prompts: list[tuple[int, ...]],
-    max_new_tokens: int,
-    batches: Batches,
-    seed: int,
-    top: int,
-) -> SampledContinuations:
-    if not prompts:
-        raise ValueError("there is no prompt, expected at least one")
-    context = getattr(model.config, "max_position_embeddings", None)
-    longest = max(len(prompt) for prompt in prompts)
-    if context is not None and longest >= context:
-        raise TaskError(
-            f"a prompt has {longest:,} tokens, expected fewer than {context:,}, the model's "
-            "context, so that something can follow it",
-            hint="leave the row out, or take a model with a longer context",
-        )
-    count = max_new_tokens if context is None else min(max_new_tokens, context - longest)
-    continuations = tuple(
-        Continuation(prompt + tokens[:-1], tokens)
-        for prompt, tokens in zip(
-            prompts, sampled(model, tokenizer, prompts, count, batches, seed), strict=True
-        )
-    )
-    return SampledContinuations(
-        continuations=continuations,
-        distributions=tuple(token_distributions(model, continuations, batches, top)),
-    )
-
-
-def _ratio_error(sums: list[float], counts: list[int], ratio: float) -> float:
-    """Return the standard error of the linear part of a ratio of sums over prompts."""
-    number = len(sums)
-    if number == 1 or not math.isfinite(ratio):
-        return math.nan
-    squares = math.fsum(
-        (total - ratio * count) ** 2 for total, count in zip(sums, counts, strict=True)
-    )
-    return math.sqrt(squares * number / (number - 1)) / sum(counts)

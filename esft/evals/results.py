@@ -25,16 +25,13 @@ EVAL_FORMAT = 2
 class StepScore:
     """A task on the model of one step; `se` and `reward_se` are standard errors over its rows."""
 
-    step: int
-    """0 is the base model."""
-    n: int
-    """Rows."""
+    step: int  # 0 is the base model
+    n: int  # rows
     accuracy: float | None
     se: float | None
     reward: float | None
     reward_se: float | None
-    grader_failures: int = 0
-    """Rows to whose answer the grader gave no score."""
+    grader_failures: int = 0  # rows to whose answer the grader gave no reward
     acc: float | None = None
     """For choice: share right without dividing by the options' lengths."""
     acc_norm: float | None = None
@@ -45,24 +42,20 @@ class Comparison:
     """A step against the base, paired on the same rows."""
 
     step: int
-    change: float
-    """Of the accuracy."""
+    change: float  # of the accuracy
     se: float | None
     low: float
     high: float
     """`low` to `high`: the 95 % interval of `change`."""
-    gained: int
-    """Rows wrong before and right now."""
+    gained: int  # rows wrong before and right now
     lost: int
-    p: float
-    """McNemar's exact test."""
+    p: float  # McNemar's exact test
     reward_change: float | None = None
     """Of the mean reward; None where that only says right or wrong, like the three that follow."""
     reward_se: float | None = None
     reward_low: float | None = None
     reward_high: float | None = None
-    gained_rows: tuple[str, ...] = ()
-    """Ids."""
+    gained_rows: tuple[str, ...] = ()  # ids
     lost_rows: tuple[str, ...] = ()
 
 
@@ -107,8 +100,7 @@ class TaskResult:
     verdict: Verdict | None = None
     kl: tuple[KlPair, ...] = ()
     scoring: str | None = None
-    hash: str | None = None
-    """Of its rows."""
+    hash: str | None = None  # of its rows
 
     @property
     def rows(self) -> int:
@@ -137,8 +129,7 @@ class DriftInLayer:
     """The drift of one layer's weights."""
 
     name: str
-    norm: float | None
-    """||D|| over them."""
+    norm: float | None  # ||D|| over them
     numel: int
 
     @property
@@ -152,14 +143,10 @@ class StepDrift:
     """How far the weights of a step are from the base weights."""
 
     step: int
-    norm: float | None
-    """||D||."""
-    forecast: float | None
-    """Of ||D||, from the coefficients of the journal."""
-    zero_share: float | None
-    """Of elements with D = 0."""
-    unmoved_share: float | None
-    """Of weights whose bits are those of the base."""
+    norm: float | None  # ||D||
+    forecast: float | None  # of ||D||, from the coefficients of the journal
+    zero_share: float | None  # of elements with D = 0
+    unmoved_share: float | None  # of weights whose bits are those of the base
     layers: tuple[DriftInLayer, ...] = ()
 
 
@@ -170,8 +157,7 @@ class NoiseFloor:
     text: str
     changed: dict[str, int]
     """Rows whose answer came out right once and wrong once, by task."""
-    rows: int
-    """Of all tasks."""
+    rows: int  # of all tasks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,18 +175,12 @@ class EvalRecord:
 
     format: int = EVAL_FORMAT
     model: str
-    run: str | None
-    """The folder; None for a journal or a model by itself."""
-    base: str
-    """Identity of the base model."""
-    journal: str | None
-    """Checksum of its last line."""
-    margin: float
-    """A change that matters to no one is smaller than this."""
-    load: str | None
-    """How the models were quantized; None where they were not."""
-    steps: tuple[int, ...]
-    """In rising order; 0 is the base model."""
+    run: str | None  # the folder; None for a journal or a model by itself
+    base: str  # identity of the base model
+    journal: str | None  # checksum of its last line
+    margin: float  # a change that matters to no one is smaller than this
+    load: str | None  # how the models were quantized; None where they were not
+    steps: tuple[int, ...]  # in rising order; 0 is the base model
     tasks: tuple[TaskResult, ...]
     drift: tuple[StepDrift, ...] = ()
     noise_floor: NoiseFloor | None = None
@@ -216,9 +196,7 @@ def comparison_of(
     """Compare the rows of a step with those of the base.
 
     Args:
-        step: whose rows `now` are.
-        base: correct (0 or 1) and reward, row by row.
-        now: the same of the same rows, in the same order.
+        base: correct (0 or 1) and reward, row by row; `now` of the same rows, in the same order.
         ids: of the rows.
 
     Raises:
@@ -226,11 +204,6 @@ def comparison_of(
     """
     paired = compare([correct for correct, _ in base], [correct for correct, _ in now])
     rewards = compare_rewards(base, now)
-    of_rewards = {}
-    if rewards is not None:
-        low, high = rewards.interval.low, rewards.interval.high
-        of_rewards = {"reward_change": rewards.difference, "reward_se": known(rewards.se)}
-        of_rewards |= {"reward_low": low, "reward_high": high}
     return Comparison(
         step=step,
         change=paired.difference,
@@ -240,7 +213,10 @@ def comparison_of(
         gained=len(paired.gained),
         lost=len(paired.lost),
         p=paired.p_value,
-        **of_rewards,
+        reward_change=None if rewards is None else rewards.difference,
+        reward_se=None if rewards is None else known(rewards.se),
+        reward_low=None if rewards is None else rewards.interval.low,
+        reward_high=None if rewards is None else rewards.interval.high,
         gained_rows=tuple(ids[row] for row in paired.gained),
         lost_rows=tuple(ids[row] for row in paired.lost),
     )

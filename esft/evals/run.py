@@ -21,11 +21,8 @@ from esft.evals.steps import QuantizedSteps, RunSteps, Steps
 from esft.evals.tasks import Evaluator, MeasuredTask, eval_tasks
 from esft.files import write_whole
 from esft.models.load import load_model
-from esft.recipe.paths import with_recorded_paths
 from esft.recipe.priors import PriorSpec, parse_prior_line
 from esft.recipe.settings import Prior, Recipe
-from esft.recipe.toml import load_recipe
-from esft.runs.folder import RunFolder
 from esft.stats.verdict import diagnose
 from esft.tuning.rebuild import RebuildOptions, Source, find_source, step_of
 from esft.tuning.tasks import EvalTask, refuse_target, rows_hash
@@ -65,8 +62,7 @@ class EvalResult:
     record: EvalRecord
     measured: tuple[MeasuredTask, ...]
     """The tasks of the record, row by row."""
-    path: str | None
-    """Of eval.json; None where there is no run folder."""
+    path: str | None  # of eval.json; None where there is no run folder
 
 
 def run_eval(request: EvalRequest, watcher: Watcher) -> EvalResult:
@@ -75,13 +71,10 @@ def run_eval(request: EvalRequest, watcher: Watcher) -> EvalResult:
     Raises:
         EsftError: if run, step or model is not there, or no task can be measured.
     """
-    alone = request.run is None and request.model is not None
-    source = None if alone else find_source(request.run)
-    run = None if source is None else source.run
-    recipe = None
-    if run is not None:
-        recipe = load_recipe(str(run.recipe_path), {})
-        recipe = with_recorded_paths(recipe, run.info["places"])
+    source = None
+    if request.run is not None or request.model is None:
+        source = find_source(request.run)
+    run, recipe = (None, None) if source is None else (source.run, source.recipe)
     specs = _specs(request, recipe)
     steps = _steps(request, source, watcher)
     tasks, failed = eval_tasks(
@@ -111,7 +104,11 @@ def run_eval(request: EvalRequest, watcher: Watcher) -> EvalResult:
         noise_floor=floor,
         failed=failed,
     )
-    return EvalResult(record=record, measured=measured, path=_keep(run, record))
+    if run is None:
+        return EvalResult(record=record, measured=measured, path=None)
+    path = run.path / ("eval.json" if record.load is None else f"eval-{record.load}.json")
+    write_whole(path, json.dumps(to_json(record), indent=1) + "\n")
+    return EvalResult(record=record, measured=measured, path=str(path))
 
 
 def task_result(
@@ -200,11 +197,3 @@ def _measure(
         for task, evaluations in zip(tasks, by_task, strict=True)
     ]
     return tuple(measured), floor
-
-
-def _keep(run: RunFolder | None, record: EvalRecord) -> str | None:
-    if run is None:
-        return None
-    path = run.path / ("eval.json" if record.load is None else f"eval-{record.load}.json")
-    write_whole(path, json.dumps(to_json(record), indent=1) + "\n")
-    return str(path)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
 from esft.engine.weights import identity
-from esft.evals.quantized import quantized_copy
+from esft.errors import ModelError
+from esft.files import writing
+from esft.models.calling import quiet
+from esft.models.save import write_model
 from esft.rollout.evaluate import ModelVersion
 from esft.tuning.rebuild import RebuildOptions, Source, bring_to, open_at_base
 
@@ -20,11 +25,7 @@ if TYPE_CHECKING:
 
 
 class Steps:
-    """Models that share one place in memory; here a single one, without a run.
-
-    Args:
-        loaded: with its weights as they are.
-    """
+    """Models that share one place in memory; here a single one, without a run."""
 
     def __init__(self, loaded: LoadedModel) -> None:
         self.numbers: tuple[int, ...] = (0,)
@@ -42,21 +43,10 @@ class Steps:
 
 
 class RunSteps(Steps):
-    """Steps of a run, rebuilt from its journal.
-
-    Args:
-        source: of the run.
-        numbers: of the steps, in rising order, the first of them 0.
-        watcher: told of progress.
-        options: which base model, and where to.
-    """
+    """Steps of a run, rebuilt from its journal; their numbers rise from 0."""
 
     def __init__(
-        self,
-        source: Source,
-        numbers: tuple[int, ...],
-        watcher: Watcher,
-        options: RebuildOptions,
+        self, source: Source, numbers: tuple[int, ...], watcher: Watcher, options: RebuildOptions
     ) -> None:
         if source.run is not None:
             # Scores of the run itself count as made only with as many threads.
@@ -80,13 +70,7 @@ class RunSteps(Steps):
 
 
 class QuantizedSteps(Steps):
-    """Steps as they are loaded in 4 or 8 bits; one quantized copy at a time is kept.
-
-    Args:
-        steps: in full.
-        load: "nf4" or "int8".
-        watcher: told of what takes a while.
-    """
+    """Steps as they are loaded in 4 or 8 bits; one quantized copy at a time is kept."""
 
     def __init__(self, steps: Steps, load: str, watcher: Watcher) -> None:
         self.numbers = steps.numbers
@@ -110,3 +94,37 @@ class QuantizedSteps(Steps):
             self._watcher.phase(f"step {step}: loading it as {self._load}")
             self._copy = step, quantized_copy(self.loaded, self._load)
         return self._copy[1]
+
+
+def quantized_copy(loaded: LoadedModel, load: str) -> PreTrainedModel:
+    """Return a copy of a model with its linear layers quantized, on the same device.
+
+    It is written to a temporary folder and loaded from there, as users of the checkpoint would.
+
+    As "nf4" (4 bits: quantiles of a normal distribution, in blocks) or "int8" (a scale a row:
+    LLM.int8). ModelError where bitsandbytes cannot do that on this device; RunError where the
+    temporary folder, of the size of the model, cannot be written.
+    """
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    settings: dict[str, object] = {"load_in_8bit": True}
+    if load == "nf4":
+        settings = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
+        settings["bnb_4bit_compute_dtype"] = loaded.dtype
+    with tempfile.TemporaryDirectory(prefix="esft-quantized-") as folder:
+        with writing(Path(folder)):
+            write_model(loaded, Path(folder))
+        try:
+            with quiet(bars_too=True):
+                model = AutoModelForCausalLM.from_pretrained(
+                    folder,
+                    quantization_config=BitsAndBytesConfig(**settings),
+                    device_map={"": loaded.device},
+                    dtype=loaded.dtype,
+                )
+        except (ImportError, RuntimeError, ValueError, NotImplementedError) as error:
+            raise ModelError(
+                f"the model cannot be loaded as {load} on {loaded.device}: {error}",
+                hint="bitsandbytes supports cuda, and the CPU from version 0.46 on",
+            ) from error
+    return model.eval().requires_grad_(False)

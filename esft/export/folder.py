@@ -1,6 +1,7 @@
 """A step of a run as a Hugging Face folder, compared with the model in memory."""
 
 import gc
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +26,8 @@ from esft.models.save import write_model
 from esft.tuning.rebuild import RebuildOptions, Rebuilt, Source, rebuild
 from esft.tuning.watcher import Watcher
 
-_NOT_COMPARED = {"_name_or_path", "transformers_version", "architectures"}
-"""What saving a config changes, and no answer depends on."""
+_NOT_COMPARED = ("_name_or_path", "transformers_version", "architectures", "auto_map")
+"""What saving changes in a config, and no answer depends on."""
 
 
 def export(
@@ -103,21 +104,21 @@ class _Written:
     """What the folder must hold, when the model that was written is gone."""
 
     weights: str
-    configs: tuple[dict, dict]
+    configs: tuple[dict[str, object], ...]
     dtype: str
     device: str
 
 
 def _described(loaded: LoadedModel) -> _Written:
     model = loaded.model
-    config = {
-        key: value for key, value in model.config.to_dict().items() if key not in _NOT_COMPARED
-    }
-    generation = model.generation_config.to_dict()
-    generation.pop("transformers_version", None)
+    # As JSON, in which numbers as keys are texts and tuples are lists.
+    texts = [it.to_json_string(use_diff=False) for it in (model.config, model.generation_config)]
     return _Written(
         weights=identity(model),
-        configs=(config, generation),
+        configs=tuple(
+            {key: value for key, value in json.loads(text).items() if key not in _NOT_COMPARED}
+            for text in texts
+        ),
         dtype=_name(model.dtype),
         device=str(loaded.device) if loaded.device.type == "cuda" else loaded.device.type,
     )

@@ -50,9 +50,8 @@ class Source:
         """The run's recipe, its files where they were then; None for a journal alone."""
         if self.run is None:
             return None
-        return with_recorded_paths(
-            load_recipe(str(self.run.recipe_path), {}), self.run.info["places"]
-        )
+        recipe = load_recipe(str(self.run.recipe_path), {})
+        return with_recorded_paths(recipe, self.run.info["places"])
 
     @property
     def best(self) -> int | None:

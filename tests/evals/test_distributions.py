@@ -21,9 +21,7 @@ def alone(model, continuation):
     return every[len(continuation.tokens) - len(continuation.targets) :]
 
 
-@pytest.mark.parametrize(
-    ("size", "logits", "top"), [(1, 1, 5), (4, 1, 130), (4, 2000, 5), (4, LOGITS, 130)]
-)
+@pytest.mark.parametrize(("size", "logits", "top"), [(1, 1, 5), (4, 2000, 5), (4, LOGITS, 130)])
 def test_the_tokens_are_given_what_the_model_gives_them_alone(size, logits, top):
     model = tiny_llama()
 
@@ -41,7 +39,7 @@ def test_the_tokens_are_given_what_the_model_gives_them_alone(size, logits, top)
         assert told.among_others.equal((told.top != targets).all(-1))
 
 
-@pytest.mark.parametrize("top", [0, 1, 260, 261, 1000])
+@pytest.mark.parametrize("top", [0, 1, 261, 1000])
 def test_probabilities_sum_to_one(top):
     for told in token_distributions(tiny_llama(), CONTINUATIONS, Batches(), top):
         assert told.logprobs.shape[1] == min(top, 261) + 1

@@ -38,8 +38,8 @@ def exact(p, q):
     return float((p.double().exp() * (p.double() - q.double())).sum())
 
 
-@pytest.mark.parametrize("seed", [0, 1, 42])
-@pytest.mark.parametrize("top", [0, 1, 5, 11, 12])
+@pytest.mark.parametrize("seed", [0, 42])
+@pytest.mark.parametrize("top", [0, 1, 5, 12])
 def test_the_mean_over_draws_is_the_divergence_whatever_is_summed_over(top, seed):
     p, q = some_distribution(seed), some_distribution(seed + 1000)
     every = torch.arange(SIZE)
@@ -59,20 +59,13 @@ def test_a_sum_over_the_whole_vocabulary_does_not_depend_on_the_draw():
 
 
 @pytest.mark.parametrize("top", [0, 5, 12])
-def test_a_distribution_has_a_divergence_of_exactly_0_from_itself(top):
+def test_a_divergence_is_never_negative_and_exactly_0_from_itself(top):
     p = some_distribution(0, spread=20.0)
+    near = (p + 1e-6 * some_distribution(1)).log_softmax(-1)
+    every = torch.arange(SIZE)
 
-    values = kl_by_position(*both(p, p, torch.arange(SIZE), top))
-
-    assert values.tolist() == [0.0] * SIZE
-
-
-@pytest.mark.parametrize("top", [0, 3, 12])
-def test_distributions_that_hardly_differ_have_no_negative_divergence(top):
-    p = some_distribution(0, spread=20.0)
-    q = (p + 1e-6 * some_distribution(1)).log_softmax(-1)
-
-    assert float(kl_by_position(*both(p, q, torch.arange(SIZE), top)).min()) >= 0
+    assert kl_by_position(*both(p, p, every, top)).tolist() == [0.0] * SIZE
+    assert float(kl_by_position(*both(p, near, every, top)).min()) >= 0
 
 
 def test_a_token_that_q_makes_certain_is_counted_without_overflow():
@@ -96,21 +89,11 @@ def test_a_token_impossible_under_p_adds_what_q_has_of_it():
     assert values.tolist() == pytest.approx([exact(p[possible], q[possible])] * 11, rel=1e-5)
 
 
-def test_tokens_impossible_under_q_make_it_infinite():
-    p, q = some_distribution(0), some_distribution(1)
-    q[3] = -math.inf
-
-    found = estimate(*([each] for each in both(p, q, torch.arange(SIZE), SIZE)))
-
-    assert found.kl == math.inf
-    assert math.isnan(found.se)
-
-
 def some_prompts(repeats=1, number=8):
     """`number` prompts with tokens of unequal numbers, each `repeats` times."""
     p, q = some_distribution(0), some_distribution(1)
     tokens = [torch.arange(1 + i).repeat(repeats) for i in range(number)]
-    return [list(side) for side in zip(*(both(p, q, each, 2) for each in tokens), strict=True)]
+    return [list(side) for side in zip(*(both(p, q, drawn, 2) for drawn in tokens), strict=True)]
 
 
 def test_tokens_that_say_the_same_again_make_no_error_smaller():
@@ -129,26 +112,27 @@ def test_four_times_as_many_prompts_halve_the_error():
     assert often.se == pytest.approx(once.se / 2 * math.sqrt(28 / 31))
 
 
-def test_a_single_prompt_has_no_error():
-    p, q = some_prompts(number=1)
-
-    assert math.isnan(estimate(p, q).se)
-
-
 def test_tokens_far_from_where_they_were_are_counted():
     p, q = some_distribution(0).clone(), some_distribution(0).clone()
     q[2] -= 10.5
     q[3] -= 9.5
 
-    found = estimate(*([each] for each in both(p, q, torch.arange(4), 0)))
+    found = estimate(*([side] for side in both(p, q, torch.arange(4), 0)))
 
     assert found.far == 0.25
 
 
-def test_what_overflowed_is_nan():
-    p, q = some_distribution(0), torch.full((SIZE,), math.nan)
+def test_what_has_no_finite_divergence_or_a_single_prompt_has_no_error():
+    p, gone = some_distribution(0), some_distribution(1)
+    gone[3] = -math.inf
+    overflowed = torch.full((SIZE,), math.nan)
 
-    found = estimate(*([each] for each in both(p, q, torch.arange(4), 2)))
+    impossible, nothing = (
+        estimate(*([side] * 2 for side in both(p, q, torch.arange(SIZE), SIZE)))
+        for q in (gone, overflowed)
+    )
 
-    assert math.isnan(found.kl)
-    assert math.isnan(found.se)
+    assert impossible.kl == math.inf
+    assert math.isnan(nothing.kl)
+    for one in (impossible, nothing, estimate(*some_prompts(number=1))):
+        assert math.isnan(one.se)

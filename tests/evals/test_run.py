@@ -10,9 +10,9 @@ from tiny_models import tiny_llama, write_model
 from tiny_runs import Notes, a_recipe, never, write_arc
 
 from esft.errors import RecipeError, RunError
-from esft.evals.quantized import quantized_copy
 from esft.evals.results import read_eval
 from esft.evals.run import EvalRequest, run_eval
+from esft.evals.steps import quantized_copy
 from esft.models.load import load_model
 from esft.recipe.priors import parse_prior_line
 from esft.recipe.settings import Prior, Run
@@ -73,8 +73,8 @@ def asked(run, **changes):
 
 
 def result_of(request, task):
-    (found,) = (each for each in run_eval(request, Notes()).record.tasks if each.name == task)
-    return found
+    (result,) = (one for one in run_eval(request, Notes()).record.tasks if one.name == task)
+    return result
 
 
 def test_what_the_run_measured_is_not_measured_again(tmp_path, counted):
@@ -102,18 +102,6 @@ def test_what_the_run_measured_is_not_measured_again(tmp_path, counted):
         assert [score.reward for score in task.evaluations] == [line["reward"] for line in lines]
     assert result.path == str(run / "eval.json")
     assert read_eval(run / "eval.json") == result.record
-
-
-def test_rows_come_from_the_folder_named_else_from_the_run_s(run, tmp_path, monkeypatch):
-    monkeypatch.delenv("ESFT_DATA_DIR", raising=False)
-    write_arc(tmp_path / "data", rows=3)
-    request = asked(run, at="0", priors=("arc:2",))
-
-    assert result_of(replace(request, data_dir=str(tmp_path / "data")), "arc").rows == 2
-    made = a_recipe(tmp_path / "2", task={"data_dir": str(tmp_path / "data")})
-    made = replace(made, task=replace(made.task, name="arc-easy", train=2, holdout=1))
-    of_run = run_tuning(made, Notes(), never).run_path
-    assert result_of(replace(request, run=of_run), "arc").rows == 2
 
 
 def test_other_steps_and_tasks_are_measured_once(run, counted):
@@ -159,13 +147,15 @@ def test_an_evaluation_that_was_interrupted_goes_on(model, counted, monkeypatch)
     assert counted == [64, 64, 22]
 
 
-def test_a_cache_that_is_damaged_or_cannot_be_written_is_done_without(
+def test_nothing_is_rebuilt_unless_the_cache_is_damaged_or_cannot_be_written(
     run, tmp_path, monkeypatch, counted
 ):
     monkeypatch.setenv("ESFT_CACHE_DIR", str(tmp_path / "cache"))
     request = asked(run, priors=("reverse-letters:5",), at="3", kl_prompts=3, kl_tokens=4)
     counted.clear()
-    first = run_eval(request, Notes())
+    first, notes = run_eval(request, Notes()), Notes()
+    assert run_eval(request, notes).record == first.record
+    assert notes.rebuilds == notes.progressed == []  # where all is known nothing is rebuilt
     for file in (tmp_path / "cache").rglob("*.json*"):
         file.write_bytes(file.read_bytes()[:-9])
 
@@ -199,8 +189,12 @@ def test_the_kl_of_each_prior_task_is_measured_both_ways_and_once(run):
 
     first = run_eval(request, notes)
     more = run_eval(replace(request, at="2,3"), notes)
+    others = Notes()
+    for change in ({"kl_prompts": 2}, {"kl_tokens": 5}):
+        run_eval(replace(request, **change), others)
 
     assert compared(notes) == [3, 3, 3, 3]
+    assert compared(others) == [2, 2, 3, 3]
     assert [[pair.step for pair in task.kl] for task in more.record.tasks] == [[], [2, 3], [2, 3]]
     for before, after in zip(first.record.tasks, more.record.tasks, strict=True):
         assert before.kl == after.kl[1:]
@@ -208,28 +202,6 @@ def test_the_kl_of_each_prior_task_is_measured_both_ways_and_once(run):
             for estimate in (pair.base_to_tuned, pair.tuned_to_base):
                 assert estimate.prompts == 3
                 assert estimate.kl > 0
-
-
-@pytest.mark.parametrize("change", [{"kl_prompts": 2}, {"kl_tokens": 5}])
-def test_another_kl_is_measured(run, change):
-    request = asked(run, at="3", priors=("copy-letters:4",), kl_prompts=3, kl_tokens=4)
-    run_eval(request, Notes())
-    notes = Notes()
-
-    run_eval(replace(request, **change), notes)
-
-    assert compared(notes) == [change.get("kl_prompts", 3)]
-
-
-def test_where_all_is_known_nothing_is_rebuilt(run):
-    request = asked(run, at="1,3", kl_prompts=3, kl_tokens=4)
-    first = run_eval(request, Notes())
-    notes = Notes()
-
-    again = run_eval(request, notes)
-
-    assert again.record == first.record
-    assert notes.rebuilds == notes.progressed == []
 
 
 def test_a_journal_alone_is_measured_with_the_tasks_that_are_named(run):
@@ -254,13 +226,21 @@ def test_a_model_by_itself_is_measured_once_also_as_the_base_of_a_run(run, model
     assert result.record.tasks[0].verdict is None
 
 
-def test_rows_are_those_of_the_run_unless_others_are_asked_for(run):
+def test_rows_are_those_of_the_run_unless_others_are_asked_for(run, tmp_path, monkeypatch):
+    monkeypatch.delenv("ESFT_DATA_DIR", raising=False)
+    data = str(write_arc(tmp_path / "data", rows=3))
+    made = a_recipe(tmp_path / "2", task={"data_dir": data, "train": 2, "holdout": 1})
+    made = replace(made, task=replace(made.task, name="arc-easy"))
+    of_run = run_tuning(made, Notes(), never).run_path
     request = asked(run, at="0", priors=("copy-letters", "reverse-letters:4"))
+    arc = replace(request, priors=("arc:2",))
 
     assert result_of(request, "copy-letters").rows == 7
     assert result_of(request, "reverse-letters").rows == 4
     assert result_of(replace(request, rows=5), "copy-letters").rows == 5
     assert result_of(replace(request, rows=5), "reverse-letters").rows == 4
+    assert result_of(replace(arc, data_dir=data), "arc").rows == 2
+    assert result_of(replace(arc, run=of_run), "arc").rows == 2
 
 
 def test_a_task_that_cannot_be_measured_leaves_the_others(run, model, monkeypatch):
@@ -295,11 +275,13 @@ def test_what_cannot_be_is_refused_before_anything_is_measured(run, changes, err
     assert not any("rows" in phase for phase in notes.phases)
 
 
-def test_a_model_by_itself_has_no_tasks_and_no_steps(model):
-    with pytest.raises(RecipeError, match="no prior task is named"):
-        run_eval(EvalRequest(**model), Notes())
-    with pytest.raises(RecipeError, match="--at is 3, expected none: a model by itself"):
-        run_eval(EvalRequest(priors=("copy-letters:3",), at="3", **model), Notes())
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [({}, "no prior task is named"), ({"priors": ("copy-letters:3",), "at": "3"}, "--at is 3")],
+)
+def test_a_model_by_itself_has_no_tasks_and_no_steps(model, changes, error):
+    with pytest.raises(RecipeError, match=error):
+        run_eval(EvalRequest(**model, **changes), Notes())
 
 
 @pytest.mark.parametrize("load", ["nf4", "int8"])
@@ -363,23 +345,17 @@ def test_what_a_grader_failed_on_is_scored_again_and_so_is_what_a_program_change
     assert counted == [4] * 4
 
 
-@pytest.mark.parametrize("changes", ["reward=logprob", "scoring=generate", "max_new_tokens=2"])
-def test_other_settings_are_another_evaluation(model, counted, changes):
-    for line in ("copy-letters:5", f"copy-letters:5 {changes}"):
-        run_eval(EvalRequest(priors=(line,), **model), Notes())
-
-    assert counted == [5, 5]
-
-
-def test_other_rows_and_weights_are_other_evaluations(tmp_path, model, counted):
+def test_other_settings_rows_and_weights_are_other_evaluations(tmp_path, model, counted):
     write_model(tmp_path / "other", tiny_llama(seed=1))
-    write_arc(tmp_path / "data", rows=3)
-    request = EvalRequest(priors=("arc:2",), data_dir=str(tmp_path / "data"), **model)
+    data = write_arc(tmp_path / "data", rows=3)
+    request = EvalRequest(priors=("arc:2",), data_dir=str(data), **model)
     run_eval(request, Notes())
+    for setting in ("reward=logprob", "scoring=generate", "scoring=generate max_new_tokens=2"):
+        run_eval(replace(request, priors=(f"arc:2 {setting}",)), Notes())
     run_eval(replace(request, model=str(tmp_path / "other")), Notes())
-    file = tmp_path / "data" / "arc_challenge.validation.jsonl"
+    file = data / "arc_challenge.validation.jsonl"
     file.write_text(file.read_text().replace("validation 1?", "validation one?"))
 
     run_eval(request, Notes())
 
-    assert counted == [2, 2, 2]
+    assert counted == [2] * 6

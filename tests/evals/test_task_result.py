@@ -40,16 +40,16 @@ def test_every_step_is_compared_with_the_base_row_by_row():
 
     record = task_result(measured(BASE, *steps), (0, 2, 5, 9), 0.03)
 
-    assert [each.step for each in record.evaluations] == [0, 2, 5, 9]
-    assert [each.step for each in record.comparisons] == [2, 5, 9]
-    assert [each.change for each in record.comparisons] == pytest.approx([0.01, -0.02, 0.02])
-    gained = [each.gained_rows for each in record.comparisons]
-    lost = [each.lost_rows for each in record.comparisons]
+    assert [one.step for one in record.evaluations] == [0, 2, 5, 9]
+    assert [one.step for one in record.comparisons] == [2, 5, 9]
+    assert [one.change for one in record.comparisons] == pytest.approx([0.01, -0.02, 0.02])
+    gained = [one.gained_rows for one in record.comparisons]
+    lost = [one.lost_rows for one in record.comparisons]
     assert gained == [("row-2", "row-3"), (), ("row-2", "row-3")]
     assert lost == [("row-1",), ("row-0", "row-1"), ()]
-    for each in record.comparisons:
-        assert (each.gained, each.lost) == (len(each.gained_rows), len(each.lost_rows))
-        assert each.low < each.change < each.high
+    for one in record.comparisons:
+        assert (one.gained, one.lost) == (len(one.gained_rows), len(one.lost_rows))
+        assert one.low < one.change < one.high
 
 
 def test_the_verdict_is_of_the_last_step_and_of_the_margin_asked_for():
