@@ -151,7 +151,7 @@ def test_nothing_is_rebuilt_unless_the_cache_is_damaged_or_cannot_be_written(
     run, tmp_path, monkeypatch, counted
 ):
     monkeypatch.setenv("ESFT_CACHE_DIR", str(tmp_path / "cache"))
-    request = asked(run, priors=("reverse-letters:5",), at="3", kl_prompts=3, kl_tokens=4)
+    request = asked(run, priors=("reverse-letters:5",), at="1,3", kl_prompts=3, kl_tokens=4)
     counted.clear()
     first, notes = run_eval(request, Notes()), Notes()
     assert run_eval(request, notes).record == first.record
@@ -160,7 +160,7 @@ def test_nothing_is_rebuilt_unless_the_cache_is_damaged_or_cannot_be_written(
         file.write_bytes(file.read_bytes()[:-9])
 
     assert run_eval(request, Notes()).record == first.record
-    assert len(counted) == 8
+    assert len(counted) == 12
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("ESFT_CACHE_DIR", str(tmp_path / "file"))
     assert run_eval(request, Notes()).record == first.record
@@ -350,12 +350,12 @@ def test_other_settings_rows_and_weights_are_other_evaluations(tmp_path, model, 
     data = write_arc(tmp_path / "data", rows=3)
     request = EvalRequest(priors=("arc:2",), data_dir=str(data), **model)
     run_eval(request, Notes())
-    for setting in ("reward=logprob", "scoring=generate", "scoring=generate max_new_tokens=2"):
-        run_eval(replace(request, priors=(f"arc:2 {setting}",)), Notes())
+    for setting in ("", " reward=logprob", " scoring=generate", " max_new_tokens=2"):
+        run_eval(replace(request, priors=(f"copy-letters:5{setting}",)), Notes())
     run_eval(replace(request, model=str(tmp_path / "other")), Notes())
     file = data / "arc_challenge.validation.jsonl"
     file.write_text(file.read_text().replace("validation 1?", "validation one?"))
 
     run_eval(request, Notes())
 
-    assert counted == [2] * 6
+    assert counted == [2, 5, 5, 5, 5, 2, 2]
