@@ -22,7 +22,7 @@ from esft.evals.tasks import Evaluator, MeasuredTask, eval_tasks
 from esft.files import write_whole
 from esft.models.load import load_model
 from esft.recipe.priors import PriorSpec, parse_prior_line
-from esft.recipe.settings import Prior, Recipe
+from esft.recipe.settings import Recipe
 from esft.stats.verdict import diagnose
 from esft.tuning.rebuild import RebuildOptions, Source, find_source, step_of
 from esft.tuning.tasks import EvalTask, refuse_target, rows_hash
@@ -79,10 +79,10 @@ def run_eval(request: EvalRequest, watcher: Watcher) -> EvalResult:
     steps = _steps(request, source, watcher)
     tasks, failed = eval_tasks(
         steps.loaded,
-        None if recipe is None else recipe.task,
+        recipe,
         specs,
-        rows=request.rows or (Prior() if recipe is None else recipe.prior).rows,
-        data_dir=request.data_dir or (None if recipe is None else recipe.task.data_dir),
+        rows=request.rows,
+        data_dir=request.data_dir,
         batch=None if run is None else run.info["batches"][-1][1],
     )
     distances = None
@@ -97,9 +97,7 @@ def run_eval(request: EvalRequest, watcher: Watcher) -> EvalResult:
         margin=request.margin,
         load=request.load,
         steps=steps.numbers,
-        tasks=tuple(
-            task_result(task, steps.numbers, request.margin, distances) for task in measured
-        ),
+        tasks=tuple(task_result(one, steps.numbers, request.margin, distances) for one in measured),
         drift=() if distances is None else tuple(distances.drift),
         noise_floor=floor,
         failed=failed,

@@ -8,7 +8,7 @@ from esft.evals.results import FailedTask, NoiseFloor
 from esft.evals.steps import Steps
 from esft.models.load import LoadedModel
 from esft.recipe.priors import PriorSpec
-from esft.recipe.settings import TaskSettings
+from esft.recipe.settings import Prior, Recipe, TaskSettings
 from esft.rollout.batches import Batches
 from esft.rollout.cache import Cache
 from esft.rollout.evaluate import EvaluationCache, evaluate, scoring_settings
@@ -23,37 +23,33 @@ class MeasuredTask:
     """A task on every step."""
 
     task: EvalTask
-    evaluations: tuple[Evaluation, ...]
-    """One a step, in the order of the steps."""
+    evaluations: tuple[Evaluation, ...]  # one a step, in the order of the steps
 
 
 def eval_tasks(
     loaded: LoadedModel,
-    target: TaskSettings | None,
+    recipe: Recipe | None,
     priors: Sequence[PriorSpec],
     *,
-    rows: int,
+    rows: int | None,
     data_dir: str | None,
     batch: int | None,
 ) -> tuple[tuple[EvalTask, ...], tuple[FailedTask, ...]]:
-    """Return the tasks that can be measured, and those that cannot.
+    """Return the tasks that can be measured, and those that cannot; RunError if none can.
 
     Args:
-        loaded: the model.
-        target: of the run, which is measured on its holdout rows; None where there is none.
-        priors: the prior tasks.
-        rows: of a prior task that names no number.
-        data_dir: folder of the rows of tasks that are on the hub; None looks elsewhere.
+        recipe: of the run, whose target is measured on its holdout rows; None where there is none.
+        rows: of a prior task that names no number; None takes the recipe's.
+        data_dir: folder of the rows of tasks that are on the hub; None takes the recipe's.
         batch: sequences at a time; None finds it.
-
-    Raises:
-        RunError: if none can be measured.
     """
+    rows = rows or (Prior() if recipe is None else recipe.prior).rows
+    data_dir = data_dir or (None if recipe is None else recipe.task.data_dir)
     tasks, failed = [], []
-    for wanted in (*([] if target is None else [target]), *priors):
+    for wanted in (*([] if recipe is None else [recipe.task]), *priors):
         try:
-            if wanted is target:
-                task, split = task_and_rows(target)
+            if isinstance(wanted, TaskSettings):
+                task, split = task_and_rows(wanted)
                 role, chosen = "target", split.holdout
             else:
                 prior = rows_of(wanted, rows, data_dir)
@@ -68,12 +64,7 @@ def eval_tasks(
 
 
 class Evaluator:
-    """Scores tasks on steps; rows that were scored before are read from the cache.
-
-    Args:
-        steps: whose weights change from step to step.
-        watcher: told of what takes a while.
-    """
+    """Scores tasks on steps; rows that were scored before are read from the cache."""
 
     def __init__(self, steps: Steps, watcher: Watcher) -> None:
         self._steps = steps
@@ -81,12 +72,9 @@ class Evaluator:
         self._cache = Cache()
 
     def evaluation(self, step: int, task: EvalTask, batch: int | None = None) -> Evaluation:
-        """Return what a step scores on a task.
+        """Return what a step scores on a task, by its own batch size where `batch` is None.
 
-        Args:
-            step: not before that of the last call whose rows were not known.
-            task: what is measured.
-            batch: sequences at a time; None takes the task's.
+        Steps never fall, but where all rows are known.
         """
         rollout = task.rollout if batch is None else task.rollout.with_batches(Batches(batch))
         settings = scoring_settings(rollout, self._steps.loaded.device)
@@ -105,11 +93,8 @@ class Evaluator:
         for task in tasks:
             batch = task.rollout.batches.size
             half = max(1, batch // 2)
-            pairs = zip(
-                self.evaluation(0, task).results,
-                self.evaluation(0, task, half).results,
-                strict=True,
-            )
+            whole, halved = self.evaluation(0, task), self.evaluation(0, task, half)
+            pairs = zip(whole.results, halved.results, strict=True)
             changed[task.name] = sum(one.correct != other.correct for one, other in pairs)
         rows = sum(len(task.encoded.rows) for task in tasks)
         text = (

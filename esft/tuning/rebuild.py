@@ -174,9 +174,8 @@ def open_at_base(source: Source, watcher: Watcher, options: RebuildOptions) -> B
     if source.run is None:
         model, anchor = Model(id=header["model"]), Anchor(**kept)
     else:
-        recipe = load_recipe(str(source.run.recipe_path), {})
-        model = with_recorded_paths(recipe, source.run.info["places"]).model
-        anchor = replace(recipe.anchor, **kept)
+        recipe = source.recipe
+        model, anchor = recipe.model, replace(recipe.anchor, **kept)
     model = model if options.model is None else replace(model, id=options.model)
     watcher.phase(f"loading {model.id}")
     loaded = load_model(
