@@ -83,12 +83,3 @@ def test_a_journal_without_evaluations_names_no_best_step(run, tmp_path):
     assert found.best is None
     with pytest.raises(RunError, match="does not say which step is the best"):
         rebuild(found, "best", Notes())
-
-
-def test_a_file_that_is_there_is_not_overwritten_by_a_journal(run, tmp_path):
-    (tmp_path / "my.jsonl").write_text("mine")
-
-    with pytest.raises(RunError, match="exists, expected the name of a new file"):
-        export_journal(find_source(run), "last", tmp_path / "my.jsonl", Notes())
-
-    assert (tmp_path / "my.jsonl").read_text() == "mine"
