@@ -10,7 +10,6 @@ from esft.errors import TaskError
 from esft.rollout.batches import Batches
 from esft.rollout.encode import encode_option, encode_prompt, encode_reference
 from esft.rollout.generate import greedy_answers
-from esft.rollout.logprobs import logprobs
 from esft.tasks.task import Option
 
 
@@ -123,7 +122,7 @@ def test_without_a_template_a_space_parts_prompt_and_reference():
     assert text == f"{question.prompt} fine<|im_end|>"
 
 
-@pytest.mark.parametrize("number", range(6))
+@pytest.mark.parametrize("number", range(3))
 def test_all_tokens_are_the_argmax_exactly_where_the_greedy_answer_is_the_reference(number):
     tokenizer = tiny_tokenizer()
     model = letters_model(tokenizer)
@@ -140,22 +139,6 @@ def test_all_tokens_are_the_argmax_exactly_where_the_greedy_answer_is_the_refere
     assert len(greedy.text) == 4
     assert tuple(said[0]) == right.targets[:4]
     assert tuple(said[1]) != wrong.targets[:4]
-
-
-def test_a_likelier_reference_scores_higher():
-    tokenizer = tiny_tokenizer()
-    model = letters_model(tokenizer)
-    (question,) = question_row(3).questions
-    (greedy,) = greedy_answers(model, tokenizer, [encode_prompt(tokenizer, question)], 5, Batches())
-    texts = [greedy.text, "zzzzz"]
-    pairs = [
-        encode_reference(model, tokenizer, replace(question, reference=text), "row-1")
-        for text in texts
-    ]
-
-    likely, unlikely = logprobs(model, pairs, Batches())
-
-    assert unlikely < likely < 0
 
 
 @pytest.mark.parametrize("reference", [None, ""])

@@ -148,26 +148,18 @@ def test_the_reference_of_a_row_with_options_is_the_right_one():
 
 
 @pytest.mark.parametrize(("scoring", "rows"), [("choice", CHOICES), ("generate", QUESTIONS)])
-def test_only_measuring_says_what_is_right_where_the_reward_is_logprob(scoring, rows):
+def test_only_an_evaluation_says_what_is_right_where_the_reward_is_logprob(scoring, rows):
     rollout, plain = a_rollout(scoring=scoring, reward="logprob"), a_rollout(scoring=scoring)
     encoded = rollout.encode(rows)
 
-    scored, measured = rollout.roll_out(encoded), rollout.evaluate(encoded)
+    rolled_out, evaluated = rollout.roll_out(encoded), rollout.evaluate(encoded)
 
-    assert {result.correct for result in scored} == {None}
-    assert [result.reward for result in measured] == [result.reward for result in scored]
+    assert {result.correct for result in rolled_out} == {None}
+    assert [result.reward for result in evaluated] == [result.reward for result in rolled_out]
     expected = plain.evaluate(plain.encode(rows))
-    assert [(each.correct, each.answers) for each in measured] == [
-        (each.correct, each.answers) for each in expected
+    assert [(result.correct, result.answers) for result in evaluated] == [
+        (result.correct, result.answers) for result in expected
     ]
-
-
-@pytest.mark.parametrize("reward", [None, "correct"])
-def test_measuring_is_scoring_where_the_reward_is_of_the_answer(reward):
-    rollout = a_rollout(scoring="generate", reward=reward)
-    encoded = rollout.encode(QUESTIONS)
-
-    assert rollout.evaluate(encoded) == rollout.roll_out(encoded)
 
 
 def answered_in_letters(model, tokenizer, rows):
@@ -206,22 +198,6 @@ def test_scoring_exact_says_what_a_greedy_answer_would_be(reward):
         assert [result.reward for result in results] == [float(i % 2) for i in range(12)]
 
 
-def test_an_answer_is_graded_with_its_opening():
-    graded = []
-    task = replace(
-        a_task("generate"),
-        grade=lambda row, answers: graded.extend(answers) or Grade(reward=0.0, correct=False),
-    )
-    rollout = Rollout(tiny_llama(), tiny_tokenizer(), task)
-    rows = tuple(change_question(row, opening="<think>") for row in QUESTIONS)
-
-    results = rollout.roll_out(rollout.encode(rows))
-
-    assert len(graded) == 12
-    assert all(answer.startswith("<think>") for answer in graded)
-    assert [text for result in results for text in result.answers] == graded
-
-
 def pairs_of(rows):
     """Rows of two questions each."""
     return tuple(
@@ -235,16 +211,19 @@ def difference(one, other):
     return sum(map(ord, one)) - sum(map(ord, other))
 
 
-def test_a_row_of_two_questions_is_graded_on_both_answers():
-    alone = a_rollout(scoring="generate")
-    answers = [result.answers[0] for result in alone.roll_out(alone.encode(QUESTIONS))]
+def test_a_row_of_two_questions_is_graded_on_both_answers_with_their_openings():
+    alone, opened = (
+        a_rollout(scoring="generate"),
+        tuple(change_question(row, opening="<think>") for row in QUESTIONS),
+    )
+    answers = [result.answers[0] for result in alone.roll_out(alone.encode(opened))]
     task = replace(
         a_task("generate"),
         grade=lambda row, answers: Grade(reward=difference(*answers), correct=len(answers) == 2),
     )
     together = Rollout(tiny_llama(), tiny_tokenizer(), task, batches=Batches(5))
 
-    results = together.roll_out(together.encode(pairs_of(QUESTIONS)).take([5, 0, 3]))
+    results = together.roll_out(together.encode(pairs_of(opened)).take([5, 0, 3]))
 
     assert [list(result.answers) for result in results] == [
         answers[2 * i : 2 * i + 2] for i in (5, 0, 3)
@@ -254,6 +233,7 @@ def test_a_row_of_two_questions_is_graded_on_both_answers():
     ]
     assert len({result.reward for result in results}) > 1
     assert all(result.correct for result in results)
+    assert all(text.startswith("<think>") for text in answers)
 
 
 @pytest.mark.parametrize("reward", [None, "logprob"])

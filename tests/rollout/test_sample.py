@@ -71,20 +71,6 @@ def test_draws_do_not_depend_on_the_batch_nor_on_rows_that_leave_it(size):
     assert len({len(each) for each in found}) > 3
 
 
-def test_a_continuation_ends_with_its_first_stop_token():
-    model = tiny_llama()
-    stops = set(range(100, 130))
-    model.generation_config.eos_token_id = sorted(stops)
-
-    found = drawn(model)
-
-    ended = [each for each in found if len(each) < 12]
-    assert len(ended) > 5
-    assert all(each[-1] in stops for each in ended)
-    assert not any(stops & set(each[:-1]) for each in found)
-    assert max(len(each) for each in found) == 12
-
-
 def test_equal_prompts_get_draws_of_their_own():
     found = drawn(tiny_llama(), [PROMPTS[0]] * 10)
 
