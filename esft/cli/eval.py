@@ -171,7 +171,8 @@ def _with_error(estimate: KlEstimate) -> str:
 
 def _print_texts(measured: MeasuredTask, texts: int) -> None:
     base, last = measured.evaluations[0], measured.evaluations[-1]
-    triples = list(zip(measured.task.encoded.rows, base.results, last.results, strict=True))
+    rows = [one.row for one in measured.task.encoded]
+    triples = list(zip(rows, base.results, last.results, strict=True))
     for word, turned in (("gained", (False, True)), ("lost", (True, False))):
         of_word = [
             triple for triple in triples if tuple(bool(one.correct) for one in triple[1:]) == turned

@@ -25,8 +25,7 @@ from esft.evals.results import (
 from esft.evals.steps import RunSteps
 from esft.evals.tasks import EvalTask
 from esft.rollout.batches import Batches
-from esft.rollout.cache import Cache
-from esft.rollout.evaluate import scoring_settings
+from esft.rollout.evaluate import Cache, scoring_settings
 from esft.tuning.rebuild import Source
 from esft.tuning.watcher import Watcher
 
@@ -73,7 +72,7 @@ class Distances:
                 max_new_tokens=self._tokens,
                 batches=Batches(task.rollout.batches.size),
             )
-            key = (step, scoring_settings(task.rollout, device), settings.prompts)
+            key = (step, scoring_settings(task.rollout), settings.prompts)
             key = (*key, self._tokens, settings.seed, settings.top)
             pair = self._cached(KlPair, key, partial(self._kl, step, task.name, settings))
             self.kl[task.name].append(pair)

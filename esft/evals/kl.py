@@ -14,7 +14,7 @@ from esft.errors import TaskError
 from esft.evals.distributions import TokenDistributions, token_distributions
 from esft.evals.results import KlEstimate
 from esft.rollout.batches import Batches
-from esft.rollout.encode import EncodedRows
+from esft.rollout.encode import EncodedRow
 from esft.rollout.logprobs import Continuation
 from esft.rollout.sample import sampled
 
@@ -109,16 +109,20 @@ def sampled_continuations(
     return SampledContinuations(continuations=continuations, distributions=tuple(told))
 
 
-def prompts_of(encoded: EncodedRows, limit: int) -> list[tuple[int, ...]]:
+def prompts_of(encoded: Sequence[EncodedRow], limit: int) -> list[tuple[int, ...]]:
     """Return the tokens that the first `limit` rows begin with.
 
     Those of the first question where an answer is generated, of the context of the first option
     where options are scored, and of what stands before the reference where that is.
     """
-    if encoded.prompts:
-        return [prompts[0] for prompts in encoded.prompts[:limit]]
-    wholes = [several[0] for several in (encoded.options or encoded.references)[:limit]]
-    return [whole.tokens[: len(whole.tokens) - len(whole.targets) + 1] for whole in wholes]
+    prompts = []
+    for row in encoded[:limit]:
+        if row.prompts:
+            prompts.append(row.prompts[0])
+        else:
+            whole = (row.options or row.references)[0]
+            prompts.append(whole.tokens[: len(whole.tokens) - len(whole.targets) + 1])
+    return prompts
 
 
 def estimate(own: Sequence[TokenDistributions], other: Sequence[TokenDistributions]) -> KlEstimate:

@@ -113,7 +113,7 @@ def task_result(
     measured: MeasuredTask, steps: Sequence[int], margin: float, distances: Distances | None = None
 ) -> TaskResult:
     """Return the figures of one task: evaluations, comparisons with the base, verdict, KL."""
-    task, ids = measured.task, [row.id for row in measured.task.encoded.rows]
+    task, ids = measured.task, [one.row.id for one in measured.task.encoded]
     base, *later = [
         [(float(bool(result.correct)), float(result.reward)) for result in evaluation.results]
         for evaluation in measured.evaluations
@@ -135,7 +135,7 @@ def task_result(
         verdict=verdict,
         kl=() if distances is None else tuple(distances.kl[task.name]),
         scoring=task.rollout.scoring,
-        hash=rows_hash(task.encoded.rows),
+        hash=rows_hash(one.row for one in task.encoded),
     )
 
 

@@ -1,7 +1,7 @@
 """The tasks that are measured: prior tasks and the target of a run, nothing scored twice."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from esft.errors import EsftError, RunError
 from esft.evals.results import FailedTask, NoiseFloor
@@ -10,8 +10,7 @@ from esft.models.load import LoadedModel
 from esft.recipe.priors import PriorSpec
 from esft.recipe.settings import Prior, Recipe, TaskSettings
 from esft.rollout.batches import Batches
-from esft.rollout.cache import Cache
-from esft.rollout.evaluate import EvaluationCache, evaluate, scoring_settings
+from esft.rollout.evaluate import Cache, evaluate
 from esft.rollout.results import Evaluation
 from esft.rollout.rollout import Rollout
 from esft.tuning.tasks import EvalTask, eval_task, rows_of, task_and_rows
@@ -76,16 +75,14 @@ class Evaluator:
 
         Steps never fall, but where all rows are known.
         """
-        rollout = task.rollout if batch is None else task.rollout.with_batches(Batches(batch))
-        settings = scoring_settings(rollout, self._steps.loaded.device)
-        cache = EvaluationCache(self._cache, self._steps.version(step), settings)
+        rollout = task.rollout if batch is None else replace(task.rollout, batches=Batches(batch))
 
         def rebuilt() -> Rollout:
             model = self._steps.at(step)
-            self._watcher.phase(f"step {step}: {task.name}, {len(task.encoded.rows)} rows")
-            return rollout.on(model)
+            self._watcher.phase(f"step {step}: {task.name}, {len(task.encoded)} rows")
+            return replace(rollout, model=model)
 
-        return evaluate(rollout, task.encoded, cache, rebuilt)
+        return evaluate(rollout, task.encoded, self._cache, self._steps.version(step), rebuilt)
 
     def noise_floor(self, tasks: Sequence[EvalTask]) -> NoiseFloor:
         """Score the base model again in batches of half the size; before any later step."""
@@ -96,7 +93,7 @@ class Evaluator:
             whole, halved = self.evaluation(0, task), self.evaluation(0, task, half)
             pairs = zip(whole.results, halved.results, strict=True)
             changed[task.name] = sum(one.correct != other.correct for one, other in pairs)
-        rows = sum(len(task.encoded.rows) for task in tasks)
+        rows = sum(len(task.encoded) for task in tasks)
         text = (
             f"the base model in batches of {half} instead of {batch}: "
             f"{sum(changed.values())} of {rows} rows change between right and wrong"

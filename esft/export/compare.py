@@ -1,7 +1,6 @@
 """How an exported model is compared with the tuned one: on which prompts, and by what."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from esft.models.load import LoadedModel
 from esft.rollout.batches import Batches
 from esft.rollout.encode import encode_prompt
 from esft.rollout.generate import greedy_answers
+from esft.rollout.logprobs import output_layer_sees
 from esft.tasks.benchmarks.short_answers import CONCISENESS
 from esft.tasks.registry import data_folder, get_task
 from esft.tasks.rows import read_split, split_rows
@@ -109,7 +109,8 @@ def output_of(
     if limit is not None:
         tokens = [prompt[-max(1, limit - NEW_TOKENS) :] for prompt in tokens]
     keep = max(1, _LOGITS // (len(tokens) * model.get_output_embeddings().weight.shape[0]))
-    with _output_at_last(model, keep):
+    # Contiguous, since for a slice a CPU copies the layer's whole matrix.
+    with output_layer_sees(model, lambda hidden: hidden[:, -keep:].contiguous()):
         logits = torch.cat([_logits(model, prompt) for prompt in tokens])
         batches = Batches(batch)
         answers = greedy_answers(model, loaded.tokenizer, tokens, NEW_TOKENS, batches)
@@ -142,16 +143,3 @@ def _logits(model, tokens: tuple[int, ...]) -> Tensor:
     # One prompt at a time: nothing depends on padding, and memory is that of one prompt.
     batch = torch.tensor([tokens], device=model.device)
     return model(input_ids=batch, use_cache=False).logits[0].float().cpu()
-
-
-@contextmanager
-def _output_at_last(model, keep: int) -> Iterator[None]:
-    """Let the output layer work out the last `keep` positions alone, inside the block."""
-    # Contiguous, since for a slice a CPU copies the layer's whole matrix.
-    hook = model.get_output_embeddings().register_forward_pre_hook(
-        lambda _, args: (args[0][:, -keep:].contiguous(), *args[1:])
-    )
-    try:
-        yield
-    finally:
-        hook.remove()

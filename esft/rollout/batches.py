@@ -35,22 +35,14 @@ class Batches:
         self,
         items: Sequence[Item],
         work: Callable[[Sequence[Item]], list[Result]],
-        length: Callable[[Item], int] | None = None,
+        length: Callable[[Item], int],
     ) -> list[Result]:
-        """Return work's results for all items, in their order.
+        """Return work's results, one an item of a batch, for all items in their order.
 
-        Args:
-            items: any number of them.
-            work: returns one result an item of a batch.
-            length: the longest items go first, so that those of a batch are about as long and
-                memory runs out at once or never; None keeps their order.
-
-        Raises:
-            ModelError: if memory runs out with a single item.
+        The longest items go first, so that those of a batch are about as long and memory runs
+        out at once or never. ModelError if it does with a single item.
         """
-        order = list(range(len(items)))
-        if length is not None:
-            order.sort(key=lambda i: length(items[i]), reverse=True)
+        order = sorted(range(len(items)), key=lambda i: length(items[i]), reverse=True)
         results: dict[int, Result] = {}
         while len(results) < len(items):
             batch = order[len(results) : len(results) + self.size]
@@ -92,7 +84,6 @@ def _within_memory(
 
 def out_of_memory(error: BaseException) -> bool:
     """Return whether an exception says that memory ran out, on any device."""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    text = str(error)
-    return "can't allocate memory" in text or "out of memory" in text
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(
+        words in str(error) for words in ("can't allocate memory", "out of memory")
+    )

@@ -1,7 +1,6 @@
 """Rows as tokens, made once and used by every member."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 from esft.errors import TaskError
 from esft.rollout.generate import stop_tokens
@@ -10,64 +9,40 @@ from esft.tasks.task import Option, Question, Row
 
 
 @dataclass(frozen=True, kw_only=True)
-class EncodedRows:
-    """Rows with their tokens; a tuple is empty where nothing looks at it."""
+class EncodedRow:
+    """A row with its tokens; a tuple is empty where nothing looks at it."""
 
-    rows: tuple[Row, ...]
-    prompts: tuple[tuple[tuple[int, ...], ...], ...] = ()
-    """Of each question of each row."""
-    options: tuple[tuple[Continuation, ...], ...] = ()
-    """Of each row."""
-    references: tuple[tuple[Continuation, ...], ...] = ()
-    """Of each question of each row; of a row with options the right one."""
+    row: Row
+    prompts: tuple[tuple[int, ...], ...] = ()
+    """Of each question."""
+    options: tuple[Continuation, ...] = ()
+    references: tuple[Continuation, ...] = ()
+    """Of each question; of a row with options the right one."""
 
-    def take(self, indices: Sequence[int]) -> "EncodedRows":
-        """Return the rows at `indices`, in that order."""
-        columns = {column.name: getattr(self, column.name) for column in fields(self)}
-        return EncodedRows(
-            **{
-                name: tuple(column[i] for i in indices if column)
-                for name, column in columns.items()
-            }
-        )
-
-    def longest(self, i: int, max_new_tokens: int) -> int:
-        """Return the tokens that row `i` takes at most, with its answer."""
-        one = self.take([i])
-        given = [text for texts in (*one.options, *one.references) for text in texts]
-        lengths = [len(continuation.tokens) + 1 for continuation in given]
-        return max(lengths + [len(p) + max_new_tokens for prompts in one.prompts for p in prompts])
+    def longest(self, max_new_tokens: int) -> int:
+        """Return the tokens that a question takes at most, with its answer."""
+        given = [len(one.tokens) + 1 for one in (*self.options, *self.references)]
+        return max(given + [len(prompt) + max_new_tokens for prompt in self.prompts])
 
 
-def encode_rows(
-    model, tokenizer, rows: tuple[Row, ...], scoring: str, *, with_references: bool
-) -> EncodedRows:
-    """Return rows with the tokens that a scoring needs.
+def encode_row(model, tokenizer, row: Row, scoring: str, *, with_references: bool) -> EncodedRow:
+    """Return a row with the tokens that a scoring, "choice", "generate" or "exact", needs.
 
-    Args:
-        model: says which token ends a reference answer.
-        tokenizer: the model's.
-        rows: any number of rows.
-        scoring: "choice", "generate" or "exact".
-        with_references: also those of the right option, or of the reference answer.
-
-    Raises:
-        TaskError: if a row has no reference answer where one is asked for.
+    TaskError if a question has no reference answer where `with_references` asks for one; the
+    model says which token ends it.
     """
-    prompts, options, references = [], [], []
-    for row in rows:
-        if scoring == "generate":
-            prompts.append(tuple(encode_prompt(tokenizer, asked) for asked in row.questions))
-        if scoring == "choice":
-            options.append(tuple(encode_option(tokenizer, option) for option in row.options))
-        if with_references and scoring == "choice":
-            references.append((options[-1][row.gold],))
-        elif with_references:
-            encoded = [encode_reference(model, tokenizer, asked, row.id) for asked in row.questions]
-            references.append(tuple(encoded))
-    return EncodedRows(
-        rows=rows, prompts=tuple(prompts), options=tuple(options), references=tuple(references)
-    )
+    prompts, options, references = (), (), ()
+    if scoring == "generate":
+        prompts = tuple(encode_prompt(tokenizer, question) for question in row.questions)
+    if scoring == "choice":
+        options = tuple(encode_option(tokenizer, option) for option in row.options)
+    if with_references:
+        references = (
+            (options[row.gold],)
+            if scoring == "choice"
+            else tuple(encode_reference(model, tokenizer, one, row.id) for one in row.questions)
+        )
+    return EncodedRow(row=row, prompts=prompts, options=options, references=references)
 
 
 def encode_prompt(tokenizer, question: Question) -> tuple[int, ...]:
@@ -86,13 +61,10 @@ def encode_prompt(tokenizer, question: Question) -> tuple[int, ...]:
 
 
 def encode_option(tokenizer, option: Option) -> Continuation:
-    """Return the tokens of an option.
+    """Return the tokens of an option; TaskError if context or continuation has none.
 
-    Context and continuation are tokenized together and split after the context's own tokens;
-    spaces at the context's end go to the continuation; special tokens as the tokenizer adds them.
-
-    Raises:
-        TaskError: if the context has no token or the continuation adds none.
+    The two are tokenized together and split after the context's own tokens; spaces at the
+    context's end go to the continuation; special tokens as the tokenizer adds them.
     """
     context = option.context.rstrip()
     whole = tokenizer(option.context + option.continuation)["input_ids"]
@@ -106,14 +78,11 @@ def encode_option(tokenizer, option: Option) -> Continuation:
 
 
 def encode_reference(model, tokenizer, question: Question, row_id: str) -> Continuation:
-    """Return the tokens of a question and its reference answer.
+    """Return the tokens of a question and its reference answer; TaskError if it has none.
 
     The answer goes on from the prompt as a generated one does, and ends with the token that ends
     a turn, where the tokenizer has one that the model stops at: so all its tokens are the argmax
     exactly where the greedy answer is the reference.
-
-    Raises:
-        TaskError: if the question has no reference, or one without tokens.
     """
     if question.reference is None:
         raise TaskError(

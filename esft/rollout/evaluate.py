@@ -1,21 +1,62 @@
 """Evaluations of a task on the model as it is, in parts that are kept for the next time."""
 
 import hashlib
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from esft.rollout.cache import Cache
-from esft.rollout.encode import EncodedRows
+from esft import __version__
+from esft.errors import RunError
+from esft.files import cache_folder, write_whole
+from esft.rollout.encode import EncodedRow
 from esft.rollout.results import Evaluation, RowResult
 from esft.rollout.rollout import Rollout
-from esft.tasks.task import Row
 
 PART = 64
 """Rows of a part, at least: what an interruption loses at most."""
+
+
+class Cache:
+    """A folder of records by key; it may be deleted at any time, and nothing else deletes it.
+
+    Two processes may use it at once: a file is there whole or not at all. Its first line is a
+    checksum of its name and its content, so that a torn, changed or moved file is not used.
+
+    Args:
+        folder: None takes measured/ in esft's cache.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._folder = cache_folder() / "measured" if folder is None else folder
+
+    def get(self, key: object) -> Any | None:
+        """Return the record kept under `key`, whose `repr` says all that can change it."""
+        path = self._path(key)
+        try:
+            checksum, content = path.read_text(encoding="utf-8").split("\n", 1)
+        except (OSError, ValueError):
+            return None
+        return json.loads(content) if checksum == _checksum(path, content) else None
+
+    def put(self, key: object, record: Any) -> None:
+        """Keep a record that JSON can hold. A cache that cannot be written is done without."""
+        path, content = self._path(key), json.dumps(record)
+        with suppress(RunError):
+            write_whole(path, f"{_checksum(path, content)}\n{content}")
+
+    def _path(self, key: object) -> Path:
+        text = repr((__version__, key))
+        return self._folder / f"{hashlib.sha256(text.encode()).hexdigest()}.json"
+
+
+def _checksum(path: Path, content: str) -> str:
+    return hashlib.sha256(f"{path.name}\n{content}".encode()).hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,67 +71,29 @@ class ModelVersion:
     """None as they are, else how they were quantized: "nf4" or "int8"."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class ScoringSettings:
-    """How rows are scored, as far as it can change a result."""
-
-    task: str
-    scoring: str
-    reward: str | None
-    max_new_tokens: int
-    batch: int
-    """Sequences at a time: half-precision answers can depend on it."""
-    platform: tuple[str, ...]
-    """Device, threads and versions."""
-    code: tuple[str, ...]
-    """Hashes of the files that grade: a user's own program and the rows beside it."""
-
-
-def scoring_settings(rollout: Rollout, device: torch.device) -> ScoringSettings:
-    """Return how `rollout` scores rows on a device, in this process."""
-    threads = f"{torch.get_num_threads()} threads" if device.type == "cpu" else ""
+def scoring_settings(rollout: Rollout) -> tuple[object, ...]:
+    """Return all of `rollout` and this process that can change how it scores a row."""
+    task, device = rollout.task, rollout.model.device.type
+    threads = f"{torch.get_num_threads()} threads" if device == "cpu" else ""
     libraries = [f"{name} {version(name)}" for name in ("torch", "transformers")]
-    program = Path(rollout.task.source)
+    # A user's own program, and the rows beside it.
+    program = Path(task.source)
     files = [program, program.with_suffix(".jsonl")] if program.suffix == ".py" else [program]
-    return ScoringSettings(
-        task=rollout.task.name,
-        scoring=rollout.scoring,
-        reward=rollout.reward,
-        max_new_tokens=rollout.max_new_tokens,
-        batch=rollout.batches.size,
-        platform=(device.type, threads, *libraries),
-        code=tuple(
-            hashlib.sha256(file.read_bytes()).hexdigest()
-            for file in files
-            if file.suffix in (".py", ".jsonl") and file.is_file()
-        ),
-    )
-
-
-@dataclass(frozen=True)
-class EvaluationCache:
-    """The parts of evaluations of one model in one way."""
-
-    cache: Cache
-    model: ModelVersion
-    settings: ScoringSettings
-
-    def get(self, rows: tuple[Row, ...]) -> list[RowResult] | None:
-        """Return the results of a part, or None where they are not known."""
-        records = self.cache.get(("rows", self.model, self.settings, rows))
-        return None if records is None else [RowResult.from_record(record) for record in records]
-
-    def put(self, rows: tuple[Row, ...], results: list[RowResult]) -> None:
-        """Keep the results of a part, unless a grader failed: it may not do so again."""
-        if all(result.failure is None for result in results):
-            records = [result.to_record() for result in results]
-            self.cache.put(("rows", self.model, self.settings, rows), records)
+    code = [
+        hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in files
+        if file.suffix in (".py", ".jsonl") and file.is_file()
+    ]
+    # Half-precision answers can depend on the batch.
+    scored = (rollout.scoring, rollout.reward, rollout.max_new_tokens, rollout.batches.size)
+    return (task.name, *scored, device, threads, *libraries, *code)
 
 
 def evaluate(
     rollout: Rollout,
-    encoded: EncodedRows,
-    cache: EvaluationCache | None = None,
+    encoded: Sequence[EncodedRow],
+    cache: Cache,
+    model: ModelVersion,
     ready: Callable[[], Rollout] | None = None,
 ) -> Evaluation:
     """Evaluate rows on the model as it is, in parts that are always the same.
@@ -98,22 +101,28 @@ def evaluate(
     Args:
         rollout: scores the rows that `cache` does not know.
         encoded: at least one row.
-        cache: of this model and this way of scoring; an interrupted evaluation goes on from it.
+        cache: what was scored before; an interrupted evaluation goes on from it.
+        model: which weights those are.
         ready: called once before rows are scored, and returns what scores them instead of
             `rollout`; not called where all are known.
     """
-    size = rollout.batches.size
-    part, total = max(PART, size), len(encoded.rows)
+    size, settings = rollout.batches.size, scoring_settings(rollout)
+    part = max(PART, size)
     results: list[RowResult] = []
-    for start in range(0, total, part):
-        rows = encoded.take(list(range(start, min(total, start + part))))
-        scored = None if cache is None else cache.get(rows.rows)
-        if scored is None:
+    for start in range(0, len(encoded), part):
+        some = encoded[start : start + part]
+        key = ("rows", model, settings, [one.row for one in some])
+        records = cache.get(key)
+        if records is None:
             if ready is not None:
                 rollout, ready = ready(), None
-            scored = rollout.evaluate(rows)
-            # Once memory ran out, results come from batches of another size than the cache says.
-            if cache is not None and rollout.batches.size == size:
-                cache.put(rows.rows, scored)
+            scored = rollout.evaluate(some)
+            # Not once memory ran out: they come from batches of another size than the key says.
+            # Nor where a grader failed: it may not do so again.
+            graded = all(result.failure is None for result in scored)
+            if graded and rollout.batches.size == size:
+                cache.put(key, [result.to_record() for result in scored])
+        else:
+            scored = [RowResult.from_record(record) for record in records]
         results += scored
     return Evaluation(tuple(results))

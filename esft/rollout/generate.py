@@ -1,8 +1,7 @@
 """Greedy answers to prompts: the likeliest token, one after the other, up to a stop token."""
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 from esft.rollout.batches import Batches
+from esft.rollout.logprobs import output_layer_sees
 
 LEAVE = 1 / 8
 """Share of a batch that is done before the rest goes on without it: leaving copies the cache."""
@@ -44,16 +44,13 @@ def greedy_answers(
 
     No sampling and no penalty, whatever the checkpoint's generation_config asks for: of it only
     the stop tokens count. An answer ends with one of them or after `max_new_tokens`. Prompts go
-    in order of length; rows that are done leave their batch once they are `leave` of it.
+    in order of length; rows that are done leave their batch once they are `leave` of it (above 1:
+    none before all are).
 
     Args:
-        model: a causal language model.
-        tokenizer: its tokenizer.
         prompts: as tokens, at least one each.
-        max_new_tokens: cap on an answer, at least 1.
-        batches: how many prompts at a time.
+        max_new_tokens: at least 1.
         bend: changes the logits before the argmax; None takes them as they are.
-        leave: above 1 no row leaves before all are done.
     """
     stops = stop_tokens(model, tokenizer)
 
@@ -68,7 +65,10 @@ def greedy_answers(
             for tokens, finite in decoded
         ]
 
-    with contiguous_output(model):
+    # Models slice out the positions whose logits are wanted; given such a slice, a CPU copies the
+    # layer's whole matrix once for every sequence (measured on SmolLM2-135M, 64 sequences: five
+    # times the time, and 3.5 GB).
+    with output_layer_sees(model, Tensor.contiguous):
         return batches.run(range(len(prompts)), answer, length=lambda i: len(prompts[i]))
 
 
@@ -80,22 +80,6 @@ def stop_tokens(model, tokenizer) -> list[int]:
     if stops is None:
         return []
     return list(stops) if isinstance(stops, (list, tuple)) else [stops]
-
-
-@contextmanager
-def contiguous_output(model) -> Iterator[None]:
-    """Let the output layer see contiguous input inside the block.
-
-    Models slice out the positions whose logits are wanted; given such a slice, a CPU copies the
-    layer's whole matrix once for every sequence (measured on SmolLM2-135M, 64 sequences: five
-    times the time, and 3.5 GB).
-    """
-    layer = model.get_output_embeddings()
-    hook = layer.register_forward_pre_hook(lambda _, args: (args[0].contiguous(), *args[1:]))
-    try:
-        yield
-    finally:
-        hook.remove()
 
 
 class _Decoding:
@@ -132,14 +116,15 @@ class _Decoding:
         rows = torch.arange(count, device=device)  # (live,)
         done = torch.zeros(count, dtype=torch.bool, device=device)  # (live,)
         for step in range(cap):
-            logits = self._next_logits()  # (live, vocabulary)
+            logits = self._next_logits()  # (live, vocabulary), float32
             # A row that is done and waits to leave says what nobody reads: a NaN there is none.
             finite[rows] &= done | ~logits.isnan().any(dim=-1)
             if bend is not None:
                 logits = bend(rows.tolist(), step, logits)
             made[rows, step] = tokens = logits.argmax(dim=-1)
             done |= torch.isin(tokens, ends)
-            self._append(tokens)
+            self._tokens = torch.cat([self._tokens, tokens[:, None]], dim=1)
+            self._mask = torch.nn.functional.pad(self._mask, (0, 1), value=1)
             over = int(done.sum())  # the one wait for the device in a step
             if over == len(done):
                 break
@@ -147,13 +132,13 @@ class _Decoding:
                 live = (~done).nonzero().squeeze(1)
                 rows, done = rows[live], done[live]
                 self._keep(live)
-        return [
-            (_up_to_a_stop(tokens, stops), whole)
-            for tokens, whole in zip(made.tolist(), finite.tolist(), strict=True)
-        ]
+        answers = []
+        for tokens, whole in zip(made.tolist(), finite.tolist(), strict=True):
+            lengths = (i for i, token in enumerate(tokens, start=1) if token in stops)
+            answers.append((tuple(tokens[: next(lengths, cap)]), whole))
+        return answers
 
     def _next_logits(self) -> Tensor:
-        """Return the logits of the next token in float32, and let the cache grow."""
         positions = (self._mask.cumsum(dim=-1) - 1).clamp_(min=0)
         inputs = {
             "input_ids": self._tokens[:, self._unread :],
@@ -169,10 +154,6 @@ class _Decoding:
         if self._cache and not any(isinstance(layer, DynamicLayer) for layer in self._layers()):
             self._is_padded = False  # a state alone (Mamba): padding is behind it, no key to mask
         return logits
-
-    def _append(self, tokens: Tensor) -> None:
-        self._tokens = torch.cat([self._tokens, tokens[:, None]], dim=1)
-        self._mask = torch.nn.functional.pad(self._mask, (0, 1), value=1)
 
     def _rows_can_leave(self) -> bool:
         """Return whether the cache holds keys and values alone, which can be taken row by row.
@@ -192,8 +173,3 @@ class _Decoding:
         self._is_padded = not bool(self._mask.all())
         for cache in self._cache.values():
             cache.batch_select_indices(live)
-
-
-def _up_to_a_stop(tokens: list[int], stops: list[int]) -> tuple[int, ...]:
-    ends = (i + 1 for i, token in enumerate(tokens) if token in stops)
-    return tuple(tokens[: next(ends, len(tokens))])

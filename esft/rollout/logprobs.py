@@ -1,6 +1,6 @@
 """Log-probabilities of continuations."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -34,11 +34,6 @@ class TeacherForced:
     decoding gives the continuation."""
 
 
-def logprobs(model, continuations: list[Continuation], batches: Batches) -> list[float]:
-    """Return log p(continuation | context) of each, as `teacher_forced` does."""
-    return [result.logprob for result in teacher_forced(model, continuations, batches)]
-
-
 def teacher_forced(
     model, continuations: list[Continuation], batches: Batches, logits: int = LOGITS
 ) -> list[TeacherForced]:
@@ -58,8 +53,7 @@ def teacher_forced(
 
 def in_groups(batch: Sequence[Continuation], most: int) -> Iterator[list[Continuation]]:
     """Cut a batch where it would have more than `most` targets."""
-    group: list[Continuation] = []
-    positions = 0
+    group, positions = [], 0
     for continuation in batch:
         if group and positions + len(continuation.targets) > most:
             yield group
@@ -96,21 +90,17 @@ def vocabulary_logprobs(model, group: list[Continuation]) -> Tensor:
         for position in range(whole - count, whole)
     ]
     rows, positions = torch.tensor(predicting, device=model.device).unbind(1)  # (targets,) each
-    with _logits_at(model, rows, positions):
+    # Neither memory nor time goes to logits nobody looks at.
+    with output_layer_sees(model, lambda hidden: hidden[rows, positions].unsqueeze(0)):
         logits = model(input_ids=tokens, use_cache=False).logits[0]  # (targets, vocabulary)
     return torch.log_softmax(logits.float(), dim=-1)
 
 
 @contextmanager
-def _logits_at(model, rows: Tensor, positions: Tensor) -> Iterator[None]:
-    """Let the output layer work out the logits of these positions alone, inside the block.
-
-    It is given (1, positions, hidden) instead of (rows, width, hidden), so that neither memory
-    nor time goes to logits nobody looks at.
-    """
-    layer = model.get_output_embeddings()
-    hook = layer.register_forward_pre_hook(
-        lambda _, args: (args[0][rows, positions].unsqueeze(0), *args[1:])
+def output_layer_sees(model, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Give the output layer `change(hidden)`, from (rows, width, hidden), inside the block."""
+    hook = model.get_output_embeddings().register_forward_pre_hook(
+        lambda _, args: (change(args[0]), *args[1:])
     )
     try:
         yield

@@ -2,8 +2,9 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property, reduce
+from operator import add
 from typing import Any
 
 from esft.stats.intervals import mean_and_error
@@ -27,23 +28,14 @@ class RowResult:
     """Why the grader gave no reward, which counts as 0; None where it gave one."""
 
     def to_record(self) -> dict[str, object]:
-        """Return the result as JSON has it; from_record reads it back."""
         return asdict(self) | {"reward": None if math.isnan(self.reward) else self.reward}
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> "RowResult":
-        """Return the result that a record holds; what else stands in it is passed over.
-
-        Raises:
-            KeyError, TypeError, ValueError: if it holds none.
-        """
-        return cls(
-            reward=number(record["reward"]),
-            correct=record["correct"],
-            answers=tuple(record["answers"]),
-            correct_unnormalized=record["correct_unnormalized"],
-            failure=record["failure"],
-        )
+        """Return what `to_record` gave; what else stands in the record is passed over."""
+        values = {field.name: record[field.name] for field in fields(cls)}
+        read = {"reward": number(record["reward"]), "answers": tuple(record["answers"])}
+        return cls(**values | read)
 
 
 @dataclass(frozen=True)
@@ -51,11 +43,9 @@ class Evaluation:
     """What a model scores on at least one row; standard errors are those of the mean over rows."""
 
     results: tuple[RowResult, ...]
-    """Row by row."""
 
     @property
     def n(self) -> int:
-        """Rows."""
         return len(self.results)
 
     @cached_property
@@ -73,7 +63,6 @@ class Evaluation:
 
     @property
     def accuracy_se(self) -> float:
-        """Standard error of `accuracy`."""
         return self._accuracies[1]
 
     @property
@@ -83,19 +72,7 @@ class Evaluation:
 
     @property
     def reward_se(self) -> float:
-        """Standard error of `reward`."""
         return self._rewards[1]
-
-    @property
-    def acc(self) -> float | None:
-        """For choice: share right without dividing by the options' lengths."""
-        plain = [result.correct_unnormalized for result in self.results]
-        return None if None in plain else sum(plain) / len(plain)
-
-    @property
-    def grader_failures(self) -> int:
-        """Rows to whose answers the grader gave no reward."""
-        return sum(result.failure is not None for result in self.results)
 
     def summary(self) -> dict[str, object]:
         """Return the figures as evals.jsonl has them."""
@@ -106,10 +83,12 @@ class Evaluation:
             "reward": self.reward,
             "reward_se": self.reward_se,
         }
-        if self.grader_failures:
-            figures["grader_failures"] = self.grader_failures
-        if self.acc is not None:
-            figures |= {"acc": self.acc, "acc_norm": self.accuracy}
+        failures = sum(result.failure is not None for result in self.results)
+        if failures:
+            figures["grader_failures"] = failures
+        plain = [result.correct_unnormalized for result in self.results]
+        if None not in plain:
+            figures |= {"acc": sum(plain) / len(plain), "acc_norm": self.accuracy}
         return figures
 
     def row_records(self, rows: Sequence[Row]) -> list[dict[str, object]]:
@@ -123,15 +102,9 @@ class Evaluation:
 def paired_change(
     before: Evaluation, after: Evaluation, figure: str = "reward"
 ) -> tuple[float, float]:
-    """Return the mean change from `before` to `after` and its standard error, row by row.
+    """Return the mean change and its standard error, row by row of the same rows.
 
-    Args:
-        before: on some rows.
-        after: on the same rows in the same order.
-        figure: "reward" or "correct".
-
-    Raises:
-        ValueError: if the numbers of rows differ.
+    `figure` is "reward" or "correct". ValueError if the numbers of rows differ.
     """
     changes = [
         float(getattr(new, figure)) - float(getattr(old, figure))
@@ -142,10 +115,8 @@ def paired_change(
 
 def mean_reward(results: Sequence[RowResult]) -> float:
     """Return the mean reward, summed in float64 in row order; NaN if any row overflowed."""
-    total = 0.0
-    for result in results:
-        total += result.reward
-    return total / len(results)
+    # Not by sum(), which rounds otherwise from Python 3.12 on.
+    return reduce(add, (result.reward for result in results), 0.0) / len(results)
 
 
 def number(value: float | None) -> float:

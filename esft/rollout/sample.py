@@ -1,7 +1,5 @@
 """Continuations drawn from a model's own distribution."""
 
-from functools import partial
-
 import torch
 from torch import Tensor
 
@@ -30,18 +28,19 @@ def sampled(
     their rounding.
 
     Args:
-        model: a causal language model.
-        tokenizer: its tokenizer.
-        prompts: as tokens, one at least each; equal prompts get draws of their own.
-        max_new_tokens: cap on a continuation.
-        batches: how many prompts at a time.
+        prompts: as tokens, at least one each; equal prompts get draws of their own.
         seed: any integer.
 
     Returns:
-        The new tokens, one at least each; the last is a stop token where one was drawn.
+        The new tokens, at least one each; the last is a stop token where one was drawn.
     """
-    noise = partial(_with_gumbel, seed)
-    answers = greedy_answers(model, tokenizer, prompts, max_new_tokens, batches, bend=noise)
+
+    def with_noise(prompts: list[int], position: int, logits: Tensor) -> Tensor:
+        count, device = logits.shape[1], logits.device
+        rows = [gumbel(seed, prompt, position, count, device) for prompt in prompts]
+        return logits + torch.stack(rows)  # (prompts, vocabulary)
+
+    answers = greedy_answers(model, tokenizer, prompts, max_new_tokens, batches, bend=with_noise)
     return [answer.tokens for answer in answers]
 
 
@@ -55,10 +54,3 @@ def gumbel(
     # numbers keeps all 32 bits there, while a log of numbers close to 1 has 24.
     exponential = uniform.clamp_(max=_LARGEST).neg_().log1p_().neg_()
     return exponential.log_().neg_()
-
-
-def _with_gumbel(seed: int, prompts: list[int], position: int, logits: Tensor) -> Tensor:
-    """Return logits (prompts, vocabulary) plus the noise of each prompt."""
-    count, device = logits.shape[1], logits.device
-    rows = [gumbel(seed, prompt, position, count, device) for prompt in prompts]
-    return logits + torch.stack(rows)

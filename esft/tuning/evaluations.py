@@ -4,8 +4,7 @@ import math
 
 from esft.engine.journal import Journal
 from esft.errors import RunError
-from esft.rollout.cache import Cache
-from esft.rollout.evaluate import EvaluationCache, ModelVersion, evaluate, scoring_settings
+from esft.rollout.evaluate import Cache, ModelVersion, evaluate
 from esft.rollout.results import Evaluation
 from esft.runs.folder import RunFolder
 from esft.runs.records import best_step, evaluation, summaries
@@ -59,7 +58,7 @@ class Evaluations:
         recorded = {line["task"]: line for line in self._recorded if line["step"] == step}
         if any(task.name not in recorded for task in tasks):
             priors = f" and {len(tasks) - 1} prior tasks" if len(tasks) > 1 else ""
-            rows = len(tasks[0].encoded.rows)
+            rows = len(tasks[0].encoded)
             self._watcher.phase(f"scoring {rows} holdout rows{priors} at step {step}")
         evaluations = tuple(
             evaluation(self._run.path, recorded[task.name])
@@ -82,14 +81,12 @@ class Evaluations:
         base, rollout, rows = self._session.base, task.rollout, task.encoded
         checksum = self._journal.checksum if step else ""
         model = ModelVersion(base=base.identity, journal=checksum)
-        settings = scoring_settings(rollout, base.loaded.device)
-        cache = EvaluationCache(self._cache, model, settings)
         if step == 0:
             # A run that lost its first evaluation makes it again with D set aside.
             with base.drift.at_base():
-                result = evaluate(rollout, rows, cache)
+                result = evaluate(rollout, rows, self._cache, model)
         else:
-            result = evaluate(rollout, rows, cache)
+            result = evaluate(rollout, rows, self._cache, model)
         if step == 0 and task.role == "target" and math.isnan(result.reward):
             raise RunError(
                 f"the base model gives NaN on holdout rows in {base.loaded.dtype}, "
@@ -98,7 +95,7 @@ class Evaluations:
             )
         self._failures.add(f"{task.name} at step {step}", rows, result.results)
         summary = {"step": step, "task": task.name, "role": task.role} | result.summary()
-        self._run.record_evaluation(summary, result.row_records(rows.rows))
+        self._run.record_evaluation(summary, result.row_records([one.row for one in rows]))
         self._recorded.append(summary)
         return result
 

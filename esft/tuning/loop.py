@@ -41,7 +41,7 @@ class Loop:
         self._forecast = forecast
         self._watcher = watcher
         self._sampler = RowSampler(
-            len(session.train.rows), session.recipe.task.rows_per_step, self._search.seed
+            len(session.train), session.recipe.task.rows_per_step, self._search.seed
         )
         self._first = recorder.done
         self._estimated = False
@@ -96,7 +96,7 @@ class Loop:
     def _step(self, step: int) -> None:
         began, search = time.monotonic(), self._search
         members = population(search.seed, step, search.population, search.antithetic)
-        rows = self._session.train.take(self._sampler.take(step))
+        rows = [self._session.train[i] for i in self._sampler.take(step)]
 
         results = self._population.roll_out(step, members, rows, partial(self._tell, step, began))
         rewards = [result.reward for result in results]
@@ -109,7 +109,7 @@ class Loop:
                 rewards=tuple(rewards),
                 coefficients=coefficients,
                 rows_at=self._sampler.position(step),
-                rows_hash=rows_hash(rows.rows),
+                rows_hash=rows_hash(one.row for one in rows),
             )
         )
         takers, weights = with_coefficients(members, coefficients)

@@ -97,7 +97,7 @@ def _task_lines(session: Session) -> list[tuple[str, str]]:
         f"{session.rollout.task.name} by {how}: {settings.train} train rows, {per_step} a step; "
         f"{settings.holdout} holdout rows"
     )
-    counts = {task.name: len(task.encoded.rows) for task in session.tasks[1:]}
+    counts = {task.name: len(task.encoded) for task in session.tasks[1:]}
     if not counts:
         return [("task", target)]
     if len(set(counts.values())) == 1:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from esft.engine.members import Member
 from esft.engine.perturb import perturbed
-from esft.rollout.encode import EncodedRows
+from esft.rollout.encode import EncodedRow
 from esft.rollout.results import mean_reward
 from esft.tuning.session import Session
 from esft.tuning.watcher import Failures
@@ -39,7 +39,7 @@ class Population:
         self,
         step: int,
         members: Sequence[Member],
-        rows: EncodedRows,
+        rows: Sequence[EncodedRow],
         on_members: Callable[[int], None],
     ) -> list[MemberResult]:
         """Return what each member made of `rows`, in the members' order.

@@ -121,7 +121,8 @@ def _rows_info(session: Session) -> dict[str, dict[str, object]]:
     kinds = {"train": session.train, "holdout": target.encoded}
     kinds |= {f"prior task {prior.name}": prior.encoded for prior in priors}
     return {
-        name: {"n": len(rows.rows), "hash": rows_hash(rows.rows)} for name, rows in kinds.items()
+        name: {"n": len(rows), "hash": rows_hash(one.row for one in rows)}
+        for name, rows in kinds.items()
     }
 
 

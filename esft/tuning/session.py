@@ -11,7 +11,7 @@ from esft.models.base_file import MappedBase, map_base
 from esft.models.load import LoadedModel, load_model
 from esft.recipe.settings import Anchor, Recipe
 from esft.rollout.batches import Batches
-from esft.rollout.encode import EncodedRows
+from esft.rollout.encode import EncodedRow
 from esft.rollout.rollout import Rollout
 from esft.tasks.rows import Split
 from esft.tuning.tasks import EvalTask, eval_task, prior_rows, task_and_rows
@@ -79,7 +79,7 @@ class Session:
     """With a seed, and with the numbers of rows that there are."""
     base: Base
     """The model, with its drift."""
-    train: EncodedRows
+    train: tuple[EncodedRow, ...]
     tasks: tuple[EvalTask, ...]
     """What is evaluated: the target on its holdout rows, then the prior tasks."""
 

@@ -11,7 +11,7 @@ from esft.models.load import LoadedModel
 from esft.recipe.priors import PriorSpec
 from esft.recipe.settings import Recipe, TaskSettings
 from esft.rollout.batches import Batches
-from esft.rollout.encode import EncodedRows
+from esft.rollout.encode import EncodedRow
 from esft.rollout.rollout import Rollout
 from esft.tasks.registry import data_folder, get_task
 from esft.tasks.rows import Split, read_split, row_source, split_rows
@@ -24,7 +24,7 @@ class EvalTask:
 
     role: Literal["target", "prior"]
     rollout: Rollout
-    encoded: EncodedRows
+    encoded: tuple[EncodedRow, ...]
 
     @property
     def name(self) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from esft.rollout.encode import EncodedRows
+from esft.rollout.encode import EncodedRow
 from esft.rollout.results import Evaluation, RowResult
 from esft.tuning.plan import Plan
 
@@ -108,18 +108,16 @@ class Failures:
         self.count = count
         """With those before the run was resumed."""
 
-    def add(self, where: str, rows: EncodedRows, results: Sequence[RowResult]) -> int:
+    def add(self, where: str, rows: Sequence[EncodedRow], results: Sequence[RowResult]) -> int:
         """Count the failures among the results of `rows`; return how many those are."""
-        failed = [
-            pair for pair in zip(rows.rows, results, strict=True) if pair[1].failure is not None
-        ]
+        failed = [pair for pair in zip(rows, results, strict=True) if pair[1].failure is not None]
         if failed and not self.count:
-            row, result = failed[0]
+            encoded, result = failed[0]
             answer = reprlib.repr("\n\n".join(result.answers))
             self._watcher.notice(
-                f"{where}: the grader gave no score for row {row.id}: {result.failure}; the "
-                f"answer was {answer}. It counts as 0, as will others, which are counted and not "
-                "shown"
+                f"{where}: the grader gave no score for row {encoded.row.id}: {result.failure}; "
+                f"the answer was {answer}. It counts as 0, as will others, which are counted and "
+                "not shown"
             )
         self.count += len(failed)
         return len(failed)

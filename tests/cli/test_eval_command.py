@@ -51,7 +51,7 @@ def answers(monkeypatch, *outcomes):
         outcome = left.pop(0)
         return [
             RowResult(reward=float(right), correct=right == "1", answers=(f"say {len(left)}",))
-            for right, _ in zip(outcome, encoded.rows, strict=True)
+            for right, _ in zip(outcome, encoded, strict=True)
         ]
 
     monkeypatch.setattr(Rollout, "evaluate", measure)

@@ -14,7 +14,7 @@ from esft.errors import TaskError
 from esft.evals.kl import KlSettings, kl_between, prompts_of, sampled_continuations
 from esft.models.load import load_model
 from esft.rollout.batches import Batches
-from esft.rollout.encode import encode_prompt, encode_rows
+from esft.rollout.encode import encode_prompt, encode_row
 from esft.rollout.generate import stop_tokens
 from esft.tasks.registry import get_task
 from esft.tasks.rows import read_split
@@ -215,7 +215,10 @@ def test_prompts_are_what_stands_before_the_answers(scoring):
     model, tokenizer = tiny_llama(), tiny_tokenizer(chat_template=False)
     make = choice_row if scoring == "choice" else question_row
     rows = tuple(make(number) for number in range(60))
-    encoded = encode_rows(model, tokenizer, rows, scoring, with_references=scoring == "exact")
+    encoded = [
+        encode_row(model, tokenizer, row, scoring, with_references=scoring == "exact")
+        for row in rows
+    ]
 
     prompts = prompts_of(encoded, 50)
 

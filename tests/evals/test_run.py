@@ -16,7 +16,7 @@ from esft.evals.steps import quantized_copy
 from esft.models.load import load_model
 from esft.recipe.priors import parse_prior_line
 from esft.recipe.settings import Prior, Run
-from esft.rollout.evaluate import evaluate
+from esft.rollout.batches import Batches
 from esft.rollout.rollout import Rollout
 from esft.tuning.rebuild import find_source, rebuild
 from esft.tuning.start import run_tuning
@@ -61,7 +61,7 @@ def counted(monkeypatch):
     calls, evaluated = [], Rollout.evaluate
 
     def counting(self, encoded):
-        calls.append(len(encoded.rows))
+        calls.append(len(encoded))
         return evaluated(self, encoded)
 
     monkeypatch.setattr(Rollout, "evaluate", counting)
@@ -123,9 +123,9 @@ def test_each_step_is_scored_on_its_own_weights(run):
     for number, step in enumerate((0, 1, 3)):
         model = rebuild(find_source(str(run)), str(step), Notes()).base.loaded
         rows = rows_of(parse_prior_line("reverse-letters:6"), 200, None)
-        prior = eval_task("prior", rows.task, rows.spec, rows.rows, model, None)
-        expected = evaluate(prior.rollout, prior.encoded)
-        assert result.measured[1].evaluations[number].results == expected.results
+        prior = eval_task("prior", rows.task, rows.spec, rows.rows, model, Batches())
+        expected = prior.rollout.evaluate(prior.encoded)
+        assert list(result.measured[1].evaluations[number].results) == expected
 
 
 def test_nothing_is_rebuilt_unless_the_cache_is_damaged_or_cannot_be_written(

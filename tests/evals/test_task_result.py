@@ -21,7 +21,7 @@ def measured(*outcomes):
         Row(id=f"row-{number}", questions=(ask(str(number)),)) for number in range(len(outcomes[0]))
     )
     rollout = SimpleNamespace(task=SimpleNamespace(name="letters"), scoring="exact")
-    encoded = SimpleNamespace(rows=rows)
+    encoded = [SimpleNamespace(row=row) for row in rows]
     task = SimpleNamespace(name="letters", role="prior", rollout=rollout, encoded=encoded)
     return MeasuredTask(task=task, evaluations=evaluations)
 

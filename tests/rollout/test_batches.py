@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from esft.errors import ModelError
-from esft.rollout.batches import START, Batches, out_of_memory
+from esft.rollout.batches import Batches, out_of_memory
 
 
 def squares_up_to(limit, error):
@@ -18,8 +18,9 @@ def squares_up_to(limit, error):
 @pytest.mark.parametrize("size", [None, 1, 5, 16])
 def test_results_come_back_in_order_whatever_fits(limit, size):
     items = list(range(23))
+    work = squares_up_to(limit, torch.OutOfMemoryError("no room"))
 
-    results = Batches(size).run(items, squares_up_to(limit, torch.OutOfMemoryError("no room")))
+    results = Batches(size).run(items, work, length=lambda item: item % 5)
 
     assert results == [item * item for item in items]
 
@@ -28,31 +29,23 @@ def test_a_size_that_fits_is_told_and_kept():
     told = []
     batches = Batches(16, on_split=told.append)
 
-    batches.run(list(range(40)), squares_up_to(5, MemoryError()))
-    batches.run(list(range(40)), squares_up_to(5, MemoryError()))
+    for _ in range(2):
+        batches.run(list(range(40)), squares_up_to(5, MemoryError()), length=int)
 
     assert told == [8, 4]
     assert batches.size == 4
 
 
-def test_without_a_size_it_starts_at_the_default():
-    sizes = []
-
-    Batches().run(list(range(100)), lambda batch: [sizes.append(len(batch))] * len(batch))
-
-    assert sizes == [START, 100 - START]
-
-
 def test_one_item_that_does_not_fit_is_refused_with_a_fix():
     with pytest.raises(ModelError, match="batch of 1") as caught:
-        Batches(4).run([1, 2, 3], squares_up_to(0, MemoryError()))
+        Batches(4).run([1, 2, 3], squares_up_to(0, MemoryError()), length=int)
 
     assert "smaller model" in caught.value.hint
 
 
 def test_other_errors_pass_through():
     with pytest.raises(RuntimeError, match="shapes"):
-        Batches(4).run([1, 2], squares_up_to(0, RuntimeError("shapes do not match")))
+        Batches(4).run([1, 2], squares_up_to(0, RuntimeError("shapes do not match")), int)
 
 
 def test_the_error_of_the_cpu_allocator_counts_as_out_of_memory():

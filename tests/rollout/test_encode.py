@@ -1,15 +1,12 @@
 from dataclasses import replace
 
 import pytest
-import torch
 from scoring import asked, question_row
-from tiny_models import letters_model, tiny_llama, tiny_tokenizer
+from tiny_models import tiny_llama, tiny_tokenizer
 from tokenizers.processors import TemplateProcessing
 
 from esft.errors import TaskError
-from esft.rollout.batches import Batches
 from esft.rollout.encode import encode_option, encode_prompt, encode_reference
-from esft.rollout.generate import greedy_answers
 from esft.tasks.task import Option
 
 
@@ -30,15 +27,6 @@ def test_a_tokenizer_that_adds_a_bos_adds_none_to_a_templates_own():
     assert tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id
 
     assert tokenizer.bos_token_id not in encode_prompt(tokenizer, *question_row(3).questions)
-
-
-def test_without_a_template_the_prompt_goes_in_plain():
-    tokenizer = tiny_tokenizer(chat_template=False)
-
-    assert (
-        tokenizer.decode(encode_prompt(tokenizer, *question_row(3).questions))
-        == question_row(3).questions[0].prompt
-    )
 
 
 def test_a_rows_opening_ends_its_prompt():
@@ -71,11 +59,6 @@ def test_context_and_continuation_are_tokenized_together():
 def test_an_option_without_tokens_of_its_own_is_refused():
     with pytest.raises(TaskError, match="expected at least one each"):
         encode_option(tiny_tokenizer(), Option(context="abc", continuation="", text=""))
-
-
-def argmax_of(model, tokens):
-    with torch.no_grad():
-        return model(torch.tensor([tokens])).logits[0].argmax(-1).tolist()
 
 
 def test_a_reference_goes_on_from_the_prompt_and_ends_the_turn():
@@ -120,25 +103,6 @@ def test_without_a_template_a_space_parts_prompt_and_reference():
 
     text = tokenizer.decode((*found.tokens, found.targets[-1]))
     assert text == f"{question.prompt} fine<|im_end|>"
-
-
-@pytest.mark.parametrize("number", range(3))
-def test_all_tokens_are_the_argmax_exactly_where_the_greedy_answer_is_the_reference(number):
-    tokenizer = tiny_tokenizer()
-    model = letters_model(tokenizer)
-    (question,) = question_row(number).questions
-    prompt = encode_prompt(tokenizer, question)
-    (greedy,) = greedy_answers(model, tokenizer, [prompt], 4, Batches())
-    right = encode_reference(model, tokenizer, replace(question, reference=greedy.text), "row-1")
-    wrong = encode_reference(
-        model, tokenizer, replace(question, reference="q" + greedy.text[1:]), "row-1"
-    )
-
-    said = [argmax_of(model, each.tokens)[len(prompt) - 1 :][:4] for each in (right, wrong)]
-
-    assert len(greedy.text) == 4
-    assert tuple(said[0]) == right.targets[:4]
-    assert tuple(said[1]) != wrong.targets[:4]
 
 
 @pytest.mark.parametrize("reference", [None, ""])

@@ -7,14 +7,7 @@ from scoring import a_task, choice_row, question_row
 from tiny_models import tiny_llama, tiny_tokenizer
 
 from esft.rollout.batches import Batches
-from esft.rollout.cache import Cache
-from esft.rollout.evaluate import (
-    PART,
-    EvaluationCache,
-    ModelVersion,
-    evaluate,
-    scoring_settings,
-)
+from esft.rollout.evaluate import PART, Cache, ModelVersion, evaluate
 from esft.rollout.results import Evaluation, RowResult, paired_change
 from esft.rollout.rollout import Rollout
 from esft.tasks.task import Grade
@@ -29,12 +22,12 @@ RESULTS = (
 
 
 class Counting(Rollout):
-    """Counts the rows it scores, and says what task, batch and device it is asked about."""
+    """Counts the rows it scores."""
 
     scored = 0
 
     def evaluate(self, encoded):
-        self.scored += len(encoded.rows)
+        self.scored += len(encoded)
         return super().evaluate(encoded)
 
 
@@ -43,14 +36,9 @@ def a_rollout(task=None, **settings):
     return Counting(tiny_llama(), tiny_tokenizer(), task, **settings)
 
 
-def cache_in(folder, rollout, journal=""):
+def evaluated(folder, rollout, rows=ROWS, journal="", ready=None):
     version = ModelVersion(base="tiny", journal=journal)
-    device = tiny_llama().device
-    return EvaluationCache(Cache(folder), version, scoring_settings(rollout, device))
-
-
-def evaluated(folder, rollout, rows=ROWS, **version):
-    return evaluate(rollout, rollout.encode(rows), cache_in(folder, rollout, **version))
+    return evaluate(rollout, rollout.encode(rows), Cache(folder), version, ready)
 
 
 def test_a_paired_change_takes_out_what_the_rows_have_in_common():
@@ -66,10 +54,8 @@ def test_a_paired_change_takes_out_what_the_rows_have_in_common():
     assert paired_change(before, after, "correct")[0] == 0.25
 
 
-def test_an_evaluation_of_options_gives_both_accuracies_and_a_record_a_row():
-    rollout = a_rollout()
-
-    evaluation = evaluate(rollout, rollout.encode(ROWS))
+def test_an_evaluation_of_options_gives_both_accuracies_and_a_record_a_row(tmp_path):
+    evaluation = evaluated(tmp_path, a_rollout())
 
     summary, records = evaluation.summary(), evaluation.row_records(ROWS)
     assert summary["n"] == len(ROWS)
@@ -160,10 +146,9 @@ def test_a_part_in_which_a_grader_failed_is_scored_again(tmp_path):
 
 def test_nothing_is_made_ready_where_all_is_known(tmp_path):
     rollout, called = a_rollout(), []
-    encoded, cache = rollout.encode(ROWS), cache_in(tmp_path, rollout)
 
     for _ in range(2):
-        evaluate(rollout, encoded, cache, lambda: called.append(1) or rollout)
+        evaluated(tmp_path, rollout, ready=lambda: called.append(1) or rollout)
 
     assert called == [1]
 

@@ -9,7 +9,7 @@ from tiny_models import letters_model, tiny_llama, tiny_tokenizer
 
 from esft.errors import TaskError
 from esft.rollout.batches import Batches
-from esft.rollout.logprobs import logprobs
+from esft.rollout.logprobs import teacher_forced
 from esft.rollout.results import RowResult, mean_reward
 from esft.rollout.rollout import Rollout
 from esft.tasks.task import Grade, Row
@@ -96,33 +96,23 @@ def test_an_overflowing_model_gives_nan_and_nothing_correct(scoring, rows):
     assert all(math.isnan(result.reward) and not result.correct for result in results)
 
 
-@pytest.mark.parametrize(("scoring", "rows"), [("choice", CHOICES), ("generate", QUESTIONS)])
-def test_taking_rows_keeps_their_tokens(scoring, rows):
-    rollout = a_rollout(scoring=scoring)
-
-    taken = rollout.encode(rows).take([7, 2])
-
-    assert taken == rollout.encode((rows[7], rows[2]))
-
-
-@pytest.mark.parametrize(("scoring", "rows"), [("choice", CHOICES), ("generate", QUESTIONS)])
-def test_a_row_longer_than_the_context_is_refused_by_name(scoring, rows):
-    rollout = a_rollout(tiny_llama(max_position_embeddings=24), scoring=scoring)
-
-    with pytest.raises(TaskError, match=r"row row-0 of made-up needs \d+ tokens.*at most 24"):
-        rollout.encode(rows)
-
-
 @pytest.mark.parametrize(
-    ("scoring", "reward", "message"),
+    ("settings", "row", "context"),
     [
-        ("rank", None, "'rank', expected choice or exact or generate"),
-        ("generate", "prob", "needs options"),
+        ({"scoring": "choice"}, CHOICES[0], 24),
+        ({"scoring": "generate"}, QUESTIONS[0], 24),
+        (
+            {"scoring": "generate", "reward": "logprob"},
+            change_question(QUESTIONS[0], reference="word " * 40),
+            80,
+        ),
     ],
 )
-def test_a_scoring_the_task_does_not_have_is_refused(scoring, reward, message):
-    with pytest.raises(TaskError, match=message):
-        Rollout(tiny_llama(), tiny_tokenizer(), a_task(), scoring=scoring, reward=reward)
+def test_a_row_longer_than_the_context_is_refused_by_name(settings, row, context):
+    rollout = a_rollout(tiny_llama(max_position_embeddings=context), **settings)
+
+    with pytest.raises(TaskError, match=rf"row-0 of made-up needs \d+ tokens.*at most {context}"):
+        rollout.encode([row])
 
 
 @pytest.mark.parametrize(("scoring", "rows"), [("choice", CHOICES), ("generate", QUESTIONS)])
@@ -132,19 +122,17 @@ def test_the_reward_logprob_is_the_mean_over_the_references_tokens(scoring, rows
 
     rewards = [result.reward for result in rollout.roll_out(encoded)]
 
-    references = [reference for (reference,) in encoded.references]
-    sums = logprobs(tiny_llama(), references, Batches())
-    counts = [len(each.targets) for each in references]
-    assert rewards == pytest.approx([a / b for a, b in zip(sums, counts, strict=True)], abs=1e-5)
+    references = [one.references[0] for one in encoded]
+    forced = teacher_forced(tiny_llama(), references, Batches())
+    means = [f.logprob / len(r.targets) for f, r in zip(forced, references, strict=True)]
+    assert rewards == pytest.approx(means, abs=1e-5)
     assert all(reward < 0 for reward in rewards)
 
 
 def test_the_reference_of_a_row_with_options_is_the_right_one():
     encoded = a_rollout(reward="logprob").encode(CHOICES)
 
-    assert [(each[row.gold],) for row, each in zip(CHOICES, encoded.options, strict=True)] == list(
-        encoded.references
-    )
+    assert all(one.references == (one.options[one.row.gold],) for one in encoded)
 
 
 @pytest.mark.parametrize(("scoring", "rows"), [("choice", CHOICES), ("generate", QUESTIONS)])
@@ -223,7 +211,8 @@ def test_a_row_of_two_questions_is_graded_on_both_answers_with_their_openings():
     )
     together = Rollout(tiny_llama(), tiny_tokenizer(), task, batches=Batches(5))
 
-    results = together.roll_out(together.encode(pairs_of(opened)).take([5, 0, 3]))
+    encoded = together.encode(pairs_of(opened))
+    results = together.roll_out([encoded[i] for i in (5, 0, 3)])
 
     assert [list(result.answers) for result in results] == [
         answers[2 * i : 2 * i + 2] for i in (5, 0, 3)
@@ -245,37 +234,17 @@ def test_both_references_of_two_questions_count_token_by_token(reward):
     rows = (*rows[:4], rows[5], rows[7])  # wrong and right, wrong and right, right and right
     rollout = Rollout(model, tokenizer, a_task(), scoring="exact", reward=reward)
     encoded = rollout.encode(pairs_of(rows))
+    pairs = [one.references for one in encoded]
 
     results = rollout.roll_out(encoded)
 
     assert [result.correct for result in results] == [False, False, True]
     assert rollout.evaluate(encoded) == results
     if reward == "logprob":
-        sums = logprobs(model, [each for pair in encoded.references for each in pair], Batches())
-        counts = [sum(len(each.targets) for each in pair) for pair in encoded.references]
-        assert [result.reward for result in results] == pytest.approx(
-            [(sums[2 * i] + sums[2 * i + 1]) / count for i, count in enumerate(counts)], abs=1e-5
-        )
-
-
-def test_what_a_grader_says_of_its_failure_comes_with_the_result():
-    failed = Grade(reward=0.0, correct=False, failure="took longer than 1 s")
-    task = replace(a_task("generate"), grade=lambda row, answers: failed)
-    rollout = Rollout(tiny_llama(), tiny_tokenizer(), task)
-
-    results = rollout.roll_out(rollout.encode(QUESTIONS))
-
-    assert {(each.reward, each.failure) for each in results} == {(0.0, "took longer than 1 s")}
-
-
-def test_a_reference_longer_than_the_context_is_refused():
-    rollout = a_rollout(
-        tiny_llama(max_position_embeddings=80), scoring="generate", reward="logprob"
-    )
-    row = change_question(QUESTIONS[0], reference="word " * 40)
-
-    with pytest.raises(TaskError, match=r"row row-0 of made-up needs 2\d\d tokens"):
-        rollout.encode((row,))
+        sums = [sum(f.logprob for f in teacher_forced(model, pair, Batches())) for pair in pairs]
+        counts = [sum(len(each.targets) for each in pair) for pair in pairs]
+        means = [total / count for total, count in zip(sums, counts, strict=True)]
+        assert [result.reward for result in results] == pytest.approx(means, abs=1e-5)
 
 
 def test_rewards_are_averaged_in_row_order():

@@ -27,16 +27,16 @@ def test_rows_come_from_the_folder_named_else_from_that_of_the_environment(tmp_p
     monkeypatch.setenv("ESFT_DATA_DIR", str(tmp_path / "elsewhere"))
     named = open_session(arc_recipe(tmp_path, data_dir=data))
 
-    assert [row.id for row in session.train.rows] == ["train-0", "train-1", "train-2"]
-    assert [row.gold for row in session.tasks[0].encoded.rows] == [1, 1, 1, 1]
-    assert named.train.rows == session.train.rows
+    assert [one.row.id for one in session.train] == ["train-0", "train-1", "train-2"]
+    assert [one.row.gold for one in session.tasks[0].encoded] == [1, 1, 1, 1]
+    assert named.train == session.train
 
 
 def test_rows_that_ship_with_esft_are_replaced_only_by_a_named_folder(tmp_path, monkeypatch):
     (tmp_path / "data").mkdir()
     monkeypatch.setenv("ESFT_DATA_DIR", str(tmp_path / "data"))
 
-    assert len(open_session(a_recipe(tmp_path)).train.rows) == 6
+    assert len(open_session(a_recipe(tmp_path)).train) == 6
     with pytest.raises(TaskError, match=r"data has no conciseness\.train\.jsonl"):
         open_session(a_recipe(tmp_path, task={"data_dir": str(tmp_path / "data")}))
 

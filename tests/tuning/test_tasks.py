@@ -163,7 +163,7 @@ def test_each_prior_task_is_scored_as_its_line_says(tmp_path):
     assert [each.rollout.max_new_tokens for each in priors] == [3, 16, 256, usual]
     assert all(0 < each.reward < 1 for each in priors[1].rollout.evaluate(priors[1].encoded))
     graded = rows_of(specs[2], 4, None).task
-    assert graded.grade(priors[2].encoded.rows[0], ["it is 7, no less"]).correct
+    assert graded.grade(priors[2].encoded[0].row, ["it is 7, no less"]).correct
 
 
 @pytest.mark.parametrize("name", ["home", "a b=c #d"])

@@ -127,7 +127,7 @@ def test_every_step_has_rows_of_its_own_until_all_were_seen(tmp_path):
 
     class Noting(Population):
         def roll_out(self, step, members, rows, on_members):
-            seen.append([row.id for row in rows.rows])
+            seen.append([one.row.id for one in rows])
             return super().roll_out(step, members, rows, on_members)
 
     run_tuning(a_recipe(tmp_path, task={"rows_per_step": 2}), Notes(), never, Noting)
