@@ -7,14 +7,10 @@ import click
 
 from esft import __version__
 from esft.cli.eval import evaluate
-from esft.cli.export import export
-from esft.cli.replay import replay
-from esft.cli.report import report
-from esft.cli.resume import resume
-from esft.cli.runs import runs
+from esft.cli.export import export, replay
+from esft.cli.runs import report, runs, verify
 from esft.cli.tasks import tasks
-from esft.cli.tune import tune
-from esft.cli.verify import verify
+from esft.cli.tune import resume, tune
 from esft.errors import EsftError
 
 

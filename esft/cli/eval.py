@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from esft.evals.tasks import MeasuredTask
 
 
-_INDENT = " " * 13
-"""Of what else is said of a step."""
 _prior, _model, _distance = (
     partial(grouped, group) for group in ("Prior tasks", "Model", "Distance")
 )
@@ -143,19 +141,19 @@ def _step_line(
     score: StepScore, change: Comparison | None, divergence: KlPair | None, rewarded: bool
 ) -> str:
     error = "" if score.se is None else f" +- {score.se:.3f}"
-    line = f"  step {score.step:<5} {score.accuracy:.3f}{error}"
+    line, below = f"  step {score.step:<5} {score.accuracy:.3f}{error}", "\n" + " " * 13
     if change is not None:
         line += f"  {_change(change)}  +{change.gained} -{change.lost} rows, p {change.p:.1g}"
     if rewarded:
         error = "" if score.reward_se is None else f" +- {score.reward_se:.3f}"
         reward = "not finite" if score.reward is None else f"{score.reward:.3f}{error}"
-        line += f"\n{_INDENT}reward {reward}"
+        line += f"{below}reward {reward}"
         if change is not None and change.reward_change is not None:
             figures = (change.reward_change, change.reward_low, change.reward_high)
             line += "  {:+.3f} ({:+.3f} to {:+.3f})".format(*figures)
     if divergence is not None:
         there, back = divergence.base_to_tuned, divergence.tuned_to_base
-        line += f"\n{_INDENT}KL(p0||p) {_with_error(there)}, KL(p||p0) {_with_error(back)} a token"
+        line += f"{below}KL(p0||p) {_with_error(there)}, KL(p||p0) {_with_error(back)} a token"
     return line
 
 

@@ -1,4 +1,4 @@
-"""`esft export`: the tuned model as a folder, or as a journal to mail."""
+"""`esft replay` and `esft export`: the model of any step, as a folder or a journal to mail."""
 
 import json
 import shlex
@@ -10,6 +10,35 @@ import click
 from esft.cli.options import GroupedCommand, json_option, rebuild_options
 from esft.cli.show import show_work
 from esft.models.device import DTYPES
+
+
+@click.command(cls=GroupedCommand, short_help="Rebuild the model of any step.")
+@click.argument("run", required=False)
+@rebuild_options
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to write.")
+def replay(run: str | None, at: str, out: Path, **base: object) -> None:
+    """Rebuild the model of a step of RUN bit for bit, from the base model and the journal.
+
+    RUN is a name under runs/, a path, or a journal that esft export --journal wrote; without
+    one, the newest run.
+
+    \b
+    Examples:
+      esft replay --at 120 --out step-120
+      esft replay tuned.jsonl --model Qwen2.5-1.5B --out tuned
+    """
+    from esft.files import require_free
+    from esft.models.save import save_model
+    from esft.tuning.rebuild import RebuildOptions, find_source, rebuild
+
+    require_free(out)
+    with show_work() as watcher:
+        rebuilt = rebuild(find_source(run), at, watcher, RebuildOptions(**base))
+        watcher.phase(f"saving the model to {out}")
+        save_model(rebuilt.base.loaded, out)
+    same = ", the weights that the run recorded" if rebuilt.proven else ""
+    click.echo(f"step {rebuilt.step} of {rebuilt.source.record.path}{same}")
+    click.echo(f"weights  sha256 {rebuilt.weights}\nmodel    {out}")
 
 
 @click.command(cls=GroupedCommand, short_help="Write a step's model, compared with the tuned one.")
@@ -43,12 +72,12 @@ def export(
     """
     if journal and dtype is not None:
         raise click.UsageError("--dtype converts a model, which --journal does not write")
-    record, lines = (_journal if journal else _folder)(run, out, dtype, which)
+    record, lines = (_journal if journal else _folder)(run, out, dtype, **which)
     click.echo(json.dumps(record) if as_json else "\n".join(lines))
 
 
 def _folder(
-    run: str | None, out: Path, dtype: str | None, which: dict
+    run: str | None, out: Path, dtype: str | None, at: str, **base: object
 ) -> tuple[dict[str, object], list[str]]:
     from esft.export.card import comparison_text
     from esft.export.folder import export as export_model
@@ -56,18 +85,13 @@ def _folder(
 
     source = find_source(run)
     with show_work() as watcher:
-        done = export_model(source, which.pop("at"), out, watcher, dtype=dtype, **which)
+        done = export_model(source, at, out, watcher, dtype=dtype, **base)
     tuned = done.tuned
-    record = {
+    record = asdict(done) | {
         "model": str(out),
         "step": tuned.step,
         "best_step": tuned.best,
-        "dtype": done.dtype,
-        "weights": done.weights,
         "tuned": {"dtype": tuned.dtype, "weights": tuned.weights, "recorded": tuned.recorded},
-        "prompts": done.prompts,
-        "prompts_from": done.prompts_from,
-        "conversion": None if done.conversion is None else asdict(done.conversion),
     }
     same = ", the weights that the run recorded" if tuned.recorded else ""
     return record, [
@@ -79,17 +103,16 @@ def _folder(
 
 
 def _journal(
-    run: str | None, out: Path, dtype: None, which: dict
+    run: str | None, out: Path, dtype: None, at: str, **base: object
 ) -> tuple[dict[str, object], list[str]]:
     from esft.export.journal import export_journal
     from esft.tuning.rebuild import find_source
 
     source = find_source(run)
     with show_work() as watcher:
-        done = export_journal(source, which.pop("at"), out, watcher, **which)
-    record = {"journal": str(out)} | asdict(done)
+        done = export_journal(source, at, out, watcher, **base)
     again = shlex.join(["esft", "replay", str(out), "--model", done.model, "--out", "DIR"])
-    return record, [
+    return {"journal": str(out)} | asdict(done), [
         f"step {done.step} of {source.record.path}",
         f"weights  sha256 {done.weights}",
         f"journal  {out}, {done.size / 1000:.1f} kB",

@@ -13,11 +13,7 @@ from esft.recipe.priors import read_priors
 from esft.recipe.settings import TABLES, Recipe
 from esft.recipe.toml import load_recipe, parse_change
 
-HEADINGS = {"prior": "Prior tasks"}
-"""Of the tables whose options stand under another word than their name."""
 TYPES = {"str": str, "int": int, "float": float}
-TYPED = "esft.typed"
-"""Where a context keeps what was typed behind the command."""
 
 
 class GroupedOption(click.Option):
@@ -30,10 +26,10 @@ class GroupedOption(click.Option):
 
 
 class GroupedCommand(click.Command):
-    """Shows its options under the headings of their groups, and keeps what was typed."""
+    """Shows its options under the headings of their groups, and keeps what was typed as `obj`."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        ctx.meta[TYPED] = list(args)
+        ctx.obj = list(args)
         return super().parse_args(ctx, args)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -49,7 +45,7 @@ class GroupedCommand(click.Command):
 
 def typed_with(ctx: click.Context, without: tuple[str, ...], *added: str) -> str:
     """Return the command as it was typed, without the values of some options, and with others."""
-    words = iter(ctx.meta[TYPED])
+    words = iter(ctx.obj)
     kept = []
     for word in words:
         if word in without:
@@ -60,13 +56,7 @@ def typed_with(ctx: click.Context, without: tuple[str, ...], *added: str) -> str
 
 
 def recipe_of(ctx: click.Context, name: str | None) -> Recipe:
-    """Return the recipe `name` with the values of the options that were given.
-
-    `--set` comes before the options of their own, which are plainer.
-
-    Raises:
-        RecipeError: with all that is wrong.
-    """
+    """Return the recipe `name` with the values of `--set` and of the plainer options above it."""
     changes = dict(parse_change(text) for text in ctx.params.get("set", ()))
     labels = {}
     for option in ctx.command.params:
@@ -100,9 +90,11 @@ def _setting_option(table: str, setting: Setting) -> Callable:
     if setting.choices:
         text += f": {', '.join(setting.choices[:-1])} or {setting.choices[-1]}"
     text += "." if setting.default_text is None else f"  [default: {setting.default_text}]"
-    several = {"multiple": True, "metavar": "FILE|TASK", "callback": _read_priors}
+    several = {"multiple": True, "metavar": "FILE|TASK"}
+    # None where none are given: those of the recipe stay.
+    several["callback"] = lambda ctx, parameter, given: read_priors(given) if given else None
     return grouped(
-        HEADINGS.get(table, table.capitalize()),
+        "Prior tasks" if table == "prior" else table.capitalize(),
         setting.flag,
         help=text,
         setting=f"{table}.{setting.name}",
@@ -110,14 +102,7 @@ def _setting_option(table: str, setting: Setting) -> Callable:
     )
 
 
-def _read_priors(
-    ctx: click.Context, parameter: click.Parameter, given: tuple[str, ...]
-) -> tuple[str, ...] | None:
-    return read_priors(given) if given else None  # those of the recipe stay
-
-
 prior_option = _setting_option("prior", TABLES["prior"].declared()["tasks"])
-"""--prior, whose value is the lines of the prior tasks; None where none are named."""
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print the result as JSON on stdout."
 )
@@ -137,4 +122,3 @@ rebuild_options = together(
         "Model", "--from-base", is_flag=True, help="Make every step again, without the snapshots."
     ),
 )
-"""Which step of a run is rebuilt, and from what."""

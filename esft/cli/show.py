@@ -7,7 +7,7 @@ import signal
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -20,83 +20,62 @@ if TYPE_CHECKING:
     from esft.tuning.plan import Plan
     from esft.tuning.watcher import StepMetrics, TaskScores
 
-LONG = 24 * 3600
-"""Seconds from which a run is told how it could be shorter."""
-_HEADS = ("step", "reward", "best", "correct", "||D||", "forecast", "a step", "left", "memory")
-_WIDTHS = (8, 7, 7, 8, 8, 9, 12, 12, 8)
-
-
-class StopSignals:
-    """The first signal asks to stop after the step in hand, the second stops at once.
-
-    Until `arm` is called there is no step to finish, so the first stops at once as well.
-    """
-
-    def __init__(self) -> None:
-        self._armed = self._asked = False
-        self._before: dict[int, object] = {}
-
-    def __enter__(self) -> StopSignals:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._before[number] = signal.signal(number, self._on_signal)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def arm(self) -> None:
-        """From now on there is a step to finish."""
-        self._armed = True
-
-    def asked(self) -> bool:
-        """Return whether the run is to end after the step in hand."""
-        return self._asked
-
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self._asked or not self._armed:
-            raise KeyboardInterrupt
-        self._asked = True
-        click.echo(
-            "Stopping after this step, then saving the model; once more stops at once.", err=True
-        )
+_COLUMNS = {"step": 8, "reward": 7, "best": 7, "correct": 8, "||D||": 8, "forecast": 9}
+_COLUMNS |= {"a step": 12, "left": 12, "memory": 8}
 
 
 @contextmanager
-def show_run(signals: StopSignals) -> Iterator[PlainWatcher]:
+def show_run() -> Iterator[PlainWatcher]:
     """Yield what shows a run: plain lines, on a terminal above one that moves with every member."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn
 
     console = Console(stderr=True, highlight=False)
-    if not console.is_terminal:
-        yield PlainWatcher(signals)
-        return
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=24))
-    with Progress(*columns, console=console, transient=True) as progress:
-        yield LiveWatcher(signals, progress)
+    text, bar = TextColumn("{task.description}", markup=False), BarColumn(bar_width=24)
+    progress = Progress(text, bar, console=console, transient=True)
+    live = console.is_terminal
+    watcher = LiveWatcher(progress) if live else PlainWatcher()
+    with watcher.signals(), progress if live else nullcontext():
+        yield watcher
 
 
 @contextmanager
 def show_work() -> Iterator[PlainWatcher]:
-    """Yield what shows long work that is not a run: plain lines, on a terminal a bar too.
-
-    A signal ends the work at once.
-    """
-    with StopSignals() as signals:
-        watcher = BarWatcher(signals)
-        try:
-            yield watcher
-        finally:
-            watcher.close()
+    """Yield what shows long work that is not a run: plain lines, on a terminal a bar too."""
+    with closing(BarWatcher()) as watcher, watcher.signals():
+        yield watcher
 
 
 class PlainWatcher:
-    """Prints lines to stderr: what `esft.tuning.watcher.Watcher` promises."""
+    """Prints lines to stderr: what `esft.tuning.watcher.Watcher` promises.
 
-    def __init__(self, signals: StopSignals) -> None:
-        self._signals = signals
-        self._headed = False
+    The first signal asks to stop after the step in hand, the second stops at once. Until `begin`
+    there is no step to finish, so the first stops at once as well.
+    """
+
+    _begun = _asked = _headed = False
+
+    @contextmanager
+    def signals(self) -> Iterator[None]:
+        """Heed Ctrl-C and SIGTERM in the block."""
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        before = {number: signal.signal(number, self.on_signal) for number in numbers}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self._asked or not self._begun:
+            raise KeyboardInterrupt
+        self._asked = True
+        text = "Stopping after this step, then saving the model; once more stops at once."
+        click.echo(text, err=True)
+
+    def asked(self) -> bool:
+        """Return whether the run is to end after the step in hand."""
+        return self._asked
 
     def plan(self, plan: Plan) -> None:
         for label, text in plan.lines:
@@ -105,8 +84,7 @@ class PlainWatcher:
             self.notice(warning)
 
     def begin(self) -> None:
-        # From here on Ctrl-C waits for the step in hand.
-        self._signals.arm()
+        self._begun = True
 
     def phase(self, text: str) -> None:
         self._print(wrapped("", f"{text} ..."))
@@ -121,14 +99,13 @@ class PlainWatcher:
 
     def estimate(self, seconds: float, steps: int) -> None:
         self._print(f"expected {duration(seconds)} for {steps} steps, from the first member")
-        if seconds > LONG:
+        if seconds > 24 * 3600:
             self._print(f"hint: --steps {max(1, steps // 2)} would halve it")
 
     def step(self, metrics: StepMetrics, steps: int, seconds_left: float) -> None:
-        """Print a line, under heads before the first."""
         if not self._headed:
             self._headed = True
-            self._print(columns(_HEADS, _WIDTHS))
+            self._print(columns(_COLUMNS, _COLUMNS.values()))
         cells = (
             f"{metrics.step}/{steps}",
             f"{metrics.reward_mean:.3f}",
@@ -138,12 +115,11 @@ class PlainWatcher:
             f"{metrics.forecast:.4g}",
             duration(metrics.seconds),
             duration(seconds_left),
-            gigabytes(metrics.peak_memory),
+            f"{metrics.peak_memory / 1e9:.2f} GB",
         )
-        self._print(columns(cells, _WIDTHS))
+        self._print(columns(cells, _COLUMNS.values()))
 
     def evaluation(self, step: int, scores: tuple[TaskScores, ...]) -> None:
-        """Print a line a task: the share right now, and its change."""
         for number, task in enumerate(scores):
             label = f"  {'target' if number == 0 else 'prior ':<6} {task.name:<22}"
             self._print(f"{label} {change_text(task)}")
@@ -158,8 +134,7 @@ class PlainWatcher:
 class LiveWatcher(PlainWatcher):
     """Prints the same above a line of rich."""
 
-    def __init__(self, signals: StopSignals, progress: Progress) -> None:
-        super().__init__(signals)
+    def __init__(self, progress: Progress) -> None:
         self._progress = progress
         self._line = progress.add_task("", total=None)
 
@@ -239,8 +214,3 @@ def duration(seconds: float) -> str:
         return f"{minutes} min {rest} s"
     hours, minutes = divmod(round(seconds / 60), 60)
     return f"{hours} h {minutes} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
-
-
-def gigabytes(nbytes: int) -> str:
-    """Return a size in GB (10**9 bytes)."""
-    return f"{nbytes / 1e9:.2f} GB"

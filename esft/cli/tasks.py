@@ -17,11 +17,6 @@ if TYPE_CHECKING:
     from esft.tasks.rows import Preview
     from esft.tasks.task import Row, Task
 
-_HOW = {
-    "choice": "1 where the right option has the highest log-probability a character (acc_norm)",
-    "exact": "1 where the greedy answer would be the reference to the token, found in one forward",
-}
-
 
 @click.command(short_help="List the tasks, or show two rows of one.")
 @click.argument("name", required=False)
@@ -87,8 +82,13 @@ def _preview_text(task: Task, shown: Preview) -> str:
         wrapped("  rows      ", f"{shown.total:,} in {shown.where}"),
         wrapped("  scored by ", _scorings(task)),
     ]
-    graded = f"greedy answers of up to {task.max_new_tokens:,} tokens: {task.grading}"
-    for scoring, how in (_HOW | {"generate": graded}).items():
+    scorings = {
+        "choice": "1 where the right option has the highest log-probability a character (acc_norm)",
+        "exact": "1 where the greedy answer would be the reference to the token, found in one "
+        "forward",
+        "generate": f"greedy answers of up to {task.max_new_tokens:,} tokens: {task.grading}",
+    }
+    for scoring, how in scorings.items():
         if scoring in task.scorings:
             lines.append(wrapped(f"  {scoring:<10}", how))
     for number, row in enumerate(shown.rows, start=1):

@@ -1,6 +1,9 @@
-"""`esft tune`: fine-tune a model."""
+"""`esft tune` and `esft resume`: fine-tune a model, or go on with a run that stopped."""
+
+from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,9 +16,11 @@ from esft.cli.options import (
     together,
     typed_with,
 )
-from esft.cli.outcome import outcome_record, outcome_text
-from esft.cli.show import StopSignals, show_run
+from esft.cli.show import change_text, duration, show_run
 from esft.recipe.settings import TABLES
+
+if TYPE_CHECKING:
+    from esft.tuning.watcher import Outcome
 
 
 @click.command(cls=GroupedCommand, short_help="Fine-tune a model on a task.")
@@ -48,14 +53,94 @@ def tune(ctx: click.Context, recipe: str | None, as_json: bool, **options: objec
     settings = recipe_of(ctx, recipe)
     from esft.tuning.start import run_tuning  # torch comes with it: --help does not wait for it
 
-    with StopSignals() as signals, show_run(signals) as watcher:
-        outcome = run_tuning(settings, watcher, signals.asked)
-    if as_json:
-        click.echo(json.dumps(outcome_record(outcome)))
-    else:
-        click.echo(outcome_text(outcome))
-        if settings.anchor.awd and outcome.priors:
-            same = typed_with(ctx, ("--awd", "--run-dir"), "--awd", "0")
-            click.echo(f"The same without AWD: {same}")
-    if outcome.stopped:
-        ctx.exit(130)
+    with show_run() as watcher:
+        outcome = run_tuning(settings, watcher, watcher.asked)
+    click.echo(json.dumps(_record(outcome)) if as_json else _text(outcome))
+    if settings.anchor.awd and outcome.priors and not as_json:
+        same = typed_with(ctx, ("--awd", "--run-dir"), "--awd", "0")
+        click.echo(f"The same without AWD: {same}")
+    ctx.exit(130 if outcome.stopped else 0)
+
+
+@click.command(cls=GroupedCommand, short_help="Go on with a run that stopped.")
+@click.argument("run", required=False)
+@json_option
+@click.pass_context
+def resume(ctx: click.Context, run: str | None, as_json: bool) -> None:
+    """Go on with RUN, a name under runs/ or a path; without one, with the newest.
+
+    However it stopped, it ends with the same bits as if it never had. For more steps raise
+    search.steps in its recipe.toml, also once it is finished. What would change the bits (base
+    model, other settings, rows, noise) is refused: that is a new run.
+
+    \b
+    Examples:
+      esft resume
+      esft resume runs/arc-qwen2.5-1.5b-1
+    """
+    from esft.runs.names import find_run
+    from esft.tuning.resume import Finished, resume_tuning
+
+    path = find_run(run)
+    with show_run() as watcher:
+        result = resume_tuning(path, watcher, watcher.asked)
+    if isinstance(result, Finished):
+        text = f"run {result.run_path} is finished: {result.steps} steps"
+        record = {"run": result.run_path, "steps": result.steps, "state": "finished"}
+        click.echo(json.dumps(record) if as_json else f"{text}, model {result.model_path}")
+        return
+    click.echo(json.dumps(_record(result)) if as_json else _text(result))
+    ctx.exit(130 if result.stopped else 0)
+
+
+def _text(outcome: Outcome) -> str:
+    from esft.rollout.results import paired_change
+
+    lines = [f"{outcome.task}, {outcome.base.n} holdout rows, +- standard error"]
+    for label, figure in (("reward", "reward"), ("correct", "accuracy")):
+        before, after = (
+            f"{getattr(evaluation, figure):.4f} +- {getattr(evaluation, f'{figure}_se'):.4f}"
+            for evaluation in (outcome.base, outcome.tuned)
+        )
+        change, error = paired_change(outcome.base, outcome.tuned, label)
+        lines.append(f"  {label:<8} {before} -> {after}   change {change:+.4f} +- {error:.4f}")
+    if outcome.priors:
+        counts = sorted({task.base.n for task in outcome.priors})
+        rows = f"{counts[0]} to {counts[-1]} rows" if len(counts) > 1 else f"{counts[0]} rows each"
+        lines.append(f"prior tasks, {rows}, share right")
+        width = max(len(task.name) for task in outcome.priors)
+        lines += [f"  {task.name:<{width}}  {change_text(task)}" for task in outcome.priors]
+    if outcome.grader_failures:
+        count = f"{outcome.grader_failures:,}"
+        lines.append(f"grader     no score for {count} answers, which counted as 0")
+    if outcome.best_step not in (None, outcome.steps):
+        best = "the base model" if outcome.best_step == 0 else f"step {outcome.best_step}"
+        command = f"esft export {outcome.run_path} --at best --out DIR"
+        lines.append(f"best       {best} has the best holdout reward: {command}")
+    state = f"{'stopped after' if outcome.stopped else 'done:'} {outcome.steps} steps"
+    memory = f"peak memory {outcome.peak_memory / 1e9:.2f} GB"
+    lines += [
+        f"drift      ||D|| {outcome.drift:.4g}, forecast {outcome.forecast:.4g}",
+        f"run        {state}, {duration(outcome.seconds)}, {memory}",
+        f"model      {outcome.model_path}",
+        *([f"go on      esft resume {outcome.run_path}"] if outcome.stopped else []),
+    ]
+    return "\n".join(lines)
+
+
+def _record(outcome: Outcome) -> dict[str, object]:
+    from esft.runs.records import finite
+
+    plain = ("task", "steps", "planned", "stopped", "best_step", "grader_failures", "drift")
+    plain += ("forecast", "peak_memory")
+    return {name: getattr(outcome, name) for name in plain} | {
+        "run": outcome.run_path,
+        "model": outcome.model_path,
+        "base": finite(outcome.base.summary()),
+        "tuned": finite(outcome.tuned.summary()),
+        "priors": {
+            task.name: {"base": finite(task.base.summary()), "tuned": finite(task.now.summary())}
+            for task in outcome.priors
+        },
+        "seconds": round(outcome.seconds, 3),
+    }

@@ -8,35 +8,24 @@ import math
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
 
 from esft.errors import RecipeError
 
-Rule = tuple[tuple[str, ...], Callable[..., tuple[str, str] | None]]
-"""Settings, and what gives expected and hint where their values contradict each other; the message
+Rule = tuple[tuple[str, ...], Callable[..., Iterator[tuple[str, str]]]]
+"""Settings, and what yields expected and hint where their values contradict each other; the message
 is about the first of them."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Problem:
+class Problem(NamedTuple):
     """One thing that is wrong with a recipe."""
 
     keys: tuple[str, ...]
     """The settings involved, as "table.key"; the first is the one it is about."""
     text: str
-    """What is said of that: the value, what was expected."""
+    """What is said of it, on one line: where it stands, the value, what was expected."""
     hint: str | None
-    about: str | None = None
-    """What the text is about, for people; None is the first of the keys."""
-    where: str = ""
-    """Where it was said, before everything else: a file or an option, and a line."""
-
-    @property
-    def message(self) -> str:
-        """One line, for people."""
-        table, _, key = self.keys[0].partition(".")
-        about = f"[{table}] {key}" if self.about is None else self.about
-        return f"{self.where}{about} {self.text}" if about else self.where + self.text
 
 
 class SettingsError(RecipeError):
@@ -45,7 +34,7 @@ class SettingsError(RecipeError):
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = tuple(problems)
         hints = dict.fromkeys(problem.hint for problem in self.problems if problem.hint is not None)
-        message = "\n".join(problem.message for problem in self.problems)
+        message = "\n".join(problem.text for problem in self.problems)
         super().__init__(message, hint="\n".join(hints) or None)
 
 
@@ -80,48 +69,40 @@ class Setting:
             return self.unset
         return f"{self.default:g}" if self.kind == "float" else str(self.default)
 
-    def accepts(self, value: object) -> bool:
-        """Return whether a value is of its type and within its bounds or choices."""
-        match self.kind:
-            case _ if value is None:
-                return self.unset is not None
-            case "str":
-                return value in self.choices if self.choices else _is_text(value)
-            case "bool":
-                return isinstance(value, bool)
-            case "int" | "float":
-                real = isinstance(value, int if self.kind == "int" else int | float)
-                inside = real and self.above < value and self.at_least <= value <= self.at_most
-                return inside and not isinstance(value, bool)
-            case _:
-                return isinstance(value, list | tuple) and all(map(_is_text, value))
-
-    def refusal(self, table: str, value: object) -> Problem:
-        """Return what is said of a value that is not accepted."""
+    def refusal(self, table: str, value: object) -> Problem | None:
+        """Return what is wrong with a value; None where it has the type, bounds or choices."""
         example = as_toml(self.default if self.example is None else self.example)
-        span = f"above {self.above}" if self.above >= 0 else f"{self.at_least} or more"
-        if self.at_most < sys.float_info.max:
-            span = f"{self.at_least} to {self.at_most}"
         hint = f"for example {self.name} = {example}"
         match self.kind:
-            case _ if self.choices:
-                expected = " or ".join(map(as_toml, self.choices))
+            case "str" if self.choices:
+                right, expected = value in self.choices, " or ".join(map(as_toml, self.choices))
                 meant = nearest(str(value), self.choices) or self.choices[0]
                 hint = f"set {self.name} = {as_toml(meant)}"
-            case "bool":
-                expected, hint = "true or false", f"set {self.name} = true or {self.name} = false"
-            case "int" | "float":
-                expected = f"a {'whole' if self.kind == 'int' else 'finite'} number, {span}"
             case "str":
-                expected, quoted = f"text such as {example}", as_toml(as_toml(value))
+                right, expected = _is_text(value), f"text such as {example}"
                 if value is None and self.flag is not None:
                     hint = f"give {self.flag} {self.example}, or set {hint[12:]} under [{table}]"
                 elif not isinstance(value, str | list | tuple | dict | None):
+                    quoted = as_toml(as_toml(value))
                     hint = f"put it in quotes: {self.name} = {quoted}, or --set "
                     hint += f"'{table}.{self.name}={quoted}'"
+            case "bool":
+                right, expected = isinstance(value, bool), "true or false"
+                hint = f"set {self.name} = true or {self.name} = false"
+            case "int" | "float":
+                real = isinstance(value, int if self.kind == "int" else int | float)
+                inside = real and self.above < value and self.at_least <= value <= self.at_most
+                right = inside and not isinstance(value, bool)
+                span = f"above {self.above}" if self.above >= 0 else f"{self.at_least} or more"
+                if self.at_most < sys.float_info.max:
+                    span = f"{self.at_least} to {self.at_most}"
+                expected = f"a {'whole' if self.kind == 'int' else 'finite'} number, {span}"
             case _:
+                right = isinstance(value, list | tuple) and all(map(_is_text, value))
                 expected = "a list of texts"
-        return contradiction((f"{table}.{self.name}",), value, expected, hint)
+        if right or (value is None and self.unset is not None):
+            return None
+        return _contradiction((f"{table}.{self.name}",), value, expected, hint)
 
 
 def setting(help: str, default: object = None, **facts: Any) -> Any:
@@ -133,7 +114,6 @@ class Settings:
     """Base of the frozen dataclasses that are declared by `setting`: checked when one is made."""
 
     table: ClassVar[str]
-    """Name of the table of a recipe."""
     rules: ClassVar[tuple[Rule, ...]] = ()
     """What its values must fulfil together, each right by itself."""
 
@@ -141,8 +121,9 @@ class Settings:
         problems: list[Problem] = []
         for name, declared in self.declared().items():
             value = getattr(self, name)
-            if not declared.accepts(value):
-                problems.append(declared.refusal(self.table, value))
+            refused = declared.refusal(self.table, value)
+            if refused is not None:
+                problems.append(refused)
             elif declared.read is not None and value is not None:
                 try:
                     object.__setattr__(self, name, declared.read(value))
@@ -178,25 +159,23 @@ def broken(
     """
     wrong = {key for problem in problems for key in problem.keys}
     for keys, rule in rules:
-        refused = rule(*(values[key] for key in keys)) if wrong.isdisjoint(keys) else None
-        if refused is not None:
-            yield contradiction(keys, values[keys[0]], *refused)
+        if wrong.isdisjoint(keys):
+            for expected, hint in rule(*(values[key] for key in keys)):
+                yield _contradiction(keys, values[keys[0]], expected, hint)
 
 
-def contradiction(keys: tuple[str, ...], value: object, expected: str, hint: str) -> Problem:
-    """Return the problem of the value of the first of `keys`."""
-    return Problem(keys=keys, text=f"is {shown(value)}, expected {expected}", hint=hint)
+def _contradiction(keys: tuple[str, ...], value: object, expected: str, hint: str) -> Problem:
+    table, _, key = keys[0].partition(".")
+    return Problem(keys, f"[{table}] {key} is {shown(value)}, expected {expected}", hint)
 
 
 def unknown(table: str, key: str, value: object, known: Iterable[str]) -> Problem:
     """Return the problem of a key that is none of those known."""
     known = list(known)
     meant = nearest(key.replace("-", "_"), known)
-    return Problem(
-        keys=(f"{table}.{key}",),
-        text=f"= {shown(value)} is not a setting, expected one of: {', '.join(known)}",
-        hint=f"take {key} out" if meant is None else f"did you mean {meant}?",
-    )
+    text = f"{key} = {shown(value)} is not a setting, expected one of: {', '.join(known)}"
+    hint = f"take {key} out" if meant is None else f"did you mean {meant}?"
+    return Problem((f"{table}.{key}",), f"[{table}] {text}", hint)
 
 
 def as_toml(value: object) -> str:
@@ -226,6 +205,18 @@ def shown(value: object) -> str:
 def nearest(word: str, words: Iterable[str]) -> str | None:
     """Return the one of `words` that `word` was most likely meant to be, or None."""
     return next(iter(difflib.get_close_matches(word.lower(), list(words), n=1)), None)
+
+
+def read_text(file: Path, hint: str | None = None) -> str:
+    """Return the text of a file in UTF-8; RecipeError, with `hint` where there is no file."""
+    try:
+        return file.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise RecipeError(f"{file} cannot be read: {error.strerror}", hint=hint) from error
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        message = f"{file} line {line} is not UTF-8, expected text"
+        raise RecipeError(message, hint="save the file in UTF-8") from error
 
 
 def _is_text(value: object) -> bool:

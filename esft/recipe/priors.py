@@ -5,28 +5,24 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Self
 
 from esft.errors import RecipeError, TaskError, UnknownTaskError
 from esft.files import slug
-from esft.recipe.check import Problem, Settings, SettingsError, setting, shown, unknown
+from esft.recipe.check import Problem, Settings, SettingsError, read_text, setting, shown, unknown
 from esft.tasks.words import GRADERS, REWARDS, SCORINGS, SPLITS
 
 OWN = (".jsonl", ".py")
 """How the names of files with a user's own tasks end."""
 
 
-def _options_to_choose_from(reward: str | None, scoring: str | None) -> tuple[str, str] | None:
-    if reward != "prob" or scoring in (None, "choice"):
-        return None
-    return (
-        f'"correct" or "logprob": scoring "{scoring}" has no probability of an option',
-        'set reward = "logprob", or scoring = "choice"',
-    )
+def _options_to_choose_from(reward: str | None, scoring: str | None) -> Iterator[tuple[str, str]]:
+    if reward == "prob" and scoring not in (None, "choice"):
+        expected = f'"correct" or "logprob": scoring "{scoring}" has no probability of an option'
+        yield expected, 'set reward = "logprob", or scoring = "choice"'
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +65,7 @@ class Answers(Settings):
     )
 
     def with_paths(self, path: Callable[[str], str]) -> Self:
-        """Return them with their paths, of a file and of the folder, as `path` has them."""
+        """Return them with the paths of a file and of the folder as `path` has them."""
         name = path(self.name) if self.name.endswith(OWN) else self.name
         folder = None if self.data_dir is None else path(self.data_dir)
         return replace(self, name=name, data_dir=folder)
@@ -77,10 +73,7 @@ class Answers(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class PriorSpec(Answers):
-    """A prior task: on which of its rows, scored how.
-
-    `str` gives the line that `parse_prior_line` reads as an equal spec.
-    """
+    """A prior task; `str` gives the line that `parse_prior_line` reads as an equal one."""
 
     table = "prior task"
 
@@ -88,28 +81,21 @@ class PriorSpec(Answers):
     split: str | None = setting("Which rows", unset="test, else validation", choices=SPLITS)
 
     def __str__(self) -> str:
-        rows = "" if self.rows is None else f":{self.rows}"
-        values = {name: getattr(self, name) for name in self.declared()}
-        settings = [
-            f"{name}={shlex.quote(str(value))}"
-            for name, value in values.items()
-            if name not in ("name", "rows") and value is not None
-        ]
-        return " ".join([shlex.quote(self.name + rows), *settings])
-
-    @property
-    def task(self) -> str:
-        """Name of the task: of a file, without its folder and ending."""
-        return Path(self.name).stem if self.name.endswith(OWN) else self.name
+        line = shlex.quote(self.name if self.rows is None else f"{self.name}:{self.rows}")
+        for name in self.declared():
+            value = getattr(self, name)
+            if name not in ("name", "rows") and value is not None:
+                line += f" {name}={shlex.quote(str(value))}"
+        return line
 
     @property
     def kept_as(self) -> str:
         """Name of the files of its rows: one for a_b and A-b, which no run can have both."""
-        return slug(self.task)
+        return slug(Path(self.name).stem if self.name.endswith(OWN) else self.name)
 
 
 def parse_prior_line(text: str) -> PriorSpec:
-    """Return the prior task that a line names.
+    """Return the prior task that a line names: name[:rows] [key=value ...].
 
     Words and quotes are those of a shell and # begins a comment; a backslash is a character like
     any other, so that a path of Windows is what it looks like. Rows stand behind the last colon of
@@ -124,7 +110,7 @@ def parse_prior_line(text: str) -> PriorSpec:
         first, *words = [*lexer] or [""]
     except ValueError:
         fix = "close it, or put it in quotes of the other kind"
-        raise _refusal("a quote is not closed", fix, text) from None
+        raise _refusal(f"{shown(text)}: a quote is not closed", fix) from None
     name, colon, rows = first.rpartition(":")
     # C:\x.jsonl and a:b.jsonl have a colon of their own.
     if not colon or rows.endswith(OWN) or re.search(r"[/\\]", rows):
@@ -132,7 +118,7 @@ def parse_prior_line(text: str) -> PriorSpec:
     else:
         words.insert(0, f"rows={rows}")
     if not name.strip():
-        raise _refusal("the name is missing", "for example gsm8k:100", text)
+        raise _refusal(f"{shown(text)}: the name is missing", "for example gsm8k:100")
     values, problems = _values_of(words)
     try:
         spec = PriorSpec(name=name, **values)
@@ -141,11 +127,9 @@ def parse_prior_line(text: str) -> PriorSpec:
     if problems:
         raise SettingsError(
             Problem(
-                keys=("prior.tasks",),
-                text=problem.text,
-                hint=problem.hint and problem.hint.replace(" = ", "="),  # as a line has it
-                about=problem.keys[0].partition(".")[2],
-                where=f"{shown(text)}: ",
+                ("prior.tasks",),
+                f"{shown(text)}: {problem.text.removeprefix(f'[{PriorSpec.table}] ')}",
+                problem.hint and problem.hint.replace(" = ", "="),  # as a line has it
             )
             for problem in problems
         )
@@ -161,20 +145,17 @@ def _values_of(words: list[str]) -> tuple[dict[str, object], list[Problem]]:
         key, _, value = word.partition("=")
         if key not in declared:
             problem = unknown(PriorSpec.table, key, value, declared)
-            problems.append(replace(problem, hint=f"{problem.hint} (spaces need quotes)"))
+            problems.append(problem._replace(hint=f"{problem.hint} (spaces need quotes)"))
         elif key in values:
-            keys, hint = (f"{PriorSpec.table}.{key}",), f"take one {key} out"
-            problems.append(Problem(keys=keys, text="is there twice", hint=hint))
+            problems.append(Problem((), f"{key} is there twice", f"take one {key} out"))
         else:
             whole = declared[key].kind == "int" and re.fullmatch("[0-9]{1,18}", value)
             values[key] = int(value) if whole else value
     return values, problems
 
 
-def _refusal(message: str, hint: str | None, line: str | None = None) -> SettingsError:
-    where = "" if line is None else f"{shown(line)}: "
-    problem = Problem(keys=("prior.tasks",), text=message, hint=hint, about="", where=where)
-    return SettingsError([problem])
+def _refusal(message: str, hint: str | None) -> SettingsError:
+    return SettingsError([Problem(("prior.tasks",), message, hint)])
 
 
 class _Line(NamedTuple):
@@ -184,10 +165,15 @@ class _Line(NamedTuple):
     origin: str
     folder: Path | None = None
 
+    def path(self, name: str) -> str:
+        there = name if self.folder is None else str(self.folder / name)
+        here = os.path.exists(os.path.expanduser(name))
+        return there if os.path.exists(there) and not here else name
 
-def parse_prior_lines(lines: Iterable[str]) -> list[PriorSpec]:
-    """Return the prior tasks of [prior] tasks; SettingsError where they are wrong, or one twice."""
-    return _parse_all([_Line(text, "[prior] tasks") for text in lines])
+
+def parse_prior_lines(lines: Iterable[str]) -> tuple[str, ...]:
+    """Return [prior] tasks as they are recorded; SettingsError if they are wrong, or one twice."""
+    return _parse_all([_Line(text, "[prior] tasks") for text in lines], lambda spec: None)
 
 
 def read_priors(given: Iterable[str]) -> tuple[str, ...]:
@@ -205,77 +191,49 @@ def read_priors(given: Iterable[str]) -> tuple[str, ...]:
 
     lines: list[_Line] = []
     for value in given:
-        task = value.endswith(OWN) or value in task_names()
-        if not task and (value.endswith(".txt") or os.path.isfile(value)):
-            lines += _lines_of(Path(value))
-        else:
+        task, path = value.endswith(OWN) or value in task_names(), Path(value)
+        if task or not (value.endswith(".txt") or os.path.isfile(value)):
             lines.append(_Line(value, "--prior"))
-    return tuple(map(str, _parse_all(lines, _require_task)))
+            continue
+        text = read_text(path, "name a file with a task a line, or a task such as gsm8k:100")
+        of_file = [
+            _Line(line.strip(), f"{path} line {number}", path.parent)
+            for number, line in enumerate(text.split("\n"), start=1)
+            if line.strip() and not line.lstrip().startswith("#")
+        ]
+        if not of_file:
+            hint = "for example gsm8k:100; esft tasks lists them"
+            raise RecipeError(f"{path} has no tasks, expected one a line", hint=hint)
+        lines += of_file
+    return _parse_all(lines, _require_task)
 
 
-def _parse_all(
-    lines: Iterable[_Line], check: Callable[[PriorSpec], None] = lambda spec: None
-) -> list[PriorSpec]:
+def _parse_all(lines: Iterable[_Line], check: Callable[[PriorSpec], None]) -> tuple[str, ...]:
     """Return the prior tasks of lines, each checked, or raise all that is wrong."""
-    specs: list[PriorSpec] = []
+    specs: list[str] = []
     problems: list[Problem] = []
     lines_by_task: dict[str, _Line] = {}
     for line in lines:
         try:
-            spec = parse_prior_line(line.text)
-            if line.folder is not None:
-                spec = spec.with_paths(partial(_here_or_in, line.folder))
+            spec = parse_prior_line(line.text).with_paths(line.path)
             check(spec)
             before = lines_by_task.setdefault(spec.kept_as, line)
             if before is not line:
                 raise _refusal(
-                    "the task is there before, expected each once: "
+                    f"{shown(line.text)}: the task is there before, expected each once: "
                     f"{before.origin} has {shown(before.text)}",
                     "take one out; names that differ in signs or capitals alone count as one",
-                    line.text,
                 )
-            specs.append(spec)
+            specs.append(str(spec))
         except SettingsError as error:
             head = f"{line.origin}: "
-            for problem in error.problems:
+            for keys, text, hint in error.problems:
                 # In the hint too, where lines of a file may have a hint each.
-                hint = problem.hint and (head if line.folder else "") + problem.hint
-                problems.append(replace(problem, where=head + problem.where, hint=hint))
+                hint = hint and (head if line.folder else "") + hint
+                problems.append(Problem(keys, head + text, hint))
     if problems:
         raise SettingsError(problems)
-    return specs
-
-
-def _lines_of(path: Path) -> list[_Line]:
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise RecipeError(
-            f"{path} cannot be read: {error.strerror}",
-            hint="name a file with a task a line, or a task such as gsm8k:100",
-        ) from error
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        raise RecipeError(
-            f"{path} line {line} is not UTF-8, expected text", hint="save the file in UTF-8"
-        ) from error
-    lines = [
-        _Line(line.strip(), f"{path} line {number}", path.parent)
-        for number, line in enumerate(text.split("\n"), start=1)
-        if line.strip() and not line.lstrip().startswith("#")
-    ]
-    if not lines:
-        raise RecipeError(
-            f"{path} has no tasks, expected one a line",
-            hint="for example gsm8k:100; esft tasks lists them",
-        )
-    return lines
-
-
-def _here_or_in(folder: Path, name: str) -> str:
-    there = str(folder / name)
-    here = os.path.exists(os.path.expanduser(name))
-    return there if os.path.exists(there) and not here else name
+    return tuple(specs)
 
 
 def _require_task(spec: PriorSpec) -> None:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
-from dataclasses import dataclass, field
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from esft.recipe.check import Rule, Settings, SettingsError, broken, setting
-from esft.recipe.priors import Answers, PriorSpec, parse_prior_line, parse_prior_lines
+from esft.recipe.priors import OWN, Answers, PriorSpec, parse_prior_line, parse_prior_lines
 
 
-def _something_to_tune(include: tuple[str, ...] | None) -> tuple[str, str] | None:
-    return ("at least one glob", 'set include = ["*"] for all') if include == () else None
+def _something_to_tune(include: tuple[str, ...] | None) -> Iterator[tuple[str, str]]:
+    if include == ():
+        yield "at least one glob", 'set include = ["*"] for all'
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,13 +56,10 @@ class Model(Settings):
     trust_remote_code: bool = setting("Run Python code that comes with the checkpoint", False)
 
 
-def _train_has_them(rows_per_step: int | None, train: int | None) -> tuple[str, str] | None:
-    if rows_per_step is None or train is None or rows_per_step <= train:
-        return None
-    return (
-        f"at most {train}: a step takes its rows from those of train",
-        f"set rows_per_step = {train}, or train = {rows_per_step}",
-    )
+def _train_has_them(rows_per_step: int | None, train: int | None) -> Iterator[tuple[str, str]]:
+    if rows_per_step is not None and train is not None and rows_per_step > train:
+        fix = f"set rows_per_step = {train}, or train = {rows_per_step}"
+        yield f"at most {train}: a step takes its rows from those of train", fix
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,13 +87,10 @@ class TaskSettings(Answers):
     )
 
 
-def _members_in_pairs(population: int, antithetic: bool) -> tuple[str, str] | None:
-    if not antithetic or population % 2 == 0:
-        return None
-    return (
-        "an even number: antithetic pairs the members",
-        f"set population = {population + 1}, or antithetic = false",
-    )
+def _members_in_pairs(population: int, antithetic: bool) -> Iterator[tuple[str, str]]:
+    if antithetic and population % 2:
+        fix = f"set population = {population + 1}, or antithetic = false"
+        yield "an even number: antithetic pairs the members", fix
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,7 +170,7 @@ class Prior(Settings):
         (),
         example=("gsm8k:100",),
         flag="--prior",
-        read=lambda lines: tuple(map(str, parse_prior_lines(lines))),
+        read=parse_prior_lines,
     )
     every: int | None = setting(
         "Steps from one evaluation of target and prior tasks to the next",
@@ -187,7 +186,6 @@ class Prior(Settings):
 
     @property
     def specs(self) -> tuple[PriorSpec, ...]:
-        """The prior tasks as they were read."""
         return tuple(map(parse_prior_line, self.tasks))
 
 
@@ -245,31 +243,51 @@ def settings_of(recipe: Recipe) -> dict[str, object]:
     }
 
 
-def _a_pull_below_one(awd: float, norm: str, alpha: float) -> tuple[str, str] | None:
+def _a_pull_below_one(awd: float, norm: str, alpha: float) -> Iterator[tuple[str, str]]:
     """In norm l2, alpha * awd is the share of the drift that goes."""
-    if norm != "l2" or alpha * awd <= 1:
-        return None
-    limit = 1 / alpha
-    # Rounded down, since an awd rounded up would be refused again.
-    most = math.floor(limit) if 1 <= limit < 1e9 else limit
-    return (
-        f"at most {most} with norm l2: alpha * awd is {alpha * awd:g}, and above 1 a step jumps "
-        "past the base weights",
-        f'set awd = {most} or lower, or norm = "l1"',
-    )
+    if norm == "l2" and alpha * awd > 1:
+        limit = 1 / alpha
+        # Rounded down, since an awd rounded up would be refused again.
+        most = math.floor(limit) if 1 <= limit < 1e9 else limit
+        expected = f"at most {most} with norm l2: alpha * awd is {alpha * awd:g}, and above 1 a "
+        expected += "step jumps past the base weights"
+        yield expected, f'set awd = {most} or lower, or norm = "l1"'
 
 
-def _evaluations_to_see_a_peak(peak: int | None, every: int | None) -> tuple[str, str] | None:
-    if peak is None or every is not None:
-        return None
-    return (
-        "evaluations to count: [prior] every is not set",
-        "set prior.every = 25 (the holdout rows are measured with or without prior tasks)",
-    )
+def _evaluations_to_see_a_peak(peak: int | None, every: int | None) -> Iterator[tuple[str, str]]:
+    if peak is not None and every is None:
+        fix = "set prior.every = 25 (the holdout rows are measured with or without prior tasks)"
+        yield "evaluations to count: [prior] every is not set", fix
 
 
 RULES: tuple[Rule, ...] = (
     (("anchor.awd", "anchor.norm", "search.alpha"), _a_pull_below_one),
     (("run.stop_after_peak", "prior.every"), _evaluations_to_see_a_peak),
 )
-"""What values of several tables must fulfil together."""
+
+
+def with_recorded_paths(recipe: Recipe, recorded: dict[str, object]) -> Recipe:
+    """Return the recipe of a run whose files are looked for in the folders that run.json names."""
+
+    def path(name: str) -> str:
+        there = Path(str(recorded["folder"])) / os.path.expanduser(name)
+        return str(there) if there.exists() and name != "embedded" else name
+
+    task = recipe.task.with_paths(path)
+    priors = tuple(str(spec.with_paths(path)) for spec in recipe.prior.specs)
+    return replace(
+        recipe,
+        model=replace(recipe.model, id=path(recipe.model.id)),
+        task=replace(task, data_dir=recorded["data_dir"] or task.data_dir),
+        prior=replace(recipe.prior, tasks=priors),
+    )
+
+
+def own_files(recipe: Recipe) -> dict[str, str]:
+    """Return the sha256 of each file with a task of the user's own, by its name."""
+    names = [recipe.task.name, *(spec.name for spec in recipe.prior.specs)]
+    files = [Path(name).expanduser() for name in names if name.endswith(OWN)]
+    files += [file.with_suffix(".jsonl") for file in files if file.suffix == ".py"]
+    return {
+        file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files if file.is_file()
+    }

@@ -3,11 +3,11 @@
 import os
 import tomllib
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 from esft.errors import RecipeError
-from esft.recipe.check import Problem, SettingsError, as_toml, broken, nearest, shown, unknown
+from esft.recipe import check
+from esft.recipe.check import Problem, SettingsError, as_toml, nearest, shown
 from esft.recipe.settings import RULES, TABLES, Recipe
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -28,29 +28,28 @@ def load_recipe(
         RecipeError: no such recipe, not TOML, or a SettingsError with all that is wrong in it.
     """
     file = None if name is None else find_recipe(name)
-    values: dict[str, dict[str, object]] = {table: {} for table in TABLES}
-    origins: dict[str, str] = {}
+    values: dict[str, object] = {}
     problems: list[Problem] = []
     for table, body in ({} if file is None else _read_toml(file)).items():
         if table in TABLES and isinstance(body, dict):
-            values[table] |= body
-            origins |= {f"{table}.{key}": str(file) for key in body}
+            values |= {f"{table}.{key}": value for key, value in body.items()}
         else:
             problems.append(_not_a_table(table, table, body))
+    origins = dict.fromkeys(values, str(file))
     for change, value in changes.items():
         origins[change] = (labels or {}).get(change, f"--set {change}")
-        table, _, key = change.partition(".")
+        table = change.partition(".")[0]
         if table in TABLES:
-            values[table][key] = value
+            values[change] = value
         else:
             problems.append(_not_a_table(change, table, {}))
-    tables = {table: _build(table, values[table], problems) for table in TABLES}
-    flat = {
-        f"{table}.{key}": values[table].get(key, setting.default)
+    tables = {table: _build(table, values, problems) for table in TABLES}
+    defaults = {
+        f"{table}.{key}": setting.default
         for table, kind in TABLES.items()
         for key, setting in kind.declared().items()
     }
-    problems += broken(RULES, flat, problems)
+    problems += check.broken(RULES, defaults | values, problems)
     if problems:
         raise SettingsError(_with_origins(problem, origins, file) for problem in problems)
     return Recipe(**tables)
@@ -76,12 +75,11 @@ def find_recipe(name: str) -> Path:
     hint = "give the path of a .toml file, or --model and --task without a recipe"
     if meant is not None:
         hint = f'did you mean the recipe "{meant}"?'
-    if name.endswith(".toml"):
-        raise RecipeError(f"{name}: no such file", hint=hint)
     listed = ", ".join(shipped) or "(none is installed)"
-    raise RecipeError(
-        f"no recipe is called {shown(name)}, expected a file or one of: {listed}", hint=hint
-    )
+    message = f"no recipe is called {shown(name)}, expected a file or one of: {listed}"
+    if name.endswith(".toml"):
+        message = f"{name}: no such file"
+    raise RecipeError(message, hint=hint)
 
 
 def parse_change(text: str) -> tuple[str, object]:
@@ -90,12 +88,17 @@ def parse_change(text: str) -> tuple[str, object]:
     key = key.strip()
     table, _, setting = key.partition(".")
     if not equals or not table or not setting or "." in setting:
-        home = _home(key)
-        hint = "for example --set search.sigma=0.002"
-        if equals and home is not None:
-            hint = f"write --set {home}.{text}"
+        home = _home(key) if equals else None
+        hint = f"write --set {home}.{text}" if home else "for example --set search.sigma=0.002"
         raise RecipeError(f"--set {text}: expected table.key=value", hint=hint)
-    return key, _parse_value(raw)
+    try:
+        parsed = tomllib.loads(f"value = {raw}")
+    except ValueError:
+        return key, raw.strip()
+    value = parsed.pop("value")
+    # No setting is a date or a table, so those are text too: --set run.dir=2026-03-01
+    plain = not parsed and isinstance(value, bool | int | float | str | list)
+    return key, value if plain else raw.strip()
 
 
 def dump_recipe(recipe: Recipe) -> str:
@@ -112,14 +115,15 @@ def dump_recipe(recipe: Recipe) -> str:
 
 
 def _build(table: str, values: Mapping[str, object], problems: list[Problem]) -> object:
-    """Return the table with these values; None where some are wrong, which `problems` get."""
-    declared = TABLES[table].declared()
-    for key in [key for key in values if key not in declared]:
-        problem, home = unknown(table, key, values[key], declared), _home(key)
+    """Return the table with its values; None where some are wrong, which `problems` get."""
+    declared, head = TABLES[table].declared(), f"{table}."
+    given = {key.removeprefix(head): values[key] for key in values if key.startswith(head)}
+    for key in [key for key in given if key not in declared]:
+        problem, home = check.unknown(table, key, given[key], declared), _home(key)
         hint = problem.hint if home is None else f"{key} belongs under [{home}]"
-        problems.append(replace(problem, hint=hint))
+        problems.append(problem._replace(hint=hint))
     try:
-        return TABLES[table](**{key: values[key] for key in declared if key in values})
+        return TABLES[table](**{key: given[key] for key in declared if key in given})
     except SettingsError as error:
         problems += error.problems
         return None
@@ -133,28 +137,18 @@ def _not_a_table(key: str, table: str, body: object) -> Problem:
         home = table if table in TABLES else _home(table) or "search"
         hint = f"begin a table with a line [{home}], its settings on the lines below"
         text = f"{table} is {shown(body)}, expected tables of settings: {', '.join(TABLES)}"
-    return Problem(keys=(key,), about="", text=text, hint=hint)
+    return Problem((key,), text, hint)
 
 
 def _with_origins(problem: Problem, origins: Mapping[str, str], file: Path | None) -> Problem:
     """Return `problem` with where its values come from, by default the file."""
     places = dict.fromkeys(origins[key] for key in problem.keys if key in origins)
-    if not places and file is not None:
-        places = {str(file): None}
-    head = f"{', '.join(places)}: " if places else ""
-    return replace(problem, where=head + problem.where)
+    head = ", ".join(places) or ("" if file is None else str(file))
+    return problem._replace(text=f"{head}: {problem.text}" if head else problem.text)
 
 
 def _read_toml(file: Path) -> dict[str, object]:
-    try:
-        text = file.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise RecipeError(f"{file}: cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise RecipeError(
-            f"{file}: not UTF-8 at byte {error.start}, expected TOML text",
-            hint="save the recipe in UTF-8",
-        ) from error
+    text = check.read_text(file)
     try:
         return tomllib.loads(text)
     except ValueError as error:
@@ -163,17 +157,6 @@ def _read_toml(file: Path) -> dict[str, object]:
             f"{file}: not valid TOML: {str(error).replace('end of document', last)}",
             hint='a setting reads key = value below its [table]; text is quoted: name = "arc"',
         ) from error
-
-
-def _parse_value(raw: str) -> object:
-    try:
-        parsed = tomllib.loads(f"value = {raw}")
-    except ValueError:
-        return raw.strip()
-    value = parsed.pop("value")
-    # No setting is a date or a table, so those are text too: --set run.dir=2026-03-01
-    plain = not parsed and isinstance(value, bool | int | float | str | list)
-    return value if plain else raw.strip()
 
 
 def _home(key: str) -> str | None:

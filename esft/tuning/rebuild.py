@@ -12,8 +12,7 @@ from esft.engine.noise import NOISE_VERSION, noise
 from esft.engine.weights import Weights, identity
 from esft.errors import AnchorError, JournalError, RunError, SnapshotError
 from esft.models.load import load_model
-from esft.recipe.paths import with_recorded_paths
-from esft.recipe.settings import Anchor, Model, Recipe
+from esft.recipe.settings import Anchor, Model, Recipe, with_recorded_paths
 from esft.recipe.toml import load_recipe
 from esft.runs.folder import RunFolder, open_run
 from esft.runs.names import find_run

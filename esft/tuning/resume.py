@@ -10,8 +10,7 @@ import torch
 from esft.engine.journal_read import JournalRecord, read_journal
 from esft.errors import RunError
 from esft.files import remove_partial, writing
-from esft.recipe.paths import with_recorded_paths
-from esft.recipe.settings import Recipe, settings_of
+from esft.recipe.settings import Recipe, settings_of, with_recorded_paths
 from esft.recipe.toml import load_recipe
 from esft.runs.folder import RunFolder, open_run, require_room
 from esft.runs.names import locked

@@ -3,6 +3,7 @@
 import platform
 from datetime import UTC, datetime
 from importlib.metadata import version
+from pathlib import Path
 
 import torch
 
@@ -10,8 +11,8 @@ from esft import __version__
 from esft.engine.journal_read import JournalRecord
 from esft.engine.noise import NOISE_VERSION
 from esft.recipe.check import shown
-from esft.recipe.paths import own_files, recorded_paths
-from esft.recipe.settings import Recipe, settings_of
+from esft.recipe.settings import Recipe, own_files, settings_of
+from esft.tasks.registry import data_folder
 from esft.tuning.session import Session
 from esft.tuning.tasks import rows_hash
 
@@ -38,6 +39,7 @@ def run_info(session: Session) -> dict[str, object]:
     """Return the content of run.json: what could change a result and is no setting."""
     loaded, device = session.base.loaded, session.base.loaded.device
     cuda = device.type == "cuda"
+    rows_folder = data_folder(session.recipe.task.data_dir, session.rollout.task)
     return {
         "state": "running",
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -55,7 +57,10 @@ def run_info(session: Session) -> dict[str, object]:
         "noise_version": NOISE_VERSION,
         "rows": _rows_info(session),
         "files": own_files(session.recipe),
-        "places": recorded_paths(session.recipe, session.rollout.task),
+        "places": {
+            "folder": str(Path.cwd()),
+            "data_dir": None if rows_folder is None else str(rows_folder.absolute()),
+        },
         "settings": settings_of(session.recipe),
         "batches": [[0, session.rollout.batches.size]],
     }

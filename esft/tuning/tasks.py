@@ -55,7 +55,7 @@ def refuse_target(specs: Iterable[PriorSpec], target: str) -> None:
         if spec.kept_as == tuned.kept_as:
             raise RecipeError(
                 f"the prior tasks have {spec}, expected tasks of other names than the target, "
-                f"{tuned.task}",
+                f"{target}",
                 hint=f"take {spec} out of the prior tasks",
             )
 

@@ -70,7 +70,7 @@ def test_tune_into_the_folder_of_a_run_names_resume(stopped):
 def test_a_stopped_run_says_how_to_go_on(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     a_recipe(tmp_path)
-    monkeypatch.setattr("esft.cli.show.StopSignals.asked", lambda self: True)
+    monkeypatch.setattr("esft.cli.show.PlainWatcher.asked", lambda self: True)
 
     done = esft(
         *("tune", "--model", "base", "--task", "conciseness", "--population", "2", "--seed", "1"),

@@ -1,4 +1,5 @@
 import io
+import signal
 import sys
 from dataclasses import replace
 
@@ -6,7 +7,7 @@ import pytest
 from rich.console import Console
 from rich.progress import Progress
 
-from esft.cli.show import LiveWatcher, PlainWatcher, StopSignals, duration, show_work, wrapped
+from esft.cli.show import LiveWatcher, PlainWatcher, duration, show_work, wrapped
 from esft.tuning.plan import Plan
 from esft.tuning.watcher import StepMetrics
 
@@ -41,7 +42,7 @@ def test_a_duration_is_told_in_the_units_that_matter(seconds, text):
 
 
 def told(tell, capsys):
-    tell(PlainWatcher(StopSignals()))
+    tell(PlainWatcher())
     return capsys.readouterr().err
 
 
@@ -85,7 +86,7 @@ def test_on_a_terminal_the_same_lines_stand_above_a_bar_that_moves():
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=True, width=80, color_system=None)
     with Progress(console=console, auto_refresh=False) as progress:
-        watcher = LiveWatcher(StopSignals(), progress)
+        watcher = LiveWatcher(progress)
 
         watcher.plan(Plan(lines=(("model", "[tiny] model"),), warnings=("[mind] this",)))
         watcher.begin()
@@ -121,13 +122,16 @@ def test_work_that_is_not_a_run_has_a_bar_on_a_terminal_alone(screen, bars, monk
 
 
 def test_signals_wait_for_a_step_only_once_there_is_one():
-    signals = StopSignals()
+    watcher = PlainWatcher()
 
-    with pytest.raises(KeyboardInterrupt):
-        signals._on_signal(2, None)
-    PlainWatcher(signals).begin()
-    signals._on_signal(2, None)
+    with watcher.signals():
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+        watcher.begin()
+        signal.raise_signal(signal.SIGTERM)
 
-    assert signals.asked()
-    with pytest.raises(KeyboardInterrupt):
-        signals._on_signal(2, None)
+        assert watcher.asked()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL

@@ -60,8 +60,8 @@ def test_every_setting_has_a_help_an_example_that_is_right_and_words_for_none(ta
 
     assert setting.help
     assert not setting.help.endswith(".")
-    assert setting.accepts(example)
-    assert setting.accepts(None) == (setting.unset is not None)
+    assert setting.refusal(table, example) is None
+    assert (setting.refusal(table, None) is None) == (setting.unset is not None)
     assert setting.default is not None or setting.unset is not None or setting.flag is not None
 
 

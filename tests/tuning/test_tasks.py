@@ -6,9 +6,8 @@ from tiny_runs import Notes, a_recipe, info_of, jsonl, never, write_arc
 
 from esft.errors import RecipeError, TaskError
 from esft.models.load import load_model
-from esft.recipe.paths import own_files, with_recorded_paths
 from esft.recipe.priors import parse_prior_line
-from esft.recipe.settings import Prior
+from esft.recipe.settings import Prior, own_files, with_recorded_paths
 from esft.rollout.batches import Batches
 from esft.stats.intervals import mean_and_error
 from esft.tasks.registry import get_task
