@@ -2,11 +2,9 @@
 
 
 class EsftError(Exception):
-    """Something the user can fix; the command line prints it without a traceback.
+    """Something the user can fix, printed without a traceback.
 
-    Args:
-        message: what was wrong and what was expected, naming file, key and value found.
-        hint: how to fix it, or None where the message already says so.
+    The message names file, key and value found, and what was expected; the hint, how to fix it.
     """
 
     exit_code = 1

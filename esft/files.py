@@ -1,4 +1,7 @@
-"""Writing so that nothing is ever half there: the one writer of whole files and folders."""
+"""Writing so that nothing is ever half there: the one writer of whole files and folders.
+
+All of it raises RunError, with a hint, where the disk is full or something cannot be written.
+"""
 
 import errno
 import os
@@ -13,18 +16,12 @@ from safetensors import SafetensorError
 
 from esft.errors import RunError
 
-FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""Errors that more room would cure."""
-
+_FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _MARK = ".partial"
 
 
 def append_line(path: Path, line: str) -> None:
-    """Append one line and have it on disk before returning; on failure the file is as before.
-
-    Raises:
-        RunError: if the disk is full or the file cannot be written.
-    """
+    """Append one line and have it on disk before returning; on failure the file is as before."""
     with writing(path), open(path, "ab", buffering=0) as file:
         before = file.tell()
         try:
@@ -36,28 +33,17 @@ def append_line(path: Path, line: str) -> None:
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Replace a file's content at once: the old one or the new one is there, never a mixture.
-
-    Raises:
-        RunError: if the disk is full or the file cannot be written.
-    """
+    """Replace a file's content at once: the old one or the new one is there, never a mixture."""
     with whole_file(path) as part, open(part, "wb", buffering=0) as file:
         _write_all(file, content.encode() if isinstance(content, str) else content)
 
 
 @contextmanager
 def whole_file(path: Path, mode: int = 0o666) -> Iterator[Path]:
-    """Lend an empty file beside `path`, then put it in its place; remove it on any error.
+    """Lend an empty file beside `path`, then rename it to `path`; remove it on any error.
 
-    No two lent files have the same name: of two processes that write `path` at once, the later
-    one wins, and neither fails.
-
-    Args:
-        path: what is to appear, by rename, once its content is on the disk; its folder is made.
-        mode: permissions, less those that the umask takes away.
-
-    Raises:
-        RunError: if the disk is full or the file cannot be written.
+    Of two processes that write `path` at once, the later one wins, and neither fails. The umask
+    takes its share of `mode` away.
     """
     part = _beside(path)
     with writing(path):
@@ -76,14 +62,9 @@ def whole_file(path: Path, mode: int = 0o666) -> Iterator[Path]:
 
 @contextmanager
 def whole_folder(folder: Path, *, replace: bool = False) -> Iterator[Path]:
-    """Lend a new folder beside `folder`, then put it in its place; remove it on any error.
+    """Lend a new folder beside `folder`, then rename it to `folder`; remove it on any error.
 
-    Args:
-        folder: what is to appear, by rename, once everything in it is on the disk.
-        replace: whether a folder of that name makes way.
-
-    Raises:
-        RunError: if `folder` exists, is not empty and must not be replaced, or cannot be written.
+    One that is there and not empty is refused, or with `replace` makes way.
     """
     if not replace:
         require_free(folder)
@@ -93,8 +74,20 @@ def whole_folder(folder: Path, *, replace: bool = False) -> Iterator[Path]:
         part.mkdir()
         try:
             yield part
-            _sync_all(part)
-            _put(part, folder, replace=replace)
+            for path in part.rglob("*"):
+                if path.is_file():
+                    # safetensors writes for the owner alone.
+                    path.chmod(part.stat().st_mode & 0o666)
+                sync(path)
+            sync(part)
+            old = _beside(folder)
+            if folder.exists():  # not every system renames over a folder
+                if replace:
+                    folder.rename(old)
+                else:
+                    folder.rmdir()  # fails where another process has filled it by now
+            part.rename(folder)
+            shutil.rmtree(old, ignore_errors=True)
             sync(folder.parent)
         except BaseException:  # also Ctrl-C
             shutil.rmtree(part, ignore_errors=True)
@@ -110,12 +103,9 @@ def require_free(folder: Path) -> None:
         )
 
 
-def remove_partial(parent: Path, name: str = "*") -> None:
-    """Remove what killed processes left half-written in `parent`, of all names or of one.
-
-    Only for those who know that no other process is writing there: its files would go too.
-    """
-    for path in parent.glob(f".{name}.*{_MARK}"):
+def remove_partial(parent: Path) -> None:
+    """Remove what killed processes left half-written in `parent`; no other may be writing there."""
+    for path in parent.glob(f".*.*{_MARK}"):
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:
@@ -128,18 +118,13 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as error:
-        full = is_full(error)
+        # safetensors writes the number of the system's error into its text only.
+        full = getattr(error, "errno", None) in _FULL_DISK or any(
+            f"(os error {number})" in str(error) for number in _FULL_DISK
+        )
         hint = "make room on the disk" if full else "check that the folder exists and is yours"
         reason = getattr(error, "strerror", None) or error
         raise RunError(f"{path} cannot be written: {reason}", hint=hint) from error
-
-
-def is_full(error: Exception) -> bool:
-    """Return whether more room would cure an error of writing."""
-    # safetensors writes the number of the system's error into its text only.
-    return getattr(error, "errno", None) in FULL_DISK or any(
-        f"(os error {number})" in str(error) for number in FULL_DISK
-    )
 
 
 def sync(path: Path) -> None:
@@ -154,12 +139,8 @@ def sync(path: Path) -> None:
 
 
 def cache_folder() -> Path:
-    """Return where esft keeps what it can make again.
-
-    $ESFT_CACHE_DIR, else $XDG_CACHE_HOME/esft, else ~/.cache/esft.
-    """
-    own = os.environ.get("ESFT_CACHE_DIR")
-    if own:
+    """Return where esft keeps what it can make again."""
+    if own := os.environ.get("ESFT_CACHE_DIR"):
         return Path(own).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "esft"
 
@@ -177,24 +158,3 @@ def _write_all(file, data: bytes) -> None:
     rest = memoryview(data)
     while rest:
         rest = rest[file.write(rest) :]
-
-
-def _sync_all(folder: Path) -> None:
-    """Bring every byte of `folder` to the disk, readable by whoever may read the folder."""
-    for path in folder.rglob("*"):
-        if path.is_file():
-            path.chmod(folder.stat().st_mode & 0o666)  # safetensors writes for the owner alone
-        sync(path)
-    sync(folder)
-
-
-def _put(part: Path, folder: Path, *, replace: bool) -> None:
-    old = None
-    if folder.exists():  # not every system renames over a folder
-        if replace:
-            old = folder.rename(_beside(folder))
-        else:
-            folder.rmdir()  # fails where another process has filled it by now
-    part.rename(folder)
-    if old is not None:
-        shutil.rmtree(old, ignore_errors=True)
