@@ -10,19 +10,17 @@ import numpy as np
 SAME = 0.95
 """Level of the intervals by which something is called the same."""
 
-FOUND = 0.90
-"""Share of tasks without change that the rows asked for should show to have none."""
-
-GRID = 120
-"""Steps from 0 to the largest change; changes of -1, 0, 1 and of simple fractions lie on them."""
-
-REACH = 12
-"""Standard deviations of the sum that are kept on either side: beyond lies less than rounding."""
+# Share of tasks without change that the rows asked for should show to have none.
+_FOUND = 0.90
+# Steps from 0 to the largest change; changes of -1, 0, 1 and of simple fractions lie on them.
+_GRID = 120
+# Standard deviations of the sum that are kept on either side: beyond lies less than rounding.
+_REACH = 12
 
 
 @dataclass(frozen=True)
 class Interval:
-    """From `low` to `high`, ends included; holds the truth in `level` of all cases."""
+    """From `low` to `high`, ends included; holds the truth in `level` of all cases, 0 to 1."""
 
     low: float
     high: float
@@ -47,9 +45,6 @@ def bootstrap_interval(changes: Sequence[float], level: float = SAME) -> Interva
     itself: what endless resamples would tend to. Changes that are not on the grid of 1 / 120 of
     the largest are rounded to it, and the interval is moved by what that does to their mean.
 
-    Raises:
-        ValueError: if there is no row or a change is not finite.
-
     Source: for the two rows, Bonett and Price, 2012, J. Educ. Behav. Stat. 37(4), who add them
     to the normal interval; for the resampled rows, Efron, 1979.
     """
@@ -57,10 +52,10 @@ def bootstrap_interval(changes: Sequence[float], level: float = SAME) -> Interva
     if not values.size or not np.isfinite(values).all():
         raise ValueError("changes of rows: expected at least one, all of them finite")
     largest = float(np.abs(values).max()) or 1.0
-    cells = np.rint(values / largest * GRID).astype(np.int64)
-    cells = np.append(cells, [GRID, -GRID])
+    cells = np.rint(values / largest * _GRID).astype(np.int64)
+    cells = np.append(cells, [_GRID, -_GRID])
     step = int(np.gcd.reduce(cells))
-    cells, unit = cells // step, largest * step / GRID
+    cells, unit = cells // step, largest * step / _GRID
     low, high = _quantiles(cells, (1 - level) / 2)
     rows = len(cells)
     rounded_off = float(values.sum()) - unit * int(cells.sum())  # the added rows sum to 0
@@ -70,7 +65,7 @@ def bootstrap_interval(changes: Sequence[float], level: float = SAME) -> Interva
 def _quantiles(cells: np.ndarray, tail: float) -> tuple[int, int]:
     """Return the lowest and highest sum of len(cells) draws that leave out at most `tail` each."""
     rows, largest = len(cells), int(cells.max())
-    half = math.ceil(REACH * math.sqrt(rows) * float(cells.std())) + 2 * largest
+    half = math.ceil(_REACH * math.sqrt(rows) * float(cells.std())) + 2 * largest
     size = 1 << (2 * half).bit_length()
     # Modulo `size`: a sum so far from its mean that it would wrap round does not occur.
     one = np.bincount(cells % size, minlength=size) / rows
@@ -101,7 +96,7 @@ def rows_needed(changed: float, margin: float) -> int:
     `changed` is the share of rows that change between two evaluations, see `changed_share`.
     """
     normal = NormalDist()
-    errors = normal.inv_cdf((1 + SAME) / 2) + normal.inv_cdf((1 + FOUND) / 2)
+    errors = normal.inv_cdf((1 + SAME) / 2) + normal.inv_cdf((1 + _FOUND) / 2)
     return math.ceil(changed * (errors / margin) ** 2)
 
 

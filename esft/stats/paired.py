@@ -16,6 +16,7 @@ class Paired:
     se: float
     """Of `difference` over rows; NaN for a single row."""
     interval: Interval
+    """At 95 %."""
     gained: tuple[int, ...]
     """Positions of the rows that are better after: wrong before and right after, for 0 and 1."""
     lost: tuple[int, ...]
@@ -23,14 +24,14 @@ class Paired:
     """McNemar's exact test; the sign test for rewards."""
 
 
-def compare(before: Sequence[float], after: Sequence[float], level: float = 0.95) -> Paired:
+def compare(before: Sequence[float], after: Sequence[float]) -> Paired:
     """Return what changed in correct (0 or 1) or reward, both of the same rows in one order.
 
     Raises:
         ValueError: if the numbers of rows differ, there is none, or a value is not finite.
     """
     changes = [float(new) - float(old) for old, new in zip(before, after, strict=True)]
-    interval = bootstrap_interval(changes, level)
+    interval = bootstrap_interval(changes)  # first: it refuses what has no mean
     difference, se = mean_and_error(changes)
     gained = tuple(row for row, change in enumerate(changes) if change > 0)
     lost = tuple(row for row, change in enumerate(changes) if change < 0)

@@ -19,17 +19,13 @@ class Change:
     """A mean change over rows, and what can be said of it."""
 
     difference: float
-    interval: Interval
-    """At 95 %."""
-    strict: Interval
-    """At the level by which it is called a change."""
-    changed: float
-    """See `changed_share`."""
+    interval: Interval  # at 95 %
+    strict: Interval  # at the level by which it is called a change
+    changed: float  # see `changed_share`
     margin: float
 
     @property
     def is_level(self) -> bool:
-        """Whether all of the 95 % interval lies within the margin."""
         return self.interval.within(self.margin)
 
     @property
@@ -39,12 +35,10 @@ class Change:
 
     @property
     def is_down(self) -> bool:
-        """Whether it is a change for the worse."""
         return self.is_change and self.difference < 0
 
     @property
     def size(self) -> str:
-        """How large it is, for people, like `range`, its 95 % interval."""
         return f"{100 * abs(self.difference):.1f} points"
 
     @property
@@ -53,19 +47,7 @@ class Change:
 
     @property
     def text(self) -> str:
-        """All of it, for people."""
         return f"{100 * self.difference:+.1f} points {self.range}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Drop:
-    """A stretch of evaluations more than the margin below the base, at least one of them down.
-
-    Positions in the series of the evaluation it began with, and of the lowest.
-    """
-
-    first: int
-    deepest: int
 
 
 class Series:
@@ -93,8 +75,11 @@ class Series:
     def __len__(self) -> int:
         return len(self.steps)
 
-    def drop(self) -> Drop | None:
-        """Return the last drop, or None where no evaluation is down."""
+    def drop(self) -> tuple[int, int] | None:
+        """Return where the last drop begins and is deepest; None where no evaluation is down.
+
+        It is a stretch of evaluations more than the margin below the base, one of them down.
+        """
         down = [position for position, change in enumerate(self.changes) if change.is_down]
         if not down:
             return None
@@ -102,15 +87,15 @@ class Series:
         while first > 0 and self.changes[first - 1].difference < -self.margin:
             first -= 1
         deepest = min(range(first, down[-1] + 1), key=lambda at: self.changes[at].difference)
-        return Drop(first=first, deepest=deepest)
+        return first, deepest
 
-    def settling(self, drop: Drop) -> range:
-        """Return the positions by which to tell whether it still moves after the drop began.
+    def settling(self, first: int) -> range:
+        """Return the positions by which to tell whether it still moves after a drop from `first`.
 
         The last three, or the later half of what came after where that is more: a slow movement
         shows over many evaluations only, and a fall that took long is no longer counted.
         """
-        after = len(self) - 1 - drop.first
+        after = len(self) - 1 - first
         return range(len(self) - max(AFTER_DROP, (after + 1) // 2), len(self))
 
     def movement(self, positions: range) -> Change:

@@ -44,8 +44,8 @@ from esft.stats.series import AFTER_DROP, Change, Series
 MARGIN = 0.03
 """A change that matters to no one is smaller than this: 3 points."""
 
-NEAREST = 0.25
-"""Share of the margin: changes nearer to the margin than this are not worth asking rows for."""
+# Share of the margin: changes nearer to the margin than this are not worth asking rows for.
+_NEAREST = 0.25
 
 Kind = Literal["unchanged", "improved", "drifting", "recovered", "lost", "not enough"]
 
@@ -74,11 +74,11 @@ def diagnose(
     Args:
         base: correct (0 or 1), or a reward from 0 to 1, row by row, before tuning.
         later: the same of the same rows at later steps, by step.
-        margin: a change that matters to no one is smaller than this; a fraction, > 0.
+        margin: a fraction, > 0.
 
     Raises:
-        ValueError: if there is no later evaluation, no row, a value is not finite, the numbers of
-            rows differ, or the margin is not above 0.
+        ValueError: if there is no later evaluation or no row, a value is not finite, the numbers
+            of rows differ, or the margin is not above 0.
     """
     series = Series(base, later, margin)
     last, drop = series.changes[-1], series.drop()
@@ -88,18 +88,19 @@ def diagnose(
         return _verdict("improved", series, f"{last.size} above the base {last.range}")
     if drop is None:
         return _verdict("unchanged", series, last.text)
+    first, deepest = drop
     below = f"{last.size} below the base {last.range}"
-    since = f"{below}, down since step {series.steps[drop.first]}"
-    deepest = f"{series.changes[drop.deepest].size} at step {series.steps[drop.deepest]}"
-    back = f"was down {deepest}, now {100 * last.difference:+.1f} {last.range}"
-    missing = AFTER_DROP - (len(series) - 1 - drop.first)
+    since = f"{below}, down since step {series.steps[first]}"
+    was = f"was down {series.changes[deepest].size} at step {series.steps[deepest]}"
+    back = f"{was}, now {100 * last.difference:+.1f} {last.range}"
+    missing = AFTER_DROP - (len(series) - 1 - first)
     if missing > 0:
         text = f"{since if last.is_down else back}; {missing} more evaluation{'s' * (missing > 1)}"
         text += " would tell whether it stays"
         return _verdict("not enough", series, text, evaluations_needed=missing)
     if last.is_level:
         return _verdict("recovered", series, back)
-    positions = series.settling(drop)
+    positions = series.settling(first)
     movement = series.movement(positions)
     moved = f"{movement.text} from step {series.steps[positions[0]]} to {series.steps[-1]}"
     if movement.is_change:
@@ -116,7 +117,7 @@ def _not_enough_rows(series: Series, unclear: Change, text: str) -> Verdict:
     last, rows, margin = series.changes[-1], series.rows, series.margin
     asked = rows_needed(unclear.changed, margin)
     if asked <= rows:  # they would tell it from none; those that tell it from the margin:
-        distance = max(abs(margin - abs(unclear.difference)), NEAREST * margin)
+        distance = max(abs(margin - abs(unclear.difference)), _NEAREST * margin)
         asked = max(2 * rows, rows_needed(unclear.changed, distance))
     if unclear is last and len(series) > AFTER_DROP and last.difference < -margin:
         # Where it turns out to be down, the next question is whether it moves: ask once for both.
