@@ -41,11 +41,9 @@ LONGEST = (
     "cli/test_report_command.py",
     "embedded/test_embedded.py",
     "models/test_hub.py",
-    "tuning/test_prior_tasks.py",
     "tuning/test_tune.py",
     "engine/test_decay.py",
     "engine/test_drift.py",
-    "engine/test_noise_compiled.py",
 )
 
 

@@ -18,10 +18,7 @@ NORMS = ("l1", "l2")
 def anchor_of(
     weights: Weights, store: str, mapped: Mapping[str, Tensor] | None
 ) -> dict[str, Tensor]:
-    """Return theta_0 of `weights`, which are at their base values: (numel,) each, by name.
-
-    `mapped` goes with "disk"; arguments and errors are those of `Drift`.
-    """
+    """Return theta_0 of `weights`, which are at their base values: (numel,) each, by name."""
     if store not in STORES:
         raise ValueError(f"store is {store!r}, expected one of {', '.join(STORES)}")
     if (mapped is not None) != (store == "disk"):
@@ -29,8 +26,12 @@ def anchor_of(
             f"base is {'missing' if mapped is None else 'given'} with store {store!r}: "
             "it goes with 'disk', and 'disk' with it"
         )
+    flats = {name: weights.flat(name) for name in weights.names}
     if mapped is not None:
-        _refuse_other_tensors(weights, mapped)
+        has, needs = forms(mapped), forms(flats)
+        for name in needs | has:
+            if has.get(name) != needs.get(name):
+                raise ValueError(f"base of {name} is {has.get(name)}, expected {needs.get(name)}")
     for piece in weights.pieces():
         if not bool(torch.isfinite(piece.flat).all()):
             raise AnchorError(
@@ -38,31 +39,18 @@ def anchor_of(
                 hint="load the checkpoint in another dtype, or take another checkpoint",
             )
     if mapped is not None:
-        return {name: mapped[name] for name in weights.names}
+        return dict(mapped)
     if store == "device":
-        return {name: weights.flat(name).clone() for name in weights.names}
-    copies = {}
-    for name in weights.names:
-        flat = weights.flat(name)
-        copies[name] = torch.empty(flat.shape, dtype=flat.dtype, pin_memory=flat.is_cuda)
-        copies[name].copy_(flat)
-    return copies
+        return {name: flat.clone() for name, flat in flats.items()}
+    return {
+        name: torch.empty(flat.shape, dtype=flat.dtype, pin_memory=flat.is_cuda).copy_(flat)
+        for name, flat in flats.items()
+    }
 
 
-def _refuse_other_tensors(weights: Weights, mapped: Mapping[str, Tensor]) -> None:
-    missing, unknown = set(weights.names) - set(mapped), set(mapped) - set(weights.names)
-    if missing or unknown:
-        raise ValueError(
-            f"base lacks {sorted(missing)} and has {sorted(unknown)}, "
-            "expected the names of the weights"
-        )
-    for name, base in mapped.items():
-        flat = weights.flat(name)
-        if base.dtype != flat.dtype or base.shape != flat.shape or base.device.type != "cpu":
-            raise ValueError(
-                f"base of {name} is {base.dtype} of shape {tuple(base.shape)} on {base.device}, "
-                f"expected {flat.dtype} of shape {tuple(flat.shape)} on cpu"
-            )
+def forms(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """Return dtype and shape of tensors, as words."""
+    return {name: f"{t.dtype} of shape {tuple(t.shape)}" for name, t in tensors.items()}
 
 
 def pull_of(alpha: float, decay: float, norm: str) -> float:
@@ -92,8 +80,7 @@ def decay_(drift: Tensor, pull: float, norm: str) -> None:
     if pull == 0:
         return
     if norm == "l2":
-        # Not a product with 1 - pull: that constant's rounding error adds up over thousands
-        # of steps.
+        # Not a product with 1 - pull: its rounding error adds up over thousands of steps.
         drift -= drift * pull
         return
     shrunk = drift.abs()

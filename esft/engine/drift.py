@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from esft.engine.anchor import anchor_of, decay_, pull_of
-from esft.engine.kept import kept_drift
+from esft.engine.anchor import anchor_of, decay_, forms, pull_of
+from esft.engine.kept import KINDS
 from esft.engine.kernels import accumulate, composed
 from esft.engine.members import Member, net_coefficients
 from esft.engine.noise import MAX_NOISE, derived_seed
@@ -29,8 +29,7 @@ class DriftState:
     steps: int
     sum_of_squares: float
     """Of D over all tuned weights; kept, since adding it up anew could round otherwise."""
-    kind: str
-    """One of `KINDS`."""
+    kind: str  # one of `KINDS`
     tensors: dict[str, Tensor]
     """What is kept of each parameter, on the host: under its name, and for int8 the scales under
     "<name>:scales". Views where D lies on the host: the next step changes them."""
@@ -49,10 +48,10 @@ class Drift:
         weights: at their base values; from now on changed only through this drift.
         store: where theta_0 lies: "disk" (it is `base`), "cpu" (a copy in host memory) or
             "device" (a copy on the weights' device).
-        dtype: how D is kept, one of `KINDS` (see `kept_drift`).
+        dtype: how D is kept, one of `KINDS`.
         seed: what the stochastic rounding draws from.
-        base: with store "disk" the base weights by canonical name, flat, in host memory (mapped
-            from a file, say), with the very bits of the weights; only read.
+        base: with store "disk" the base weights by canonical name, flat, mapped from a file,
+            with the very bits of the weights; only read.
         drift_store: where D lies, one of `DRIFT_STORES`; None: on the device where theta_0 is
             stored there, else in host memory.
 
@@ -81,11 +80,12 @@ class Drift:
             raise ValueError(
                 f"drift_store is {drift_store!r}, expected one of {', '.join(DRIFT_STORES)}"
             )
+        if dtype not in KINDS:
+            raise ValueError(f"dtype is {dtype!r}, expected one of {', '.join(KINDS)}")
         self.weights = weights
-        self._store = store
-        self._kind = dtype
-        self._seed = seed
-        self._steps = 0
+        self.steps = 0
+        """Steps made, those without an update too."""
+        self._store, self._kind, self._seed = store, dtype, seed
         self._sum_of_squares = 0.0
         self._torn = False
         self._base = anchor_of(weights, store, base)
@@ -94,7 +94,7 @@ class Drift:
             flat = weights.flat(name)
             device = flat.device if drift_store == "device" else torch.device("cpu")
             pin = flat.is_cuda and device.type == "cpu"
-            self._kept[name] = kept_drift(name, flat.numel(), dtype, device, pin)
+            self._kept[name] = KINDS[dtype](name, flat.numel(), device, pin)
         self._stream = Stream(flat.device)
         weights.claim()
 
@@ -103,11 +103,6 @@ class Drift:
         """True where theta_0 and D lie on the weights' device."""
         tensors = [*self._base.values(), *self._tensors().values()]
         return all(tensor.device == self._stream.device for tensor in tensors)
-
-    @property
-    def steps(self) -> int:
-        """Steps made, those without an update too."""
-        return self._steps
 
     @property
     def nbytes(self) -> int:
@@ -146,8 +141,7 @@ class Drift:
             norm: of the decay.
 
         Raises:
-            ValueError: if a number is out of its range, the lengths differ, or a member is being
-                held.
+            ValueError: if a number is out of range, lengths differ, or a member is being held.
             AnchorError: if an earlier step was interrupted half-way.
 
         Source: arXiv:2605.30148, Algorithm 1.
@@ -160,12 +154,17 @@ class Drift:
         nets = net_coefficients(members, coefficients)
         self.refuse_if_torn()
         with self.weights.held("a step"):
-            self._steps += 1
+            self.steps += 1
             if nets or pull:
                 self._torn = True
                 try:
-                    if nets or not self._decayed_alone(pull, norm):
+                    # All are kept alike: either every one can decay without a pass or none.
+                    if nets or not all(k.decay_alone(pull, norm) for k in self._kept.values()):
                         self._update(nets, alpha / max(1, len(members)), pull, norm)
+                    else:
+                        lengths = Tally()
+                        self._round_weights(lengths)
+                        self._sum_of_squares = lengths.sum_of_squares()
                 finally:
                     self._stream.settle()
                 self._torn = False
@@ -176,8 +175,7 @@ class Drift:
         self.refuse_if_torn()
         with self.weights.held("at_base"):
             try:
-                pieces = self.weights.pieces()
-                for piece, (base,) in self._stream.brought(pieces, self._base_of):
+                for piece, base, _ in self.streamed():
                     piece.flat.copy_(base)
                 yield
             finally:
@@ -193,18 +191,18 @@ class Drift:
 
         theta_0 has the dtype of the weights, D is float32 as it is kept: (count,) each.
         """
-        self.refuse_if_torn()
-        yield from self._read()
+        for piece, (base, *parts) in self._stream.brought(self.weights.pieces(), self._parts_of):
+            yield piece, base, self._kept[piece.name].read(parts)
 
     def state(self) -> DriftState:
         """Return what `load` needs to go on from here; views of D where it lies on the host."""
         self.refuse_if_torn()
         return DriftState(
-            steps=self._steps,
+            steps=self.steps,
             sum_of_squares=self._sum_of_squares,
             kind=self._kind,
             tensors={name: tensor.cpu() for name, tensor in self._tensors().items()},
-            figures={name: kept.figures() for name, kept in self._kept.items()},
+            figures={name: kept.figures for name, kept in self._kept.items()},
         )
 
     def load(self, state: DriftState) -> None:
@@ -216,14 +214,27 @@ class Drift:
         Raises:
             AnchorError: if the state is one of other tensors or kept otherwise; nothing changes.
         """
-        self._refuse_other(state)
+        if state.kind != self._kind:
+            raise AnchorError(
+                f"the saved drift is kept as {state.kind}, expected {self._kind}",
+                hint=f"set [anchor] drift = {state.kind!r}, as it was when the drift was saved",
+            )
+        has = _described(state.tensors, state.figures)
+        needs = _described(self._tensors(), {n: kept.figures for n, kept in self._kept.items()})
+        for name in needs | has:
+            if has.get(name) != needs.get(name):
+                raise AnchorError(
+                    f"{name}: the saved drift has {has.get(name, 'none')}, "
+                    f"expected {needs.get(name, 'none')}",
+                    hint="take the model, include and exclude that the drift was saved with",
+                )
         with self.weights.held("load"):
             self._torn = True
             for name, tensor in self._tensors().items():
                 tensor.copy_(state.tensors[name])
             for name, kept in self._kept.items():
-                kept.set_figures(state.figures[name])
-            self._steps, self._sum_of_squares = state.steps, state.sum_of_squares
+                kept.figures = state.figures[name]
+            self.steps, self._sum_of_squares = state.steps, state.sum_of_squares
             self._round_weights()
             self._torn = False
 
@@ -238,7 +249,7 @@ class Drift:
     def _update(self, nets: list[tuple[int, float]], scale: float, pull: float, norm: str) -> None:
         # The margin is for the rounding of the sum.
         largest_update = scale * MAX_NOISE * sum(abs(net) for _, net in nets) * (1 + 1e-5)
-        rounding = derived_seed("rounding", self._seed, self._steps)
+        rounding = derived_seed("rounding", self._seed, self.steps)
         peaks, lengths = Tally(), Tally()
         for kept in self._kept.values():
             kept.open_step(largest_update)
@@ -259,31 +270,15 @@ class Drift:
             kept.close_step(largest[name])
         self._sum_of_squares = lengths.sum_of_squares()
 
-    def _decayed_alone(self, pull: float, norm: str) -> bool:
-        """Make a decay without an update if that needs no rounding of D; return whether."""
-        decayed = [kept.decay_alone(pull, norm) for kept in self._kept.values()]
-        if not all(decayed):
-            return False
-        lengths = Tally()
-        for piece, base, drift in self._read():
-            lengths.note(piece.name, length(drift))
+    def _round_weights(self, lengths: Tally | None = None) -> None:
+        for piece, base, drift in self.streamed():
+            if lengths is not None:
+                lengths.note(piece.name, length(drift))
             piece.flat.copy_(composed(base, drift))
-        self._sum_of_squares = lengths.sum_of_squares()
-        return True
-
-    def _round_weights(self) -> None:
-        for piece, base, drift in self._read():
-            piece.flat.copy_(composed(base, drift))
-
-    def _read(self) -> Iterator[tuple[Piece, Tensor, Tensor]]:
-        for piece, (base, *parts) in self._stream.brought(self.weights.pieces(), self._parts_of):
-            yield piece, base, self._kept[piece.name].read(parts)
 
     def _parts_of(self, piece: Piece) -> Parts:
-        return *self._base_of(piece), *self._kept[piece.name].parts(piece.start, piece.count)
-
-    def _base_of(self, piece: Piece) -> Parts:
-        return (self._base[piece.name][piece.start : piece.start + piece.count],)
+        base = self._base[piece.name][piece.start : piece.start + piece.count]
+        return base, *self._kept[piece.name].parts(piece.start, piece.count)
 
     def _tensors(self) -> dict[str, Tensor]:
         return {
@@ -292,29 +287,10 @@ class Drift:
             for suffix, tensor in kept.tensors.items()
         }
 
-    def _refuse_other(self, state: DriftState) -> None:
-        """Raise AnchorError unless `state` is one of a drift kept like this one."""
-        if state.kind != self._kind:
-            raise AnchorError(
-                f"the saved drift is kept as {state.kind}, expected {self._kind}",
-                hint=f"set [anchor] drift = {state.kind!r}, as it was when the drift was saved",
-            )
-        figures = {name: kept.figures() for name, kept in self._kept.items()}
-        saved = _described(state.tensors, state.figures)
-        expected = _described(self._tensors(), figures)
-        for name in [*expected, *saved]:
-            has, needs = saved.get(name, "none"), expected.get(name, "none")
-            if has != needs:
-                raise AnchorError(
-                    f"{name}: the saved drift has {has}, expected {needs}",
-                    hint="take the model, include and exclude that the drift was saved with",
-                )
-
 
 def _described(
     tensors: Mapping[str, Tensor], figures: dict[str, dict[str, int | float]]
 ) -> dict[str, str]:
     """Return what must agree between a state and the drift that loads it."""
-    shapes = {name: f"{t.dtype} of shape {tuple(t.shape)}" for name, t in tensors.items()}
     keys = {f"figures of {name}": ", ".join(sorted(f)) or "none" for name, f in figures.items()}
-    return shapes | keys
+    return forms(tensors) | keys

@@ -9,51 +9,40 @@ from esft.engine.journal_read import JournalRecord, contributions
 from esft.engine.members import net_coefficients
 from esft.engine.noise import derived_seed, noise
 
-SIMULATED = 1 << 16
-"""Elements of the scalar recursion that stands for all weights under an L1 decay."""
+# Elements of the scalar recursion that stands for all weights under an L1 decay.
+_SIMULATED = 1 << 16
 
 IDLE = 0.01
 """A decay whose forecast is this close to none can do nothing within the run."""
 
 
 class Forecast:
-    """E||D|| step by step.
+    """E||D|| of `numel` elements, step by step.
 
     Noises of different members are nearly orthogonal, so each step adds
-    d * (alpha / N)^2 * S to E||D||^2, S being the sum of the squared net coefficients of its
+    numel * (alpha / N)^2 * S to E||D||^2, S being the sum of the squared net coefficients of its
     distinct noises, and the decay acts after it. L2 has a closed form; for L1 the scalar
     recursion is simulated on 65,536 elements.
-
-    Args:
-        numel: d, elements tuned.
-        alpha: learning rate.
-        decay: lambda, >= 0.
-        norm: "l1" or "l2".
-
-    Raises:
-        ValueError: as `pull_of`.
     """
 
     def __init__(self, numel: int, alpha: float, decay: float = 0.0, norm: str = "l2") -> None:
-        self._numel = numel
-        self._alpha = alpha
+        self._numel, self._alpha = numel, alpha
         self._pull = pull_of(alpha, decay, norm)
-        self._norm = norm
         self._mean_square = 0.0
         self.norms = [0.0]
         """The expected ||D|| after each step, that of step 0 first."""
         simulates = norm == "l1" and self._pull > 0
-        self._elements = torch.zeros(SIMULATED) if simulates else None
+        self._elements = torch.zeros(_SIMULATED) if simulates else None
 
     def step(self, size: int, squares: float) -> None:
-        """Advance by a step: `size` is N, 0 for a decay alone; `squares` is S, see below."""
+        """Advance by a step: `size` is N, 0 for a decay alone; `squares` is S."""
         spread = self._alpha / max(1, size) * math.sqrt(squares)
         if self._elements is None:
             keep = 1 - self._pull
             self._mean_square = keep * keep * (self._mean_square + spread * spread)
         else:
             seed = derived_seed("forecast", len(self.norms))
-            self._elements += noise(seed, "forecast", 0, SIMULATED).mul_(spread)
+            self._elements += noise(seed, "forecast", 0, _SIMULATED).mul_(spread)
             shrunk = (self._elements.abs() - self._pull).clamp_(min=0)
             self._elements = torch.copysign(shrunk, self._elements)
             self._mean_square = float(self._elements.double().square().mean())

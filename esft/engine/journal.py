@@ -4,11 +4,11 @@ import base64
 import hashlib
 import json
 import math
-import sys
-from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 JOURNAL_FORMAT = 1
 
@@ -22,22 +22,16 @@ class JournalStep:
     """Mean reward of each member, in their order; kept as float32."""
     coefficients: tuple[float, ...]
     """What each member's noise was weighed with; NaN for a member that got none; float32."""
-    rows_at: int
-    """Position of the row sampler before the step."""
-    rows_hash: str
-    """Hash of the rows' keys, in order."""
+    rows_at: int  # position of the row sampler before the step
+    rows_hash: str  # of the rows' keys, in order
 
 
 class Journal:
     """Writes a file of JSON lines: a header, then one line a step, each with a checksum.
 
     A checksum covers its line and, through the checksum before it, all lines above: equal
-    last checksums mean equal journals.
-
-    Args:
-        path: the file; it holds the lines up to `checksum`, the last of them whole.
-        checksum: of its last line; "" where it holds none.
-        append: writes one line durably or not at all.
+    last checksums mean equal journals. `checksum` is that of the last line of the file at
+    `path`, "" where it holds none; `append` writes one line durably or not at all.
     """
 
     def __init__(self, path: Path, checksum: str, append: Callable[[Path, str], None]) -> None:
@@ -78,14 +72,12 @@ def chained(before: str, body: str) -> str:
 
 def pack(values: tuple[float, ...]) -> str:
     """Return the values as little-endian float32 in base64."""
-    return base64.b64encode(_little(array("f", values)).tobytes()).decode()
+    return base64.b64encode(np.array(values, "<f4").tobytes()).decode()
 
 
 def unpack(text: str) -> tuple[float, ...]:
     """Return the values that `pack` wrote, as float32 holds them."""
-    values = array("f")
-    values.frombytes(base64.b64decode(text, validate=True))
-    return tuple(_little(values))
+    return tuple(np.frombuffer(base64.b64decode(text, validate=True), "<f4").tolist())
 
 
 def as_recorded(coefficients: list[float | None]) -> tuple[float, ...]:
@@ -94,9 +86,3 @@ def as_recorded(coefficients: list[float | None]) -> tuple[float, ...]:
     A step uses these, so that a replay from the journal makes the same bits.
     """
     return unpack(pack(tuple(math.nan if c is None else c for c in coefficients)))
-
-
-def _little(values: array) -> array:
-    if sys.byteorder == "big":
-        values.byteswap()
-    return values

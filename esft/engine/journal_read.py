@@ -21,8 +21,7 @@ class JournalEnd:
     """The last line of a journal that was exported: the identity of the model it must rebuild."""
 
     weights: str
-    best: int | None
-    """The step with the best holdout reward; None where nothing says it."""
+    best: int | None  # the step with the best holdout reward; None where nothing says it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,18 +33,13 @@ class JournalRecord:
     steps: tuple[JournalStep, ...]
     checksums: tuple[str, ...]
     """checksums[k] is that of the line of step k; of step 0, that of the header."""
-    checksum: str
-    """Of the last whole line."""
-    whole: int
-    """Bytes of the whole lines."""
-    torn: bool
-    """Whether a last line, cut off half-way, follows them."""
-    end: JournalEnd | None
-    """None for the journal of a run folder."""
+    checksum: str  # of the last whole line
+    whole: int  # bytes of the whole lines
+    torn: bool  # whether a last line, cut off half-way, follows them
+    end: JournalEnd | None  # None for the journal of a run folder
 
     @property
     def last(self) -> int:
-        """The last step."""
         return len(self.steps)
 
 
@@ -56,8 +50,8 @@ class _Damage(Exception):
 def read_journal(path: Path) -> JournalRecord:
     """Return what a journal holds.
 
-    A last line that ends half-way is left out and reported by `torn`: it was being written
-    when the machine stopped. Everything else must be as it was written.
+    A last line that ends half-way, being written when the machine stopped, is left out and
+    reported by `torn`. Everything else must be as it was written.
 
     Raises:
         JournalError: if the file cannot be read, is empty, was written by a newer esft, or a line
@@ -72,12 +66,10 @@ def read_journal(path: Path) -> JournalRecord:
         ) from error
     *lines, rest = data.split(b"\n")
     _refuse_newer(path, data.partition(b"\n")[0])
-    header, steps, end, checksum, checksums = None, [], None, "", []
-    number = 0
+    header, steps, end, checksums = None, [], None, [""]  # of no line, then of each line
     try:
         for line in lines:
-            number += 1
-            record, checksum = _checked(line, checksum)
+            record, checksum = _checked(line, checksums[-1])
             if end is not None:
                 raise _Damage("follows the line that ends the journal, expected no more lines")
             if header is None:
@@ -92,11 +84,10 @@ def read_journal(path: Path) -> JournalRecord:
                 steps.append(_step(record, len(steps) + 1))
             checksums.append(checksum)
         if rest:
-            number += 1
             _refuse_unless_torn(rest)
     except _Damage as damage:
         raise JournalError(
-            f"{path}: line {number} {damage}",
+            f"{path}: line {len(checksums)} {damage}",
             hint="the journal is damaged: take another copy of it; the steps before that line are "
             "in a journal that ends with the line above",
         ) from damage.__cause__
@@ -110,8 +101,8 @@ def read_journal(path: Path) -> JournalRecord:
         path=path,
         header=header,
         steps=tuple(steps),
-        checksums=tuple(checksums[: len(steps) + 1]),
-        checksum=checksum,
+        checksums=tuple(checksums[1 : len(steps) + 2]),
+        checksum=checksums[-1],
         whole=len(data) - len(rest),
         torn=bool(rest),
         end=end,
@@ -135,9 +126,9 @@ def contributions(step: JournalStep, header: dict[str, object]) -> tuple[list[Me
 def replay(
     drift: Drift, record: JournalRecord, to: int, on_step: Callable[[int], None] | None = None
 ) -> None:
-    """Bring a drift from the step it is at to step `to`, bit for bit as the run did, no rollouts.
+    """Bring a drift from a step of the run, 0 included, to step `to`, bit for bit, no rollouts.
 
-    The drift is at a step of the same run, 0 included; `on_step` is called with each step made.
+    `on_step` is called with each step made.
     """
     if not drift.steps <= to <= record.last:
         raise ValueError(f"to is {to}, expected {drift.steps} to {record.last}")

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -36,22 +37,29 @@ class KeptDrift:
 
     A step is one pass of `read` and `write` over all pieces between `open_step` and
     `close_step`; a piece is read before it is written. Where the parts lie and what carries
-    them to the device of the weights and back is the caller's business.
+    them to the device of the weights and back is the caller's business. `pin` keeps them in
+    page-locked memory, for copies to cuda.
     """
 
-    tensors: dict[str, Tensor]
-    """What is kept, by the suffix that a snapshot gives the parameter's name."""
+    # Dtype of what is kept, and elements that share one number of it, by the suffix that a
+    # snapshot gives the parameter's name.
+    _layout: ClassVar = {"": (torch.float32, 1)}
+    figures: ClassVar[dict[str, int | float]] = {}
+    """What is needed to read the tensors besides themselves; replaced, never changed."""
 
-    _dtype = torch.float32
-
-    def __init__(self, name: str, numel: int, device: torch.device | str, pin: bool) -> None:
+    def __init__(
+        self, name: str, numel: int, device: torch.device | str = "cpu", pin: bool = False
+    ) -> None:
         self._name = name
-        self._values = torch.zeros(numel, dtype=self._dtype, device=device, pin_memory=pin)
-        self.tensors = {"": self._values}
+        self.tensors = {
+            suffix: torch.zeros(-(-numel // share), dtype=dtype, device=device, pin_memory=pin)
+            for suffix, (dtype, share) in self._layout.items()
+        }
 
     def parts(self, start: int, count: int) -> tuple[Tensor, ...]:
         """Return views of what is kept of some elements; `start` is a multiple of PIECE_STEP."""
-        return (self._values[start : start + count],)
+        shares = zip(self.tensors.values(), self._layout.values(), strict=True)
+        return tuple(t[start // share : -(-(start + count) // share)] for t, (_, share) in shares)
 
     def read(self, parts: Sequence[Tensor]) -> Tensor:
         """Return D of `parts`, on their device: float32 of shape (count,), the caller's own."""
@@ -76,13 +84,6 @@ class KeptDrift:
         """Make a decay without an update if that needs no pass; return whether it is made."""
         return False
 
-    def figures(self) -> dict[str, int | float]:
-        """Return what is needed to read the tensors besides themselves."""
-        return {}
-
-    def set_figures(self, figures: dict[str, int | float]) -> None:
-        """Take figures that go with what was copied into the tensors."""
-
 
 class _Float16(KeptDrift):
     """float16 times a power of two, rounded stochastically, two bytes an element.
@@ -90,19 +91,15 @@ class _Float16(KeptDrift):
     The power of two, one for the parameter, keeps small drifts out of the subnormals.
     """
 
-    _dtype = torch.float16
-
-    def __init__(self, name: str, numel: int, device: torch.device | str, pin: bool) -> None:
-        super().__init__(name, numel, device, pin)
-        self._exponent = self._next_exponent = 0
-        self._largest = 0.0
+    _layout: ClassVar = {"": (torch.float16, 1)}
+    figures: ClassVar = {"exponent": 0, "largest": 0.0}
 
     def read(self, parts: Sequence[Tensor]) -> Tensor:
-        return parts[0].to(torch.float32).mul_(2.0**-self._exponent)
+        return parts[0].to(torch.float32).mul_(2.0 ** -self.figures["exponent"])
 
     def open_step(self, largest_update: float) -> None:
         # What brings the largest value that may come close below 2**_TOP.
-        largest = self._largest + largest_update
+        largest = self.figures["largest"] + largest_update
         exponent = _TOP - math.frexp(largest)[1] if largest else 0
         self._next_exponent = max(-_LARGEST_EXPONENT, min(_LARGEST_EXPONENT, exponent))
 
@@ -120,13 +117,7 @@ class _Float16(KeptDrift):
         return kept.to(torch.float32).mul_(2.0**-self._next_exponent)
 
     def close_step(self, largest: float) -> None:
-        self._exponent, self._largest = self._next_exponent, largest
-
-    def figures(self) -> dict[str, int | float]:
-        return {"exponent": self._exponent, "largest": self._largest}
-
-    def set_figures(self, figures: dict[str, int | float]) -> None:
-        self._exponent, self._largest = int(figures["exponent"]), float(figures["largest"])
+        self.figures = {"exponent": self._next_exponent, "largest": largest}
 
 
 class _Int8(KeptDrift):
@@ -137,30 +128,26 @@ class _Int8(KeptDrift):
 
     A decay without an update changes no code, hence rounds nothing by chance: L2 multiplies the
     scales, and L1 adds its pull to what each element is still `owed` to be shrunk by, one
-    number for the parameter, taken off wherever D is read. A block whose scale L2
-    brings below 2**-120 becomes zero.
+    number for the parameter, taken off wherever D is read. A block whose scale L2 brings
+    below 2**-120 becomes zero.
     """
 
-    def __init__(self, name: str, numel: int, device: torch.device | str, pin: bool) -> None:
-        self._name = name
-        kept = {"device": device, "pin_memory": pin}
-        self._codes = torch.zeros(numel, dtype=torch.int8, **kept)
-        self._scales = torch.zeros(-(-numel // BLOCK), dtype=torch.float32, **kept)
-        self.tensors = {"": self._codes, ":scales": self._scales}
-        self._owed = 0.0
-
-    def parts(self, start: int, count: int) -> tuple[Tensor, ...]:
-        first = start // BLOCK
-        scales = self._scales[first : first - (-count // BLOCK)]
-        return self._codes[start : start + count], scales
+    _layout: ClassVar = {"": (torch.int8, 1), ":scales": (torch.float32, BLOCK)}
+    figures: ClassVar = {"owed": 0.0}
 
     def read(self, parts: Sequence[Tensor]) -> Tensor:
         values = _times_scales(*parts)
-        decay_(values, self._owed, "l1")
+        decay_(values, self.figures["owed"], "l1")
         return values
 
     def write(self, start: int, values: Tensor, seed: int, put: Put) -> Tensor:
-        scales = _scales_for(values)
+        scales = torch.empty(-(-values.numel() // BLOCK), device=values.device)
+        for block, scale in _blocks(values, scales):
+            torch.amax(block.abs(), 1, keepdim=True, out=scale)
+        nonzero = scales > 0
+        # A product: dividing by a number is a product on some devices, and rounds otherwise.
+        scales *= 1 / _TOP_CODE
+        scales.clamp_(_SMALLEST_SCALE, _LARGEST_SCALE).mul_(nonzero)
         for block, scale in _blocks(values, scales.clamp(min=_SMALLEST_SCALE)):
             block /= scale
         codes = random_bits("rounding", seed, self._name, start, values.numel(), values.device)
@@ -175,22 +162,18 @@ class _Int8(KeptDrift):
         return _times_scales(codes, scales)
 
     def close_step(self, largest: float) -> None:
-        self._owed = 0.0
+        self.figures = {"owed": 0.0}
 
     def decay_alone(self, pull: float, norm: str) -> bool:
+        owed = self.figures["owed"]
         if norm == "l1":
-            self._owed += pull
+            self.figures = {"owed": owed + pull}
             return True
-        decay_(self._scales, pull, norm)
-        self._scales *= self._scales >= _SMALLEST_SCALE
-        self._owed -= self._owed * pull
+        scales = self.tensors[":scales"]
+        decay_(scales, pull, norm)
+        scales *= scales >= _SMALLEST_SCALE
+        self.figures = {"owed": owed - owed * pull}
         return True
-
-    def figures(self) -> dict[str, int | float]:
-        return {"owed": self._owed}
-
-    def set_figures(self, figures: dict[str, int | float]) -> None:
-        self._owed = float(figures["owed"])
 
 
 def _blocks(values: Tensor, scales: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
@@ -202,17 +185,6 @@ def _blocks(values: Tensor, scales: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         yield values[whole * BLOCK :].view(1, -1), scales[whole:].view(1, 1)
 
 
-def _scales_for(values: Tensor) -> Tensor:
-    """Return the scale of each block of `values`, shape (blocks,)."""
-    scales = torch.empty(-(-values.numel() // BLOCK), device=values.device)
-    for block, scale in _blocks(values, scales):
-        torch.amax(block.abs(), 1, keepdim=True, out=scale)
-    nonzero = scales > 0
-    # A product: dividing by a number is a product on some devices, and rounds otherwise.
-    scales *= 1 / _TOP_CODE
-    return scales.clamp_(_SMALLEST_SCALE, _LARGEST_SCALE).mul_(nonzero)
-
-
 def _times_scales(codes: Tensor, scales: Tensor) -> Tensor:
     values = codes.to(torch.float32)
     for block, scale in _blocks(values, scales):
@@ -220,21 +192,9 @@ def _times_scales(codes: Tensor, scales: Tensor) -> Tensor:
     return values
 
 
-_KINDS = {"float32": KeptDrift, "float16": _Float16, "int8": _Int8}
+KINDS = {"float32": KeptDrift, "float16": _Float16, "int8": _Int8}
+"""The ways to keep a drift.
 
-KINDS = tuple(_KINDS)
-"""Names of the ways to keep a drift."""
-
-
-def kept_drift(
-    name: str, numel: int, kind: str, device: torch.device | str = "cpu", pin: bool = False
-) -> KeptDrift:
-    """Return D = 0 of one parameter, to be kept as `kind`.
-
-    float32 is kept as it is. float16 and int8 are rounded stochastically from the noise function
-    (seeded by the parameter's name too, replayable), so that a decay far below their step still
-    acts on average. `pin` keeps it in page-locked memory, for copies to cuda.
-    """
-    if kind not in _KINDS:
-        raise ValueError(f"dtype is {kind!r}, expected one of {', '.join(KINDS)}")
-    return _KINDS[kind](name, numel, device, pin)
+float16 and int8 are rounded stochastically from the noise function (seeded by the parameter's
+name too, replayable), so that a decay far below their step still acts on average.
+"""

@@ -1,6 +1,7 @@
 """How far weights have drifted: in all, layer by layer, and how many have not moved."""
 
 import math
+from collections import Counter
 from dataclasses import dataclass
 
 from esft.engine.drift import Drift
@@ -25,28 +26,25 @@ class DriftMeasures:
     zero_share: float
     """Share of elements where D, as it is kept, is 0."""
     unmoved_share: float
-    """Share of weights that have the bits of theta_0: where D is 0, and where it is too small to
-    change them when it is rounded."""
-    layers: tuple[LayerDrift, ...]
-    """In the module's order."""
+    """Share of weights that have the bits of theta_0: D is 0, or too small to change them."""
+    layers: tuple[LayerDrift, ...]  # in the module's order
 
 
 def measures(drift: Drift) -> DriftMeasures:
     """Measure a drift, piece by piece within the scratch of its weights, wherever it lies."""
     weights = drift.weights
+    drift.refuse_if_torn()
     norms: dict[str, Tally] = {}
-    counts = Tally()
+    counts, numels = Tally(), Counter()
     with weights.held("measures"):
         for piece, base, values in drift.streamed():
             counts.note("zero", (values == 0).sum())
             counts.note("unmoved", (differing_bits(piece.flat, base) == 0).sum())
-            norms.setdefault(layer_of(piece.name), Tally()).note(piece.name, length(values))
+            layer = layer_of(piece.name)
+            norms.setdefault(layer, Tally()).note(piece.name, length(values))
+            numels[layer] += piece.count
     squares = {layer: tally.sum_of_squares() for layer, tally in norms.items()}
-    numels = dict.fromkeys(squares, 0)
-    for name in weights.names:
-        if numel := weights.flat(name).numel():  # of an empty parameter there are no pieces
-            numels[layer_of(name)] += numel
-    totals = {"zero": 0.0, "unmoved": 0.0}
+    totals = Counter()
     for name, count in counts.read():
         totals[name] += count
     return DriftMeasures(

@@ -1,9 +1,15 @@
-"""Members: what a step tries."""
+"""Members: what a step tries, and the coefficients that their rewards earn them."""
 
 import math
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 
 from esft.engine.noise import derived_seed
+
+EQUAL = 1e-12
+"""Rewards no further apart than this are equal: they say nothing about a direction."""
+
+SHAPINGS = ("zscore", "ranks")
 
 
 @dataclass(frozen=True)
@@ -28,6 +34,37 @@ def population(run_seed: int, step: int, size: int, antithetic: bool = False) ->
     return [Member(seed, sign) for seed in seeds for sign in signs]
 
 
+def shape(
+    rewards: list[float], shaping: str = "zscore", antithetic: bool = False
+) -> list[float | None]:
+    """Return the coefficient of each member, or None for one that gets none.
+
+    A member whose reward is NaN or infinite gets None, and so does its antithetic partner. When
+    the others' rewards are equal, all get None: the step makes no update.
+
+    Args:
+        rewards: mean reward of each member, pairs side by side when `antithetic`.
+        shaping: "zscore" (R - mean) / (std + 1e-8), std with ddof 0; or "ranks", centred ranks in
+            -0.5 to 0.5, ties sharing their rank.
+
+    Source: arXiv:2509.24372, section 3.2 (z-score); centred ranks: arXiv:1703.03864, section 2.
+    """
+    if shaping not in SHAPINGS:
+        raise ValueError(f"shaping is {shaping!r}, expected one of {', '.join(SHAPINGS)}")
+    if antithetic and len(rewards) % 2:
+        raise ValueError(f"{len(rewards)} antithetic rewards, expected an even number")
+    finite = [math.isfinite(reward) for reward in rewards]
+    counted = [i for i in range(len(rewards)) if finite[i] and finite[i ^ antithetic]]
+    values = [rewards[i] for i in counted]
+    coefficients: list[float | None] = [None] * len(rewards)
+    if not values or max(values) - min(values) <= EQUAL:
+        return coefficients
+    shaped = _zscore(values) if shaping == "zscore" else _centred_ranks(values)
+    for i, coefficient in zip(counted, shaped, strict=True):
+        coefficients[i] = coefficient
+    return coefficients
+
+
 def with_coefficients(
     members: list[Member], coefficients: tuple[float, ...]
 ) -> tuple[list[Member], list[float]]:
@@ -47,3 +84,15 @@ def net_coefficients(members: list[Member], coefficients: list[float]) -> list[t
     for member, coefficient in zip(members, coefficients, strict=True):
         nets[member.seed] = nets.get(member.seed, 0.0) + member.sign * float(coefficient)
     return [(seed, net) for seed, net in nets.items() if net != 0.0]
+
+
+def _zscore(values: list[float]) -> list[float]:
+    mean = math.fsum(values) / len(values)
+    variance = math.fsum((value - mean) ** 2 for value in values) / len(values)
+    return [(value - mean) / (math.sqrt(variance) + 1e-8) for value in values]
+
+
+def _centred_ranks(values: list[float]) -> list[float]:
+    ordered, last = sorted(values), len(values) - 1
+    ranks = [(bisect_left(ordered, v) + bisect_right(ordered, v) - 1) / 2 for v in values]
+    return [rank / last - 0.5 for rank in ranks]

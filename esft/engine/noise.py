@@ -29,19 +29,11 @@ def noise(
 ) -> Tensor:
     """Return elements `start` to `start + count` of the noise that `seed` gives the tensor `name`.
 
-    A counter-based hash: no generator state, so any slice can be had alone and agrees with the
-    whole. The sum of four hashed bytes is bent towards the normal law by a cubic; all steps but
-    the last multiplication are integers, hence the same on every device.
-
-    Args:
-        seed: any integer; 0 is a seed like any other.
-        name: the parameter's canonical name.
-        start: first element, counted in row-major order.
-        count: number of elements.
-        device: where the result is made.
-
-    Returns:
-        float32 tensor of shape (count,), close to N(0, 1), at most MAX_NOISE in magnitude.
+    float32 of shape (count,), close to N(0, 1), at most MAX_NOISE in magnitude; elements count in
+    row-major order, and any integer is a seed. A counter-based hash: no generator state, so any
+    slice can be had alone and agrees with the whole. The sum of four hashed bytes is bent
+    towards the normal law by a cubic; all steps but the last multiplication are integers, hence
+    the same on every device.
 
     Raises:
         ValueError: if the slice lies outside 0 to MAX_ELEMENTS.

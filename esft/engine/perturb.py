@@ -21,8 +21,7 @@ def perturbed(
 ) -> Iterator[None]:
     """Hold `weights` at round(w + sigma * sign * noise(seed)) in the block; the bits of w after it.
 
-    The bits come back also when the block raises and when the perturbing is interrupted
-    half-way.
+    They come back also when the block raises and when the perturbing is interrupted half-way.
 
     Args:
         weights: changed in place, piece by piece within their scratch.
@@ -33,8 +32,7 @@ def perturbed(
             and writes back the few weights that this misses; None: see `revert_way`.
 
     Raises:
-        ValueError: if sigma is not positive and finite, `drift` is that of other weights, or
-            `revert` cannot be done.
+        ValueError: if sigma or `revert` cannot be, or `drift` is that of other weights.
         AnchorError: if a step was interrupted half-way: theta_0 + D is no longer what to restore.
 
     Source: arXiv:2509.24372, section 3.2 (perturb and restore in place, by seed); the exact

@@ -1,6 +1,7 @@
 """A pass over pieces: what carries their parts to the device and back, and what it finds out."""
 
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -31,13 +32,22 @@ class Stream:
             for piece in pieces:
                 yield piece, self.moved(parts_of(piece))
             return
-        coming = None
-        for piece in pieces:
-            here, coming = coming, (piece, *self._fetched(parts_of(piece)))
+        here = None
+        for ahead in chain(pieces, [None]):
+            coming = None
+            if ahead is not None:
+                with torch.cuda.stream(self._side):
+                    parts = tuple(p.to(self.device, non_blocking=True) for p in parts_of(ahead))
+                    coming = ahead, parts, self._side.record_event()
             if here is not None:
-                yield self._arrived(*here)
-        if coming is not None:
-            yield self._arrived(*coming)
+                piece, parts, arrival = here
+                stream = torch.cuda.current_stream(self.device)
+                stream.wait_event(arrival)
+                for part in parts:
+                    # Made on the side stream: its memory is free only when the piece is computed.
+                    part.record_stream(stream)
+                yield piece, parts
+            here = coming
 
     def moved(self, parts: Parts) -> Parts:
         """Return `parts` on the device, at once."""
@@ -61,21 +71,6 @@ class Stream:
         if self._side is not None:
             self._side.synchronize()
 
-    def _fetched(self, parts: Parts) -> tuple[Parts, torch.cuda.Event]:
-        with torch.cuda.stream(self._side):
-            moved = tuple(part.to(self.device, non_blocking=True) for part in parts)
-            return moved, self._side.record_event()
-
-    def _arrived(
-        self, piece: Piece, parts: Parts, arrival: torch.cuda.Event
-    ) -> tuple[Piece, Parts]:
-        stream = torch.cuda.current_stream(self.device)
-        stream.wait_event(arrival)
-        for part in parts:
-            # Made on the side stream: its memory is free only when the piece is computed.
-            part.record_stream(stream)
-        return piece, parts
-
 
 class Tally:
     """Scalars noted while pieces pass by under a name, read from the device once at the end.
@@ -90,7 +85,6 @@ class Tally:
         self._scalars: list[Tensor | float] = []
 
     def note(self, name: str, scalar: Tensor) -> None:
-        """Note one number of any dtype."""
         self._names.append(name)
         self._scalars.append(float(scalar) if scalar.device.type == "cpu" else scalar)
 

@@ -9,9 +9,8 @@ from torch import Tensor
 from esft.engine.kernels import differing_bits, perturb, subtract
 from esft.engine.weights import Piece
 
-LOG_SHARE = 0.1
-"""A log larger than this share of a piece's bytes is dropped for theta_0 + D, where they are."""
-
+# A log larger than this share of a piece's bytes is dropped for theta_0 + D, where they are.
+_LOG_SHARE = 0.1
 _BLOCK = 1 << 16
 
 
@@ -38,10 +37,8 @@ class Undo:
     the piece is written, the copy is exchanged for the log. Restoring keeps to the same
     order, so it may itself be interrupted and done again.
 
-    Args:
-        shift: the noise of a piece, scaled: float32 of shape (count,), the same at every call.
-        composed: round(theta_0 + D) of a piece; None where the weights have no drift.
-        logs: subtract the noise and log what that misses, instead of composing every piece.
+    `shift` gives the scaled noise of a piece, the same at every call; `composed` round(theta_0 +
+    D), None without a drift. `logs`: subtract and log what that misses, do not compose all.
     """
 
     def __init__(
@@ -86,10 +83,9 @@ class Undo:
             self._done.pop()
 
     def _to_keep(self, before: Tensor, back: Tensor) -> Tensor | _Log | None:
-        """Return what must be kept of `before`, given what subtracting would make of it."""
         missed = torch.nonzero(differing_bits(before, back)).view(-1)  # (misses,)
         nbytes = missed.numel() * (2 + before.element_size())
-        if self._composed is not None and nbytes > LOG_SHARE * before.nbytes:
+        if self._composed is not None and nbytes > _LOG_SHARE * before.nbytes:
             return None
         if nbytes >= before.nbytes:
             return before.clone()

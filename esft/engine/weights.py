@@ -9,11 +9,6 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor, nn
 
-SCRATCH = 64 << 20
-"""Bytes of working memory on the device, by default."""
-
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-
 PIECE_STEP = 256
 """Pieces start at multiples of this many elements, so that no block of a kept drift is split."""
 
@@ -29,14 +24,11 @@ class Piece:
     """A run of elements of one parameter, small enough for the scratch."""
 
     name: str
-    start: int
-    """First element, in row-major order."""
-    flat: Tensor
-    """View of the weights, shape (count,); writing to it writes the model."""
+    start: int  # the first element, in row-major order
+    flat: Tensor  # view of the weights, shape (count,); writing to it writes the model
 
     @property
     def count(self) -> int:
-        """Elements in the piece."""
         return self.flat.numel()
 
 
@@ -46,8 +38,8 @@ class Weights:
     Args:
         model: any module; its parameters are changed in place.
         include: globs on parameter names; None takes all.
-        exclude: globs on parameter names to leave alone; wins over `include`.
-        scratch: bytes of working memory on the device; small in tests.
+        exclude: globs on names to leave alone; wins over `include`.
+        scratch: bytes of working memory on the device.
 
     Raises:
         ValueError: if no parameter is left, a glob matches none, or one has a dtype that cannot
@@ -59,37 +51,26 @@ class Weights:
         model: nn.Module,
         include: Sequence[str] | None = None,
         exclude: Sequence[str] | None = None,
-        scratch: int = SCRATCH,
+        scratch: int = 64 << 20,
     ) -> None:
         self.scratch = scratch
         self._claimed = False
         self._held_by: str | None = None
         parameters = _distinct_parameters(model)
-        names = _chosen(list(parameters), include, exclude)
-        for name in names:
+        self.names = _chosen(list(parameters), include, exclude)
+        """Canonical names of the tuned parameters, in the module's order."""
+        for name in self.names:
             dtype = parameters[name].dtype
-            if dtype not in DTYPES:
+            if dtype not in (torch.float32, torch.float16, torch.bfloat16):
                 raise ValueError(f"{name} is {dtype}, expected float32, float16 or bfloat16")
         self._flat = {}
-        for name in names:
+        for name in self.names:
             # Elements are counted in row-major order; the one copy is laid out so once.
             parameters[name].data = parameters[name].data.contiguous()
             self._flat[name] = parameters[name].data.view(-1)
-
-    @property
-    def numel(self) -> int:
+        self.numel = sum(flat.numel() for flat in self._flat.values())
         """Elements tuned, tied ones counted once."""
-        return sum(flat.numel() for flat in self._flat.values())
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the tuned parameters."""
-        return sum(flat.nbytes for flat in self._flat.values())
-
-    @property
-    def names(self) -> list[str]:
-        """Canonical names of the tuned parameters, in the module's order."""
-        return list(self._flat)
+        self.nbytes = sum(flat.nbytes for flat in self._flat.values())
 
     def flat(self, name: str) -> Tensor:
         """Return the view of one parameter, shape (numel,)."""
@@ -97,17 +78,12 @@ class Weights:
 
     def pieces(self) -> Iterator[Piece]:
         """Yield the weights in pieces that fit the scratch, always in the same order."""
-        for name in self._flat:
-            yield from self.pieces_of(name)
-
-    def pieces_of(self, name: str) -> Iterator[Piece]:
-        """Yield the pieces of one parameter: PIECE_STEP elements at least, whatever the scratch."""
-        flat = self._flat[name]
-        size = max(1, self.scratch // _SCRATCH_PER_ELEMENT // PIECE_STEP) * PIECE_STEP
-        if flat.device.type == "cpu":
-            size = min(size, _CPU_PIECE)
-        for start in range(0, flat.numel(), size):
-            yield Piece(name, start, flat[start : start + size])
+        # PIECE_STEP elements at least, whatever the scratch.
+        most = max(1, self.scratch // _SCRATCH_PER_ELEMENT // PIECE_STEP) * PIECE_STEP
+        for name, flat in self._flat.items():
+            size = min(most, _CPU_PIECE) if flat.device.type == "cpu" else most
+            for start in range(0, flat.numel(), size):
+                yield Piece(name, start, flat[start : start + size])
 
     def claim(self) -> None:
         """Let one drift change the weights from now on; a second would undo its steps."""

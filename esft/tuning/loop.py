@@ -11,8 +11,7 @@ import torch
 
 from esft.engine.forecast import Forecast, sum_of_squares
 from esft.engine.journal import JournalStep, as_recorded
-from esft.engine.members import net_coefficients, population, with_coefficients
-from esft.engine.shaping import EQUAL, shape
+from esft.engine.members import EQUAL, net_coefficients, population, shape, with_coefficients
 from esft.errors import EsftError, ModelError, RunError
 from esft.rollout.batches import out_of_memory
 from esft.tuning.population import MemberResult, Population

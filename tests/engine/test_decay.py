@@ -16,7 +16,6 @@ from some_weights import (
 )
 
 from esft.engine import Drift, Member, Weights
-from esft.engine.anchor import decay_
 
 ALPHA = 0.5
 # The smaller pulls take thousands of steps; D does not depend on the dtype of the weights.
@@ -43,14 +42,14 @@ def test_l2_shrinks_every_element_by_its_share_and_l1_by_as_much(pull, dtype, ke
             return start * (1 - pull) ** steps
         return torch.copysign((start.abs() - steps * pull).clamp(min=0), start)
 
-    steps = next(steps for steps in count(1) if after(steps).norm() <= start.norm() / 2)
+    steps = next(steps for steps in count(1) if after(steps).norm() <= 0.7 * start.norm())
     for _ in range(steps):
         drift.step([], [], ALPHA, decay=pull / ALPHA, norm=norm)
 
     # L2 in float32: thousands of roundings of 2**-24 that do not lean to one side; so with the
     # scales of int8, of which a few make up the norm. L1 in float32: each step rounds an element
     # by up to 2**-24 of it, and between two powers of two always by the same amount, since the
-    # pull is; twice, since half the norm is left. int8 rounds once, where it takes off what all
+    # pull is; twice, since the norm shrinks. int8 rounds once, where it takes off what all
     # the steps have pulled.
     within = {
         "float32": 2e-6 if norm == "l2" else 2 * steps * 2**-24,
@@ -62,17 +61,6 @@ def test_l2_shrinks_every_element_by_its_share_and_l1_by_as_much(pull, dtype, ke
     assert drift.norm() == pytest.approx(float(now.norm()), rel=1e-12)
     if kept != "float16":  # which rounds each element by chance
         assert float((now - expected).norm() / expected.norm()) <= within
-
-
-@norms
-def test_a_decay_on_its_own_moves_no_element_across_zero(norm):
-    drift = torch.tensor([-5.0, -1e-3, -0.0, 0.0, 1e-3, 5.0])
-
-    for _ in range(30):
-        decay_(drift, 0.1, norm)
-
-    assert (drift * torch.tensor([-1.0, -1.0, 0.0, 0.0, 1.0, 1.0]) >= 0).all()
-    assert 0.1 < drift.abs().max() < 3
 
 
 @pytest.mark.parametrize(

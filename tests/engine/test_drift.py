@@ -18,8 +18,7 @@ from some_weights import (
 
 from esft.engine import Drift, Member, Weights, noise, perturbed
 from esft.engine.measures import measures
-from esft.engine.members import population
-from esft.engine.shaping import shape
+from esft.engine.members import population, shape
 from esft.errors import AnchorError
 
 INF, NAN = float("inf"), float("nan")
@@ -92,15 +91,6 @@ def test_updates_too_small_to_move_a_weight_land_together(kept):
     expected = 1 + 100 * 1e-4 * noise(5, "w", 0, 1000)
     assert unmoved[0]
     assert (weights.flat("w") - expected).abs().max() <= 2**-7
-
-
-def test_n_of_the_update_is_the_number_of_members_given():
-    one, other = (some_drift(torch.float32, "float32", steps=0) for _ in range(2))
-
-    one.step([Member(1), Member(2)], [1.0, 0.0], alpha=0.02)
-    other.step([Member(1)], [1.0], alpha=0.01)
-
-    assert one.norm() == pytest.approx(other.norm(), rel=1e-6) != 0
 
 
 @few_bits

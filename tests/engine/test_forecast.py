@@ -8,8 +8,7 @@ import torch
 from esft.engine.forecast import Forecast, forecast_norm, forecast_of, sum_of_squares
 from esft.engine.journal import Journal, JournalStep
 from esft.engine.journal_read import read_journal
-from esft.engine.members import net_coefficients, population
-from esft.engine.shaping import shape
+from esft.engine.members import net_coefficients, population, shape
 from esft.files import append_line
 
 ALPHA, SIZE, STEPS = 5e-4, 30, 500  # the published settings

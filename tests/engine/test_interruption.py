@@ -17,7 +17,7 @@ MEMBER = {
     "kernels.py": ("perturb", "subtract"),
 }
 BASE = {
-    "drift.py": ("at_base", "_round_weights", "_read", "_parts_of"),
+    "drift.py": ("at_base", "_round_weights", "streamed", "_parts_of"),
     "stream.py": ("brought",),
     "kept.py": ("read",),
     "kernels.py": ("composed",),

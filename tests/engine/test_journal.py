@@ -3,10 +3,9 @@
 import json
 import math
 import struct
-from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from esft.engine.journal import (
@@ -25,22 +24,21 @@ from esft.files import append_line
 HEADER = {"seed": 7, "base": "ab" * 32, "include": None, "alpha": 0.1}
 
 
-def a_step(number, **changes):
-    step = JournalStep(
+def a_step(number):
+    return JournalStep(
         step=number,
         rewards=(0.25 * number, -0.5, math.nan),
         coefficients=(-1.0, 1.0, math.nan),
         rows_at=10 * number,
         rows_hash=f"{number:016x}",
     )
-    return replace(step, **changes)
 
 
-def write(path, steps=3, *, end=False, **changes):
+def write(path, steps=3, *, end=False):
     journal = Journal(path, "", append_line)
     journal.begin(HEADER)
     for number in range(1, steps + 1):
-        journal.append(a_step(number, **changes))
+        journal.append(a_step(number))
     if end:
         journal.end(steps, "cd" * 32, 2)
     return path
@@ -122,21 +120,20 @@ def test_there_is_a_checksum_for_every_step_and_an_end_says_what_it_must_rebuild
     assert (record.end.weights, record.end.best) == ("cd" * 32, 2)
 
 
-def test_a_second_header_is_refused(journal):
-    """What `esft resume --force` wrote before it went."""
-    Journal(journal, read_journal(journal).checksum, append_line).begin(HEADER | {"from": 4})
+@pytest.mark.parametrize(
+    ("end", "more", "message"),
+    [
+        (False, lambda journal: journal.begin(HEADER), "line 5 changes the settings"),
+        (True, lambda journal: journal.append(a_step(4)), "line 6 follows the line that ends"),
+    ],
+)
+def test_no_second_header_and_no_line_after_the_end_is_read(tmp_path, end, more, message):
+    path = write(tmp_path / "journal", end=end)
+    more(Journal(path, read_journal(path).checksum, append_line))
 
-    with pytest.raises(JournalError, match="line 5 changes the settings") as caught:
-        read_journal(journal)
-    assert "a journal that ends with the line above" in caught.value.hint
-
-
-def test_nothing_follows_an_end_line(tmp_path):
-    path = write(tmp_path / "journal", end=True)
-    Journal(path, read_journal(path).checksum, append_line).append(a_step(4))
-
-    with pytest.raises(JournalError, match="line 6 follows the line that ends the journal"):
+    with pytest.raises(JournalError, match=message) as caught:
         read_journal(path)
+    assert "a journal that ends with the line above" in caught.value.hint
 
 
 @pytest.mark.parametrize("step", [0, 1, 2, 3])
@@ -150,11 +147,11 @@ def test_its_lines_until_a_step_are_the_journal_of_a_shorter_run(tmp_path, journ
 
 
 def test_any_flipped_byte_is_refused(tmp_path):
-    path = write(tmp_path / "journal", steps=2, end=True)
+    path = write(tmp_path / "journal", steps=1, end=True)
     whole = path.read_bytes()
 
     for place in range(len(whole)):
-        for flip in (0x01, 0x20, 0x46, 0xFF):
+        for flip in (0x01, 0x20, 0xFF):
             data = bytearray(whole)
             data[place] ^= flip
             path.write_bytes(data)
@@ -221,35 +218,6 @@ def test_zeros_that_a_power_cut_leaves_count_as_cut_off(journal, zeros):
     assert (read_journal(journal).last, read_journal(journal).torn) == (2, True)
     journal.write_bytes(whole + bytes(zeros))
     assert (read_journal(journal).last, read_journal(journal).torn) == (3, True)
-
-
-@given(
-    rewards=st.lists(st.floats(width=32), min_size=2, max_size=6),
-    steps=st.integers(0, 4),
-    cut=st.integers(0, 10_000),
-)
-@settings(max_examples=60, deadline=None)
-def test_any_prefix_gives_whole_steps_of_the_run_or_is_refused(
-    tmp_path_factory, rewards, steps, cut
-):
-    path = write(
-        tmp_path_factory.mktemp("journal") / "journal",
-        steps=steps,
-        rewards=tuple(rewards),
-        coefficients=tuple(rewards),
-    )
-    whole = path.read_bytes()
-    path.write_bytes(whole[: cut % (len(whole) + 1)])
-
-    try:
-        record = read_journal(path)
-    except JournalError:
-        assert b"\n" not in path.read_bytes()
-        return
-
-    assert record.last == len(record.steps) == path.read_bytes().count(b"\n") - 1
-    for step in record.steps:
-        assert pack(step.rewards) == pack(step.coefficients) == pack(tuple(rewards))
 
 
 def test_a_newer_format_that_is_whole_and_a_missing_file_are_told_from_damage(journal, tmp_path):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from esft.engine.kept import KINDS, kept_drift
+from esft.engine.kept import KINDS
 
 N = 100_000
 TOP = 127  # the largest code of int8
@@ -27,7 +27,7 @@ def one_pass(kept, values, seed=0):
 
 
 def kept_in(kind, values, seed=0, name="w"):
-    kept = kept_drift(name, values.numel(), kind)
+    kept = KINDS[kind](name, values.numel())
     return kept, one_pass(kept, values, seed)
 
 
@@ -45,7 +45,7 @@ def coarseness(kind, values):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_starts_at_zero_reads_what_write_said_and_keeps_zeros(kind):
-    kept = kept_drift("w", N, kind)
+    kept = KINDS[kind]("w", N)
     assert read(kept).count_nonzero() == 0
 
     said = one_pass(kept, drawn(1e-3))
@@ -60,7 +60,7 @@ def test_it_starts_at_zero_reads_what_write_said_and_keeps_zeros(kind):
     [("float32", N, 4 * N), ("float16", N, 2 * N), ("int8", 256, 256 + 4), ("int8", 257, 257 + 8)],
 )
 def test_it_takes_the_bytes_of_its_elements_and_of_a_scale_for_256(kind, numel, nbytes):
-    kept = kept_drift("w", numel, kind)
+    kept = KINDS[kind]("w", numel)
 
     assert sum(tensor.nbytes for tensor in kept.tensors.values()) == nbytes
 

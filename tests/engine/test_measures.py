@@ -4,15 +4,11 @@ import pytest
 import torch
 from some_weights import (
     Tensors,
-    bits_of,
     drift_of,
-    drift_stores,
     dtypes,
     kinds,
     some_drift,
     some_model,
-    stored_drift,
-    stores,
     tensor_bits,
     walk,
     whole_drift,
@@ -92,14 +88,3 @@ def test_parameters_of_a_layer_count_together():
         parts = [drift_of(drift, f"{layer.name}.{part}") for part in ("up", "down")]
         assert layer.norm == pytest.approx(float(torch.cat(parts).norm()), rel=1e-6)
     assert measured.norm**2 == pytest.approx(sum(layer.norm**2 for layer in measured.layers))
-
-
-@drift_stores
-@stores
-def test_measures_are_the_same_wherever_base_and_drift_lie(store, drift_store, tmp_path):
-    drift = stored_drift(torch.bfloat16, "float16", store, drift_store, tmp_path / "base")
-    walk(drift, steps=3)
-    before = bits_of(drift.weights)
-
-    assert measures(drift) == measures(some_drift(torch.bfloat16, "float16"))
-    assert bits_of(drift.weights) == before

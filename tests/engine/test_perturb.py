@@ -38,12 +38,12 @@ ways = pytest.mark.parametrize(("kept", "revert"), WAYS.values(), ids=WAYS)
 
 @ways
 @dtypes
-def test_a_thousand_members_leave_every_bit_however_they_end(kept, revert, dtype):
+def test_hundreds_of_members_leave_every_bit_however_they_end(kept, revert, dtype):
     drift = None if kept is None else some_drift(dtype, kept)
     weights = some_weights(dtype) if drift is None else drift.weights
     before = bits_of(weights)
 
-    for i in range(1000):
+    for i in range(400):
         member, (ending, weights.fails_at) = Member(i, 1 if i % 3 else -1), ENDINGS[i % 4]
         ends = nullcontext() if ending is None else pytest.raises(ending, match="as planned")
         weights.failure = ending("as planned") if weights.fails_at else None
@@ -71,7 +71,7 @@ def test_the_model_has_weights_plus_noise_in_the_block_and_its_bits_after_it(dty
             shift = noise(5, name, 0, parameter.numel()) * (sigma * sign)
             assert inside[name] == tensor_bits((parameter + shift).to(dtype))
 
-    sizes = [piece.count for piece in weights.pieces_of("large")]
+    sizes = [piece.count for piece in weights.pieces() if piece.name == "large"]
     assert sizes == [89_856, 89_856, 20_289]  # more than one block of 65,536 in each, too
 
 

@@ -10,8 +10,7 @@ from some_weights import DRIFT_DTYPES, Tensors, Transcript, drift_of, kinds, sum
 import esft.engine.drift as drift_module
 from esft.engine import Drift, Weights, kernels, noise
 from esft.engine.forecast import Forecast, sum_of_squares
-from esft.engine.members import net_coefficients, population
-from esft.engine.shaping import shape
+from esft.engine.members import net_coefficients, population, shape
 
 STEPS, SIZE, ALPHA = 500, 30, 5e-4  # the published settings
 DECAYS = {

@@ -139,34 +139,21 @@ def test_the_pieces_cover_every_weight_once(sizes, scratch):
         assert weights.flat(f"w{i}").tolist() == list(range(1, n + 1))
 
 
-def a_model(values=(1.0, 0.0, 3.0, 4.0), name="w", dtype=torch.float32, shape=(2, 2)):
-    return Tensors(**{name: torch.tensor(values, dtype=dtype).view(shape)})
+def test_the_identity_is_the_hash_of_name_dtype_shape_and_bytes_in_row_major_order():
+    model = Tensors(w=torch.tensor([[1.0, -0.0], [3.0, 4.0]]), v=torch.ones(1).bfloat16())
 
-
-def test_it_is_the_hash_of_name_dtype_shape_and_bytes_in_row_major_order():
-    written_out = b"w|torch.float32|(2, 2)|" + struct.pack("<4f", 1.0, 0.0, 3.0, 4.0)
-
-    assert identity(a_model()) == hashlib.sha256(written_out).hexdigest()
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"values": (1.0, -0.0, 3.0, 4.0)},
-        {"values": (1.0, 0.0, 3.0, 4.000001)},
-        {"values": (1.0, 0.0, 4.0, 3.0)},
-        {"name": "v"},
-        {"dtype": torch.bfloat16},
-        {"shape": (4, 1)},
-    ],
-    ids=str,
-)
-def test_any_difference_gives_another_identity(change):
-    assert identity(a_model(**change)) != identity(a_model())
+    assert (
+        identity(model)
+        == hashlib.sha256(
+            b"w|torch.float32|(2, 2)|"
+            + struct.pack("<4f", 1.0, -0.0, 3.0, 4.0)
+            + b"v|torch.bfloat16|(1,)|\x80\x3f"
+        ).hexdigest()
+    )
 
 
 def test_the_layout_in_memory_is_no_difference_and_a_tied_tensor_counts_once():
-    plain, tied = a_model(), tied_model()
+    plain, tied = Tensors(w=torch.randn(3, 2)), tied_model()
     transposed = Tensors(w=plain.w.t().contiguous().t())
 
     assert not transposed.w.is_contiguous()
