@@ -72,49 +72,29 @@ def export(
     """
     if journal and dtype is not None:
         raise click.UsageError("--dtype converts a model, which --journal does not write")
-    record, lines = (_journal if journal else _folder)(run, out, dtype, **which)
-    click.echo(json.dumps(record) if as_json else "\n".join(lines))
-
-
-def _folder(
-    run: str | None, out: Path, dtype: str | None, at: str, **base: object
-) -> tuple[dict[str, object], list[str]]:
     from esft.export.card import comparison_text
-    from esft.export.folder import export as export_model
-    from esft.tuning.rebuild import find_source
-
-    source = find_source(run)
-    with show_work() as watcher:
-        done = export_model(source, at, out, watcher, dtype=dtype, **base)
-    tuned = done.tuned
-    record = asdict(done) | {
-        "model": str(out),
-        "step": tuned.step,
-        "best_step": tuned.best,
-        "tuned": {"dtype": tuned.dtype, "weights": tuned.weights, "recorded": tuned.recorded},
-    }
-    same = ", the weights that the run recorded" if tuned.recorded else ""
-    return record, [
-        f"step {tuned.step} of {source.record.path}{same}",
-        f"compared {comparison_text(done)}",
-        f"weights  sha256 {done.weights}",
-        f"model    {out}",
-    ]
-
-
-def _journal(
-    run: str | None, out: Path, dtype: None, at: str, **base: object
-) -> tuple[dict[str, object], list[str]]:
+    from esft.export.folder import export as export_folder
     from esft.export.journal import export_journal
     from esft.tuning.rebuild import find_source
 
     source = find_source(run)
     with show_work() as watcher:
-        done = export_journal(source, at, out, watcher, **base)
-    again = shlex.join(["esft", "replay", str(out), "--model", done.model, "--out", "DIR"])
-    return {"journal": str(out)} | asdict(done), [
-        f"step {done.step} of {source.record.path}",
-        f"weights  sha256 {done.weights}",
-        f"journal  {out}, {done.size / 1000:.1f} kB",
-        f"rebuild  {again}",
-    ]
+        asked = (source, which.pop("at"), out, watcher)
+        if journal:
+            done = export_journal(*asked, **which)
+        else:
+            done = export_folder(*asked, dtype=dtype, **which)
+    record, weights = asdict(done), f"weights  sha256 {done.weights}"
+    if journal:
+        record["journal"] = str(out)
+        again = shlex.join(["esft", "replay", str(out), "--model", done.model, "--out", "DIR"])
+        lines = [f"step {done.step} of {source.record.path}", weights]
+        lines += [f"journal  {out}, {done.size / 1000:.1f} kB", f"rebuild  {again}"]
+    else:
+        tuned = done.tuned
+        record |= {"model": str(out), "step": tuned.step, "best_step": tuned.best}
+        record["tuned"] = {key: record["tuned"][key] for key in ("dtype", "weights", "recorded")}
+        same = ", the weights that the run recorded" if tuned.recorded else ""
+        lines = [f"step {tuned.step} of {source.record.path}{same}"]
+        lines += [f"compared {comparison_text(done)}", weights, f"model    {out}"]
+    click.echo(json.dumps(record) if as_json else "\n".join(lines))

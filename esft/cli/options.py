@@ -17,12 +17,11 @@ TYPES = {"str": str, "int": int, "float": float}
 
 
 class GroupedOption(click.Option):
-    """An option that knows its group and the setting it replaces, if any."""
+    """An option that knows its group."""
 
-    def __init__(self, *args, group: str, setting: str | None = None, **kwargs) -> None:
+    def __init__(self, *args, group: str, **kwargs) -> None:
         super().__init__(*args, **kwargs)
         self.group = group
-        self.setting = setting
 
 
 class GroupedCommand(click.Command):
@@ -57,14 +56,12 @@ def typed_with(ctx: click.Context, without: tuple[str, ...], *added: str) -> str
 
 def recipe_of(ctx: click.Context, name: str | None) -> Recipe:
     """Return the recipe `name` with the values of `--set` and of the plainer options above it."""
-    changes = dict(parse_change(text) for text in ctx.params.get("set", ()))
-    labels = {}
-    for option in ctx.command.params:
-        if isinstance(option, GroupedOption) and option.setting is not None:
-            value = ctx.params.get(option.name)
-            if value is not None:
-                changes[option.setting] = value
-                labels[option.setting] = option.opts[0]
+    changes, labels = dict(map(parse_change, ctx.params["set"])), {}
+    for table, setting in with_flags():
+        value = ctx.params[setting.flag[2:].replace("-", "_")]
+        if value is not None:
+            changes[f"{table}.{setting.name}"] = value
+            labels[f"{table}.{setting.name}"] = setting.flag
     return load_recipe(name, changes, labels=labels)
 
 
@@ -79,10 +76,15 @@ def together(*options: Callable) -> Callable:
     return lambda command: reduce(lambda inner, option: option(inner), options[::-1], command)
 
 
-def table_options(table: str) -> Callable:
-    """Return the options that replace settings of a table, described as they are declared."""
-    settings = TABLES[table].declared().values()
-    return together(*(_setting_option(table, each) for each in settings if each.flag is not None))
+def with_flags() -> list[tuple[str, Setting]]:
+    """Return each setting that has an option, with its table."""
+    settings = [(table, one) for table in TABLES for one in TABLES[table].declared().values()]
+    return [(table, setting) for table, setting in settings if setting.flag is not None]
+
+
+def setting_options(command: Callable) -> Callable:
+    """Give a command the options that replace settings, described as they are declared."""
+    return together(*(_setting_option(table, setting) for table, setting in with_flags()))(command)
 
 
 def _setting_option(table: str, setting: Setting) -> Callable:
@@ -97,7 +99,6 @@ def _setting_option(table: str, setting: Setting) -> Callable:
         "Prior tasks" if table == "prior" else table.capitalize(),
         setting.flag,
         help=text,
-        setting=f"{table}.{setting.name}",
         **(several if setting.name == "tasks" else {"type": TYPES[setting.kind]}),
     )
 

@@ -1,19 +1,13 @@
 """`esft runs`, `esft verify` and `esft report`: which runs there are, and what became of them."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from esft.cli.options import json_option
 from esft.cli.show import columns, show_work, wrapped
-
-if TYPE_CHECKING:
-    from esft.tuning.verify import Check
 
 
 @click.command(short_help="List the runs.")
@@ -33,8 +27,7 @@ def runs(as_json: bool) -> None:
         click.echo(json.dumps([asdict(run) for run in listed]))
         return
     if not listed:
-        click.echo("There is no run under runs/.", err=True)
-        click.echo("Hint: start one: esft tune quickstart", err=True)
+        click.echo("There is no run under runs/.\nHint: start one: esft tune quickstart", err=True)
         return
     click.echo(_line("steps", "reward", "||D||", "size", "state"))
     for run in listed:
@@ -84,8 +77,12 @@ def verify(
     with show_work() as watcher:
         for check in checks_of(path, watcher, RebuildOptions(from_base=not quick, **base)):
             found.append(check)
-            if not as_json:
-                _print_check(check)
+            if as_json:
+                continue
+            label = f"{check.result.replace('not applicable', 'n/a'):<7}{check.what:<14} "
+            click.echo(wrapped(label, check.text))
+            if check.hint is not None:
+                click.echo(wrapped(" " * len(label), f"Hint: {check.hint}"))
     failed = sum(check.result == FAILED for check in found)
     if as_json:
         checks = [asdict(check) for check in found]
@@ -94,13 +91,6 @@ def verify(
         total = f"{failed} of {len(found)} checks failed" if failed else "no check failed"
         click.echo(wrapped("", f"{path}: {total}"))
     ctx.exit(1 if failed else 0)
-
-
-def _print_check(check: Check) -> None:
-    label = f"{check.result.replace('not applicable', 'n/a'):<7}{check.what:<14} "
-    click.echo(wrapped(label, check.text))
-    if check.hint is not None:
-        click.echo(wrapped(" " * len(label), f"Hint: {check.hint}"))
 
 
 @click.command(short_help="Make a page with pictures of one or several runs.")

@@ -7,35 +7,26 @@ from typing import TYPE_CHECKING
 
 import click
 
-from esft.cli.options import (
-    GroupedCommand,
-    grouped,
-    json_option,
-    recipe_of,
-    table_options,
-    together,
-    typed_with,
-)
+from esft.cli import options
 from esft.cli.show import change_text, duration, show_run
-from esft.recipe.settings import TABLES
 
 if TYPE_CHECKING:
     from esft.tuning.watcher import Outcome
 
 
-@click.command(cls=GroupedCommand, short_help="Fine-tune a model on a task.")
+@click.command(cls=options.GroupedCommand, short_help="Fine-tune a model on a task.")
 @click.argument("recipe", required=False)
-@together(*map(table_options, TABLES))
-@grouped(
+@options.setting_options
+@options.grouped(
     "Run",
     "--set",
     multiple=True,
     metavar="TABLE.KEY=VALUE",
     help="Replace any setting of a recipe; may be repeated.",
 )
-@json_option
+@options.json_option
 @click.pass_context
-def tune(ctx: click.Context, recipe: str | None, as_json: bool, **options: object) -> None:
+def tune(ctx: click.Context, recipe: str | None, as_json: bool, **changes: object) -> None:
     """Fine-tune a model as RECIPE (a name or a .toml file) says; options replace its values.
 
     Leaves a run folder with the tuned model. Ctrl-C finishes the step in hand, saves the model
@@ -50,21 +41,21 @@ def tune(ctx: click.Context, recipe: str | None, as_json: bool, **options: objec
       esft tune --model ./SmolLM2.gguf --task arc-easy --data-dir data \\
           --steps 5 --population 8 --run-dir out
     """
-    settings = recipe_of(ctx, recipe)
+    settings = options.recipe_of(ctx, recipe)
     from esft.tuning.start import run_tuning  # torch comes with it: --help does not wait for it
 
     with show_run() as watcher:
         outcome = run_tuning(settings, watcher, watcher.asked)
     click.echo(json.dumps(_record(outcome)) if as_json else _text(outcome))
     if settings.anchor.awd and outcome.priors and not as_json:
-        same = typed_with(ctx, ("--awd", "--run-dir"), "--awd", "0")
+        same = options.typed_with(ctx, ("--awd", "--run-dir"), "--awd", "0")
         click.echo(f"The same without AWD: {same}")
     ctx.exit(130 if outcome.stopped else 0)
 
 
-@click.command(cls=GroupedCommand, short_help="Go on with a run that stopped.")
+@click.command(cls=options.GroupedCommand, short_help="Go on with a run that stopped.")
 @click.argument("run", required=False)
-@json_option
+@options.json_option
 @click.pass_context
 def resume(ctx: click.Context, run: str | None, as_json: bool) -> None:
     """Go on with RUN, a name under runs/ or a path; without one, with the newest.
@@ -111,8 +102,8 @@ def _text(outcome: Outcome) -> str:
         width = max(len(task.name) for task in outcome.priors)
         lines += [f"  {task.name:<{width}}  {change_text(task)}" for task in outcome.priors]
     if outcome.grader_failures:
-        count = f"{outcome.grader_failures:,}"
-        lines.append(f"grader     no score for {count} answers, which counted as 0")
+        failures = f"no score for {outcome.grader_failures:,} answers, which counted as 0"
+        lines.append(f"grader     {failures}")
     if outcome.best_step not in (None, outcome.steps):
         best = "the base model" if outcome.best_step == 0 else f"step {outcome.best_step}"
         command = f"esft export {outcome.run_path} --at best --out DIR"

@@ -21,10 +21,8 @@ is about the first of them."""
 class Problem(NamedTuple):
     """One thing that is wrong with a recipe."""
 
-    keys: tuple[str, ...]
-    """The settings involved, as "table.key"; the first is the one it is about."""
+    keys: tuple[str, ...]  # the settings involved, as "table.key"; it is about the first
     text: str
-    """What is said of it, on one line: where it stands, the value, what was expected."""
     hint: str | None
 
 
@@ -34,8 +32,8 @@ class SettingsError(RecipeError):
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = tuple(problems)
         hints = dict.fromkeys(problem.hint for problem in self.problems if problem.hint is not None)
-        message = "\n".join(problem.text for problem in self.problems)
-        super().__init__(message, hint="\n".join(hints) or None)
+        text = "\n".join(problem.text for problem in self.problems)
+        super().__init__(text, hint="\n".join(hints) or None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,20 +41,15 @@ class Setting:
     """Everything that checks, recipes and commands know of a setting."""
 
     name: str
-    kind: str
-    """"str", "int", "float", "bool" or "tuple[str, ...]"."""
+    kind: str  # "str", "int", "float", "bool" or "tuple[str, ...]"
     default: object
-    help: str
-    """What it is, with its unit; choices and default are added where it is shown."""
+    help: str  # with the unit; choices and default are added where it is shown
     unset: str | None = None
     """What None means; None where it cannot be None, so that it must be given without a default."""
-    flag: str | None = None
-    """The option of the command line that sets it; None where only --set does."""
-    example: object = None
-    """A right value, where the default is none."""
+    flag: str | None = None  # the option of the command line; None where only --set does
+    example: object = None  # a right value, where the default is none
     choices: tuple[str, ...] = ()
-    at_least: float = -math.inf
-    """1 for a whole number where nothing else is said."""
+    at_least: float = -math.inf  # 1 for a whole number where nothing else is said
     at_most: float = sys.float_info.max
     above: float = -math.inf
     read: Callable[[Any], Any] | None = None
@@ -153,10 +146,7 @@ class Settings:
 def broken(
     rules: Iterable[Rule], values: Mapping[str, object], problems: Collection[Problem]
 ) -> Iterator[Problem]:
-    """Yield a problem for each rule over keys such as "search.sigma" that does not hold.
-
-    A rule waits where, by the `problems` so far, one of its values is wrong by itself.
-    """
+    """Yield a problem for each rule that does not hold and has no value that is wrong by itself."""
     wrong = {key for problem in problems for key in problem.keys}
     for keys, rule in rules:
         if wrong.isdisjoint(keys):

@@ -15,8 +15,7 @@ from esft.files import slug
 from esft.recipe.check import Problem, Settings, SettingsError, read_text, setting, shown, unknown
 from esft.tasks.words import GRADERS, REWARDS, SCORINGS, SPLITS
 
-OWN = (".jsonl", ".py")
-"""How the names of files with a user's own tasks end."""
+OWN = (".jsonl", ".py")  # how the names of files with a user's own tasks end
 
 
 def _options_to_choose_from(reward: str | None, scoring: str | None) -> Iterator[tuple[str, str]]:

@@ -50,8 +50,13 @@ def load_recipe(
         for key, setting in kind.declared().items()
     }
     problems += check.broken(RULES, defaults | values, problems)
+    for number, problem in enumerate(problems):
+        places = dict.fromkeys(origins[key] for key in problem.keys if key in origins)
+        head = ", ".join(places) or (file and str(file))
+        if head:
+            problems[number] = problem._replace(text=f"{head}: {problem.text}")
     if problems:
-        raise SettingsError(_with_origins(problem, origins, file) for problem in problems)
+        raise SettingsError(problems)
     return Recipe(**tables)
 
 
@@ -138,13 +143,6 @@ def _not_a_table(key: str, table: str, body: object) -> Problem:
         hint = f"begin a table with a line [{home}], its settings on the lines below"
         text = f"{table} is {shown(body)}, expected tables of settings: {', '.join(TABLES)}"
     return Problem((key,), text, hint)
-
-
-def _with_origins(problem: Problem, origins: Mapping[str, str], file: Path | None) -> Problem:
-    """Return `problem` with where its values come from, by default the file."""
-    places = dict.fromkeys(origins[key] for key in problem.keys if key in origins)
-    head = ", ".join(places) or ("" if file is None else str(file))
-    return problem._replace(text=f"{head}: {problem.text}" if head else problem.text)
 
 
 def _read_toml(file: Path) -> dict[str, object]:

@@ -1,6 +1,7 @@
 """`esft eval`, as it is typed."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -8,21 +9,26 @@ from command import esft
 from tiny_models import write_model
 from tiny_runs import Notes, a_recipe, never
 
-from esft.recipe.settings import Prior, Run
+from esft.recipe.settings import Prior
 from esft.rollout.results import RowResult
 from esft.rollout.rollout import Rollout
 from esft.tuning.start import run_tuning
 
 
-@pytest.fixture
-def run(tmp_path, monkeypatch):
-    """A run of three steps on a tiny model with a prior task, as runs/tiny."""
-    monkeypatch.chdir(tmp_path)
-    recipe = replace(
-        a_recipe(tmp_path), prior=Prior(tasks=("copy-letters:6",)), run=Run(dir="runs/tiny")
-    )
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory):
+    """A run of three steps on a tiny model with a prior task."""
+    folder = tmp_path_factory.mktemp("tuned")
+    recipe = replace(a_recipe(folder), prior=Prior(tasks=("copy-letters:6",)))
     run_tuning(recipe, Notes(), never)
-    return tmp_path / "runs" / "tiny"
+    return folder / "run"
+
+
+@pytest.fixture
+def run(tuned, tmp_path, monkeypatch):
+    """The same as runs/tiny."""
+    monkeypatch.chdir(tmp_path)
+    return shutil.copytree(tuned, tmp_path / "runs" / "tiny")
 
 
 def test_the_newest_run_is_measured_on_the_tasks_of_a_file(run, tmp_path):
@@ -59,7 +65,12 @@ def answers(monkeypatch, *outcomes):
 
 def test_all_verdicts_stand_together_at_the_end(run, monkeypatch):
     priors = ("--prior", "reverse-letters:4", "--prior", "upper-letters:4")
-    answers(monkeypatch, "1100", "1111", "01011", "1110", "0110", "0100", "0000")
+    base, one, last = (
+        ("10101", "1100", "1111"),
+        ("01011", "1110", "0110"),
+        ("11111", "0100", "0000"),
+    )
+    answers(monkeypatch, *base, *one, *last)
 
     done = esft("eval", "--at", "1,last", *priors, "--kl-prompts", "0")
 
@@ -73,14 +84,14 @@ def test_all_verdicts_stand_together_at_the_end(run, monkeypatch):
 
 
 def test_of_a_single_task_there_is_no_list_of_verdicts(run):
-    done = esft("eval", str(run / "journal.jsonl"), "--prior", "copy-letters:4")
+    done = esft("eval", run / "journal.jsonl", "--prior", "copy-letters:4", "--kl-prompts", "0")
 
     assert "step 3     " in done.stdout
     assert "against the base" not in done.stdout
 
 
 def test_rows_gained_and_lost_are_told_on_request(run, monkeypatch):
-    answers(monkeypatch, "1001", "0110")
+    answers(monkeypatch, "10101", "1001", "11111", "0110")
 
     done = esft("eval", "--prior", "reverse-letters:4", "--kl-prompts", "0", "--texts", "1")
 
@@ -89,7 +100,7 @@ def test_rows_gained_and_lost_are_told_on_request(run, monkeypatch):
     told = [line.split(":")[0] for line in done.stdout.splitlines() if ": reverse " in line]
     assert told == [f"  gained {task['gained_rows'][0]}", f"  lost {task['lost_rows'][0]}"]
     assert len(task["gained_rows"]) == len(task["lost_rows"]) == 2
-    assert done.stdout.count("    before: 'say 1'") == 2
+    assert done.stdout.count("    before: 'say 2'") == 2
     assert done.stdout.count("    after:  'say 0'") == 2
 
 
@@ -111,21 +122,23 @@ def test_a_task_without_data_leaves_the_others_with_exit_code_1_and_json_is_all_
 
 
 @pytest.mark.parametrize(
-    ("words", "error"),
+    ("words", "code", "error"),
     [
-        ("--prior tasks.txt", "Error: tasks.txt line 2: task 'no-such-task' is unknown"),
-        ("--margin 1", "Invalid value for '--margin'"),
+        ("--prior tasks.txt", 2, "Error: tasks.txt line 2: task 'no-such-task' is unknown"),
+        ("--margin 1", 2, "Invalid value for '--margin'"),
+        ("--model model", 2, "no prior task is named"),
+        ("", 1, "there is no run under runs/"),
     ],
 )
 def test_what_is_asked_wrongly_is_refused_before_a_model_is_loaded(
-    tmp_path, monkeypatch, words, error
+    tmp_path, monkeypatch, words, code, error
 ):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tasks.txt").write_text("copy-letters\nno-such-task\n")
 
     done = esft("eval", *words.split())
 
-    assert (done.exit_code, done.stdout) == (2, "")
+    assert (done.exit_code, done.stdout) == (code, "")
     assert error in done.stderr
 
 
@@ -139,17 +152,6 @@ def test_a_model_by_itself_needs_no_run(tmp_path, monkeypatch):
     assert done.stdout.startswith("copy-letters (prior, 4 rows by exact)\n  step 0     ")
 
 
-def test_without_a_run_or_a_task_it_says_what_is_missing(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    write_model(tmp_path / "model")
-
-    no_run, no_task = esft("eval"), esft("eval", "--model", "model")
-
-    assert (no_run.exit_code, no_task.exit_code) == (1, 2)
-    assert "there is no run under runs/" in no_run.stderr
-    assert "no prior task is named" in no_task.stderr
-
-
 def test_ctrl_c_says_that_what_was_measured_is_kept(run, monkeypatch):
     def interrupted(self, encoded):
         raise KeyboardInterrupt
@@ -159,8 +161,6 @@ def test_ctrl_c_says_that_what_was_measured_is_kept(run, monkeypatch):
     done = esft("eval", "--prior", "reverse-letters:5", "--kl-prompts", "0")
 
     assert done.exit_code == 130
-    lines = done.stderr.splitlines()
-    assert lines[-2:] == [
-        "What was measured is kept: the same command goes on from there.",
-        "Stopped.",
-    ]
+    kept, stopped = done.stderr.splitlines()[-2:]
+    assert kept == "What was measured is kept: the same command goes on from there."
+    assert stopped == "Stopped."

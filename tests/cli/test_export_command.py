@@ -4,6 +4,8 @@ import pytest
 from command import esft
 from transformers import AutoModelForCausalLM
 
+from esft.runs.records import best_step, summaries
+
 
 def test_the_model_is_written_and_the_comparison_said_in_words(made, tmp_path):
     done = esft("export", made, "--out", tmp_path / "out")
@@ -12,35 +14,22 @@ def test_the_model_is_written_and_the_comparison_said_in_words(made, tmp_path):
     assert f"step 3 of {made}/journal.jsonl, the weights that the run recorded" in done.stdout
     assert "All weights are equal, bit for bit" in done.stdout
     assert f"model    {tmp_path / 'out'}" in done.stdout
-    card = (tmp_path / "out" / "README.md").read_text()
-    assert "All weights are equal, bit for bit" in card
+    assert "All weights are equal, bit for bit" in (tmp_path / "out" / "README.md").read_text()
     assert "saving" in done.stderr
 
 
-def test_a_converted_model_is_compared_and_told_as_json(made, tmp_path):
-    done = esft("export", made, "--out", tmp_path / "out", "--dtype", "bfloat16", "--json")
+def test_the_best_step_is_converted_compared_and_told_as_json(made, tmp_path):
+    out = tmp_path / "out"
 
-    result = json.loads(done.stdout)
-    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
-    assert (result["step"], result["dtype"], result["model"]) == (
-        3,
-        "bfloat16",
-        str(tmp_path / "out"),
-    )
-    assert str(model.dtype) == "torch.bfloat16"
-    assert 0 < result["conversion"]["largest_difference"] < 0.5
-    assert (
-        f"differ by at most {result['conversion']['largest_difference']:.4g}"
-        in (tmp_path / "out" / "README.md").read_text()
-    )
+    done = esft("export", made, "--at", "best", "--out", out, "--dtype", "bfloat16", "--json")
 
-
-def test_the_best_step_is_exported(made, tmp_path):
-    last = esft("export", made, "--out", tmp_path / "last", "--json")
-    best = esft("export", made, "--at", "best", "--out", tmp_path / "best", "--json")
-
-    result = json.loads(best.stdout)
-    assert result["step"] == result["best_step"] == json.loads(last.stdout)["best_step"]
+    result, best = json.loads(done.stdout), best_step(summaries(made))
+    assert (result["step"], result["best_step"]) == (best, best)
+    assert (result["dtype"], result["model"]) == ("bfloat16", str(out))
+    assert str(AutoModelForCausalLM.from_pretrained(out).dtype) == "torch.bfloat16"
+    largest = result["conversion"]["largest_difference"]
+    assert 0 < largest < 0.5
+    assert f"differ by at most {largest:.4g}" in (out / "README.md").read_text()
 
 
 def test_a_journal_is_exported_and_replayed(made, tmp_path):

@@ -44,23 +44,14 @@ def test_options_of_tune_stand_under_their_headings_with_defaults_in_80_columns(
     assert max(len(line) for line in text.splitlines()) <= 80
 
 
-@pytest.mark.parametrize(
-    ("table", "setting"),
-    [
-        (table, setting)
-        for table, kind in TABLES.items()
-        for setting in kind.declared().values()
-        if setting.flag is not None
-    ],
-)
-def test_an_option_is_described_as_its_setting_is_declared(table, setting):
+def test_an_option_is_described_as_its_setting_is_declared():
     text = CliRunner().invoke(main, ["tune", "--help"], terminal_width=80).output
 
-    plain = " ".join(text.split())
-    _, _, described = plain.partition(f" {setting.flag} ")
-    assert setting.help in described
-    if setting.default_text is not None:
-        assert f"[default: {setting.default_text}]" in described
+    settings = [setting for kind in TABLES.values() for setting in kind.declared().values()]
+    for setting in (setting for setting in settings if setting.flag is not None):
+        _, _, described = " ".join(text.split()).partition(f" {setting.flag} ")
+        assert setting.help in described
+        assert setting.default_text is None or f"[default: {setting.default_text}]" in described
 
 
 @pytest.mark.parametrize(

@@ -15,13 +15,16 @@ def runs(tmp_path, monkeypatch):
     return tmp_path / "runs"
 
 
-def test_the_page_of_a_run_is_written_and_named(runs):
+def test_the_page_of_a_run_is_written_and_what_should_be_known_of_it_goes_to_stderr(runs):
+    write_eval(runs / "with-awd", journal="0")
+
     done = esft("report", "with-awd")
 
     assert done.exit_code == 0, done.stderr
     assert done.stdout == "runs/with-awd/report.html\n"
     assert (runs / "with-awd" / "report.html").exists()
     assert (runs / "with-awd" / "report" / "prior.png").exists()
+    assert "with-awd: eval.json is ignored" in done.stderr
 
 
 def test_several_runs_go_to_a_folder_of_their_own_with_the_numbers_as_json(runs):
@@ -36,27 +39,13 @@ def test_several_runs_go_to_a_folder_of_their_own_with_the_numbers_as_json(runs)
     assert found["runs"][0]["tasks"][1]["evaluations"][0]["accuracy"] == 0.9
 
 
-def test_what_should_be_known_of_the_numbers_goes_to_stderr(runs):
-    write_eval(runs / "with-awd", journal="0")
-
-    done = esft("report", "with-awd", "--json")
-
-    assert "with-awd: eval.json is ignored" in done.stderr
-    assert json.loads(done.stdout)["runs"][0]["notes"]
-
-
-def test_a_run_that_is_not_there_is_named_with_a_hint(runs):
-    done = esft("report", "nosuch")
-
-    assert done.exit_code == 1
-    assert "nosuch is not a run" in done.stderr
-    assert "Hint: esft runs lists them" in done.stderr
-
-
-def test_a_folder_that_cannot_be_written_is_an_error_without_traceback(runs):
+def test_a_report_that_cannot_be_made_is_an_error_without_traceback(runs):
     (runs / "file").write_text("")
 
-    done = esft("report", "with-awd", "--out", runs / "file" / "below")
+    nosuch = esft("report", "nosuch")
+    below = esft("report", "with-awd", "--out", runs / "file" / "below")
 
-    assert done.exit_code == 1
-    assert "cannot be written" in done.stderr
+    assert nosuch.exit_code == below.exit_code == 1
+    assert "nosuch is not a run" in nosuch.stderr
+    assert "Hint: esft runs lists them" in nosuch.stderr
+    assert "cannot be written" in below.stderr

@@ -1,24 +1,28 @@
 """`esft resume` and `esft replay`, as they are typed."""
 
 import json
-from dataclasses import replace
+import shutil
 
 import pytest
 from command import esft
 from tiny_runs import Notes, a_recipe
 
-from esft.recipe.settings import Run
 from esft.tuning.start import run_tuning
 
 
+@pytest.fixture(scope="module")
+def stopped_once(tmp_path_factory):
+    """A run of five steps on a tiny model, stopped after two."""
+    folder, notes = tmp_path_factory.mktemp("stopped"), Notes()
+    run_tuning(a_recipe(folder, steps=5), notes, lambda: len(notes.steps) >= 2)
+    return folder / "run"
+
+
 @pytest.fixture
-def stopped(tmp_path, monkeypatch):
-    """A run of five steps on a tiny model, stopped after two, as runs/tiny."""
+def stopped(stopped_once, tmp_path, monkeypatch):
+    """The same as runs/tiny."""
     monkeypatch.chdir(tmp_path)
-    recipe = replace(a_recipe(tmp_path, steps=5), run=Run(dir="runs/tiny"))
-    notes = Notes()
-    run_tuning(recipe, notes, lambda: len(notes.steps) >= 2)
-    return tmp_path / "runs" / "tiny"
+    return shutil.copytree(stopped_once, tmp_path / "runs" / "tiny")
 
 
 def test_resume_goes_on_with_the_newest_run_and_says_so_of_one_that_is_finished(stopped):

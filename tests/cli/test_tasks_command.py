@@ -4,7 +4,6 @@ import pytest
 from command import esft
 
 from esft.tasks.registry import get_task, task_names
-from esft.tasks.rows import preview
 
 
 def test_all_tasks_are_listed_with_scoring_rows_source_and_licence_in_80_columns():
@@ -23,21 +22,20 @@ def test_all_tasks_are_listed_with_scoring_rows_source_and_licence_in_80_columns
 
 
 def test_a_task_shows_two_rows_as_a_model_sees_them_the_reference_and_the_grading():
-    done = esft("tasks", "countdown")
+    done, record = esft("tasks", "countdown"), esft("tasks", "countdown", "--json")
 
     assert done.exit_code == 0, done.stderr
     assert done.stdout.count("\nRow ") == 2
-    rows = preview(get_task("countdown")).rows
+    record = json.loads(record.stdout)
     flat = " ".join(done.stdout.split())
-    for row in rows:
-        assert " ".join(row.questions[0].messages[0]["content"].split()) in flat
-        assert " ".join(row.questions[0].reference.split()) in flat
+    for (question,) in (row["questions"] for row in record["first"]):
+        assert " ".join(question["messages"][0]["content"].split()) in flat
+        assert " ".join(question["reference"].split()) in flat
+        assert question["opening"] == "<think>"
     assert " ".join(get_task("countdown").grading.split()) in flat
     assert "every answer begins with: <think>" in flat
     assert "4,000 in generated countdown puzzles, train" in flat
-    record = json.loads(esft("tasks", "countdown", "--json").stdout)
     assert (record["name"], record["total"]) == ("countdown", 4000)
-    assert [row["questions"][0]["opening"] for row in record["first"]] == ["<think>"] * 2
 
 
 @pytest.mark.parametrize("name", ["arc", "winogrande"])

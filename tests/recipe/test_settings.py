@@ -36,16 +36,6 @@ def a_recipe(**tables):
     return Recipe(**({"model": Model(id="tiny"), "task": TaskSettings(name="arc")} | tables))
 
 
-def test_a_recipe_of_a_model_and_a_task_has_the_published_settings_and_no_decay():
-    recipe = a_recipe()
-
-    assert recipe.search == Search(
-        seed=None, steps=500, population=30, sigma=1e-3, alpha=5e-4, antithetic=False
-    )
-    assert recipe.anchor == Anchor(awd=0.0, norm="l1", store="cpu", drift="float16")
-    assert not recipe.model.trust_remote_code
-
-
 @pytest.mark.parametrize("table", TABLES)
 def test_settings_are_given_by_name_and_cannot_be_changed_once_checked(table):
     with pytest.raises(TypeError, match="positional"):
@@ -166,13 +156,9 @@ def test_a_wrong_value_is_refused_with_a_fix(table, values, message, hint):
     ("table", "values"),
     [
         ("search", {"seed": 0}),
-        ("search", {"seed": 2**63 - 1}),
         ("search", {"population": 31}),
-        ("anchor", {"awd": 0}),
         ("model", {"exclude": ()}),
-        ("task", {"train": 10, "rows_per_step": 10}),
         ("task", {"reward": "prob"}),
-        ("task", {"reward": "prob", "scoring": "choice"}),
     ],
 )
 def test_a_right_value_is_kept_as_it_is(table, values):
@@ -205,23 +191,16 @@ def test_an_end_at_a_peak_needs_evaluations_to_see_it():
         a_recipe(run=Run(stop_after_peak=3))
 
     assert "prior.every = 25" in caught.value.hint
-    a_recipe(prior=Prior(every=5), run=Run(stop_after_peak=3))
 
 
-def test_all_that_is_wrong_with_a_table_is_said_at_once_a_line_each():
-    with pytest.raises(SettingsError, match="steps") as caught:
-        Search(steps=0, sigma=0, population=7, antithetic=True)
+def test_all_that_is_wrong_with_a_table_is_said_at_once_a_line_each_long_values_cut():
+    with pytest.raises(SettingsError, match="…, expected a whole number") as caught:
+        Search(steps="x" * 10_000, sigma=0, population=7, antithetic=True)
 
     lines = str(caught.value).splitlines()
     assert [line.split()[1] for line in lines] == ["steps", "sigma", "population"]
+    assert max(map(len, lines)) < 160
     assert len(caught.value.hint.splitlines()) == 3
-
-
-def test_a_long_value_is_cut_in_a_message():
-    with pytest.raises(RecipeError, match="…, expected a whole number") as caught:
-        Search(steps="x" * 10_000)
-
-    assert len(str(caught.value)) < 160
 
 
 def test_reading_settings_imports_no_heavy_library():

@@ -81,17 +81,9 @@ def test_every_setting_can_be_changed_is_dumped_and_loads_again(tmp_path_factory
         assert read[table].keys() == given
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "quoted \" and ' and \"\"\" and '''",
-        "back\\slash \\n \\u0041 C:\\new",
-        "".join(map(chr, range(0x20))) + "\x7f\x80\x9f x",
-        "line\r\nbreaks\rand\nmore\u2028\u2029\x85 # no comment",
-        "é 日本語 \U0001f600 \ufeff",
-    ],
-)
-def test_text_of_any_kind_is_dumped_and_loads_again(text, write):
+def test_text_of_any_kind_is_dumped_and_loads_again(write):
+    text = "quoted \" and ' and \"\"\" and ''' back\\slash \\n \\u0041 C:\\new é 日本語 \ufeff"
+    text += "".join(map(chr, range(0x20))) + "\x7f\x80\x9f\U0001f600\r\n\u2028\u2029\x85 # none"
     recipe = Recipe(model=Model(id=text, include=(text, text)), task=TaskSettings(name=text))
 
     assert load_recipe(write(dump_recipe(recipe)), {}) == recipe
@@ -174,13 +166,7 @@ def test_changes_replace_the_values_of_a_file_and_leave_the_others(write):
 
     assert recipe.search == Search(sigma=0.25, steps=7)
     assert recipe.run.dir == "out"
-
-
-def test_awd_alone_keeps_the_norm_of_the_recipe_and_zero_turns_it_off():
-    changed = load_recipe("gsm8k-qwen2.5-3b", {"anchor.awd": 0.5})
-
-    assert changed.anchor == Anchor(awd=0.5, norm="l2")
-    assert load_recipe("gsm8k-qwen2.5-3b", {"anchor.awd": 0}).anchor.awd == 0
+    assert load_recipe("gsm8k-qwen2.5-3b", {"anchor.awd": 0.5}).anchor == Anchor(awd=0.5, norm="l2")
 
 
 def test_an_error_names_every_file_set_and_option_the_values_come_from(write):
