@@ -74,20 +74,6 @@ class Training:
     """Steps between two measurements of the target tasks."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainingRecord:
-    """How a model was trained, and what came out."""
-
-    training: Training
-    command: str
-    threads: int
-    seconds: float
-    weights: int
-    """Number of parameters."""
-    scores: dict[str, float]
-    """Accuracy of each synthetic task on its test split, 0 to 1."""
-
-
 def untrained_model(seed: int) -> LlamaForCausalLM:
     """A Llama of 0.86 million weights in float32, with random weights drawn from `seed`."""
     config = LlamaConfig(
@@ -116,9 +102,8 @@ def untrained_model(seed: int) -> LlamaForCausalLM:
 def character_tokenizer() -> PreTrainedTokenizerFast:
     """One token a character; no token is put before or behind a text."""
     # A byte-pair encoding without pairs: every character stands alone.
-    backend = Tokenizer(
-        models.BPE({token: i for i, token in enumerate(VOCABULARY)}, [], unk_token=UNKNOWN)
-    )
+    numbers = {token: i for i, token in enumerate(VOCABULARY)}
+    backend = Tokenizer(models.BPE(numbers, [], unk_token=UNKNOWN))
     backend.decoder = decoders.Fuse()
     backend.add_special_tokens(
         [AddedToken(token, special=True, normalized=False) for token in (PAD, END, UNKNOWN)]
@@ -141,17 +126,12 @@ def train(
     tokenizer: PreTrainedTokenizerBase,
     on_step: Callable[[int, float, dict[str, float]], None],
 ) -> None:
-    """Train `model` in place, by backpropagation.
+    """Train an untrained model in place, by backpropagation.
 
     The target tasks are to stay half known: the nearer one is to `held_at`, the fewer of its
     puzzles come, in proportion. Their accuracy still swings while the learning rate is high.
-
-    Args:
-        training: how.
-        model: an untrained one.
-        tokenizer: the model's.
-        on_step: called after each step, with its number from 1, its loss, and the validation
-            accuracy of each target task when last measured.
+    After each step, from 1, `on_step` gets its number, its loss and the validation accuracy of
+    each target task when last measured.
     """
     mixture = Mixture(training.seed)
     optimizer = torch.optim.AdamW(
@@ -176,7 +156,6 @@ def train(
 
 
 def learning_rate(training: Training, step: int) -> float:
-    """The learning rate of a step, counted from 0."""
     if step < training.warmup:
         return training.learning_rate * (step + 1) / training.warmup
     done = (step - training.warmup) / max(1, training.steps - training.warmup)
@@ -195,20 +174,16 @@ class Mixture:
     """
 
     def __init__(self, seed: int) -> None:
-        self._streams = {
-            # Seed 0 is that of the task's own rows.
-            task.name: stream(task.name, "train", seed + 1)
-            for task in (*PRIORS, *TARGETS)
-        }
+        # Seed 0 is that of the task's own rows.
+        names = [task.name for task in SYNTHETIC]
+        self._streams = {name: stream(name, "train", seed + 1) for name in names}
         self._draws = Draws(seed)
 
     def take(self, rows: int, of_targets: dict[str, int]) -> list[Puzzle]:
         """`rows` puzzles, of which `of_targets` says how many are of each target task."""
-        some = [
-            puzzle
-            for name, count in of_targets.items()
-            for puzzle in islice(self._streams[name], count)
-        ]
+        some = []
+        for name, count in of_targets.items():
+            some += islice(self._streams[name], count)
         while len(some) < rows:
             prior = PRIORS[self._draws.below(len(PRIORS))]
             some.append(next(self._streams[prior.name]))
@@ -240,8 +215,7 @@ def accuracy(
 ) -> float:
     """The share of puzzles whose answer, with its end, is what the model says.
 
-    One forward pass: where every token of the answer is the argmax given those before it, the
-    greedy answer is right.
+    The greedy answer is right where every token is the argmax given those before it.
     """
     right = 0
     for start in range(0, len(some), _AT_ONCE):
@@ -251,12 +225,12 @@ def accuracy(
     return right / len(some)
 
 
-def card(record: TrainingRecord) -> str:
-    """The text of README.md for a model made so, on this machine."""
-    settings = asdict(record.training)
+def card(training: Training, scores: dict[str, float], **facts: object) -> str:
+    """The text of README.md for a model made so on this machine, with its accuracies by task."""
+    settings = asdict(training)
     rows = []
     for task in SYNTHETIC:
-        score, count = record.scores[task.name], KINDS[task.name].sizes["test"]
+        score, count = scores[task.name], KINDS[task.name].sizes["test"]
         first = next(puzzles(task.name, "train"))
         rows.append(
             f"| `{task.name}` | {'prior' if task in PRIORS else 'target'} | `{first.prompt}` "
@@ -265,12 +239,9 @@ def card(record: TrainingRecord) -> str:
         )
     return _CARD.read_text(encoding="utf-8").format(
         **settings,
-        weights=record.weights,
+        **facts,
         scores="\n".join(rows),
         sign=ANSWER_SIGN,
-        command=record.command,
-        minutes=record.seconds / 60,
-        threads=record.threads,
         machine=f"{platform.system()} {platform.machine()}",
         python=platform.python_version(),
         torch=torch.__version__,
@@ -299,18 +270,13 @@ def main(out: Path, steps: int, batch: int, seed: int, threads: int) -> None:
     for task in SYNTHETIC:
         scores[task.name] = accuracy(model, tokenizer, list(puzzles(task.name, "test")))
         click.echo(f"{task.name:20} {scores[task.name]:.3f}")
-    record = TrainingRecord(
-        training=training,
-        command=f"python -m esft.embedded.train --out DIR --steps {steps} --batch {batch} "
-        f"--seed {seed} --threads {threads}",
-        threads=threads,
-        seconds=seconds,
-        weights=model.num_parameters(),
-        scores=scores,
-    )
     model.save_pretrained(out)
     tokenizer.save_pretrained(out, save_jinja_files=False)
-    (out / "README.md").write_text(card(record), encoding="utf-8")
+    command = "python -m esft.embedded.train --out DIR"
+    command += f" --steps {steps} --batch {batch} --seed {seed} --threads {threads}"
+    facts = {"command": command, "threads": threads, "minutes": seconds / 60}
+    text = card(training, scores, weights=model.num_parameters(), **facts)
+    (out / "README.md").write_text(text, encoding="utf-8")
 
 
 def _show(step: int, loss: float, known: dict[str, float]) -> None:

@@ -115,7 +115,7 @@ def quantized_copy(loaded: LoadedModel, load: str) -> PreTrainedModel:
         with writing(Path(folder)):
             write_model(loaded, Path(folder))
         try:
-            with quiet(bars_too=True):
+            with quiet():
                 model = AutoModelForCausalLM.from_pretrained(
                     folder,
                     quantization_config=BitsAndBytesConfig(**settings),

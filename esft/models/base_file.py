@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from filelock import FileLock
+from rich.filesize import decimal
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -41,7 +40,7 @@ class MappedBase:
     tensors: dict[str, Tensor]
     """Canonical name -> (numel,), on the host, in the dtype of the loaded parameter."""
     files: dict[Path, Stamp]
-    """What is mapped, as it was before."""
+    """What is mapped, as it was then."""
     note: str = ""
     """What to tell the user: which files, and why they were written if they were."""
 
@@ -58,15 +57,12 @@ def map_base(loaded: LoadedModel, names: list[str], base_identity: str) -> Mappe
 
     These are the checkpoint's own safetensors files, where they hold every parameter under its
     name, in its dtype and shape; else one file in the cache, written by the first run that needs
-    it. Every bit is compared, in pieces.
+    it. Every bit is compared, in pieces. AnchorError if the cache is needed and cannot be written.
 
     Args:
         loaded: a model at its base weights.
         names: of the parameters wanted.
-        base_identity: of the model; see `identity`.
-
-    Raises:
-        AnchorError: if the cache is needed and cannot be written.
+        base_identity: names the file in the cache.
     """
     wanted = {name: loaded.model.get_parameter(name).detach() for name in names}
     try:
@@ -95,58 +91,51 @@ def _map_cache(loaded: LoadedModel, names: list[str], path: Path, why: str) -> M
         for name, parameter in loaded.model.named_parameters()
         if parameter.dtype in _KINDS
     }
-    how = "mapped from"
     try:
-        mapped = _map_files([path], parameters)
+        mapped, how = _map_files([path], parameters), "mapped from"
     except _UnfitError:
-        with _writing_alone(path):
-            try:  # another process may have written it while this one waited for its turn
-                mapped = _map_files([path], parameters)
-            except _UnfitError:
-                how = f"written {'anew (it was damaged)' if path.exists() else 'once'} to"
-                mapped = _write_and_map(path, parameters)
+        try:
+            with writing(path):
+                mapped, how = _write_alone(path, parameters)
+        except RunError as error:
+            hint = f"{error.hint}, {_ELSEWHERE}"
+            raise AnchorError(f"the base weights: {error}", hint=hint) from error
     (stamp,) = mapped.files.values()
     return replace(
         mapped,
         tensors={name: mapped.tensors[name] for name in names},
-        note=f"base weights {how} {path} ({_size_text(stamp[0])}), since {why}",
+        note=f"base weights {how} {path} ({decimal(stamp[0], precision=2)}), since {why}",
     )
 
 
-@contextmanager
-def _writing_alone(path: Path) -> Iterator[None]:
-    """Let no other process write to the cache's folder inside the block."""
-    try:
-        with writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(path.parent / ".lock"):
-                remove_partial(path.parent)  # what killed writers left has the size of a model
-                yield
-    except RunError as error:
-        raise AnchorError(
-            f"the base weights: {error}", hint=f"{error.hint}, {_ELSEWHERE}"
-        ) from error
-
-
-def _write_and_map(path: Path, parameters: Mapping[str, Tensor]) -> MappedBase:
-    needed, free = sum(p.nbytes for p in parameters.values()), shutil.disk_usage(path.parent).free
-    if free < needed:
-        raise AnchorError(
-            f"{path.parent} has {_size_text(free)} free, expected {_size_text(needed)} for the "
-            "base weights",
-            hint=f"make room, {_ELSEWHERE}",
-        )
-    # Nobody but its owner may write to it. What lies on the host is written from where it is;
-    # of a model on another device safetensors makes a copy on the host, as on saving the model.
-    with whole_file(path, mode=0o644) as part:
-        save_file({name: p.contiguous() for name, p in parameters.items()}, part)
-    try:
-        return _map_files([path], parameters)
-    except _UnfitError as error:
-        raise AnchorError(
-            f"{path} does not hold the base weights that were written to it: {error}",
-            hint=f"check the disk, {_ELSEWHERE}",
-        ) from error
+def _write_alone(path: Path, parameters: Mapping[str, Tensor]) -> tuple[MappedBase, str]:
+    """Write and map the cache's file while no other process does; return also what was done."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.parent / ".lock"):
+        remove_partial(path.parent)  # what killed writers left has the size of a model
+        try:  # another process may have written it while this one waited for its turn
+            return _map_files([path], parameters), "mapped from"
+        except _UnfitError:
+            how = f"written {'anew (it was damaged)' if path.exists() else 'once'} to"
+        free = shutil.disk_usage(path.parent).free
+        needed = sum(parameter.nbytes for parameter in parameters.values())
+        if free < needed:
+            sizes = [decimal(size, precision=2) for size in (free, needed)]
+            raise AnchorError(
+                f"{path.parent} has {sizes[0]} free, expected {sizes[1]} for the base weights",
+                hint=f"make room, {_ELSEWHERE}",
+            )
+        # Nobody but its owner may write to it. What lies on the host is written from where it is;
+        # of a model on another device safetensors makes a copy on the host, as on saving the model.
+        with whole_file(path, mode=0o644) as part:
+            save_file({name: p.contiguous() for name, p in parameters.items()}, part)
+        try:
+            return _map_files([path], parameters), how
+        except _UnfitError as error:
+            raise AnchorError(
+                f"{path} does not hold the base weights that were written to it: {error}",
+                hint=f"check the disk, {_ELSEWHERE}",
+            ) from error
 
 
 def _map_files(paths: list[Path], parameters: Mapping[str, Tensor]) -> MappedBase:
@@ -171,17 +160,16 @@ def _map_files(paths: list[Path], parameters: Mapping[str, Tensor]) -> MappedBas
 
 
 def _check_same(name: str, mapped: Tensor, parameter: Tensor) -> None:
-    if mapped.dtype != parameter.dtype:
-        raise _UnfitError(f"{name} is {mapped.dtype} on the disk, and {parameter.dtype} loaded")
-    if mapped.shape != parameter.shape:
-        shapes = tuple(mapped.shape), tuple(parameter.shape)
-        raise _UnfitError(f"{name} is {shapes[0]} on the disk, and {shapes[1]} loaded")
+    kinds = [(tensor.dtype, tuple(tensor.shape)) for tensor in (mapped, parameter)]
+    for stored, present in zip(*kinds, strict=True):
+        if stored != present:
+            raise _UnfitError(f"{name} is {stored} on the disk, and {present} loaded")
     if mapped.data_ptr() % mapped.element_size():
         raise _UnfitError(f"{name} is not aligned in its file")
     count = _PIECE // mapped.element_size()
     for pair in zip(mapped.view(-1).split(count), parameter.reshape(-1).split(count), strict=True):
         # Bits, not values: -0.0 == 0.0.
-        if not np.array_equal(*(piece.cpu().view(torch.uint8).numpy() for piece in pair)):
+        if not torch.equal(*(piece.cpu().view(torch.uint8) for piece in pair)):
             raise _UnfitError(f"{name} has other bits on the disk than loaded")
 
 
@@ -195,7 +183,3 @@ def _stamp(path: Path) -> Stamp | None:
 
 def _listed(files: list[Path]) -> str:
     return str(files[0]) if len(files) == 1 else f"{len(files)} files in {files[0].parent}"
-
-
-def _size_text(nbytes: int) -> str:
-    return f"{nbytes / 1e9:.2f} GB" if nbytes >= 1e9 else f"{nbytes / 1e6:.2f} MB"

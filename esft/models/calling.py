@@ -15,31 +15,22 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def quiet(*, bars_too: bool = False, no_bars: bool = False) -> Iterator[None]:
-    """Inside the block transformers logs errors only, and shows bars on a terminal only.
+def quiet(*, bars: bool = True) -> Iterator[None]:
+    """Inside the block transformers logs errors only, and bars are shown on a terminal only.
 
-    Args:
-        bars_too: also catch bars that no setting turns off, by keeping all of stderr back.
-        no_bars: show none on a terminal either.
+    No setting turns off all of them, so elsewhere stderr is kept back; `bars` False does so on a
+    terminal too.
     """
-    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars
     from transformers.utils import logging
 
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    no_hub_bars = are_progress_bars_disabled()
-    shown = sys.stderr.isatty() and not no_bars
+    verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
-    if not shown:
-        logging.disable_progress_bar()
     try:
-        with redirect_stderr(io.StringIO()) if bars_too and not shown else nullcontext():
+        shown = bars and sys.stderr.isatty()
+        with nullcontext() if shown else redirect_stderr(io.StringIO()):
             yield
     finally:
         logging.set_verbosity(verbosity)
-        if bars and not shown:
-            logging.enable_progress_bar()  # and with it the hub's
-            if no_hub_bars:
-                disable_progress_bars()
 
 
 @contextmanager

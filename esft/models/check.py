@@ -71,6 +71,8 @@ def weight_files(folder: Path, name: str) -> list[str]:
 
 def check_weights(folder: Path, name: str) -> None:
     """Check the safetensors files in `folder` as far as their headers tell; no pickle will do."""
+    from safetensors import SafetensorError, safe_open
+
     files = weight_files(folder, name)
     missing = [file for file in files if not (folder / file).exists()]
     if missing == [_WEIGHTS]:
@@ -80,17 +82,21 @@ def check_weights(folder: Path, name: str) -> None:
             f"{name} lacks {missing[0]}, one of {len(files)} files of weights", hint=_AGAIN
         )
     for file in files:
-        for key, kind in _stored_dtypes(folder / file, name).items():
+        try:
+            with safe_open(folder / file, framework="pt") as stored:
+                kinds = {key: stored.get_slice(key).get_dtype() for key in stored.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            raise ModelError(
+                f"{name}: {file} is damaged or cut short: {error}", hint=_AGAIN
+            ) from error
+        for key, kind in kinds.items():
             # Masks and counters may be integers; as weights, integers would pass for floats.
             if key.endswith("weight") and kind not in _FLOATS:
                 raise _quantized(name, f"{key} is {kind}")
 
 
 def check_loaded(model: PreTrainedModel, info: dict, name: str) -> None:
-    """Check that every weight came from the checkpoint, in shape, as finite floats.
-
-    `info` is the output_loading_info of transformers.
-    """
+    """Check that every weight came from the checkpoint, in shape, as finite floats."""
     missing = sorted(info["missing_keys"])
     if missing:
         raise ModelError(
@@ -118,7 +124,6 @@ def check_loaded(model: PreTrainedModel, info: dict, name: str) -> None:
 
 
 def no_safetensors(name: str, pickles: list[str] = ()) -> ModelError:
-    """Return the error for a checkpoint without safetensors, naming the pickles it has."""
     weights = "no weights as safetensors"
     if pickles:
         weights = f"its weights as pickles only ({sorted(pickles)[0]})"
@@ -131,41 +136,26 @@ def no_safetensors(name: str, pickles: list[str] = ()) -> ModelError:
 
 
 def and_more(names: list[str]) -> str:
-    """Return what follows the first of `names`, where there are more."""
     return f" and {len(names) - 1} more" if len(names) > 1 else ""
 
 
 def _check_finite(model: PreTrainedModel, name: str) -> None:
     import torch
 
-    bad = {}
-    for key, parameter in model.named_parameters():
-        if parameter.numel() == 0:
-            continue
-        # One pass that allocates nothing; NaN comes out as NaN.
-        ends = torch.stack(torch.aminmax(parameter.detach()))
-        if not ends.isfinite().all():
-            bad[key] = "NaN" if ends.isnan().any() else "infinite values"
+    # One pass that allocates nothing; NaN comes out as NaN.
+    bad = [
+        key
+        for key, parameter in model.named_parameters()
+        if parameter.numel() and not all(end.isfinite() for end in torch.aminmax(parameter))
+    ]
     if bad:
-        key, kind = next(iter(bad.items()))
+        kind = "NaN" if model.get_parameter(bad[0]).isnan().any() else "infinite values"
         raise ModelError(
-            f"{name}: {key} holds {kind}{and_more(list(bad))}, expected finite numbers",
+            f"{name}: {bad[0]} holds {kind}{and_more(bad)}, expected finite numbers",
             hint="weights that do not fit float16 become infinite: try bfloat16 or float32"
             if model.dtype == torch.float16
             else "the checkpoint is damaged: download it again, or take another",
         )
-
-
-def _stored_dtypes(path: Path, name: str) -> dict[str, str]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {key: file.get_slice(key).get_dtype() for key in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise ModelError(
-            f"{name}: {path.name} is damaged or cut short: {error}", hint=_AGAIN
-        ) from error
 
 
 def _read_json(path: Path, name: str) -> dict:

@@ -38,11 +38,7 @@ def choose_device(name: str | None) -> torch.device:
 
 
 def parse_dtype(name: str) -> torch.dtype:
-    """Return the torch dtype called `name`, one that a model can be tuned in.
-
-    Raises:
-        ModelError: if it is another.
-    """
+    """Return the torch dtype called `name`; ModelError if no model can be tuned in it."""
     import torch
 
     if name not in DTYPES:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from esft.errors import ModelError
 from esft.models.calling import clear_errors, load_tokenizer, quiet
 from esft.models.check import and_more, check_files, check_loaded, check_weights
 from esft.models.device import choose_device, choose_gguf_dtype, computes_bfloat16, parse_dtype
 from esft.models.find import fetch_small_files, fetch_weights, find_model
-from esft.models.gguf import load_gguf
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,35 +63,28 @@ def load_model(
     """
     on = choose_device(device)
     # Straight to the device, without a copy of all weights in memory first.
-    device_map = None if on.type == "cpu" else {"": on}
+    options = {"device_map": None if on.type == "cpu" else {"": on}, "output_loading_info": True}
     wanted = None if dtype is None else parse_dtype(dtype)
     where = find_model(id)
     folder, notes = None, []
-    with quiet():
+    with quiet(), clear_errors(str(where)):
         if isinstance(where, Path) and where.is_file():
-            source = str(where.absolute())
-            why = "as asked for"
+            source, why = str(where.absolute()), "as asked for"
             if wanted is None:
                 wanted, why = choose_gguf_dtype(on)
-            with quiet(bars_too=True), clear_errors(str(where)):
-                model, info, tokenizer = load_gguf(where, wanted, device_map)
+            (model, info), tokenizer = _load_gguf(where, dtype=wanted, **options)
             notes = [f"{where.name}: weights dequantized to {_plain(wanted)}, {why}"]
         else:
             on_hub = isinstance(where, str)
             folder = fetch_small_files(where, code=trust_remote_code) if on_hub else where
             folder = folder.absolute()
             source = f"{where}@{folder.name}" if on_hub else str(folder)
-            model, info, tokenizer = _load_checkpoint(
-                where,
-                folder,
-                dtype="auto" if wanted is None else wanted,
-                device_map=device_map,
-                trust_remote_code=trust_remote_code,
-            )
+            options["dtype"] = "auto" if wanted is None else wanted
+            (model, info), tokenizer = _load_checkpoint(where, folder, trust_remote_code, options)
     check_loaded(model, info, str(where))
     model.eval().requires_grad_(False)
     pad = _borrow_pad(tokenizer)
-    notes += _notes(model, info, tokenizer, pad, named=dtype is not None)
+    notes += _notes(model, info, tokenizer, pad, dtype)
     return LoadedModel(
         model=model,
         tokenizer=tokenizer,
@@ -104,8 +99,8 @@ def load_model(
 
 
 def _load_checkpoint(
-    where: Path | str, folder: Path, *, trust_remote_code: bool, **loading: object
-) -> tuple[PreTrainedModel, dict, PreTrainedTokenizerBase]:
+    where: Path | str, folder: Path, trust_remote_code: bool, loading: dict[str, object]
+) -> tuple[tuple[PreTrainedModel, dict], PreTrainedTokenizerBase]:
     """Load a folder or a hub id, the weights last: what cannot be tuned is refused before."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
@@ -117,21 +112,52 @@ def _load_checkpoint(
         "local_files_only": True,  # everything has been fetched
         "trust_remote_code": trust_remote_code,
     }
-    with clear_errors(name):
-        AutoConfig.from_pretrained(name, **options)
-        tokenizer = load_tokenizer(AutoTokenizer, name, name, **options)
-        if on_hub:
-            fetch_weights(name, folder)
-        check_weights(folder, name)
-        model, info = AutoModelForCausalLM.from_pretrained(
-            name,
-            use_safetensors=True,
-            ignore_mismatched_sizes=True,  # reported in info and refused by name
-            output_loading_info=True,
-            **options,
-            **loading,
-        )
-    return model, info, tokenizer
+    AutoConfig.from_pretrained(name, **options)
+    tokenizer = load_tokenizer(AutoTokenizer, name, name, **options)
+    if on_hub:
+        fetch_weights(name, folder)
+    check_weights(folder, name)
+    # Mismatched sizes are reported in info, and refused by name.
+    options |= {"use_safetensors": True, "ignore_mismatched_sizes": True} | loading
+    return AutoModelForCausalLM.from_pretrained(name, **options), tokenizer
+
+
+def _load_gguf(
+    path: Path, **options: object
+) -> tuple[tuple[PreTrainedModel, dict], PreTrainedTokenizerBase]:
+    """Load a .gguf file, its weights dequantized."""
+    from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+
+    try:
+        from transformers import GgufConfig
+
+        options["quantization_config"] = GgufConfig(dequantize=True)
+    except ImportError:
+        pass  # before it came, transformers always dequantized
+    options["gguf_file"] = file = str(path.resolve())
+    # Beside the file there may lie a tokenizer.json of another model, which transformers would
+    # prefer to the tokenizer in the file: so it gets an empty folder to look into.
+    with TemporaryDirectory(prefix="esft-gguf-") as empty:
+        config = _gguf_config(path, empty, file)
+        # Not AutoTokenizer, which reads the whole file once more to find out the same class.
+        tokenizer = load_tokenizer(PreTrainedTokenizerFast, empty, str(path), gguf_file=file)
+        loaded = AutoModelForCausalLM.from_pretrained(empty, config=config, **options)
+    loaded[0].config.name_or_path = tokenizer.name_or_path = str(path)
+    return loaded, tokenizer
+
+
+def _gguf_config(path: Path, empty: str, file: str) -> PreTrainedConfig:
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(empty, gguf_file=file)
+    except (ValueError, KeyError, IndexError, TypeError, struct.error) as error:
+        if "not supported" in str(error):  # the architecture: the file itself is sound
+            raise ModelError(f"{path}: {error}", hint="take the model's safetensors") from error
+        raise ModelError(
+            f"{path} is not a .gguf file, or it is damaged or cut short: {error}",
+            hint="copy or download it again",
+        ) from error
 
 
 def _borrow_pad(tokenizer: PreTrainedTokenizerBase) -> str | None:
@@ -146,15 +172,8 @@ def _borrow_pad(tokenizer: PreTrainedTokenizerBase) -> str | None:
     return tokenizer.pad_token
 
 
-def _notes(
-    model: PreTrainedModel,
-    info: dict,
-    tokenizer: PreTrainedTokenizerBase,
-    pad: str | None,
-    *,
-    named: bool,
-) -> Iterator[str]:
-    if _plain(model.dtype) == "bfloat16" and not named and not computes_bfloat16(model.device):
+def _notes(model, info: dict, tokenizer, pad: str | None, dtype: str | None) -> Iterator[str]:
+    if dtype is None and _plain(model.dtype) == "bfloat16" and not computes_bfloat16(model.device):
         yield f"{model.device.type} emulates bfloat16, slowly: --dtype float32 is faster here"
     unused = sorted(info["unexpected_keys"])
     if unused:

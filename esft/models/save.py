@@ -16,18 +16,14 @@ if TYPE_CHECKING:
 
 
 def save_model(loaded: LoadedModel, folder: Path, *, replace: bool = False) -> None:
-    """Write weights, config, generation config, tokenizer and chat template to `folder`.
+    """Write weights, config, generation config, tokenizer and chat template, all or nothing.
 
-    `AutoModelForCausalLM.from_pretrained(folder)` gives a model with the same bits. The folder
-    appears by rename once everything is on the disk; until then nothing of that name is there,
-    or, where it is to be replaced, the one before.
+    `AutoModelForCausalLM.from_pretrained(folder)` gives a model with the same bits.
 
     Raises:
-        RunError: if `folder` exists, is not empty and must not be replaced, or cannot be written
-            (disk full, ...); nothing half-written is left.
+        RunError: if `folder` exists, is not empty and must not be replaced, or cannot be written.
     """
-    folder = Path(folder).absolute()
-    with whole_folder(folder, replace=replace) as partial:
+    with whole_folder(Path(folder).absolute(), replace=replace) as partial:
         write_model(loaded, partial)
 
 
@@ -36,7 +32,7 @@ def write_model(loaded: LoadedModel, folder: Path) -> None:
     from transformers import GenerationConfig
 
     model, generation = loaded.model, loaded.model.generation_config
-    with quiet(no_bars=True):
+    with quiet(bars=False):
         # save_pretrained refuses generation configs that some checkpoints come with (a temperature
         # where nothing is sampled); as it came, it is written below.
         model.generation_config = GenerationConfig()

@@ -105,15 +105,13 @@ def test_every_row_comes_back_from_its_tokens_one_token_a_character(loaded, name
 
 
 @pytest.mark.parametrize(
-    ("messages", "text"),
+    ("messages", "text", "ask"),
     [
-        (["user: copy ab", "assistant: ab"], "copy ab=ab<end>"),
-        (["user: copy ab", "assistant: ab", "user: 9-2"], "copy ab=ab<end>9-2"),
-        (["system: Be brief.", "user: copy ab"], "Be brief. copy ab"),
-        (["user: copy ab"], "copy ab"),
+        (["user: copy ab", "assistant: ab"], "copy ab=ab<end>", False),
+        (["user: copy ab", "assistant: ab", "user: 9-2"], "copy ab=ab<end>9-2", True),
+        (["system: Be brief.", "user: copy ab"], "Be brief. copy ab", True),
     ],
 )
-@pytest.mark.parametrize("ask", [False, True])
 def test_several_messages_are_rendered_too(loaded, messages, text, ask):
     pairs = [dict(zip(("role", "content"), line.split(": "), strict=True)) for line in messages]
 
@@ -140,10 +138,9 @@ def test_the_model_is_as_right_as_its_card_says_on_priors_well_and_on_targets_ba
     assert right >= 0.95 if role == "prior" else 0.1 <= right <= 0.4
 
 
-@pytest.mark.parametrize("name", TASKS)
-def test_the_greedy_answer_is_right_where_every_token_is_the_argmax(loaded, name):
+def test_the_greedy_answer_is_right_where_every_token_is_the_argmax(loaded):
     model, tokenizer = loaded.model, loaded.tokenizer
-    rows = read_split(TASKS[name], "test")[:100]
+    rows = read_split(TARGETS[0], "test")[:100]
 
     prompts = [encode_prompt(tokenizer, *row.questions) for row in rows]
     answers = greedy_answers(model, tokenizer, prompts, 8, Batches())

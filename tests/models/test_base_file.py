@@ -4,7 +4,6 @@ import os
 import re
 import shutil
 import sys
-from functools import partial
 from pathlib import Path
 from threading import Barrier, Thread
 
@@ -70,11 +69,7 @@ def shards(folder):
 
 @pytest.mark.parametrize(
     ("make", "tied", "dtype"),
-    [
-        (tiny_llama, True, torch.float32),
-        (tiny_llama, False, torch.float16),
-        (tiny_qwen2, True, torch.bfloat16),
-    ],
+    [(tiny_llama, False, torch.float16), (tiny_qwen2, True, torch.bfloat16)],
 )
 def test_a_checkpoint_is_mapped_itself_and_holds_the_bits_of_the_parameters(
     make, tied, dtype, tmp_path, cache
@@ -131,11 +126,11 @@ def a_tied_weight_under_its_other_name(folder):
     return load_model(str(folder))
 
 
-def another_zero(position, folder):
+def another_zero_at_the_end(folder):
     write_model(folder, tiny_llama(vocab_size=LARGE))
-    change_weights(folder, lambda all: all[EMBEDDINGS].view(-1)[position].zero_())
+    change_weights(folder, lambda all: all[EMBEDDINGS].view(-1)[-1].zero_())
     loaded = load_model(str(folder))
-    loaded.model.get_parameter(EMBEDDINGS).view(-1)[position] = -0.0
+    loaded.model.get_parameter(EMBEDDINGS).view(-1)[-1] = -0.0
     return loaded
 
 
@@ -152,8 +147,7 @@ REASONS = [
     (a_gguf_file, "the model does not come from safetensors files"),
     (another_dtype, f"{EMBEDDINGS} is torch.float32 on the disk, and torch.bfloat16 loaded"),
     (a_tied_weight_under_its_other_name, f"{EMBEDDINGS} is not in "),
-    (partial(another_zero, 0), f"{EMBEDDINGS} has other bits on the disk than loaded"),
-    (partial(another_zero, -1), f"{EMBEDDINGS} has other bits on the disk than loaded"),
+    (another_zero_at_the_end, f"{EMBEDDINGS} has other bits on the disk than loaded"),
     (tensors_not_aligned, "is not aligned in its file"),
 ]
 
@@ -166,11 +160,8 @@ def test_what_the_checkpoint_does_not_hold_is_mapped_from_the_cache(load, reason
 
     assert same_bits(mapped, loaded.model)
     assert list(mapped.files) == [cache / "bases" / f"{identity(loaded.model)}.safetensors"]
-    assert re.match(
-        rf"base weights written once to {re.escape(str(cache_file(loaded)))} \([\d.]+ MB\), since ",
-        mapped.note,
-    )
-    assert reason in mapped.note
+    said = rf"base weights written once to {re.escape(str(cache_file(loaded)))} \([\d.]+ [kM]B\)"
+    assert re.match(f"{said}, since .*{re.escape(reason)}", mapped.note)
     assert all(tensor.data_ptr() % tensor.itemsize == 0 for tensor in mapped.tensors.values())
 
 
@@ -194,22 +185,13 @@ def test_the_cache_is_written_once_and_found_again_for_other_parameters_too(load
     assert again.note.startswith("base weights mapped from ")
 
 
-def flip_a_bit_of_the_header(path):
-    whole = bytearray(path.read_bytes())
-    whole[9] ^= 1
-    path.write_bytes(whole)
-
-
 def rename_a_tensor(path):
     tensors = load_file(path)
     tensors["another.weight"] = tensors.pop("model.norm.weight")
     save_file(tensors, path)
 
 
-DAMAGES = [cut_off, flip_the_last_bit, flip_a_bit_of_the_header, rename_a_tensor]
-
-
-@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("damage", [cut_off, flip_the_last_bit, rename_a_tensor])
 def test_a_damaged_cache_file_is_written_anew(damage, loaded):
     mapped_base(loaded)
     good = cache_file(loaded).read_bytes()
@@ -248,7 +230,7 @@ def test_too_little_room_is_said_before_anything_is_written(loaded, cache, monke
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
 
     with pytest.raises(
-        AnchorError, match=r"bases has 0\.01 MB free, expected 0\.0\d MB for the base weights"
+        AnchorError, match=r"bases has 10\.00 kB free, expected [\d.]+ kB for the base weights"
     ) as caught:
         mapped_base(loaded)
 

