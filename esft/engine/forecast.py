@@ -48,10 +48,6 @@ class Forecast:
             self._mean_square = float(self._elements.double().square().mean())
         self.norms.append(math.sqrt(self._numel * self._mean_square))
 
-    def norm(self) -> float:
-        """Return the expected ||D|| after the steps so far."""
-        return self.norms[-1]
-
 
 def forecast_norm(
     numel: int, steps: int, size: int, alpha: float, decay: float = 0.0, norm: str = "l2"
@@ -60,7 +56,7 @@ def forecast_norm(
     forecast = Forecast(numel, alpha, decay, norm)
     for _ in range(steps):
         forecast.step(size, size)
-    return forecast.norm()
+    return forecast.norms[-1]
 
 
 def forecast_of(record: JournalRecord, numel: int, free: bool = False) -> Forecast:

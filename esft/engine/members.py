@@ -59,7 +59,14 @@ def shape(
     coefficients: list[float | None] = [None] * len(rewards)
     if not values or max(values) - min(values) <= EQUAL:
         return coefficients
-    shaped = _zscore(values) if shaping == "zscore" else _centred_ranks(values)
+    if shaping == "zscore":
+        mean = math.fsum(values) / len(values)
+        variance = math.fsum((value - mean) ** 2 for value in values) / len(values)
+        shaped = [(value - mean) / (math.sqrt(variance) + 1e-8) for value in values]
+    else:
+        ordered, last = sorted(values), len(values) - 1
+        ranks = [(bisect_left(ordered, v) + bisect_right(ordered, v) - 1) / 2 for v in values]
+        shaped = [rank / last - 0.5 for rank in ranks]
     for i, coefficient in zip(counted, shaped, strict=True):
         coefficients[i] = coefficient
     return coefficients
@@ -84,15 +91,3 @@ def net_coefficients(members: list[Member], coefficients: list[float]) -> list[t
     for member, coefficient in zip(members, coefficients, strict=True):
         nets[member.seed] = nets.get(member.seed, 0.0) + member.sign * float(coefficient)
     return [(seed, net) for seed, net in nets.items() if net != 0.0]
-
-
-def _zscore(values: list[float]) -> list[float]:
-    mean = math.fsum(values) / len(values)
-    variance = math.fsum((value - mean) ** 2 for value in values) / len(values)
-    return [(value - mean) / (math.sqrt(variance) + 1e-8) for value in values]
-
-
-def _centred_ranks(values: list[float]) -> list[float]:
-    ordered, last = sorted(values), len(values) - 1
-    ranks = [(bisect_left(ordered, v) + bisect_right(ordered, v) - 1) / 2 for v in values]
-    return [rank / last - 0.5 for rank in ranks]

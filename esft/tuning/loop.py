@@ -77,7 +77,7 @@ class Loop:
             priors=tuple(priors),
             grader_failures=recorder.failures.count,
             drift=self._base.drift.norm(),
-            forecast=self._forecast.norm(),
+            forecast=self._forecast.norms[-1],
             seconds=time.monotonic() - self._started,
             peak_memory=peak_memory(self._base.loaded.device),
         )
@@ -164,7 +164,7 @@ class Loop:
             grader_failures=sum(result.failures for result in results),
             members=size,
             drift=self._base.drift.norm(),
-            forecast=self._forecast.norm(),
+            forecast=self._forecast.norms[-1],
             seconds=seconds,
             peak_memory=peak_memory(self._base.loaded.device),
             batch=self._session.rollout.batches.size,
