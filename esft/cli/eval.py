@@ -14,8 +14,7 @@ from esft.cli.show import show_work, wrapped
 
 if TYPE_CHECKING:
     from esft.evals.results import Comparison, KlEstimate, KlPair, StepScore
-    from esft.evals.run import EvalResult
-    from esft.evals.tasks import MeasuredTask
+    from esft.evals.run import EvalResult, MeasuredTask
 
 
 _prior, _model, _distance = (

@@ -75,15 +75,12 @@ def export(
     from esft.export.card import comparison_text
     from esft.export.folder import export as export_folder
     from esft.export.journal import export_journal
-    from esft.tuning.rebuild import find_source
+    from esft.tuning.rebuild import RebuildOptions, find_source
 
     source = find_source(run)
     with show_work() as watcher:
-        asked = (source, which.pop("at"), out, watcher)
-        if journal:
-            done = export_journal(*asked, **which)
-        else:
-            done = export_folder(*asked, dtype=dtype, **which)
+        asked = (source, which.pop("at"), out, watcher, RebuildOptions(**which))
+        done = export_journal(*asked) if journal else export_folder(*asked, dtype)
     record, weights = asdict(done), f"weights  sha256 {done.weights}"
     if journal:
         record["journal"] = str(out)
@@ -91,10 +88,13 @@ def export(
         lines = [f"step {done.step} of {source.record.path}", weights]
         lines += [f"journal  {out}, {done.size / 1000:.1f} kB", f"rebuild  {again}"]
     else:
-        tuned = done.tuned
-        record |= {"model": str(out), "step": tuned.step, "best_step": tuned.best}
-        record["tuned"] = {key: record["tuned"][key] for key in ("dtype", "weights", "recorded")}
-        same = ", the weights that the run recorded" if tuned.recorded else ""
-        lines = [f"step {tuned.step} of {source.record.path}{same}"]
+        kept = ("step", "dtype", "weights", "prompts", "prompts_from", "conversion")
+        tuned = {"dtype": done.tuned_dtype, "weights": done.tuned_weights}
+        tuned["recorded"] = done.recorded
+        record = {"model": str(out), "best_step": done.best, "tuned": tuned} | {
+            key: record[key] for key in kept
+        }
+        same = ", the weights that the run recorded" if done.recorded else ""
+        lines = [f"step {done.step} of {source.record.path}{same}"]
         lines += [f"compared {comparison_text(done)}", weights, f"model    {out}"]
     click.echo(json.dumps(record) if as_json else "\n".join(lines))

@@ -114,6 +114,7 @@ def report(runs: tuple[str, ...], out: Path | None, as_json: bool) -> None:
       esft report
       esft report with-awd without-awd --out compared
     """
+    from esft.evals.results import to_json
     from esft.report.write import write_report
     from esft.runs.names import find_run
 
@@ -121,4 +122,4 @@ def report(runs: tuple[str, ...], out: Path | None, as_json: bool) -> None:
     for run in written.runs:
         for note in run.notes:
             click.echo(f"{run.name}: {note}", err=True)
-    click.echo(json.dumps(written.as_record()) if as_json else written.page)
+    click.echo(json.dumps(to_json(written)) if as_json else written.page)

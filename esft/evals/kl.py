@@ -11,45 +11,49 @@ from torch import Tensor
 from esft.engine.drift import Drift
 from esft.engine.noise import derived_seed
 from esft.errors import TaskError
-from esft.evals.distributions import TokenDistributions, token_distributions
 from esft.evals.results import KlEstimate
 from esft.rollout.batches import Batches
 from esft.rollout.encode import EncodedRow
-from esft.rollout.logprobs import Continuation
+from esft.rollout.logprobs import LOGITS, Continuation, in_groups, vocabulary_logprobs
 from esft.rollout.sample import sampled
 
-TOP = 64
-"""Tokens at each position over which is summed: 8 MB of host memory for 10,000 positions."""
-
-FAR = 10.0
-"""A token whose log-probability differs by more than this is far from where it was."""
+TOP = 64  # tokens of a position over which is summed: 8 MB of host memory for 10,000 positions
+FAR = 10.0  # a token whose log-probability differs by more is far from where it was
 
 
 @dataclass(frozen=True, kw_only=True)
 class KlSettings:
     """On which continuations of a model, and over which tokens, divergences are estimated."""
 
-    prompts: list[tuple[int, ...]]
-    """As tokens, at least one prompt."""
-    max_new_tokens: int
-    """Cap on a continuation; lower where the model's context asks for it."""
+    prompts: list[tuple[int, ...]]  # as tokens, at least one
+    max_new_tokens: int  # lower where the model's context asks for it
     batches: Batches
-    seed: int = 0
-    """Of the draws, which are others for base and tuned model. Runs are compared on the same."""
-    top: int = TOP
-    """The likeliest tokens of each position, over which is summed; the size of the vocabulary sums
-    exactly over all of it."""
+    seed: int = 0  # of the draws, which are others for base and tuned model
+    top: int = TOP  # the likeliest tokens, summed over; the vocabulary's size sums over all of it
+
+
+@dataclass(frozen=True)
+class TokenDistributions:
+    """The distributions of the tokens of one continuation, each given all that comes before it.
+
+    float32 log-probabilities in host memory; NaN where the model overflowed.
+    """
+
+    own: Tensor  # (targets,): of the continuation's own tokens
+    top: Tensor  # (targets, top), int64: tokens of the vocabulary that are looked at one by one
+    logprobs: Tensor  # (targets, top + 1): of these, and last of all other tokens together
+    among_others: Tensor  # (targets,), bool: whether the continuation's own token is not in `top`
 
 
 @dataclass(frozen=True, kw_only=True)
 class SampledContinuations:
     """Continuations drawn from a model, with what it says of them."""
 
-    continuations: tuple[Continuation, ...]
-    distributions: tuple[TokenDistributions, ...]
+    continuations: list[Continuation]
+    distributions: list[TokenDistributions]
 
     def told_by(self, model, batches: Batches) -> list[TokenDistributions]:
-        """Return what a model says of the same tokens."""
+        """Return what another model says of the same tokens."""
         tops = [distributions.top for distributions in self.distributions]
         return token_distributions(model, self.continuations, batches, tops)
 
@@ -59,16 +63,9 @@ def kl_between(
 ) -> tuple[KlEstimate, KlEstimate]:
     """Estimate (KL(p0||p), KL(p||p0)) per token: base to tuned, then tuned to base.
 
-    The first on continuations of the base model, the second on the tuned model's own. The
-    weights, which are the tuned ones, go to the base once and come back to their exact bits.
-
-    Args:
-        base: `sampled_continuations` of the base model, by the same settings; None draws them.
-
-    Raises:
-        ValueError: if there is no prompt.
-        TaskError: if a prompt fills the model's context.
-        AnchorError: if a step was interrupted half-way.
+    The first on continuations of the base model (`base`; None draws them), the second on the tuned
+    model's own. The weights, which are the tuned ones, go to the base once and come back to their
+    exact bits. TaskError if a prompt fills the model's context.
     """
     tuned = sampled_continuations(model, tokenizer, settings, "tuned")
     with drift.at_base():
@@ -87,8 +84,6 @@ def sampled_continuations(
 ) -> SampledContinuations:
     """Return what `kl_between` draws from the base or the tuned model, at whose weights it is."""
     prompts, count = settings.prompts, settings.max_new_tokens
-    if not prompts:
-        raise ValueError("there is no prompt, expected at least one")
     context = getattr(model.config, "max_position_embeddings", None)
     longest = max(len(prompt) for prompt in prompts)
     if context is not None and longest >= context:
@@ -101,20 +96,16 @@ def sampled_continuations(
         count = min(count, context - longest)
     seed = derived_seed(f"{whose} continuations", settings.seed)
     drawn = sampled(model, tokenizer, prompts, count, settings.batches, seed)
-    continuations = tuple(
+    continuations = [
         Continuation(prompt + tokens[:-1], tokens)
         for prompt, tokens in zip(prompts, drawn, strict=True)
-    )
+    ]
     told = token_distributions(model, continuations, settings.batches, settings.top)
-    return SampledContinuations(continuations=continuations, distributions=tuple(told))
+    return SampledContinuations(continuations=continuations, distributions=told)
 
 
 def prompts_of(encoded: Sequence[EncodedRow], limit: int) -> list[tuple[int, ...]]:
-    """Return the tokens that the first `limit` rows begin with.
-
-    Those of the first question where an answer is generated, of the context of the first option
-    where options are scored, and of what stands before the reference where that is.
-    """
+    """Return the tokens of what stands before the answers of the first `limit` rows."""
     prompts = []
     for row in encoded[:limit]:
         if row.prompts:
@@ -125,12 +116,60 @@ def prompts_of(encoded: Sequence[EncodedRow], limit: int) -> list[tuple[int, ...
     return prompts
 
 
+def token_distributions(
+    model,
+    continuations: Sequence[Continuation],
+    batches: Batches,
+    top: int | Sequence[Tensor],
+    *,
+    logits: int = LOGITS,
+) -> list[TokenDistributions]:
+    """Return the distributions of each continuation, at most `logits` held at once.
+
+    `top` says which tokens are looked at one by one: so many of the likeliest at each position, or
+    for each continuation its `top`, as another model chose them. In batches of the same size the
+    same weights give the same bits.
+    """
+    tops = [top] * len(continuations) if isinstance(top, int) else top
+    most = logits // model.get_output_embeddings().weight.shape[0]
+
+    def work(batch: Sequence[tuple[Continuation, int | Tensor]]) -> list[TokenDistributions]:
+        left = iter(top for _, top in batch)
+        return [
+            distributions
+            for group in in_groups([continuation for continuation, _ in batch], most)
+            for distributions in _distributions(model, group, [next(left) for _ in group])
+        ]
+
+    pairs = list(zip(continuations, tops, strict=True))
+    return batches.run(pairs, work, length=lambda pair: len(pair[0].tokens))
+
+
+@torch.inference_mode()
+def _distributions(
+    model, group: list[Continuation], tops: list[int] | list[Tensor]
+) -> list[TokenDistributions]:
+    logprobs = vocabulary_logprobs(model, group)  # (targets, vocabulary), of the whole group
+    targets = [token for continuation in group for token in continuation.targets]
+    wanted = torch.tensor(targets, device=model.device).unsqueeze(-1)
+    own = logprobs.gather(-1, wanted).squeeze(-1)
+    if isinstance(tops[0], int):
+        top = logprobs.topk(min(tops[0], logprobs.shape[-1]), dim=-1).indices
+    else:
+        top = torch.cat(tops).to(model.device)
+    single = logprobs.gather(-1, top)
+    # Not 1 minus the others: what is left of a sure token would be lost in the rounding.
+    others = logprobs.scatter_(-1, top, -torch.inf).logsumexp(-1, keepdim=True)
+    columns = (own, top, torch.cat([single, others], dim=-1), (top != wanted).all(dim=-1))
+    lengths = [len(continuation.targets) for continuation in group]
+    parts = (column.cpu().split(lengths) for column in columns)
+    return [TokenDistributions(*of_one) for of_one in zip(*parts, strict=True)]
+
+
 def estimate(own: Sequence[TokenDistributions], other: Sequence[TokenDistributions]) -> KlEstimate:
     """Estimate KL(p||q) per token: a ratio of two sums over prompts.
 
-    Args:
-        own: what p says of continuations drawn from p, one a prompt.
-        other: what q says of the same tokens.
+    `own` is what p says of continuations drawn from p, one a prompt; `other`, what q says of them.
     """
     pairs = list(zip(own, other, strict=True))
     sums = [float(kl_by_position(p, q).sum()) for p, q in pairs]

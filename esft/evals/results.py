@@ -5,20 +5,21 @@ Accuracies are fractions 0 to 1. None stands for what is not known, or was not a
 
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from types import UnionType
 from typing import Literal, TypeVar, get_args, get_origin, get_type_hints
 
+from esft.engine.measures import LayerDrift
 from esft.errors import RunError
 from esft.stats.paired import compare, compare_rewards
-from esft.stats.verdict import Verdict
+from esft.stats.verdict import MARGIN, Verdict, diagnose
 
 T = TypeVar("T")
 
 EVAL_FORMAT = 2
-"""Stands in the file; another number is another form."""
+"""Of eval.json; another number is another form."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +33,7 @@ class StepScore:
     reward: float | None
     reward_se: float | None
     grader_failures: int = 0  # rows to whose answer the grader gave no reward
-    acc: float | None = None
-    """For choice: share right without dividing by the options' lengths."""
+    acc: float | None = None  # for choice: share right without dividing by the options' lengths
     acc_norm: float | None = None
 
 
@@ -44,14 +44,12 @@ class Comparison:
     step: int
     change: float  # of the accuracy
     se: float | None
-    low: float
+    low: float  # of the 95 % interval of `change`
     high: float
-    """`low` to `high`: the 95 % interval of `change`."""
     gained: int  # rows wrong before and right now
     lost: int
     p: float  # McNemar's exact test
-    reward_change: float | None = None
-    """Of the mean reward; None where that only says right or wrong, like the three that follow."""
+    reward_change: float | None = None  # these four: None where a reward says right or wrong
     reward_se: float | None = None
     reward_low: float | None = None
     reward_high: float | None = None
@@ -65,12 +63,9 @@ class KlEstimate:
     continuation drawn from p, over the expected number of tokens; see `kl.kl_by_position`.
     """
 
-    kl: float
-    """In nats; not finite where a model overflowed, and then NaN once it is read back."""
-    se: float
-    """By prompt, since tokens of a prompt are correlated; NaN for a single prompt."""
-    tokens: int
-    """Drawn from p, the stop tokens among them."""
+    kl: float  # in nats; not finite where a model overflowed, and NaN once it is read back
+    se: float  # by prompt, since tokens of a prompt are correlated; NaN for a single prompt
+    tokens: int  # drawn from p, the stop tokens among them
     prompts: int
     far: float
     """Share of the tokens with |log(q/p)| above `kl.FAR`. Where it is not close to 0, rare tokens
@@ -82,10 +77,8 @@ class KlPair:
     """How far the tuned model's answers to a task's prompts are from those of the base."""
 
     step: int
-    base_to_tuned: KlEstimate
-    """KL(p0||p), on continuations of the base model."""
-    tuned_to_base: KlEstimate
-    """KL(p||p0), on the tuned model's own."""
+    base_to_tuned: KlEstimate  # KL(p0||p), on continuations of the base model
+    tuned_to_base: KlEstimate  # KL(p||p0), on the tuned model's own
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,8 +88,7 @@ class TaskResult:
     name: str
     role: Literal["target", "prior"]
     evaluations: tuple[StepScore, ...]
-    comparisons: tuple[Comparison, ...] = ()
-    """Of every step but the base."""
+    comparisons: tuple[Comparison, ...] = ()  # of every step but the base
     verdict: Verdict | None = None
     kl: tuple[KlPair, ...] = ()
     scoring: str | None = None
@@ -125,29 +117,15 @@ class TaskResult:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DriftInLayer:
-    """The drift of one layer's weights."""
-
-    name: str
-    norm: float | None  # ||D|| over them
-    numel: int
-
-    @property
-    def rms(self) -> float | None:
-        """Root mean square of D over the layer's elements."""
-        return None if self.norm is None or not self.numel else self.norm / math.sqrt(self.numel)
-
-
-@dataclass(frozen=True, kw_only=True)
 class StepDrift:
-    """How far the weights of a step are from the base weights."""
+    """How far the weights of a step are from the base weights; see `DriftMeasures`."""
 
     step: int
-    norm: float | None  # ||D||
-    forecast: float | None  # of ||D||, from the coefficients of the journal
-    zero_share: float | None  # of elements with D = 0
-    unmoved_share: float | None  # of weights whose bits are those of the base
-    layers: tuple[DriftInLayer, ...] = ()
+    norm: float  # ||D||
+    forecast: float  # of ||D||, from the coefficients of the journal
+    zero_share: float
+    unmoved_share: float
+    layers: tuple[LayerDrift, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,8 +133,7 @@ class NoiseFloor:
     """The base model scored again with another batch size: what is no difference at all."""
 
     text: str
-    changed: dict[str, int]
-    """Rows whose answer came out right once and wrong once, by task."""
+    changed: dict[str, int]  # rows right once and wrong once, by task
     rows: int  # of all tasks
 
 
@@ -187,39 +164,50 @@ class EvalRecord:
     failed: tuple[FailedTask, ...] = ()
 
 
-def comparison_of(
-    step: int,
-    base: Sequence[tuple[float, float]],
-    now: Sequence[tuple[float, float]],
+def compared(
+    task: TaskResult,
+    rows: Mapping[int, Sequence[tuple[float, float]]],
     ids: Sequence[str],
-) -> Comparison:
-    """Compare the rows of a step with those of the base.
+    margin: float = MARGIN,
+) -> TaskResult:
+    """Return a task with its comparisons with the base, and the verdict on them.
 
     Args:
-        base: correct (0 or 1) and reward, row by row; `now` of the same rows, in the same order.
+        task: as it was evaluated.
+        rows: correct (0 or 1) and reward by step, the base, 0, first, and the same rows for each.
         ids: of the rows.
+        margin: a change that matters to no one is smaller than this.
 
     Raises:
         ValueError: if the numbers of rows differ, or there is none.
     """
-    paired = compare([correct for correct, _ in base], [correct for correct, _ in now])
-    rewards = compare_rewards(base, now)
-    return Comparison(
-        step=step,
-        change=paired.difference,
-        se=known(paired.se),
-        low=paired.interval.low,
-        high=paired.interval.high,
-        gained=len(paired.gained),
-        lost=len(paired.lost),
-        p=paired.p_value,
-        reward_change=None if rewards is None else rewards.difference,
-        reward_se=None if rewards is None else known(rewards.se),
-        reward_low=None if rewards is None else rewards.interval.low,
-        reward_high=None if rewards is None else rewards.interval.high,
-        gained_rows=tuple(ids[row] for row in paired.gained),
-        lost_rows=tuple(ids[row] for row in paired.lost),
-    )
+    if len(rows) < 2:
+        return task
+    (_, base), *later = rows.items()
+    right, comparisons = {}, []
+    for step, now in later:
+        right[step] = [correct for correct, _ in now]
+        paired = compare([correct for correct, _ in base], right[step])
+        rewards = compare_rewards(base, now)
+        comparison = Comparison(
+            step=step,
+            change=paired.difference,
+            se=known(paired.se),
+            low=paired.interval.low,
+            high=paired.interval.high,
+            gained=len(paired.gained),
+            lost=len(paired.lost),
+            p=paired.p_value,
+            reward_change=None if rewards is None else rewards.difference,
+            reward_se=None if rewards is None else known(rewards.se),
+            reward_low=None if rewards is None else rewards.interval.low,
+            reward_high=None if rewards is None else rewards.interval.high,
+            gained_rows=tuple(ids[row] for row in paired.gained),
+            lost_rows=tuple(ids[row] for row in paired.lost),
+        )
+        comparisons.append(comparison)
+    verdict = diagnose([correct for correct, _ in base], right, margin)
+    return replace(task, comparisons=tuple(comparisons), verdict=verdict)
 
 
 def known(value: float | None) -> float | None:
@@ -245,18 +233,20 @@ def read_eval(file: Path) -> EvalRecord | None:
         raise RunError(f"{file} has format {version!r}, expected {EVAL_FORMAT}", hint=hint)
     try:
         return from_json(EvalRecord, content)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise RunError(f"{file} is not as esft eval writes it: {error}", hint=hint) from error
 
 
 def to_json(value: object) -> object:
-    """Return dataclasses, tuples and dicts as `json.dumps` takes them: NaN is null."""
+    """Return dataclasses, tuples, dicts and paths as `json.dumps` takes them: NaN is null."""
     if is_dataclass(value):
         return {field.name: to_json(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, dict):
         return {key: to_json(inner) for key, inner in value.items()}
     if isinstance(value, tuple | list):
         return [to_json(inner) for inner in value]
+    if isinstance(value, Path):
+        return str(value)
     return known(value) if isinstance(value, float) else value
 
 
@@ -268,35 +258,18 @@ def from_json(kind: type[T], value: object) -> T:
         value: as `json.loads` gives it; keys that `kind` does not have are left out.
 
     Raises:
-        ValueError: if `value` is not of this kind, with the names of the fields on the way.
+        TypeError, ValueError: if `value` is not of this kind.
     """
-    args = get_args(kind)
-    if get_origin(kind) is UnionType:
+    origin, args = get_origin(kind) or kind, get_args(kind)
+    if origin is UnionType:
         return None if value is None else from_json(args[0], value)
-    if get_origin(kind) is Literal and value in args:
-        return value
-    if get_origin(kind) is tuple and isinstance(value, list):
-        return tuple(from_json(args[0], inner) for inner in value)
-    if get_origin(kind) is dict and isinstance(value, dict):
-        return {key: from_json(args[1], inner) for key, inner in value.items()}
     if is_dataclass(kind) and isinstance(value, dict):
-        return _dataclass_from(kind, value)
+        hints = get_type_hints(kind).items()
+        return kind(**{name: from_json(of, value[name]) for name, of in hints if name in value})
+    if origin is tuple and isinstance(value, list):
+        return tuple(from_json(args[0], inner) for inner in value)
     if kind is float and (value is None or isinstance(value, float | int)):
         return math.nan if value is None else float(value)
-    if not args and isinstance(value, kind):
+    if value in args if origin is Literal else isinstance(value, origin):
         return value
     raise ValueError(f"{value!r:.60} is not of type {getattr(kind, '__name__', kind)}")
-
-
-def _dataclass_from(kind: type[T], value: dict[str, object]) -> T:
-    read = {}
-    for name, field_kind in get_type_hints(kind).items():
-        if name in value:
-            try:
-                read[name] = from_json(field_kind, value[name])
-            except ValueError as error:
-                raise ValueError(f"{name}: {error}") from None
-    try:
-        return kind(**read)
-    except TypeError as error:
-        raise ValueError(str(error)) from None

@@ -2,30 +2,34 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
-from esft.errors import RecipeError
-from esft.evals.distances import Distances
+from esft.errors import EsftError, RecipeError, RunError
+from esft.evals.measure import Measurer
 from esft.evals.results import (
     EvalRecord,
+    FailedTask,
+    KlPair,
     NoiseFloor,
+    StepDrift,
     StepScore,
     TaskResult,
-    comparison_of,
+    compared,
     from_json,
     to_json,
 )
 from esft.evals.steps import QuantizedSteps, RunSteps, Steps
-from esft.evals.tasks import Evaluator, MeasuredTask, eval_tasks
 from esft.files import write_whole
-from esft.models.load import load_model
+from esft.models.load import LoadedModel, load_model
 from esft.recipe.priors import PriorSpec, parse_prior_line
-from esft.recipe.settings import Recipe
-from esft.stats.verdict import diagnose
+from esft.recipe.settings import Prior, Recipe, TaskSettings
+from esft.rollout.batches import Batches
+from esft.rollout.results import Evaluation
+from esft.stats.verdict import MARGIN
 from esft.tuning.rebuild import RebuildOptions, Source, find_source, step_of
-from esft.tuning.tasks import EvalTask, refuse_target, rows_hash
+from esft.tuning.tasks import EvalTask, eval_task, refuse_target, rows_hash, rows_of, task_and_rows
 from esft.tuning.watcher import Watcher
 
 
@@ -33,26 +37,29 @@ from esft.tuning.watcher import Watcher
 class EvalRequest:
     """What is to be measured."""
 
-    run: str | None = None
-    """A run or a journal; None is the newest run, or, with a model, none."""
-    model: str | None = None
-    """A model to measure by itself; with a run, its base model."""
-    priors: tuple[str, ...] = ()
-    """Prior tasks, as `parse_prior_line` reads them; none takes those of the run."""
-    at: str = "last"
-    """Steps, separated by commas; the base is always measured."""
+    run: str | None = None  # or a journal; None is the newest run, or, with a model, none
+    model: str | None = None  # to measure by itself; with a run, its base model
+    priors: tuple[str, ...] = ()  # as `parse_prior_line` reads them; none takes those of the run
+    at: str = "last"  # steps, separated by commas; the base is always measured
     rows: int | None = None
     """Of a prior task that names no number; None takes prior.rows of the run, else 200."""
     dtype: str | None = None
     device: str | None = None
     data_dir: str | None = None
-    margin: float = 0.03
-    """A change that matters to no one is smaller than this."""
-    load: str | None = None
-    """None measures the models as they are, else as they are loaded: "nf4" or "int8"."""
+    margin: float = MARGIN
+    load: str | None = None  # "nf4" or "int8"; None measures the models as they are
     kl_prompts: int = 50
     kl_tokens: int = 256
     noise_floor: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasuredTask:
+    """A task with what was measured of it, in the order of the steps."""
+
+    task: EvalTask
+    evaluations: list[Evaluation] = field(default_factory=list)
+    kl: list[KlPair] = field(default_factory=list)  # of every step but the base
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,8 +67,7 @@ class EvalResult:
     """What it came to."""
 
     record: EvalRecord
-    measured: tuple[MeasuredTask, ...]
-    """The tasks of the record, row by row."""
+    measured: list[MeasuredTask]  # the tasks of the record, row by row
     path: str | None  # of eval.json; None where there is no run folder
 
 
@@ -77,18 +83,9 @@ def run_eval(request: EvalRequest, watcher: Watcher) -> EvalResult:
     run, recipe = (None, None) if source is None else (source.run, source.recipe)
     specs = _specs(request, recipe)
     steps = _steps(request, source, watcher)
-    tasks, failed = eval_tasks(
-        steps.loaded,
-        recipe,
-        specs,
-        rows=request.rows,
-        data_dir=request.data_dir,
-        batch=None if run is None else run.info["batches"][-1][1],
-    )
-    distances = None
-    if isinstance(steps, RunSteps):
-        distances = Distances(source, steps, tasks, request.kl_prompts, request.kl_tokens, watcher)
-    measured, floor = _measure(steps, tasks, distances, request.noise_floor, watcher)
+    batch = None if run is None else run.info["batches"][-1][1]
+    tasks, failed = _tasks(request, recipe, specs, steps.loaded, batch)
+    drift, floor = _measure(request, steps, tasks, watcher)
     record = EvalRecord(
         model=steps.loaded.id,
         run=None if run is None else str(run.path),
@@ -97,56 +94,47 @@ def run_eval(request: EvalRequest, watcher: Watcher) -> EvalResult:
         margin=request.margin,
         load=request.load,
         steps=steps.numbers,
-        tasks=tuple(task_result(one, steps.numbers, request.margin, distances) for one in measured),
-        drift=() if distances is None else tuple(distances.drift),
+        tasks=tuple(task_result(task, steps.numbers, request.margin) for task in tasks),
+        drift=tuple(drift),
         noise_floor=floor,
         failed=failed,
     )
     if run is None:
-        return EvalResult(record=record, measured=measured, path=None)
+        return EvalResult(record=record, measured=tasks, path=None)
     path = run.path / ("eval.json" if record.load is None else f"eval-{record.load}.json")
     write_whole(path, json.dumps(to_json(record), indent=1) + "\n")
-    return EvalResult(record=record, measured=measured, path=str(path))
+    return EvalResult(record=record, measured=tasks, path=str(path))
 
 
-def task_result(
-    measured: MeasuredTask, steps: Sequence[int], margin: float, distances: Distances | None = None
-) -> TaskResult:
+def task_result(measured: MeasuredTask, steps: Sequence[int], margin: float) -> TaskResult:
     """Return the figures of one task: evaluations, comparisons with the base, verdict, KL."""
-    task, ids = measured.task, [one.row.id for one in measured.task.encoded]
-    base, *later = [
-        [(float(bool(result.correct)), float(result.reward)) for result in evaluation.results]
-        for evaluation in measured.evaluations
-    ]
-    correct = [[right for right, _ in results] for results in (base, *later)]
-    verdict = None
-    if later:
-        verdict = diagnose(correct[0], dict(zip(steps[1:], correct[1:], strict=True)), margin)
-    return TaskResult(
+    task = measured.task
+    by_step = dict(zip(steps, measured.evaluations, strict=True))
+    result = TaskResult(
         name=task.name,
         role=task.role,
         evaluations=tuple(
             from_json(StepScore, {"step": step} | to_json(evaluation.summary()))
-            for step, evaluation in zip(steps, measured.evaluations, strict=True)
+            for step, evaluation in by_step.items()
         ),
-        comparisons=tuple(
-            comparison_of(step, base, now, ids) for step, now in zip(steps[1:], later, strict=True)
-        ),
-        verdict=verdict,
-        kl=() if distances is None else tuple(distances.kl[task.name]),
+        kl=tuple(measured.kl),
         scoring=task.rollout.scoring,
         hash=rows_hash(one.row for one in task.encoded),
     )
+    rows = {
+        step: [(float(bool(row.correct)), float(row.reward)) for row in evaluation.results]
+        for step, evaluation in by_step.items()
+    }
+    return compared(result, rows, [one.row.id for one in task.encoded], margin)
 
 
 def _specs(request: EvalRequest, recipe: Recipe | None) -> list[PriorSpec]:
-    lines = request.priors or (() if recipe is None else recipe.prior.tasks)
-    if not lines and recipe is None:
+    if recipe is None and not request.priors:
         raise RecipeError(
             "no prior task is named, expected at least one",
             hint="--prior tasks.txt, a task a line, or --prior gsm8k:100",
         )
-    specs = [parse_prior_line(line) for line in lines]
+    specs = [parse_prior_line(line) for line in request.priors or recipe.prior.tasks]
     if recipe is not None:
         refuse_target(specs, recipe.task.name)
     return specs
@@ -173,25 +161,51 @@ def _steps(request: EvalRequest, source: Source | None, watcher: Watcher) -> Ste
     return steps if request.load is None else QuantizedSteps(steps, request.load, watcher)
 
 
+def _tasks(
+    request: EvalRequest,
+    recipe: Recipe | None,
+    priors: list[PriorSpec],
+    loaded: LoadedModel,
+    batch: int | None,
+) -> tuple[list[MeasuredTask], tuple[FailedTask, ...]]:
+    """Return the tasks that can be measured, and those that cannot; RunError if none can."""
+    rows = request.rows or (Prior() if recipe is None else recipe.prior).rows
+    data_dir = request.data_dir or (None if recipe is None else recipe.task.data_dir)
+    tasks, failed = [], []
+    for wanted in (*([] if recipe is None else [recipe.task]), *priors):
+        try:
+            if isinstance(wanted, TaskSettings):
+                task, split = task_and_rows(wanted)
+                role, chosen = "target", split.holdout
+            else:
+                prior = rows_of(wanted, rows, data_dir)
+                task, role, chosen = prior.task, "prior", prior.rows
+            ready = eval_task(role, task, wanted, chosen, loaded, Batches(batch))
+            tasks.append(MeasuredTask(task=ready))
+        except EsftError as error:
+            failed.append(FailedTask(task=wanted.name, error=str(error), hint=error.hint))
+    if not tasks:
+        first = failed[0]
+        raise RunError(f"no task can be measured: {first.task}: {first.error}", hint=first.hint)
+    return tasks, tuple(failed)
+
+
 def _measure(
-    steps: Steps,
-    tasks: Sequence[EvalTask],
-    distances: Distances | None,
-    noise_floor: bool,
-    watcher: Watcher,
-) -> tuple[tuple[MeasuredTask, ...], NoiseFloor | None]:
-    evaluator = Evaluator(steps, watcher)
+    request: EvalRequest, steps: Steps, tasks: list[MeasuredTask], watcher: Watcher
+) -> tuple[list[StepDrift], NoiseFloor | None]:
+    """Measure every step; `tasks` keep what is theirs."""
+    measurer = Measurer(steps, watcher)
     floor = None
-    if noise_floor and steps.loaded.dtype != torch.float32:
-        floor = evaluator.noise_floor(tasks)
-    by_step = []
+    if request.noise_floor and steps.loaded.dtype != torch.float32:
+        floor = measurer.noise_floor([measured.task for measured in tasks])
+    drift = []
     for step in steps.numbers:
-        by_step.append([evaluator.evaluation(step, task) for task in tasks])
-        if distances is not None and step > 0:
-            distances.measure(step)
-    by_task = zip(*by_step, strict=True)
-    measured = [
-        MeasuredTask(task=task, evaluations=evaluations)
-        for task, evaluations in zip(tasks, by_task, strict=True)
-    ]
-    return tuple(measured), floor
+        for measured in tasks:
+            measured.evaluations.append(measurer.evaluation(step, measured.task))
+        if isinstance(steps, RunSteps) and step > 0:
+            drift.append(measurer.drift(step))
+            for measured in tasks:
+                if measured.task.role == "prior" and request.kl_prompts:
+                    amount = request.kl_prompts, request.kl_tokens
+                    measured.kl.append(measurer.kl(step, measured.task, *amount))
+    return drift, floor

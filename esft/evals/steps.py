@@ -9,27 +9,26 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from esft.engine.forecast import forecast_of
 from esft.engine.weights import identity
 from esft.errors import ModelError
 from esft.files import writing
 from esft.models.calling import quiet
+from esft.models.load import LoadedModel
 from esft.models.save import write_model
 from esft.rollout.evaluate import ModelVersion
 from esft.tuning.rebuild import RebuildOptions, Source, bring_to, open_at_base
+from esft.tuning.watcher import Watcher
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-    from esft.models.load import LoadedModel
-    from esft.tuning.watcher import Watcher
 
 
 class Steps:
     """Models that share one place in memory; here a single one, without a run."""
 
     def __init__(self, loaded: LoadedModel) -> None:
-        self.numbers: tuple[int, ...] = (0,)
-        """In rising order; 0 is the base model."""
+        self.numbers: tuple[int, ...] = (0,)  # rising; 0 is the base model
         self.loaded = loaded
         self._base = identity(loaded.model)
 
@@ -56,6 +55,10 @@ class RunSteps(Steps):
         self.loaded = self.base.loaded
         self._source = source
         self._watcher = watcher
+
+    def forecast(self, step: int) -> float:
+        """Return the ||D|| to expect, from the coefficients of the journal."""
+        return forecast_of(self._source.record, self.base.weights.numel).norms[step]
 
     def version(self, step: int) -> ModelVersion:
         """Return base and journal up to `step`."""
@@ -99,18 +102,13 @@ class QuantizedSteps(Steps):
 def quantized_copy(loaded: LoadedModel, load: str) -> PreTrainedModel:
     """Return a copy of a model with its linear layers quantized, on the same device.
 
-    It is written to a temporary folder and loaded from there, as users of the checkpoint would.
-
-    As "nf4" (4 bits: quantiles of a normal distribution, in blocks) or "int8" (a scale a row:
-    LLM.int8). ModelError where bitsandbytes cannot do that on this device; RunError where the
-    temporary folder, of the size of the model, cannot be written.
+    "nf4" takes 4 bits: quantiles of a normal distribution, in blocks; "int8" a scale a row
+    (LLM.int8). It is saved and loaded from there, as users of the checkpoint would.
     """
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-    settings: dict[str, object] = {"load_in_8bit": True}
-    if load == "nf4":
-        settings = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
-        settings["bnb_4bit_compute_dtype"] = loaded.dtype
+    in_4_bits = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": loaded.dtype}
+    settings = {"load_in_4bit": True, **in_4_bits} if load == "nf4" else {"load_in_8bit": True}
     with tempfile.TemporaryDirectory(prefix="esft-quantized-") as folder:
         with writing(Path(folder)):
             write_model(loaded, Path(folder))
@@ -122,7 +120,7 @@ def quantized_copy(loaded: LoadedModel, load: str) -> PreTrainedModel:
                     device_map={"": loaded.device},
                     dtype=loaded.dtype,
                 )
-        except (ImportError, RuntimeError, ValueError, NotImplementedError) as error:
+        except (ImportError, RuntimeError, ValueError) as error:
             raise ModelError(
                 f"the model cannot be loaded as {load} on {loaded.device}: {error}",
                 hint="bitsandbytes supports cuda, and the CPU from version 0.46 on",

@@ -14,10 +14,10 @@ from esft.rollout.encode import encode_prompt
 from esft.rollout.generate import greedy_answers
 from esft.rollout.logprobs import output_layer_sees
 from esft.tasks.benchmarks.short_answers import CONCISENESS
-from esft.tasks.registry import data_folder, get_task
-from esft.tasks.rows import read_split, split_rows
-from esft.tasks.task import Question, Row
+from esft.tasks.rows import read_split
+from esft.tasks.task import Question
 from esft.tuning.rebuild import Source
+from esft.tuning.tasks import task_and_rows
 from esft.tuning.watcher import Watcher
 
 PROMPTS = 32
@@ -34,10 +34,8 @@ Prompt = Question | str
 class ModelOutput:
     """What a model makes of some prompts."""
 
-    logits: Tensor
-    """At the last positions of the prompts, (positions, vocabulary), float32 on the CPU."""
-    answers: tuple[str, ...]
-    """Greedy ones, of at most NEW_TOKENS tokens."""
+    logits: Tensor  # at their last positions, (positions, vocabulary), float32 on the CPU
+    answers: tuple[str, ...]  # greedy ones
     batch: int  # prompts that were answered at a time
 
 
@@ -45,33 +43,31 @@ class ModelOutput:
 class Conversion:
     """A converted model against the one it was converted from."""
 
-    positions: int
-    """Whose logits were compared."""
+    positions: int  # whose logits were compared
     logits: int
     largest_difference: float  # of a logit
-    mean_kl: float
-    """KL(tuned || exported) in nats, mean over the positions."""
+    mean_kl: float  # KL(tuned || exported) in nats, mean over the positions
     same_answers: int
 
 
 def find_prompts(source: Source, watcher: Watcher) -> tuple[list[Prompt], str]:
     """Return PROMPTS prompts, and in words where they come from.
 
-    They are the run's first holdout rows, where there is a run and its rows are found, then
-    questions that come with esft.
+    The run's first holdout rows, where they are found, then questions that come with esft.
     """
     own: list[Prompt] = []
     if source.run is not None:
         try:
             settings = source.recipe.task
-            task = get_task(settings.name, settings.grader)
-            folder = data_folder(settings.data_dir, task)
-            rows = split_rows(task, settings.train, settings.holdout, folder).holdout[:PROMPTS]
+            task, split = task_and_rows(settings)
             scoring = task.choose_scoring(settings.scoring, settings.reward)
-            own = [_prompt(row, scoring) for row in rows]
+            own = [
+                row.options[row.gold].context if scoring == "choice" else row.questions[0]
+                for row in split.holdout[:PROMPTS]
+            ]
         except TaskError as error:
             watcher.notice(f"{error}; questions of conciseness are compared instead")
-    shipped = [_prompt(row, "generate") for row in read_split(CONCISENESS, "validation")]
+    shipped = [row.questions[0] for row in read_split(CONCISENESS, "validation")]
     more = [prompt for prompt in shipped if prompt not in own][: PROMPTS - len(own)]
     parts = []
     if own:
@@ -89,21 +85,10 @@ def tokens_of(prompt: Prompt, tokenizer) -> tuple[int, ...]:
     return encode_prompt(tokenizer, prompt)
 
 
-def _prompt(row: Row, scoring: str) -> Prompt:
-    if scoring == "choice":
-        return row.options[row.gold].context
-    question = row.questions[0]
-    return Question(messages=question.messages, opening=question.opening)
-
-
 def output_of(
     loaded: LoadedModel, tokens: Sequence[tuple[int, ...]], batch: int = _BATCH
 ) -> ModelOutput:
-    """Return what a model makes of prompts, at least one.
-
-    What is too long for the model's context with an answer is cut at the front. `batch` prompts
-    are answered at a time, fewer where memory runs out.
-    """
+    """Return what a model makes of prompts, cut at the front where its context asks for it."""
     model = loaded.model
     limit = getattr(model.config, "max_position_embeddings", None)
     if limit is not None:

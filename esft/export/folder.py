@@ -3,22 +3,15 @@
 import gc
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from esft.engine.weights import identity
 from esft.errors import RunError
-from esft.export.card import Exported, Tuned, card
-from esft.export.compare import (
-    Conversion,
-    ModelOutput,
-    compare,
-    find_prompts,
-    output_of,
-    tokens_of,
-)
+from esft.export.card import Exported, card
+from esft.export.compare import ModelOutput, compare, find_prompts, output_of, tokens_of
 from esft.files import require_free, whole_folder, write_whole
 from esft.models.device import parse_dtype
 from esft.models.load import LoadedModel, load_model
@@ -35,11 +28,8 @@ def export(
     at: str,
     out: Path,
     watcher: Watcher,
-    *,
+    options: RebuildOptions,
     dtype: str | None = None,
-    model: str | None = None,
-    device: str | None = None,
-    from_base: bool = False,
 ) -> Exported:
     """Write the model of a step to a folder that transformers loads, with a model card.
 
@@ -48,14 +38,10 @@ def export(
     Where `dtype` converts, logits and greedy answers are compared too.
 
     Args:
-        source: the run or journal.
         at: "best", "last" or the number of a step.
         out: the folder; new or empty.
-        watcher: told of progress.
+        options: how and where the model is rebuilt; it is compared there too.
         dtype: float32, float16 or bfloat16, to which the weights are converted; None keeps theirs.
-        model: the base model; None takes that of the run.
-        device: where the model is rebuilt and compared; None takes the run's, or the best.
-        from_base: make every step again, without snapshots.
 
     Raises:
         EsftError: if the step cannot be rebuilt, a weight does not fit `dtype`, the folder cannot
@@ -64,130 +50,106 @@ def export(
     out = Path(out).absolute()
     require_free(out)
     wanted = None if dtype is None else parse_dtype(dtype)
-    options = RebuildOptions(model=model, device=device, from_base=from_base)
-    tuned, loaded = _tuned(rebuild(source, at, watcher, options))
+    rebuilt = rebuild(source, at, watcher, options)
+    loaded = rebuilt.base.loaded
     prompts, prompts_from = find_prompts(source, watcher)
     tokens = [tokens_of(prompt, loaded.tokenizer) for prompt in prompts]
     asked = [prompt for prompt in tokens if prompt]
+    exported = _in_memory(rebuilt, len(asked), prompts_from)
+    del rebuilt  # its drift holds on to the weights as they are
     before = None
     if wanted not in (None, loaded.dtype):
         watcher.phase(f"taking logits and greedy answers of {len(asked)} prompts")
         before = output_of(loaded, asked)
-        _release()  # the drift, which holds on to the weights as they are
+        _release()
         _convert_(loaded, wanted)
+        exported = replace(exported, dtype=_name(wanted), weights=identity(loaded.model))
     with whole_folder(out) as partial:
         watcher.phase(f"saving the model to {out}")
         write_model(loaded, partial)
-        written = _described(loaded)
+        configs = _configs(loaded)
+        device = str(loaded.device) if loaded.device.type == "cuda" else loaded.device.type
         del loaded  # the one that is loaded again has its room then
         _release()
         watcher.phase("loading it again, to compare it with the tuned model")
-        again = _loaded_again(source, partial, out, written)
+        trusted = source.run is not None and source.recipe.model.trust_remote_code
+        again = load_model(str(partial), device=device, trust_remote_code=trusted)
+        _require_same(again, exported.weights, configs, out)
         if [tokens_of(prompt, again.tokenizer) for prompt in prompts] != tokens:
             raise _other(out, "its tokenizer splits the prompts otherwise")
-        conversion = None if before is None else _conversion(before, again, asked, out)
+        if before is not None:
+            after = output_of(again, asked, before.batch)
+            _require_finite(after, exported.dtype, out)
+            exported = replace(exported, conversion=compare(before, after))
         del again  # no system removes or renames a file that is mapped
-        exported = Exported(
-            tuned=tuned,
-            dtype=written.dtype,
-            weights=written.weights,
-            prompts=len(asked),
-            prompts_from=prompts_from,
-            conversion=conversion,
-        )
         write_whole(partial / "README.md", card(source, exported))
     return exported
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Written:
-    """What the folder must hold, when the model that was written is gone."""
-
-    weights: str
-    configs: tuple[dict[str, object], ...]
-    dtype: str
-    device: str
-
-
-def _described(loaded: LoadedModel) -> _Written:
-    model = loaded.model
-    # As JSON, in which numbers as keys are texts and tuples are lists.
-    texts = [it.to_json_string(use_diff=False) for it in (model.config, model.generation_config)]
-    return _Written(
-        weights=identity(model),
-        configs=tuple(
-            {key: value for key, value in json.loads(text).items() if key not in _NOT_COMPARED}
-            for text in texts
-        ),
-        dtype=_name(model.dtype),
-        device=str(loaded.device) if loaded.device.type == "cuda" else loaded.device.type,
-    )
-
-
-def _loaded_again(source: Source, partial: Path, out: Path, written: _Written) -> LoadedModel:
-    again = load_model(
-        str(partial),
-        device=written.device,
-        trust_remote_code=source.run is not None and source.recipe.model.trust_remote_code,
-    )
-    read = _described(again)
-    if read.weights != written.weights:
-        raise _other(out, "its weights are not those that were written")
-    for before, now in zip(written.configs, read.configs, strict=True):
-        for key in sorted(before.keys() | now.keys()):
-            if before.get(key) != now.get(key):
-                raise _other(out, f"{key} is {now.get(key)!r}, expected {before.get(key)!r}")
-    return again
-
-
-def _conversion(
-    before: ModelOutput, again: LoadedModel, asked: list[tuple[int, ...]], out: Path
-) -> Conversion:
-    after = output_of(again, asked, before.batch)
-    if not after.logits.isfinite().all():
-        raise RunError(
-            f"the model for {out} gives NaN or infinite logits: it overflows in "
-            f"{_name(again.dtype)}",
-            hint="take --dtype bfloat16 or float32, or leave --dtype out; nothing was left",
-        )
-    return compare(before, after)
-
-
-def base_of(source: Source, loaded: LoadedModel) -> tuple[str, str | None]:
-    """Return what the base model is called where others read it, and its commit on the hub.
-
-    A model of the hub is called by its id; any other, by the name of its folder or file without
-    what leads to it, and has no commit. A journal alone does not say it: `loaded` does.
-    """
-    info = None if source.run is None else source.run.info["model"]
-    # A path is absolute there, so that it does not look like a hub id.
-    on_hub = re.fullmatch(
-        r"([\w.-]+/[\w.-]+)@(\w+)", loaded.source if info is None else str(info["source"])
-    )
-    if on_hub:
-        return on_hub[1], on_hub[2]
-    id = loaded.id if info is None else str(info["id"])
-    return Path(id).expanduser().resolve().name, None
-
-
-def _tuned(rebuilt: Rebuilt) -> tuple[Tuned, LoadedModel]:
-    """Return the model, and what is to be said of it when its drift is gone."""
+def _in_memory(rebuilt: Rebuilt, prompts: int, prompts_from: str) -> Exported:
+    """Return what is to be said of the model when it and its drift are gone."""
     base, loaded = rebuilt.base, rebuilt.base.loaded
     name, revision = base_of(rebuilt.source, loaded)
-    tuned = Tuned(
+    dtype = _name(loaded.dtype)
+    return Exported(
         step=rebuilt.step,
         best=rebuilt.source.best,
         base=name,
         revision=revision,
         base_weights=base.identity,
-        weights=rebuilt.weights,
+        tuned_weights=rebuilt.weights,
         recorded=rebuilt.proven,
         parameters=base.weights.numel,
         drift=base.drift.norm(),
-        dtype=_name(loaded.dtype),
+        tuned_dtype=dtype,
         device=loaded.device.type,
+        dtype=dtype,
+        weights=rebuilt.weights,
+        prompts=prompts,
+        prompts_from=prompts_from,
+        conversion=None,
     )
-    return tuned, loaded
+
+
+def _configs(loaded: LoadedModel) -> list[dict[str, object]]:
+    model = loaded.model
+    # As JSON, in which numbers as keys are texts and tuples are lists.
+    texts = [it.to_json_string(use_diff=False) for it in (model.config, model.generation_config)]
+    return [
+        {key: value for key, value in json.loads(text).items() if key not in _NOT_COMPARED}
+        for text in texts
+    ]
+
+
+def _require_same(again: LoadedModel, weights: str, configs: list[dict], out: Path) -> None:
+    if identity(again.model) != weights:
+        raise _other(out, "its weights are not those that were written")
+    for before, now in zip(configs, _configs(again), strict=True):
+        for key in sorted(before.keys() | now.keys()):
+            if before.get(key) != now.get(key):
+                raise _other(out, f"{key} is {now.get(key)!r}, expected {before.get(key)!r}")
+
+
+def _require_finite(output: ModelOutput, dtype: str, out: Path) -> None:
+    if not output.logits.isfinite().all():
+        raise RunError(
+            f"the model for {out} gives NaN or infinite logits: it overflows in {dtype}",
+            hint="take --dtype bfloat16 or float32, or leave --dtype out; nothing was left",
+        )
+
+
+def base_of(source: Source, loaded: LoadedModel) -> tuple[str, str | None]:
+    """Return what the base model is called where others read it, and its commit on the hub.
+
+    One that is not from the hub is called by its folder or file without what leads to it, and has
+    no commit. A journal alone does not say it: `loaded` does.
+    """
+    made = {"source": loaded.source, "id": loaded.id}
+    about = made if source.run is None else source.run.info["model"]
+    # A path is absolute there, so that it does not look like a hub id.
+    if on_hub := re.fullmatch(r"([\w.-]+/[\w.-]+)@(\w+)", str(about["source"])):
+        return on_hub[1], on_hub[2]
+    return Path(str(about["id"])).expanduser().resolve().name, None
 
 
 def _convert_(loaded: LoadedModel, dtype: torch.dtype) -> None:

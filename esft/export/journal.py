@@ -27,18 +27,15 @@ def export_journal(
     at: str,
     out: Path,
     watcher: Watcher,
-    *,
-    model: str | None = None,
-    device: str | None = None,
-    from_base: bool = False,
+    options: RebuildOptions,
 ) -> ExportedJournal:
     """Write the journal up to a step, closed with what it must rebuild: whole, or not at all.
 
     Args:
-        source: the run or journal.
-        at: as in `export`, like `model` and `device`, where the step must be rebuilt.
+        at: "best", "last" or the number of a step.
         out: the file, which is not there yet.
-        from_base: rebuild the step, without snapshots, although its weights are on record.
+        options: how the step is rebuilt, where its weights are not on record; with `from_base`, in
+            any case.
 
     Raises:
         EsftError: if there is no such step, it cannot be rebuilt, or the file is there already or
@@ -50,9 +47,8 @@ def export_journal(
             hint="name another file, or move that one away",
         )
     step = step_of(source, at)
-    weights = None if from_base else source.weights_of(step)
+    weights = None if options.from_base else source.weights_of(step)
     if weights is None:  # the run kept the identity of its last step alone
-        options = RebuildOptions(model=model, device=device, from_base=from_base)
         weights = rebuild(source, at, watcher, options).weights
     lines: list[str] = []
     end = Journal(out, source.record.checksums[step], lambda _, line: lines.append(line))

@@ -11,26 +11,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from esft.report.charts import AnyChart, Chart, DotChart, Line
+import numpy as np
+
+from esft.report.charts import Chart, Key
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from esft.report.sections import Key
-
-SIZE = (5.2, 3.3)
-"""Inches of a chart; the page shows it at about 72 points an inch, as wide as a phone."""
-
-ROW = 0.23
-"""Inches of a row of a DotChart."""
-
-COLUMNS = 3
-"""Charts side by side in a PNG, at most."""
-
-DPI = 160
-"""Dots an inch of a PNG: twice what a screen shows it at."""
-
+SIZE = (5.2, 3.3)  # inches of a chart, which the page shows at 72 points each: a phone's width
+COLUMNS = 3  # charts side by side in a PNG, at most
 STYLES = {"solid": "solid", "dashed": (0, (5, 3)), "dotted": (0, (1.5, 2.5))}
 """Dashes of each style of line, in points."""
 
@@ -92,7 +82,7 @@ def marker(number: int) -> str:
     return list(MARKERS)[number % len(MARKERS)]
 
 
-def as_svg(chart: AnyChart, palette: Palette) -> bytes:
+def as_svg(chart: Chart, palette: Palette) -> bytes:
     """Return a chart as an SVG file on nothing, to be laid on the palette's paper."""
     with _matplotlib():
         from matplotlib.figure import Figure
@@ -105,7 +95,7 @@ def as_svg(chart: AnyChart, palette: Palette) -> bytes:
     return data.getvalue()
 
 
-def as_png(charts: Sequence[AnyChart], keys: Sequence[Key]) -> bytes:
+def as_png(charts: Sequence[Chart], keys: Sequence[Key]) -> bytes:
     """Return charts as one picture, with a legend."""
     with _matplotlib():
         from matplotlib.figure import Figure
@@ -123,9 +113,11 @@ def as_png(charts: Sequence[AnyChart], keys: Sequence[Key]) -> bytes:
             axes.set_title(title, loc="left", color=LIGHT.ink, weight="bold", size=12)
         for axes in grid[len(charts) :]:
             axes.set_axis_off()
-        _legend(figure, keys, columns)
+        if keys:
+            _legend(figure, keys, columns)
         data = io.BytesIO()
-        figure.savefig(data, format="png", dpi=DPI, metadata={"Software": None})
+        # 160 dots an inch: twice what a screen shows.
+        figure.savefig(data, format="png", dpi=160, metadata={"Software": None})
     return data.getvalue()
 
 
@@ -141,15 +133,12 @@ def _matplotlib() -> Iterator[None]:
         yield
 
 
-def _size(chart: AnyChart) -> tuple[float, float]:
-    return (SIZE[0], 0.8 + ROW * len(chart.rows)) if isinstance(chart, DotChart) else SIZE
+def _size(chart: Chart) -> tuple[float, float]:
+    return (SIZE[0], 0.8 + 0.23 * len(chart.rows)) if chart.rows else SIZE
 
 
-def _draw(axes: Axes, chart: AnyChart, palette: Palette) -> None:
-    if isinstance(chart, DotChart):
-        _draw_dots(axes, chart, palette)
-    else:
-        _draw_lines(axes, chart, palette)
+def _draw(axes: Axes, chart: Chart, palette: Palette) -> None:
+    (_draw_dots if chart.rows else _draw_lines)(axes, chart, palette)
     axes.grid(color=palette.grid)
     axes.tick_params(colors=palette.muted, length=3)
     for spine in axes.spines.values():
@@ -164,7 +153,22 @@ def _draw_lines(axes: Axes, chart: Chart, palette: Palette) -> None:
     if chart.level is not None:
         axes.axhline(chart.level, color=palette.muted, linewidth=0.8)
     for line in chart.lines:
-        _draw_line(axes, line, palette)
+        colour, values = palette.run(line.run), np.array(line.values, dtype=float)  # None as NaN
+        if line.errors is not None:
+            errors = np.array(line.errors, dtype=float)
+            low, high = values - errors, values + errors
+            axes.fill_between(line.steps, low, high, color=colour, alpha=0.16, linewidth=0)
+            if line.marked:
+                axes.vlines(line.steps, low, high, color=colour, linewidth=1)
+        lone = sum(value is not None for value in line.values) == 1
+        axes.plot(
+            line.steps,
+            values,
+            color=palette.ink if line.thin else colour,
+            linewidth=1 if line.thin else None,
+            linestyle=STYLES[line.style],
+            marker=marker(line.run) if line.marked or lone else None,
+        )
     if chart.limits is not None:
         axes.set_ylim(*chart.limits)
     steps = [step for line in chart.lines for step in line.steps]
@@ -176,50 +180,23 @@ def _draw_lines(axes: Axes, chart: Chart, palette: Palette) -> None:
     axes.set_ylabel(chart.label)
 
 
-def _draw_line(axes: Axes, line: Line, palette: Palette) -> None:
-    colour, values = palette.run(line.run), _with_gaps(line.values)
-    if line.errors is not None:
-        pairs = list(zip(values, _with_gaps(line.errors), strict=True))
-        low = [value - error for value, error in pairs]
-        high = [value + error for value, error in pairs]
-        axes.fill_between(line.steps, low, high, color=colour, alpha=0.16, linewidth=0)
-        if line.marked:
-            axes.vlines(line.steps, low, high, color=colour, linewidth=1)
-    lone = sum(value is not None for value in line.values) == 1
-    axes.plot(
-        line.steps,
-        values,
-        color=palette.ink if line.thin else colour,
-        linewidth=1 if line.thin else None,
-        linestyle=STYLES[line.style],
-        marker=marker(line.run) if line.marked or lone else None,
-    )
-
-
-def _draw_dots(axes: Axes, chart: DotChart, palette: Palette) -> None:
-    heights = range(len(chart.rows))
-    for run, values in chart.dots.items():
-        look = {"color": palette.run(run), "marker": marker(run), "linestyle": "none"}
-        axes.plot(_with_gaps(values), heights, **look)
+def _draw_dots(axes: Axes, chart: Chart, palette: Palette) -> None:
+    for line in chart.lines:
+        look = {"color": palette.run(line.run), "marker": marker(line.run), "linestyle": "none"}
+        axes.plot(np.array(line.values, dtype=float), line.steps, **look)
     # Of a long name the end: that is where layers differ.
     names = [row if len(row) <= 28 else f"…{row[-27:]}" for row in chart.rows]
-    axes.set_yticks(heights, names)
+    axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(chart.rows) - 0.5, -0.5)
     axes.set_xlim(left=0)
     axes.locator_params(axis="x", nbins=5)
     axes.set_xlabel(chart.label)
 
 
-def _with_gaps(values: Sequence[float | None]) -> list[float]:
-    return [math.nan if value is None else value for value in values]
-
-
 def _legend(figure: Figure, keys: Sequence[Key], columns: int) -> None:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-    if not keys:
-        return
     handles = []
     for key in keys:
         colour = LIGHT.muted if key.run is None else LIGHT.run(key.run)

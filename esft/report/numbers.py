@@ -1,13 +1,20 @@
 """What a report says of a run, as plain numbers: the form of `esft report --json`.
 
-Accuracies are fractions; None stands for what is not known or was no finite number.
+Accuracies are fractions; None stands for what is not known or was not a finite number.
 """
 
 from __future__ import annotations
 
+import math
+import statistics
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from esft.evals.results import StepDrift, TaskResult
+from esft.engine.anchor import pull_of
+from esft.engine.forecast import forecast_of
+from esft.engine.journal_read import JournalRecord
+from esft.evals.results import StepDrift, TaskResult, known
+from esft.runs.records import metrics
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,17 +25,13 @@ class StepNumbers:
     reward_mean: float | None
     reward_best: float | None
     reward_worst: float | None
-    reward_sd: float | None
-    """Standard deviation of the members' rewards, ddof 0; with the worst from the journal."""
+    reward_sd: float | None  # of the members, ddof 0; with the worst from the journal
     correct: float | None
     drift: float | None
     forecast: float | None
-    free: float | None
-    """Forecast without decay."""
-    ratio: float | None
-    """Drift over forecast."""
-    left: float | None
-    """Drift over `free`: what the decay left of it."""
+    free: float | None  # forecast without decay
+    ratio: float | None  # drift over forecast
+    left: float | None  # drift over `free`: what the decay left of it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,12 +40,9 @@ class Decay:
 
     awd: float
     norm: str
-    pull: float
-    """alpha * lambda: a share of D (l2), or weight (l1), a step."""
-    half_life: int | None
-    """Steps after which half of a drift is gone; None for l1 and without decay."""
-    walk: float
-    """Random-walk step of a weight, alpha / sqrt(N)."""
+    pull: float  # alpha * lambda: a share of D (l2), or weight (l1), a step
+    half_life: int | None  # steps; None for l1 and without decay
+    walk: float  # random-walk step of a weight, alpha / sqrt(N)
     text: str
 
 
@@ -55,14 +55,11 @@ class RunNumbers:
     state: str
     started: str | None
     model: str
-    base: str | None
-    """Identity of the base model."""
+    base: str | None  # identity of the base model
     dtype: str | None
     device: str | None
-    parameters: int | None
-    """Elements tuned."""
-    steps: int
-    """Those done of `planned`."""
+    parameters: int | None  # elements tuned
+    steps: int  # those done of `planned`
     planned: int | None
     settings: dict[str, object] = field(default_factory=dict)
     tasks: tuple[TaskResult, ...] = ()
@@ -70,3 +67,59 @@ class RunNumbers:
     decay: Decay | None = None
     drift: tuple[StepDrift, ...] = ()
     notes: tuple[str, ...] = ()
+
+
+def progress_of(
+    path: Path, record: JournalRecord | None, numel: int | None
+) -> tuple[StepNumbers, ...]:
+    """Return the steps of metrics.jsonl, with what the journal knows of them where it is there."""
+    lines = {line["step"]: line for line in metrics(path)}
+    rewards = {} if record is None else {step.step: step.rewards for step in record.steps}
+    free = [] if record is None or numel is None else forecast_of(record, numel, free=True).norms
+    steps = []
+    for step, line in sorted(lines.items()):
+        finite = [reward for reward in rewards.get(step, ()) if math.isfinite(reward)]
+        drift, forecast = known(line.get("drift")), known(line.get("forecast"))
+        expected = free[step] if step < len(free) else None
+        numbers = StepNumbers(
+            step=step,
+            reward_mean=known(line.get("reward_mean")),
+            reward_best=known(line.get("reward_best")),
+            reward_worst=min(finite, default=None),
+            reward_sd=statistics.pstdev(finite) if finite else None,
+            correct=known(line.get("correct")),
+            drift=drift,
+            forecast=forecast,
+            free=expected,
+            ratio=drift / forecast if drift is not None and forecast else None,
+            left=drift / expected if drift is not None and expected else None,
+        )
+        steps.append(numbers)
+    return tuple(steps)
+
+
+def decay_of(settings: dict[str, object], progress: tuple[StepNumbers, ...]) -> Decay | None:
+    """Return what the decay of a run did; None where its settings do not say."""
+    names = ("search.alpha", "search.population", "anchor.awd", "anchor.norm")
+    if any(settings.get(name) is None for name in names):
+        return None
+    alpha, population, awd, norm = (settings[name] for name in names)
+    pull, walk, half_life = pull_of(alpha, awd, norm), alpha / math.sqrt(population), None
+    text = "No decay: the drift is free."
+    if awd and norm == "l2":
+        half_life = 1 if pull >= 0.5 else math.ceil(math.log(2) / -math.log1p(-pull))
+        steps = f"{half_life:,} step{'s' * (half_life != 1)}"
+        text = f"L2, lambda {awd:g}: each step takes {pull:.2%} of the drift, half-life {steps}."
+    elif awd:
+        text = (
+            f"L1, lambda {awd:g}: each step pulls every weight by {pull:.2g} towards its base, "
+            f"against a random-walk step of {walk:.2g}."
+        )
+    last = progress[-1] if progress else None
+    if last is not None and last.drift is not None and last.free is not None:
+        text += f" After step {last.step} ||D|| is {last.drift:.4g}; {last.free:.4g} was to be"
+        text += " expected"
+        if awd and last.left is not None:
+            text += f" without decay: {last.left:.1%} of it is left"
+        text += "."
+    return Decay(awd=awd, norm=norm, pull=pull, half_life=half_life, walk=walk, text=text)

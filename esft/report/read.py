@@ -7,32 +7,16 @@ from typing import TypeVar
 
 from esft.engine.journal_read import JournalRecord, read_journal
 from esft.errors import EsftError
-from esft.evals.results import (
-    StepDrift,
-    StepScore,
-    TaskResult,
-    comparison_of,
-    from_json,
-    read_eval,
-)
-from esft.files import slug
-from esft.report.numbers import RunNumbers
-from esft.report.progress import decay_of, progress_of
-from esft.runs.records import read_info, read_lines
-from esft.stats.verdict import diagnose
+from esft.evals.results import StepDrift, StepScore, TaskResult, compared, from_json, read_eval
+from esft.report.numbers import RunNumbers, decay_of, progress_of
+from esft.rollout.results import number
+from esft.runs.records import read_info, read_lines, rows_path, summaries
 
 T = TypeVar("T")
 
-_Rows = dict[tuple[str, str], tuple[float, float]]
-"""Id and key of a row to whether it is right (0 or 1) and its reward; NaN is an overflow."""
-
 
 def read_run(path: Path) -> RunNumbers:
-    """Return the numbers of a run; what cannot be read of it is left out, and a note says so.
-
-    Raises:
-        RunError: if run.json cannot be read.
-    """
+    """Return the numbers of a run; what cannot be read but run.json is left out, with a note."""
     info, notes = read_info(path), []
     model, settings = info.get("model") or {}, info.get("settings") or {}
     numel = model.get("tuned_parameters")
@@ -81,37 +65,28 @@ def _noted(notes: list[str], instead: T, read: Callable[[], T]) -> T:
 def _recorded_tasks(path: Path) -> list[TaskResult]:
     """Return the tasks of evals.jsonl, each compared with its base row by row."""
     tasks: dict[tuple[str, str], dict[int, StepScore]] = {}
-    for line in read_lines(path / "evals.jsonl"):
+    for line in summaries(path):
         scores = tasks.setdefault((line["role"], line["task"]), {})
         scores[line["step"]] = from_json(StepScore, line)
-    return [_recorded_task(path, role, name, scores) for (role, name), scores in tasks.items()]
+    recorded = []
+    for (role, name), scores in tasks.items():
+        rows = {step: _rows(path, name, scores[step]) for step in sorted(scores)}
+        base = rows.get(0, {})
+        # Only steps whose rows are those of the base, all of them.
+        same = {step: list(of.values()) for step, of in rows.items() if of and [*of] == [*base]}
+        task = TaskResult(name=name, role=role, evaluations=tuple(scores[step] for step in rows))
+        task = compared(task, same, [id for id, _ in base])
+        recorded.append(task if role == "prior" else replace(task, verdict=None))
+    return recorded
 
 
-def _recorded_task(path: Path, role: str, name: str, scores: dict[int, StepScore]) -> TaskResult:
-    rows = {step: _rows(path, name, scores[step]) for step in sorted(scores)}
-    base = rows.pop(0, {})
-    later = {step: row for step, row in rows.items() if base and list(base) == list(row)}
-    right = {step: [correct for correct, _ in row.values()] for step, row in later.items()}
-    judged = role == "prior" and bool(later)
-    return TaskResult(
-        name=name,
-        role=role,
-        evaluations=tuple(scores[step] for step in sorted(scores)),
-        comparisons=tuple(
-            comparison_of(step, list(base.values()), list(row.values()), [id for id, _ in base])
-            for step, row in later.items()
-        ),
-        verdict=diagnose([correct for correct, _ in base.values()], right) if judged else None,
-    )
-
-
-def _rows(path: Path, name: str, score: StepScore) -> _Rows:
-    """Return the rows of an evaluation; none where they are not all there."""
-    lines = read_lines(path / "evals" / f"{slug(name)}-{score.step}.jsonl")
+def _rows(path: Path, name: str, score: StepScore) -> dict[tuple[str, str], tuple[float, float]]:
+    """Return correct (0 or 1) and reward by id and key of a row; none where not all are there."""
+    lines = read_lines(rows_path(path, name, score.step))
     if len(lines) != score.n or any(line["correct"] is None for line in lines):
         return {}
     return {
-        (line["id"], line["key"]): (float(line["correct"]), from_json(float, line["reward"]))
+        (line["id"], line["key"]): (float(line["correct"]), number(line["reward"]))
         for line in lines
     }
 
@@ -145,10 +120,20 @@ def _merged(
     others = []
     for task in measured:
         own = tasks.get((task.role, task.name))
-        if own is not None and not _of_the_same_rows(task, own):
-            others.append(task.name)
-            own = None
-        tasks[task.role, task.name] = task if own is None else _joined(task, own)
+        if own is not None:
+            # Of the same rows, if they have steps in common and the same figures there.
+            figures = {score.step: (score.n, score.accuracy) for score in own.evaluations}
+            shared = [score for score in task.evaluations if score.step in figures]
+            if shared and all((one.n, one.accuracy) == figures[one.step] for one in shared):
+                task = replace(
+                    task,
+                    evaluations=_union(task.evaluations, own.evaluations),
+                    comparisons=_union(task.comparisons, own.comparisons),
+                    verdict=task.verdict or own.verdict,
+                )
+            else:
+                others.append(task.name)
+        tasks[task.role, task.name] = task
     if others:
         notes.append(
             f"{', '.join(others)}: figures of esft eval, whose rows are not those of the run's own "
@@ -157,23 +142,7 @@ def _merged(
     return sorted(tasks.values(), key=lambda task: task.role != "target")
 
 
-def _of_the_same_rows(measured: TaskResult, recorded: TaskResult) -> bool:
-    """Return whether two have steps in common, and the same figures there."""
-    ours = {score.step: (score.n, score.accuracy) for score in recorded.evaluations}
-    shared = [score for score in measured.evaluations if score.step in ours]
-    return bool(shared) and all((score.n, score.accuracy) == ours[score.step] for score in shared)
-
-
-def _joined(measured: TaskResult, recorded: TaskResult) -> TaskResult:
-    """Return a task of eval.json with the steps that the run evaluated besides."""
-
-    def union(first: tuple, second: tuple) -> tuple:
-        by_step = {part.step: part for part in (*second, *first)}
-        return tuple(by_step[step] for step in sorted(by_step))
-
-    return replace(
-        measured,
-        evaluations=union(measured.evaluations, recorded.evaluations),
-        comparisons=union(measured.comparisons, recorded.comparisons),
-        verdict=measured.verdict or recorded.verdict,
-    )
+def _union(first: tuple, second: tuple) -> tuple:
+    """Return the parts of both by step; where both have one, that of the first."""
+    by_step = {part.step: part for part in (*second, *first)}
+    return tuple(by_step[step] for step in sorted(by_step))

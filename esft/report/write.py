@@ -1,37 +1,28 @@
-"""A report on disk: one page, and a picture a section."""
+"""A report on disk: one page that needs nothing else, and a picture a section beside it."""
 
-from collections.abc import Sequence
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from esft.evals.results import to_json
+from esft.evals.results import known
 from esft.files import write_whole, writing
-from esft.report.draw import as_png
+from esft.report.charts import NAMES, Chart, Section, sections_of
+from esft.report.draw import DARK, LIGHT, MARKERS, Palette, as_png, as_svg, marker
 from esft.report.numbers import RunNumbers
-from esft.report.page import make_page
 from esft.report.read import named_apart, read_run
-from esft.report.sections import NAMES, sections_of
-
-REPORT_FORMAT = 2
-"""Of the numbers that `Report.as_record` returns."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What was written."""
+    """What was written, with all its numbers."""
 
+    format: int = 2  # another number is another form
     page: Path
     pictures: tuple[Path, ...]
     runs: tuple[RunNumbers, ...]
-
-    def as_record(self) -> dict[str, object]:
-        """Return all numbers of the report, and where it is."""
-        return {
-            "format": REPORT_FORMAT,
-            "page": str(self.page),
-            "pictures": [str(picture) for picture in self.pictures],
-            "runs": [to_json(run) for run in self.runs],
-        }
 
 
 def write_report(paths: Sequence[Path], out: Path | None = None) -> Report:
@@ -62,3 +53,70 @@ def write_report(paths: Sequence[Path], out: Path | None = None) -> Report:
     addresses = {name: file.relative_to(page.parent).as_posix() for name, file in pictures.items()}
     write_whole(page, make_page(runs, sections, addresses))
     return Report(page=page, pictures=tuple(pictures.values()), runs=tuple(runs))
+
+
+def make_page(
+    runs: Sequence[RunNumbers], sections: Sequence[Section], pictures: Mapping[str, str]
+) -> str:
+    """Return the page; `pictures` has the address of each section's PNG, seen from the page."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    pages = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    pages.filters |= {"number": _number, "known": known, "drawn": _drawn}
+    names = [run.name for run in runs]
+    tasks = [(task, number) for number, run in enumerate(runs) for task in run.tasks]
+    order = list(dict.fromkeys((task.role, task.name) for task, _ in tasks))
+    order.sort(key=lambda key: key[0] != "target")
+    notes: dict[str, list[int]] = {}
+    for number, run in enumerate(runs):
+        for note in run.notes:
+            notes.setdefault(note, []).append(number)
+    return pages.get_template("page.html.jinja").render(
+        title=" and ".join(names) if len(runs) < 3 else f"{len(runs)} runs",
+        names=names,
+        runs=list(enumerate(runs)),
+        several=len(runs) > 1,
+        notes=notes,
+        tasks=sorted(tasks, key=lambda task: order.index((task[0].role, task[0].name))),
+        tasks_by_run=tasks,
+        settings=_settings(runs),
+        sections=sections,
+        pictures=pictures,
+        light=LIGHT,
+        dark=DARK,
+        symbol=lambda number: MARKERS[marker(number)],
+    )
+
+
+def _number(value: float | None, form: str = ".3f") -> str:
+    """Return a number, or a dash where it is not known."""
+    return "–" if known(value) is None else format(value, form).replace("-", "−")
+
+
+def _drawn(chart: Chart, palette: Palette) -> str:
+    """Return an address that holds the drawing."""
+    return f"data:image/svg+xml;base64,{b64encode(as_svg(chart, palette)).decode()}"
+
+
+def _settings(runs: Sequence[RunNumbers]) -> list[tuple[str, list[str]]]:
+    """Return the settings: all of a single run, of several those in which they differ."""
+
+    def text(value: object) -> str:
+        if value is None:
+            return "not set"
+        if isinstance(value, list):
+            return ", ".join(map(str, value)) or "none"
+        return f"{value:g}" if isinstance(value, float) else str(value)
+
+    columns = [
+        {"base": run.base, "dtype": run.dtype, "device": run.device} | run.settings for run in runs
+    ]
+    names = dict.fromkeys(name for settings in columns for name in settings if name != "run.dir")
+    rows = [(name, [text(settings.get(name)) for settings in columns]) for name in names]
+    return [(name, row) for name, row in rows if len(runs) == 1 or len(set(row)) > 1]

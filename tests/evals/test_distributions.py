@@ -4,7 +4,7 @@ import pytest
 import torch
 from tiny_models import tiny_llama
 
-from esft.evals.distributions import token_distributions
+from esft.evals.kl import token_distributions
 from esft.rollout.batches import Batches
 from esft.rollout.logprobs import LOGITS, Continuation
 

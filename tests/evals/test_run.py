@@ -43,8 +43,14 @@ def a_run(folder, *, priors=("copy-letters:8", "upper-letters:8"), **recipe):
     return folder / "run"
 
 
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return a_run(tmp_path_factory.mktemp("run"))
+
+
 @pytest.fixture
-def run(tmp_path):
+def kept(tmp_path):
+    """A run whose evaluations are in the cache of the test."""
     return a_run(tmp_path)
 
 
@@ -96,16 +102,14 @@ def test_what_the_run_measured_is_not_measured_again(tmp_path, counted):
     recorded = [json.loads(line) for line in (run / "evals.jsonl").read_text().splitlines()]
     for task in result.record.tasks:
         lines = [line for line in recorded if line["task"] == task.name]
-        assert [score.accuracy for score in task.evaluations] == [
-            line["accuracy"] for line in lines
-        ]
-        assert [score.reward for score in task.evaluations] == [line["reward"] for line in lines]
+        scores = [(score.accuracy, score.reward) for score in task.evaluations]
+        assert scores == [(line["accuracy"], line["reward"]) for line in lines]
     assert result.path == str(run / "eval.json")
     assert read_eval(run / "eval.json") == result.record
 
 
-def test_other_steps_and_tasks_are_measured_once(run, counted):
-    request = asked(run, priors=("copy-letters:8", "reverse-letters:5"), at="1,2,3")
+def test_other_steps_and_tasks_are_measured_once(kept, counted):
+    request = asked(kept, priors=("copy-letters:8", "reverse-letters:5"), at="1,2,3")
     counted.clear()
 
     first = run_eval(request, Notes())
@@ -193,14 +197,14 @@ def test_a_journal_alone_is_measured_with_the_tasks_that_are_named(run):
     assert result.path is None
 
 
-def test_a_model_by_itself_is_measured_once_also_as_the_base_of_a_run(run, model, counted):
+def test_a_model_by_itself_is_measured_once_also_as_the_base_of_a_run(kept, model, counted):
     request = EvalRequest(priors=("reverse-letters:5",), **model)
-    request = replace(request, model=str(run.parent / "base"))
+    request = replace(request, model=str(kept.parent / "base"))
     counted.clear()
 
     result = run_eval(request, Notes())
     run_eval(request, Notes())
-    run_eval(asked(run, priors=("reverse-letters:5",), at="0"), Notes())
+    run_eval(asked(kept, priors=("reverse-letters:5",), at="0"), Notes())
 
     assert counted == [5]
     assert (result.record.steps, result.record.drift) == ((0,), ())

@@ -5,8 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from esft.evals.run import task_result
-from esft.evals.tasks import MeasuredTask
+from esft.evals.run import MeasuredTask, task_result
 from esft.rollout.results import Evaluation, RowResult
 from esft.tasks.task import Row, ask
 
@@ -83,11 +82,3 @@ def test_rewards_that_say_nothing_more_or_are_not_finite_are_not_compared(after)
     (found,) = task_result(task, (0, 3), 0.03).comparisons
 
     assert found.reward_change is None
-
-
-def test_a_model_by_itself_has_no_verdict():
-    record = task_result(measured(BASE), (0,), 0.03)
-
-    assert record.verdict is None
-    assert record.comparisons == ()
-    assert record.evaluations[0].accuracy == 0.5

@@ -3,39 +3,52 @@
 import hashlib
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from huggingface_hub import ModelCard
-from tiny_runs import Notes, a_recipe, never
+from tiny_runs import Notes
 
 from esft.engine.journal_read import lines_until
-from esft.export.card import Exported, Tuned, card, comparison_text
+from esft.export.card import Exported, card, comparison_text
 from esft.export.compare import Conversion
 from esft.export.folder import base_of
 from esft.export.journal import export_journal
 from esft.models.load import load_model
-from esft.tuning.rebuild import find_source
-from esft.tuning.start import run_tuning
+from esft.tuning.rebuild import RebuildOptions, find_source
 
-CONVERSION = Conversion(
-    positions=100, logits=26_100, largest_difference=0.25, mean_kl=0.5, same_answers=31
+EXPORTED = Exported(
+    step=3,
+    best=0,
+    base="base",
+    revision=None,
+    base_weights="b" * 64,
+    tuned_weights="c" * 64,
+    recorded=True,
+    parameters=29_000,
+    drift=1.5,
+    tuned_dtype="float32",
+    device="cpu",
+    dtype="float32",
+    weights="d" * 64,
+    prompts=32,
+    prompts_from="32 holdout rows of conciseness",
+    conversion=None,
+)
+CONVERTED = replace(
+    EXPORTED,
+    dtype="bfloat16",
+    conversion=Conversion(
+        positions=100, logits=26_100, largest_difference=0.25, mean_kl=0.5, same_answers=31
+    ),
 )
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    """The folder with a run of three steps, all of them evaluated but the second."""
-    folder = tmp_path_factory.mktemp("made")
-    run_tuning(a_recipe(folder, anchor={"awd": 0.5}), Notes(), never)
-    return folder
-
-
 @pytest.fixture
-def run(made, tmp_path):
-    """A copy of that run, whose files a test may change."""
-    shutil.copytree(made / "run", tmp_path / "run")
-    return tmp_path / "run"
+def copied(run, tmp_path):
+    """A copy of the run, whose files a test may change."""
+    return shutil.copytree(run, tmp_path / "run")
 
 
 def change_info(run, **changes):
@@ -46,36 +59,12 @@ def change_info(run, **changes):
     (run / "run.json").write_text(json.dumps(info))
 
 
-def exported(step=3, dtype="float32", conversion=None, base=("base", None)):
-    tuned = Tuned(
-        step=step,
-        best=0,
-        base=base[0],
-        revision=base[1],
-        base_weights="b" * 64,
-        weights="c" * 64,
-        recorded=True,
-        parameters=29_000,
-        drift=1.5,
-        dtype="float32",
-        device="cpu",
-    )
-    return Exported(
-        tuned=tuned,
-        dtype=dtype,
-        weights="d" * 64,
-        prompts=32,
-        prompts_from="32 holdout rows of conciseness",
-        conversion=conversion,
-    )
-
-
-def card_of(run, **changes):
-    return card(find_source(str(run)), exported(**changes))
+def card_of(run, exported=EXPORTED, **changes):
+    return card(find_source(str(run)), replace(exported, **changes))
 
 
 def test_the_hub_reads_what_the_model_is(run):
-    text = card_of(run, base=("Qwen/Qwen2.5-1.5B", "abc123"))
+    text = card_of(run, base="Qwen/Qwen2.5-1.5B", revision="abc123")
 
     data = ModelCard(text).data
     assert data.base_model == "Qwen/Qwen2.5-1.5B"
@@ -88,22 +77,22 @@ def test_the_hub_reads_what_the_model_is(run):
     assert ModelCard(card_of(run)).data.base_model is None
 
 
-def test_a_base_model_is_called_as_the_run_found_it(made, run):
-    local = load_model(str(made / "base"), device="cpu")
-    here = base_of(find_source(str(run)), local)
-    change_info(run, model={"source": "org/name@0123abc", "id": "name"})
+def test_a_base_model_is_called_as_the_run_found_it(run, copied):
+    local = load_model(str(run.parent / "base"), device="cpu")
+    here = base_of(find_source(str(copied)), local)
+    change_info(copied, model={"source": "org/name@0123abc", "id": "name"})
 
     assert here == ("base", None)
-    assert base_of(find_source(str(run)), local) == ("org/name", "0123abc")
+    assert base_of(find_source(str(copied)), local) == ("org/name", "0123abc")
 
 
-def test_no_path_of_this_machine_is_in_the_card(made, run, tmp_path):
+def test_no_path_of_this_machine_is_in_the_card(run, copied, tmp_path):
     names = {"task.name": str(tmp_path / "my.jsonl"), "prior.tasks": [str(tmp_path / "b.py")]}
-    change_info(run, settings=names)
+    change_info(copied, settings=names)
 
-    text = card_of(run, base=base_of(find_source(str(run)), load_model(str(made / "base"))))
+    text = card_of(copied)
 
-    for path in (tmp_path.parent, made.parent, Path.home()):
+    for path in (tmp_path.parent, run.parent, Path.home()):
         assert str(path) not in text
     assert "- task: `my.jsonl`" in text
     assert "- prior.tasks: b.py" in text
@@ -118,8 +107,8 @@ def test_the_card_has_the_settings_and_the_step_with_its_scores(run):
         "- step: 3; best by reward on holdout rows: 0",
         "- search.seed: 1",
         "- search.sigma: 0.02",
-        "- search.alpha: 0.02",
-        "- search.population: 4",
+        "- search.population: 2",
+        "- search.antithetic: false",
         "- anchor.awd: 0.5",
         "- anchor.norm: l1",
         "- task.max_new_tokens: 6",
@@ -133,15 +122,15 @@ def test_the_card_has_the_settings_and_the_step_with_its_scores(run):
         assert word not in text
 
 
-def test_scores_that_are_not_there_and_those_of_before_a_conversion_are_called_so(run):
-    before = card_of(run, dtype="bfloat16", conversion=CONVERSION)
-    between = card_of(run, step=2)
-    (run / "evals.jsonl").unlink()
+def test_scores_that_are_not_there_and_those_of_before_a_conversion_are_called_so(copied):
+    before = card_of(copied, CONVERTED)
+    between = card_of(copied, step=2)
+    (copied / "evals.jsonl").unlink()
 
     assert "Measured in float32, before the conversion." in before
     assert "Step 2 was not evaluated: its scores are not known (only 0, 3)." in between
     assert between.count("not measured") == 2
-    assert "The run has no evaluation on record." in card_of(run)
+    assert "The run has no evaluation on record." in card_of(copied)
 
 
 def test_the_card_names_the_journal_and_how_to_rebuild(run):
@@ -155,9 +144,10 @@ def test_the_card_names_the_journal_and_how_to_rebuild(run):
 
 
 def test_a_card_from_a_journal_alone_says_what_is_not_known(run, tmp_path):
-    export_journal(find_source(str(run)), "last", tmp_path / "my.jsonl", Notes())
+    mailed = tmp_path / "my.jsonl"
+    export_journal(find_source(str(run)), "last", mailed, Notes(), RebuildOptions())
 
-    text = card_of(tmp_path / "my.jsonl")
+    text = card_of(mailed)
 
     assert "# base\n" in text
     assert "task: not named by the journal" in text
@@ -166,14 +156,12 @@ def test_a_card_from_a_journal_alone_says_what_is_not_known(run, tmp_path):
 
 
 def test_what_is_equal_and_what_a_conversion_changed_is_said():
-    same = comparison_text(exported())
-    converted = comparison_text(exported(dtype="bfloat16", conversion=CONVERSION))
+    converted = comparison_text(CONVERTED)
 
-    assert same == (
+    assert comparison_text(EXPORTED) == (
         "All weights are equal, bit for bit, and so are the tokens of 32 prompts "
         "(32 holdout rows of conciseness)."
     )
     assert "converted from float32 to bfloat16" in converted
     assert "26,100 logits at 100 positions of them differ by at most 0.25" in converted
     assert "mean KL(tuned || exported) 0.5 nats, and 31 of the 32 greedy answers" in converted
-    assert "bit for bit" not in converted

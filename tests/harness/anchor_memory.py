@@ -20,6 +20,7 @@ KINDS = ("float32", "float16", "int8")
 STORES = ("disk", "cpu", "device")
 PLAIN = f"""
 import sys
+from esft.engine import Weights
 from esft.models.load import load_model
 from esft.rollout.rollout import Rollout
 from esft.tasks.registry import get_task
@@ -33,7 +34,7 @@ task = get_task("conciseness")
 rollout = Rollout(loaded.model, loaded.tokenizer, task, max_new_tokens={TOKENS})
 split = split_rows(task, {ROWS}, {ROWS})
 train, holdout = rollout.encode(split.train), rollout.encode(split.holdout)
-print("scoring", file=sys.stderr, flush=True)
+print("scoring", Weights(loaded.model).numel, file=sys.stderr, flush=True)
 for _ in range(3):
     rollout.roll_out(train)
     rollout.evaluate(holdout)
@@ -58,7 +59,7 @@ def tune_command(model, folder, store, kind):
 
 
 def peak_of(command):
-    """Return the most private dirty bytes of a command from where it says that it scores."""
+    """Return a command's most private dirty bytes from where it says that it scores, and that."""
     process = subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=os.environ
     )
@@ -81,7 +82,7 @@ def peak_of(command):
     listener.join()
     if process.returncode:
         raise SystemExit("".join(said))
-    return peak
+    return peak, next(line for line in said if line.startswith("scoring"))
 
 
 def _private_dirty(pid):
@@ -95,26 +96,13 @@ def _private_dirty(pid):
 
 def main(model, folder):
     """Print a line for every store and kind of drift."""
-    parameters = int(
-        subprocess.run(
-            [
-                sys.executable,
-                "-c",
-                "import sys\nfrom esft.models.load import load_model\n"
-                "from esft.engine import Weights\n"
-                "print(Weights(load_model(sys.argv[1], device='cpu').model).numel)",
-                model,
-            ],
-            stdout=subprocess.PIPE,
-            check=True,
-        ).stdout
-    )
-    both = [peak_of([sys.executable, "-c", PLAIN, model]) for _ in range(2)]
-    plain = min(both)
-    print(f"{parameters:,} parameters; scoring alone {both[0] / 1e6:.0f}, {both[1] / 1e6:.0f} MB")
+    (first, said), (second, _) = (peak_of([sys.executable, "-c", PLAIN, model]) for _ in range(2))
+    plain, parameters = min(first, second), int(said.split()[1])
+    print(f"{parameters:,} parameters; scoring alone {first / 1e6:.0f}, {second / 1e6:.0f} MB")
     for store in STORES:
         for kind in KINDS:
-            more = peak_of(tune_command(model, folder / f"{store}-{kind}", store, kind)) - plain
+            peak, _ = peak_of(tune_command(model, folder / f"{store}-{kind}", store, kind))
+            more = peak - plain
             print(
                 f"{store:<7} {kind:<8} {more / 1e6:.0f} MB ({more / parameters:.2f} B)", flush=True
             )

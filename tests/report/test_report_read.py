@@ -17,37 +17,19 @@ def task_of(numbers, name):
     return next(task for task in numbers.tasks if task.name == name)
 
 
-def test_the_target_comes_first_and_each_task_has_its_scores_by_step(run):
+def test_the_target_comes_first_and_each_task_is_compared_with_its_base_row_by_row(run):
     numbers = read_run(run)
 
-    assert [(task.name, task.role) for task in numbers.tasks] == [
-        ("arc", "target"),
-        ("gsm8k", "prior"),
-    ]
+    names = [(task.name, task.role) for task in numbers.tasks]
+    assert names == [("arc", "target"), ("gsm8k", "prior")]
     prior = task_of(numbers, "gsm8k")
     assert [(score.step, score.accuracy) for score in prior.evaluations] == [(0, 0.9), (4, 0.5)]
     assert (prior.before.step, prior.after.step) == (0, 4)
-
-
-def test_the_rows_of_the_run_are_compared_with_the_base_one_by_one(run):
-    prior = task_of(read_run(run), "gsm8k")
-
     assert prior.change.change == pytest.approx(-0.4)
     assert (prior.change.gained, prior.change.lost) == (0, 0.4 * ROWS)
     assert prior.change.low < -0.4 < prior.change.high
     assert prior.change.p == pytest.approx(2 * 0.5**16)
-
-
-def test_rewards_are_compared_where_they_are_not_the_share_right(run):
-    change = task_of(read_run(run), "gsm8k").change
-
-    assert change.reward_change == pytest.approx(2 * change.change)
-    assert change.reward_low == pytest.approx(2 * change.low)
-    assert change.reward_high == pytest.approx(2 * change.high)
-    for before, after in (("2.0", "1.0"), ("1.0", "null")):
-        for file in (run / "evals").glob("gsm8k-*.jsonl"):
-            file.write_text(file.read_text().replace(f'"reward": {before}', f'"reward": {after}'))
-        assert task_of(read_run(run), "gsm8k").change.reward_change is None
+    assert prior.change.reward_change == pytest.approx(2 * prior.change.change)
 
 
 def test_a_prior_task_gets_a_verdict_and_the_target_gets_none(tmp_path):
@@ -82,7 +64,7 @@ def test_what_esft_eval_measured_is_read_beside_the_runs_own_evaluations(run):
     assert (pair.base_to_tuned.kl, math.isnan(pair.tuned_to_base.kl)) == (0.02, True)
     (drift,) = numbers.drift
     assert (drift.zero_share, drift.unmoved_share) == (0.1, 0.2)
-    assert drift.layers[2].rms == pytest.approx(0.3)
+    assert drift.layers[2].norm == 3
     assert task_of(numbers, "gsm8k").evaluations
     assert "Noise floor: 2 of 10 answers differ" in numbers.notes
     assert "piqa could not be evaluated: no rows" in numbers.notes

@@ -1,0 +1,107 @@
+"""What is measured of a step: scores, drift and KL divergence, nothing of it twice."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+from esft.engine.measures import measures
+from esft.evals.kl import (
+    KlSettings,
+    SampledContinuations,
+    kl_between,
+    prompts_of,
+    sampled_continuations,
+)
+from esft.evals.results import EVAL_FORMAT, KlPair, NoiseFloor, StepDrift, from_json, to_json
+from esft.evals.steps import Steps
+from esft.rollout.batches import Batches
+from esft.rollout.evaluate import Cache, evaluate, scoring_settings
+from esft.rollout.results import Evaluation
+from esft.rollout.rollout import Rollout
+from esft.tuning.tasks import EvalTask
+from esft.tuning.watcher import Watcher
+
+T = TypeVar("T")
+
+
+class Measurer:
+    """Measures steps in rising order; what was measured before is read from the cache.
+
+    Drift and KL divergence are those of the steps of a run (`RunSteps`) after the base.
+    """
+
+    def __init__(self, steps: Steps, watcher: Watcher) -> None:
+        self._steps = steps
+        self._watcher = watcher
+        self._cache = Cache()
+        self._at_base: dict[str, SampledContinuations] = {}
+
+    def evaluation(self, step: int, task: EvalTask) -> Evaluation:
+        """Return what a step scores on a task."""
+
+        def rebuilt() -> Rollout:
+            model = self._steps.at(step)
+            self._watcher.phase(f"step {step}: {task.name}, {len(task.encoded)} rows")
+            return replace(task.rollout, model=model)
+
+        version = self._steps.version(step)
+        return evaluate(task.rollout, task.encoded, self._cache, version, rebuilt)
+
+    def noise_floor(self, tasks: Sequence[EvalTask]) -> NoiseFloor:
+        """Score the base model again in batches of half the size; before any later step."""
+        changed = {}
+        for task in tasks:
+            batch = task.rollout.batches.size
+            half = max(1, batch // 2)
+            halved = replace(task, rollout=replace(task.rollout, batches=Batches(half)))
+            twice = (self.evaluation(0, task).results, self.evaluation(0, halved).results)
+            pairs = zip(*twice, strict=True)
+            changed[task.name] = sum(one.correct != other.correct for one, other in pairs)
+        rows = sum(len(task.encoded) for task in tasks)
+        text = (
+            f"the base model in batches of {half} instead of {batch}: "
+            f"{sum(changed.values())} of {rows} rows change between right and wrong"
+        )
+        return NoiseFloor(text=text, changed=changed, rows=rows)
+
+    def drift(self, step: int) -> StepDrift:
+        """Return how far the weights of a step are from the base."""
+
+        def measured() -> StepDrift:
+            self._steps.at(step)
+            forecast = self._steps.forecast(step)
+            return StepDrift(step=step, forecast=forecast, **vars(measures(self._steps.base.drift)))
+
+        return self._cached(StepDrift, (step, self._steps.loaded.device.type), measured)
+
+    def kl(self, step: int, task: EvalTask, prompts: int, tokens: int) -> KlPair:
+        """Return how far a step's continuations of a task's first prompts are from the base's."""
+        settings = KlSettings(
+            prompts=prompts_of(task.encoded, prompts),
+            max_new_tokens=tokens,
+            batches=Batches(task.rollout.batches.size),
+        )
+
+        def measured() -> KlPair:
+            model, tokenizer = self._steps.at(step), self._steps.loaded.tokenizer
+            drift, name = self._steps.base.drift, task.name
+            self._watcher.phase(f"step {step}: KL on {len(settings.prompts)} prompts of {name}")
+            if name not in self._at_base:
+                with drift.at_base():
+                    drawn = sampled_continuations(model, tokenizer, settings, "base")
+                self._at_base[name] = drawn
+            pair = kl_between(model, tokenizer, drift, settings, self._at_base[name])
+            return KlPair(step=step, base_to_tuned=pair[0], tuned_to_base=pair[1])
+
+        scoring = scoring_settings(task.rollout)
+        key = (step, scoring, settings.prompts, tokens, settings.seed, settings.top)
+        return self._cached(KlPair, key, measured)
+
+    def _cached(self, kind: type[T], key: tuple, make: Callable[[], T]) -> T:
+        """Return what was measured before, else what `make` returns, as it is read back."""
+        key = (kind.__name__, EVAL_FORMAT, self._steps.version(key[0]), *key)
+        kept = self._cache.get(key)
+        if kept is None:
+            kept = to_json(make())
+            self._cache.put(key, kept)
+        return from_json(kind, kept)
