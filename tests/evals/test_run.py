@@ -87,10 +87,10 @@ def test_what_the_run_measured_is_not_measured_again(tmp_path, counted):
     threads = torch.get_num_threads()
     notes = Notes()
     try:
-        torch.set_num_threads(2)  # those of the run count, like its batch size
+        torch.set_num_threads(1)  # those of the run count, like its batch size
         run = a_run(tmp_path, task={"batch": 2})
         counted.clear()
-        torch.set_num_threads(1)
+        torch.set_num_threads(2)
         result = run_eval(asked(run), notes)
     finally:
         torch.set_num_threads(threads)

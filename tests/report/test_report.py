@@ -11,7 +11,7 @@ import pytest
 from report_runs import write_eval, write_run
 
 from esft.report.charts import NAMES, Chart, Line, sections_of
-from esft.report.draw import DARK, LIGHT, as_svg
+from esft.report.draw import DARK, LIGHT, as_png, as_svg
 from esft.report.read import read_run
 from esft.report.write import make_page, write_report
 
@@ -58,11 +58,11 @@ def page(made):
     return made[1]
 
 
-def page_of(*paths):
-    """The page of runs, without the pictures beside it."""
+def page_of(*paths, shown=NAMES):
+    """The page of runs with some of its sections, without the pictures beside it."""
     runs = [read_run(path) for path in paths]
-    sections = sections_of(runs)
-    return Page(make_page(runs, sections, {section.name: "-" for section in sections}))
+    sections = [section for section in sections_of(runs) if section.name in shown]
+    return Page(make_page(runs, sections, dict.fromkeys(NAMES, "-")))
 
 
 def test_the_report_of_a_run_lies_in_its_folder_with_a_picture_a_section(made):
@@ -111,7 +111,7 @@ def test_names_cannot_write_into_the_page(tmp_path):
     path = write_run(tmp_path / "<b>&run")
     write_eval(path, failed=[{"task": "<script>", "error": "$x$ & <i>"}])
 
-    page = page_of(path)
+    page = page_of(path, shown=("prior",))
 
     assert not page.all("b") + page.all("i") + page.all("script")
     assert "<b>&run" in page.words
@@ -136,43 +136,37 @@ def test_a_run_with_little_to_show_has_a_page(tmp_path, changes):
 
 
 def test_the_same_run_makes_the_same_bytes(made):
-    report, _ = made
-    files = [report.page, *report.pictures]
-    first = [file.read_bytes() for file in files]
+    report, page = made
+    section = sections_of([read_run(report.page.parent)])[0]
+    chart = section.charts[0]
 
-    write_report([report.page.parent])
-
-    assert [file.read_bytes() for file in files] == first
+    assert as_png(section.charts, section.keys) == report.pictures[0].read_bytes()
+    for palette in (LIGHT, DARK):
+        drawing = page.drawing(chart.described(["run"]), dark=palette is DARK)
+        assert as_svg(chart, palette).decode() == drawing
 
 
 def test_several_runs_come_into_one_picture_each_in_its_colour_with_what_differs(made, tmp_path):
-    page = page_of(made[0].page.parent, write_run(tmp_path / "other", anchor_awd=1.0))
+    other = write_run(tmp_path / "other", anchor_awd=1.0)
+
+    page = page_of(made[0].page.parent, other, shown=("prior",))
 
     assert all(colour in page.drawing("gsm8k, accuracy") for colour in LIGHT.runs[:2])
     differing = page.text.partition("Settings in which the runs differ</caption>")[2]
     assert re.findall("<code>(.*?)</code>", differing.partition("</table>")[0]) == ["anchor.awd"]
 
 
-def test_with_out_all_lies_in_one_folder_and_a_run_named_twice_counts_once(tmp_path):
-    path = write_run(tmp_path / "run", steps=1, evaluations={})
+def test_with_out_all_lies_in_one_folder_a_run_counts_once_and_old_pictures_go(tmp_path):
+    path, out = write_run(tmp_path / "run", steps=1, evaluations={}), tmp_path / "out"
+    out.mkdir()
+    for name in ("kl.png", "mine.png"):
+        (out / name).write_bytes(PNG)
 
-    report = write_report([path, tmp_path / "." / "run"], tmp_path / "out")
+    report = write_report([path, tmp_path / "." / "run"], out)
 
     assert len(report.runs) == 1
-    assert {file.parent for file in (report.page, *report.pictures)} == {tmp_path / "out"}
+    assert {*report.pictures, report.page, out / "mine.png"} == set(out.iterdir())
     assert not (path / "report.html").exists()
-
-
-def test_a_picture_that_is_no_longer_shown_goes(tmp_path):
-    path = write_run(tmp_path / "run", steps=1, evaluations={})
-    (path / "report").mkdir()
-    for name in ("kl.png", "mine.png"):
-        (path / "report" / name).write_bytes(PNG)
-
-    report = write_report([path])
-
-    shown = {picture.name for picture in report.pictures}
-    assert {file.name for file in (path / "report").iterdir()} == shown | {"mine.png"}
 
 
 def test_matplotlib_is_left_as_it_was_and_pyplot_is_never_loaded():
