@@ -44,8 +44,7 @@ class GroupedCommand(click.Command):
 
 def typed_with(ctx: click.Context, without: tuple[str, ...], *added: str) -> str:
     """Return the command as it was typed, without the values of some options, and with others."""
-    words = iter(ctx.obj)
-    kept = []
+    words, kept = iter(ctx.obj), []
     for word in words:
         if word in without:
             next(words, None)

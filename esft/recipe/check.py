@@ -134,13 +134,12 @@ class Settings:
         # Equal recipes are written alike: an int for a float becomes one, a list a tuple.
         by_kind = {"int": {"at_least": 1}, "float": {"read": float}}
         by_kind["tuple[str, ...]"] = {"read": tuple}
-        return {
-            entry.name: Setting(
-                name=entry.name, kind=kind, **by_kind.get(kind, {}) | entry.metadata
-            )
-            for entry in fields(cls)
-            for kind in [entry.type.removesuffix(" | None")]
-        }
+        settings = {}
+        for entry in fields(cls):
+            kind = entry.type.removesuffix(" | None")
+            facts = by_kind.get(kind, {}) | entry.metadata
+            settings[entry.name] = Setting(name=entry.name, kind=kind, **facts)
+        return settings
 
 
 def broken(

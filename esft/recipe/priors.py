@@ -136,7 +136,6 @@ def parse_prior_line(text: str) -> PriorSpec:
 
 
 def _values_of(words: list[str]) -> tuple[dict[str, object], list[Problem]]:
-    """Return the values of key=value words, and what is wrong with those that have none."""
     declared = {key: setting for key, setting in PriorSpec.declared().items() if key != "name"}
     values: dict[str, object] = {}
     problems: list[Problem] = []
@@ -158,11 +157,9 @@ def _refusal(message: str, hint: str | None) -> SettingsError:
 
 
 class _Line(NamedTuple):
-    """A prior task as it is given, where that stands, and the folder of the file it stands in."""
-
     text: str
     origin: str
-    folder: Path | None = None
+    folder: Path | None = None  # of the file it stands in
 
     def path(self, name: str) -> str:
         there = name if self.folder is None else str(self.folder / name)
@@ -208,7 +205,6 @@ def read_priors(given: Iterable[str]) -> tuple[str, ...]:
 
 
 def _parse_all(lines: Iterable[_Line], check: Callable[[PriorSpec], None]) -> tuple[str, ...]:
-    """Return the prior tasks of lines, each checked, or raise all that is wrong."""
     specs: list[str] = []
     problems: list[Problem] = []
     lines_by_task: dict[str, _Line] = {}

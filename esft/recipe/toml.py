@@ -158,5 +158,4 @@ def _read_toml(file: Path) -> dict[str, object]:
 
 
 def _home(key: str) -> str | None:
-    """Return the table that has a setting of this name."""
     return next((table for table, kind in TABLES.items() if key in kind.declared()), None)
