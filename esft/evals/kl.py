@@ -14,8 +14,8 @@ from esft.errors import TaskError
 from esft.evals.results import KlEstimate
 from esft.rollout.batches import Batches
 from esft.rollout.encode import EncodedRow
+from esft.rollout.generate import sampled
 from esft.rollout.logprobs import LOGITS, Continuation, in_groups, vocabulary_logprobs
-from esft.rollout.sample import sampled
 
 TOP = 64  # tokens of a position over which is summed: 8 MB of host memory for 10,000 positions
 FAR = 10.0  # a token whose log-probability differs by more is far from where it was

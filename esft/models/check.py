@@ -142,12 +142,11 @@ def and_more(names: list[str]) -> str:
 def _check_finite(model: PreTrainedModel, name: str) -> None:
     import torch
 
-    # One pass that allocates nothing; NaN comes out as NaN.
-    bad = [
-        key
-        for key, parameter in model.named_parameters()
-        if parameter.numel() and not all(end.isfinite() for end in torch.aminmax(parameter))
-    ]
+    bad = []
+    for key, parameter in model.named_parameters():
+        # One pass that allocates nothing; NaN comes out as NaN.
+        if parameter.numel() and not torch.stack(parameter.detach().aminmax()).isfinite().all():
+            bad.append(key)
     if bad:
         kind = "NaN" if model.get_parameter(bad[0]).isnan().any() else "infinite values"
         raise ModelError(

@@ -285,7 +285,11 @@ def with_recorded_paths(recipe: Recipe, recorded: dict[str, object]) -> Recipe:
 
 def own_files(recipe: Recipe) -> dict[str, str]:
     """Return the sha256 of each file with a task of the user's own, by its name."""
-    names = [recipe.task.name, *(spec.name for spec in recipe.prior.specs)]
+    return file_hashes(recipe.task.name, *(spec.name for spec in recipe.prior.specs))
+
+
+def file_hashes(*names: str) -> dict[str, str]:
+    """Return the sha256 of the files among names of tasks, and of the rows beside a program."""
     files = [Path(name).expanduser() for name in names if name.endswith(OWN)]
     files += [file.with_suffix(".jsonl") for file in files if file.suffix == ".py"]
     return {

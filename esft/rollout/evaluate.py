@@ -14,6 +14,7 @@ import torch
 from esft import __version__
 from esft.errors import RunError
 from esft.files import cache_folder, write_whole
+from esft.recipe.settings import file_hashes
 from esft.rollout.encode import EncodedRow
 from esft.rollout.results import Evaluation, RowResult
 from esft.rollout.rollout import Rollout
@@ -76,17 +77,9 @@ def scoring_settings(rollout: Rollout) -> tuple[object, ...]:
     task, device = rollout.task, rollout.model.device.type
     threads = f"{torch.get_num_threads()} threads" if device == "cpu" else ""
     libraries = [f"{name} {version(name)}" for name in ("torch", "transformers")]
-    # A user's own program, and the rows beside it.
-    program = Path(task.source)
-    files = [program, program.with_suffix(".jsonl")] if program.suffix == ".py" else [program]
-    code = [
-        hashlib.sha256(file.read_bytes()).hexdigest()
-        for file in files
-        if file.suffix in (".py", ".jsonl") and file.is_file()
-    ]
     # Half-precision answers can depend on the batch.
     scored = (rollout.scoring, rollout.reward, rollout.max_new_tokens, rollout.batches.size)
-    return (task.name, *scored, device, threads, *libraries, *code)
+    return (task.name, *scored, device, threads, *libraries, file_hashes(task.source))
 
 
 def evaluate(

@@ -6,9 +6,9 @@ import pytest
 import torch
 from tiny_models import tiny_llama, tiny_tokenizer
 
-from esft.rollout import sample as module
+from esft.rollout import generate as module
 from esft.rollout.batches import Batches
-from esft.rollout.sample import gumbel, sampled
+from esft.rollout.generate import gumbel, sampled
 
 PROMPTS = [(40 + i,) * (1 + i % 5) for i in range(20)]
 
