@@ -1,7 +1,6 @@
 """The process in which slow or foreign graders run; `GraderProcess` starts it and talks to it.
 
-It is run as a file, with the descriptor of a pipe, and so imports nothing of esft. Requests and
-replies are JSON.
+It is run as a file, with the descriptor of a pipe, and imports nothing of esft. It speaks JSON.
 """
 
 import faulthandler
@@ -47,7 +46,13 @@ def main() -> None:
         # run and cannot see the parent's end. This timer needs no interpreter.
         faulthandler.dump_traceback_later(request["limit_s"] + GRACE_S, exit=True, file=nowhere)
         try:
-            reply = _reply(functions, request)
+            if "path" in request:
+                functions = _load(request)
+                reply = {"has_rows": "rows" in functions}
+            elif "answer" in request:
+                reply = {"reward": _reward(functions["reward"], request["row"], request["answer"])}
+            else:
+                reply = {"rows": _rows(functions["rows"])}
         except Failure as failure:
             reply = {"failure": str(failure).encode(errors="backslashreplace").decode()}
         if os.getpid() != process:  # a fork that came back from the program
@@ -62,15 +67,6 @@ def _receive(pipe: Connection, requests: queue.SimpleQueue) -> None:
         while True:
             requests.put(json.loads(pipe.recv_bytes()))
     os.killpg(os.getpid(), signal.SIGKILL)
-
-
-def _reply(functions: dict[str, Any], request: dict[str, Any]) -> dict[str, Any]:
-    if "path" in request:
-        functions.update(_load(request))
-        return {"has_rows": "rows" in functions}
-    if "answer" in request:
-        return {"reward": _reward(functions["reward"], request["row"], request["answer"])}
-    return {"rows": _rows(functions["rows"])}
 
 
 def _load(start: dict[str, Any]) -> dict[str, Callable[..., Any]]:
@@ -90,10 +86,9 @@ def _load(start: dict[str, Any]) -> dict[str, Callable[..., Any]]:
         exec(compile(source, path, "exec", dont_inherit=True), program)
     except BaseException as error:  # also of SystemExit: a program may call exit()
         raise Failure(_traceback(error)) from None
-    functions = {name: program[name] for name in ("reward", "rows") if callable(program.get(name))}
-    if "reward" not in functions:
+    if not callable(program.get("reward")):
         raise Failure("it has no function reward(row, answer)")
-    return functions
+    return {name: program[name] for name in ("reward", "rows") if callable(program.get(name))}
 
 
 def _reward(reward: Callable[..., Any], row: dict[str, Any], answer: str) -> float:

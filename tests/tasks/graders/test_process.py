@@ -24,7 +24,6 @@ def hoard(parts=[]):
 def chatter():
     print("to stdout")
     return os.write(1, b'{"reward": 1.0}')
-def deep(): return deep()
 def long(): raise ValueError("x" * 100_000 + "\nline")
 def start(file, *apart):
     command = [sys.executable, "-c", "import time; time.sleep(60)"]
@@ -79,11 +78,9 @@ def has_ended(pid, within_s=10.0):
         ("1 / 0", "raised ZeroDivisionError: division by zero"),
         ("leave()", "raised SystemExit: 3"),
         ("long()", r"raised ValueError: x{188}\.\.\."),
-        ("deep()", "raised RecursionError: maximum recursion depth exceeded.*"),
         ("os._exit(3)", "ended with exit code 3"),
         ("os.kill(os.getpid(), 9)", r"was ended by signal 9 \(Killed.*\)"),
         ("'0.5'", "returned '0.5', expected a finite number"),
-        ("None", "returned None, expected a finite number"),
         ("math.nan", "returned nan, expected a finite number"),
         ("1 + 0j", r"returned \(1\+0j\), expected a finite number"),
         ("10 ** 10_000", "returned an object of type int, expected a finite number"),
@@ -105,13 +102,11 @@ def test_an_answer_that_gets_no_reward_is_worth_0_and_the_next_one_is_graded(
     ("answer", "reward"),
     [
         ("0.99", 0.99),
-        ("2.5", 2.5),
         ("-1.5", -1.5),
         ("True", 1.0),
         ("fractions.Fraction(1, 4)", 0.25),
         ("chatter()", 15.0),
         ("os.fork() >= 0", 1.0),
-        ("len(row.pop('prompt'))", 2.0),
         ("len(row.pop('prompt')) * len(row)", 0.0),
         ("len({'esft', 'psutil', 'torch', 'transformers'} & set(sys.modules))", 0.0),
     ],
@@ -185,20 +180,16 @@ def test_the_process_ends_with_a_parent_that_is_killed(tmp_path, answer, limit_s
     assert has_ended(int(parent.stdout))
 
 
-def test_a_process_lost_between_two_answers_costs_none(grader):
-    os.kill(pid_of(grader), signal.SIGKILL)
-    time.sleep(0.1)
-
-    assert grader.grade({}, "0.5").reward == 0.5
-
-
-def test_ctrl_c_in_the_terminal_does_not_reach_the_process(grader):
+def test_ctrl_c_in_the_terminal_does_not_reach_the_process_and_a_lost_one_costs_no_answer(grader):
     child = pid_of(grader)
 
     os.kill(child, signal.SIGINT)
 
     assert os.getsid(child) == child
     assert pid_of(grader) == child
+    os.kill(child, signal.SIGKILL)
+    time.sleep(0.1)
+    assert grader.grade({}, "0.5").reward == 0.5
 
 
 def test_ctrl_c_within_an_answer_leaves_nothing_for_the_next(tmp_path):
@@ -217,7 +208,6 @@ def test_ctrl_c_within_an_answer_leaves_nothing_for_the_next(tmp_path):
     [
         ("def reward(row, answer)\n", r"my\.py\", line 1(.|\n)*SyntaxError: expected ':'"),
         ("def f():\n    1 / 0\nf()\n", r"line 3, in <module>(.|\n)*ZeroDivisionError"),
-        ("import sys\nsys.exit('no')\n", "SystemExit: no"),
         ("import os\nos._exit(7)\n", "ended with exit code 7"),
         ("reward = 1.0\n", r"it has no function reward\(row, answer\)"),
         ("import time\ntime.sleep(60)\n", r"took longer than 0\.5 s"),
@@ -283,7 +273,6 @@ def test_rows_are_what_the_program_gives_as_json_has_it(tmp_path, source, rows):
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("def rows(): return 3", "'int' object is not iterable"),
         ("def rows():\n    yield {}\n    1 / 0", r"line 3, in rows(.|\n)*ZeroDivisionError"),
         ("def rows(): return [{'a': 1}, [2]]", r"row 2 is \[2\], expected a dict"),
         ("def rows(): return [{'a': {1}}]", "row 1 cannot be written as JSON: TypeError: Object"),
