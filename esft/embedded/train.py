@@ -24,8 +24,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from esft.tasks.generated import Draws
-from esft.tasks.synthetic import KINDS, PRIORS, SYNTHETIC, TARGETS, Puzzle, puzzles, stream
+from esft.tasks.synthetic import KINDS, PRIORS, SYNTHETIC, TARGETS, Draws, Puzzle, puzzles, stream
 
 PAD, END, UNKNOWN = "<pad>", "<end>", "<unk>"
 VOCABULARY = (PAD, END, UNKNOWN, "\n", " ", *digits, *ascii_letters, *punctuation)

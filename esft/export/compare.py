@@ -13,7 +13,7 @@ from esft.rollout.batches import Batches
 from esft.rollout.encode import encode_prompt
 from esft.rollout.generate import greedy_answers
 from esft.rollout.logprobs import output_layer_sees
-from esft.tasks.benchmarks.short_answers import CONCISENESS
+from esft.tasks.registry import get_task
 from esft.tasks.rows import read_split
 from esft.tasks.task import Question
 from esft.tuning.rebuild import Source
@@ -67,7 +67,8 @@ def find_prompts(source: Source, watcher: Watcher) -> tuple[list[Prompt], str]:
             ]
         except TaskError as error:
             watcher.notice(f"{error}; questions of conciseness are compared instead")
-    shipped = [row.questions[0] for row in read_split(CONCISENESS, "validation")]
+    conciseness = read_split(get_task("conciseness"), "validation")
+    shipped = [row.questions[0] for row in conciseness]
     more = [prompt for prompt in shipped if prompt not in own][: PROMPTS - len(own)]
     parts = []
     if own:

@@ -9,17 +9,16 @@ from esft.errors import TaskError
 
 def any_column(row: Mapping[str, Any], name: str) -> Any:
     """What is in column `name`; "choices.text" is read from the object in column choices."""
-    outer, _, inner = name.partition(".")
-    if outer not in row:
-        raise _missing(outer, "the row", row)
-    if not inner:
-        return row[outer]
-    within = row[outer]
-    if not isinstance(within, Mapping):
-        raise wrong_column(outer, within, f"an object with {inner}")
-    if inner not in within:
-        raise _missing(name, outer, within)
-    return within[inner]
+    whole, value, path = "the row", row, ""
+    for part in name.split("."):
+        if not isinstance(value, Mapping):
+            raise wrong_column(path, value, f"an object with {part}")
+        path = f"{path}.{part}".lstrip(".")
+        if part not in value:
+            columns = ", ".join(map(str, value)) or "no columns"
+            raise TaskError(f"column {path} is missing, {whole} has: {columns}")
+        whole, value = path, value[part]
+    return value
 
 
 def text_column(row: Mapping[str, Any], name: str) -> str:
@@ -31,7 +30,7 @@ def text_column(row: Mapping[str, Any], name: str) -> str:
 
 def texts_column(row: Mapping[str, Any], name: str) -> list[str]:
     value = any_column(row, name)
-    if not isinstance(value, list) or not all(is_text(item) for item in value):
+    if not isinstance(value, list) or not all(map(is_text, value)):
         raise wrong_column(name, value, "a list of texts that are not empty")
     return value
 
@@ -60,8 +59,3 @@ def is_text(value: object) -> bool:
     if not isinstance(value, str) or not value.strip():
         return False
     return value.encode(errors="ignore") == value.encode(errors="surrogatepass")
-
-
-def _missing(name: str, whole: str, row: Mapping[str, Any]) -> TaskError:
-    columns = ", ".join(map(str, row)) or "no columns"
-    return TaskError(f"column {name} is missing, {whole} has: {columns}")

@@ -5,16 +5,14 @@ import os
 from pathlib import Path
 
 from esft.errors import TaskError, UnknownTaskError
+from esft.tasks.benchmarks.answers import ANSWERED
 from esft.tasks.benchmarks.choice import CHOICE
 from esft.tasks.benchmarks.countdown import COUNTDOWN, COUNTDOWN_3TO4
-from esft.tasks.benchmarks.reasoning import REASONING
-from esft.tasks.benchmarks.short_answers import CONCISENESS, NQ_OPEN, TRIVIA_QA
 from esft.tasks.own import own_task
 from esft.tasks.synthetic import SYNTHETIC
 from esft.tasks.task import Task
 
-_BENCHMARKS = (*CHOICE, *REASONING, NQ_OPEN, TRIVIA_QA, CONCISENESS, COUNTDOWN, COUNTDOWN_3TO4)
-_TASKS = {task.name: task for task in (*_BENCHMARKS, *SYNTHETIC)}
+_TASKS = {task.name: task for task in (*CHOICE, *ANSWERED, COUNTDOWN, COUNTDOWN_3TO4, *SYNTHETIC)}
 
 
 def task_names() -> list[str]:
@@ -36,13 +34,12 @@ def get_task(name: str, grader: str | None = None) -> Task:
     if name.endswith((".jsonl", ".py")):
         return own_task(Path(name).expanduser(), grader)
     if name not in _TASKS:
-        near = difflib.get_close_matches(
-            name.strip().lower().replace("_", "-"), task_names(), n=3, cutoff=0.5
-        )
-        own = "a .jsonl or .py file is a task of your own"
+        plain = name.strip().lower().replace("_", "-")
+        near = difflib.get_close_matches(plain, task_names(), n=3, cutoff=0.5)
+        start = f"did you mean {' or '.join(near)}?" if near else "see esft tasks;"
         raise UnknownTaskError(
             f"task {name!r} is unknown, expected one of: {', '.join(task_names())}",
-            hint=f"did you mean {' or '.join(near)}? {own}" if near else f"see esft tasks; {own}",
+            hint=f"{start} a .jsonl or .py file is a task of your own",
         )
     if grader is not None:
         raise TaskError(
@@ -57,4 +54,4 @@ def data_folder(named: str | None, task: Task) -> Path | None:
     """The folder of a task's rows: the one named, or ESFT_DATA_DIR where they are on the hub."""
     if named is None and task.hub is not None:
         named = os.environ.get("ESFT_DATA_DIR")
-    return None if not named else Path(named)
+    return Path(named) if named else None

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from esft.errors import TaskError
-from esft.tasks.sources import FolderRows, HubRows
-from esft.tasks.task import Row, RowSource, Task
+from esft.tasks.sources import RowSource, folder_rows
+from esft.tasks.task import Row, Task
 
 SHIPPED = Path(__file__).with_name("data")
 DEFAULT = 200  # train rows, and holdout rows, where nothing else is asked for
@@ -22,13 +22,11 @@ class Split:
 
 @dataclass(frozen=True, kw_only=True)
 class Preview:
-    """Some rows of one split."""
+    """The first two rows of a split."""
 
     where: str
-    """The file, dataset or program they come from."""
     split: str
     total: int
-    """Rows in that split."""
     rows: tuple[Row, ...]
 
 
@@ -45,21 +43,14 @@ def read_split(task: Task, split: str, data_dir: Path | None = None) -> list[Row
     return list(_read(task, split, row_source(task, data_dir)))
 
 
-def preview(task: Task, data_dir: Path | None = None, count: int = 2) -> Preview:
-    """The first `count` rows of the first split there is: train, else validation, else test.
-
-    Reads the whole split, so that a wrong row is found here and not in a run.
-    """
+def preview(task: Task, data_dir: Path | None = None) -> Preview:
+    """Two rows of the first split there is, all of whose rows are read and so checked."""
     source = row_source(task, data_dir)
-    for split, name in task.splits.items():
-        if source.has(name):
-            rows = tuple(_read(task, split, source))
-            where = source.where(name)
-            return Preview(where=where, split=split, total=len(rows), rows=rows[:count])
-    first = next(iter(task.splits.values()))
-    raise TaskError(
-        f"{source.where(first)} is not there, nor another split of {task.name}", hint=source.fix
-    )
+    there = [split for split, name in task.splits.items() if source.has(name)]
+    split = next(iter(there or task.splits))
+    rows = tuple(_read(task, split, source))
+    where = source.where(task.splits[split])
+    return Preview(where=where, split=split, total=len(rows), rows=rows[:2])
 
 
 def split_rows(
@@ -86,17 +77,19 @@ def split_rows(
     if (train is not None and train < 1) or (holdout is not None and holdout < 0):
         raise ValueError(f"{train} train and {holdout} holdout rows, expected >= 1 and >= 0")
     source = row_source(task, data_dir)
-    test = {row.key for row in _read(task, "test", source)} if _has(task, "test", source) else set()
+    has_test, has_validation = (
+        source.has(task.splits.get(split, "")) for split in ("test", "validation")
+    )
+    test = {row.key for row in _read(task, "test", source)} if has_test else set()
     tunable = _distinct(_read(task, "train", source), test)
-    shared = not _has(task, "validation", source)
     if train is None:
         left = len(tunable)
-        if shared:
+        if not has_validation:
             left -= min(DEFAULT, left // 2) if holdout is None else holdout
         train = max(1, min(DEFAULT, left))
     if len(tunable) < train:
-        raise _too_few(task, source, "train", "train", train, len(tunable))
-    if shared:
+        raise _too_few(task, source, "train", train, len(tunable))
+    if not has_validation:
         measurable = tunable[train:]
     else:
         known = test | {row.key for row in tunable}
@@ -105,30 +98,21 @@ def split_rows(
         # At least one, so that a run without any says how to get them.
         holdout = max(1, min(DEFAULT, len(measurable)))
     if len(measurable) < holdout:
-        split = "train" if shared else "validation"
-        raise _too_few(task, source, split, "holdout", holdout, len(measurable))
+        raise _too_few(task, source, "holdout", holdout, len(measurable), not has_validation)
     return Split(train=tuple(tunable[:train]), holdout=tuple(measurable[:holdout]))
 
 
 def row_source(task: Task, data_dir: Path | None = None) -> RowSource:
-    """Where a task's rows come from: the folder, else its own, the hub, or what esft ships."""
+    """Where a task's rows come from: the folder, else the hub, its own, or what esft ships."""
     if data_dir is not None:
-        which, other = "--data-dir", "the task's own rows"
+        which, other = "--data-dir", task.source
         if task.hub is not None:
             which, other = "--data-dir and ESFT_DATA_DIR", f"{task.hub} from the hub"
-        elif task.make_source is None:
-            other = "the rows that ship with esft"
         fix = f"leave {which} out to use {other}"
-        return FolderRows(folder=data_dir.expanduser(), file=task.file, fix=fix)
+        return folder_rows(data_dir.expanduser(), task.file, fix)
     if task.make_source is not None:
         return task.make_source()
-    if task.hub is not None:
-        return HubRows(task.hub, task.file)
-    return FolderRows(folder=SHIPPED, file=task.file, fix="install esft again")
-
-
-def _has(task: Task, split: str, source: RowSource) -> bool:
-    return split in task.splits and source.has(task.splits[split])
+    return folder_rows(SHIPPED, task.file, "install esft again")
 
 
 def _read(task: Task, split: str, source: RowSource) -> Iterator[Row]:
@@ -155,15 +139,14 @@ def _distinct(rows: Iterable[Row], without: Set[str]) -> list[Row]:
 
 
 def _too_few(
-    task: Task, source: RowSource, split: str, part: str, asked: int, there: int
+    task: Task, source: RowSource, part: str, asked: int, there: int, shared: bool = False
 ) -> TaskError:
-    shared = part == "holdout" and split == "train"
+    where = source.where(task.splits["train" if part == "train" or shared else "validation"])
     left = " left after the train rows" if shared else ""
-    fixes = [f"--set task.{part}={there}"] if there else ["add rows"]
-    if shared:
-        fixes.append("lower --set task.train=")
+    fixes = [f"--set task.{part}={there}" if there else "add rows"]
+    fixes += ["lower --set task.train="] * shared
     return TaskError(
-        f"{source.where(task.splits[split])}: {there} {part} rows{left}, not counting those that "
-        f"occur twice or in another split; expected {asked} (task.{part})",
+        f"{where}: {there} {part} rows{left}, not counting those that occur twice or in another "
+        f"split; expected {asked} (task.{part})",
         hint=", or ".join([*fixes, source.fix]),
     )

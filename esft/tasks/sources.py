@@ -1,59 +1,126 @@
-"""Where rows come from: a folder of .jsonl files, or a dataset of the Hugging Face hub."""
+"""Where rows come from: a folder of .jsonl files, a dataset of the hub, a generator, a user."""
 
 import json
 import reprlib
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from esft.errors import TaskError
-from esft.tasks.task import HubSource, LocatedRow
+from esft.tasks.words import SPLITS
+
+LocatedRow = tuple[str, Mapping[str, Any]]
+"""Where a raw row is, for messages, and its columns."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class FolderRows:
+class RowSource:
+    """Where the rows of a task come from, split by split."""
+
+    where: Callable[[str], str]
+    """File, dataset or program and split, for messages."""
+    has: Callable[[str], bool]
+    rows: Callable[[str], Iterable[LocatedRow]]
+    """The raw rows of a split; TaskError where there are none."""
+    fix: str
+    """What to do about rows that are missing or wrong, the end of each hint."""
+
+
+def folder_rows(folder: Path, file: str, fix: str) -> RowSource:
     """The rows of one task in a data folder, in files <file>.<split>.jsonl."""
 
-    folder: Path
-    file: str
-    fix: str
+    def path_of(split: str) -> Path:
+        return folder / f"{file}.{split}.jsonl"
 
-    def where(self, split: str) -> str:
-        return str(self._path(split))
-
-    def has(self, split: str) -> bool:
-        return self._path(split).is_file()
-
-    def rows(self, split: str) -> Iterator[LocatedRow]:
-        path = self._path(split)
-        if not self.folder.is_dir():
-            raise TaskError(
-                f"{self.folder} is not a folder, expected one with {path.name}",
-                hint=f"correct --data-dir (or ESFT_DATA_DIR), or {self.fix}",
-            )
+    def rows(split: str) -> Iterator[LocatedRow]:
+        path = path_of(split)
         if not path.is_file():
-            files = self.folder.glob(f"{self.file}.*.jsonl")
-            others = ", ".join(sorted(file.name for file in files))
-            has = f"of this task it has {others}" if others else "it has no file of this task"
+            others = ", ".join(sorted(path.name for path in folder.glob(f"{file}.*.jsonl")))
+            wrong = f"has no {path.name}; of this task it has {others or 'no file'}"
+            if not folder.is_dir():
+                wrong = f"is not a folder, expected one with {path.name}"
             raise TaskError(
-                f"{self.folder} has no {path.name}; {has}",
-                hint=f"put {path.name} there, name another folder with --data-dir, or {self.fix}",
+                f"{folder} {wrong}",
+                hint=f"put {path.name} there, name another folder with --data-dir, or {fix}",
             )
-        yield from json_lines(path, self.fix)
+        return json_lines(path, fix)
 
-    def _path(self, split: str) -> Path:
-        return self.folder / f"{self.file}.{split}.jsonl"
+    return RowSource(
+        where=lambda split: str(path_of(split)),
+        has=lambda split: path_of(split).is_file(),
+        rows=rows,
+        fix=fix,
+    )
+
+
+def split_source(
+    name: str,
+    splits: Callable[[], Collection[str]],
+    read: Callable[[str], Iterable[LocatedRow]],
+    fix: str = "name a folder with other rows as --data-dir",
+) -> RowSource:
+    """The source of a dataset, a generator or a file, with these splits."""
+
+    def rows(split: str) -> Iterable[LocatedRow]:
+        if split not in splits():
+            wrong = f"{name} has no split {split}, it has: {', '.join(splits())}"
+            raise TaskError(wrong, hint=fix)
+        return read(split)
+
+    return RowSource(
+        where=lambda split: f"{name}, split {split}",
+        has=lambda split: split in splits(),
+        rows=rows,
+        fix=fix,
+    )
+
+
+def numbered(name: str, rows: Iterable[Mapping[str, Any]]) -> Iterator[LocatedRow]:
+    """The rows of a source without lines."""
+    return ((f"{name}, row {number}", row) for number, row in enumerate(rows, start=1))
+
+
+def generated_rows(name: str, make: Callable[[str], Iterable[Mapping[str, Any]]]) -> RowSource:
+    """The rows that `make` gives for a split, made anew each time they are read."""
+    return split_source(
+        name, lambda: SPLITS, lambda split: numbered(f"{name}, split {split}", make(split))
+    )
+
+
+def hub_rows(name: str, file: str) -> RowSource:
+    """The rows of a hub dataset ("name, configuration"), downloaded when first asked for."""
+    offline = (
+        f"to work offline, name a folder with {file}.train.jsonl as --data-dir, or set "
+        "HF_HOME to a folder whose datasets cache has it; HF_ENDPOINT names another hub"
+    )
+
+    @cache
+    def splits() -> Mapping[str, Iterable[Mapping[str, Any]]]:
+        import datasets
+
+        # The errors module re-exports the base error of its HTTP library, which has changed twice.
+        from huggingface_hub.errors import HTTPError
+
+        dataset, _, config = name.partition(", ")
+        try:
+            # Before 4.0, datasets would ask whether to run remote code; later ones never run it.
+            return datasets.load_dataset(dataset, config or None, trust_remote_code=False)
+        except ConnectionError as error:
+            wrong = "is not in the cache and the hub cannot be reached"
+            raise TaskError(f"dataset {name} {wrong}", hint=offline) from error
+        except (OSError, HTTPError, ValueError, datasets.exceptions.DatasetsError) as error:
+            wrong = f"cannot be loaded: {' '.join(str(error).split())}"
+            raise TaskError(f"dataset {name} {wrong}", hint=offline) from error
+
+    return split_source(
+        name, splits, lambda split: numbered(f"{name}, split {split}", splits()[split])
+    )
 
 
 def json_lines(path: Path, fix: str) -> Iterator[LocatedRow]:
-    """The objects of a JSON Lines file; blank lines are skipped, and still counted.
-
-    Raises:
-        TaskError: the file cannot be read or has no rows, or a line is not an object; `fix` is
-            the end of each hint.
-    """
+    """The objects of a JSON Lines file; blank lines are skipped, and still counted."""
     empty = True
     try:
         with path.open("rb") as lines:  # bytes end at LF alone, text also at CR; U+2028 never does
@@ -87,75 +154,3 @@ def _parse(where: str, line: bytes, fix: str) -> dict[str, Any]:
         f"{where} is {wrong}, expected one JSON object a line",
         hint=f"correct that line, or {fix}",
     )
-
-
-class HubRows:
-    """The rows of one hub dataset, downloaded when first asked for, or read from the cache."""
-
-    fix = "name a folder with other rows as --data-dir"
-
-    def __init__(self, source: HubSource, file: str) -> None:
-        self.source = source
-        self._offline_hint = (
-            f"to work offline, name a folder with {file}.train.jsonl as --data-dir, or set "
-            "HF_HOME to a folder whose datasets cache has it; HF_ENDPOINT names another hub"
-        )
-
-    def where(self, split: str) -> str:
-        return f"{self.source}, split {split}"
-
-    def has(self, split: str) -> bool:
-        return split in self._splits
-
-    def rows(self, split: str) -> Iterator[LocatedRow]:
-        if not self.has(split):
-            raise TaskError(
-                f"{self.source} has no split {split}, it has: {', '.join(self._splits)}",
-                hint=self._offline_hint,
-            )
-        if len(self._splits[split]) == 0:
-            raise TaskError(f"{self.where(split)} has no rows", hint=self._offline_hint)
-        for number, row in enumerate(self._splits[split], start=1):
-            yield f"{self.where(split)}, row {number}", row
-
-    @cached_property
-    def _splits(self) -> dict[str, Any]:
-        import datasets
-
-        try:
-            return datasets.load_dataset(
-                self.source.id,
-                self.source.config,
-                trust_remote_code=False,  # datasets before 4.0 would ask; later ones never run code
-            )
-        except Exception as error:
-            wrong = _explanation(error)
-            if wrong is None:
-                raise
-            hint = self._offline_hint
-            if wrong == _GATED:
-                terms = f"accept its terms at https://huggingface.co/datasets/{self.source.id}"
-                hint = f"{terms} and log in with `hf auth login`; {hint}"
-            raise TaskError(f"dataset {self.source} {wrong}", hint=hint) from error
-
-
-_GATED = "is gated on the hub"
-
-
-def _explanation(error: Exception) -> str | None:
-    """What `error` of load_dataset (5.2) means for the user; None for what they cannot fix."""
-    from datasets.exceptions import DatasetNotFoundError, DatasetsError
-
-    # The errors module re-exports the base error of its HTTP library, which has changed twice.
-    from huggingface_hub.errors import HTTPError
-
-    if isinstance(error, DatasetNotFoundError):
-        gated = "gated" in str(error)
-        return _GATED if gated else "is not on the hub, or you have no access to it"
-    if isinstance(error, ConnectionError):
-        return "is not in the cache and the hub cannot be reached"
-    if isinstance(error, RuntimeError) and "scripts are no longer supported" in str(error):
-        return "needs a dataset script, which esft does not run"
-    if isinstance(error, (OSError, HTTPError, ValueError, DatasetsError)):
-        return f"cannot be loaded: {' '.join(str(error).split())}"
-    return None

@@ -1,13 +1,17 @@
 """What a task is: rows to ask, ways to score them, a grader for the answers."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from functools import partial
+from typing import Any
 
 from esft.errors import TaskError
-from esft.tasks.columns import text_column
+from esft.tasks.columns import is_text, text_column, wrong_column
+from esft.tasks.sources import RowSource, hub_rows
 from esft.tasks.words import SPLITS
+
+Messages = tuple[dict[str, str], ...]  # of role and content
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +25,7 @@ class Option:
     label: str | None = None
     """What a message calls the option, such as "B" or "2"; None where no message names it."""
     length: int | None = None
-    """What acc_norm divides the log-probability by; None takes the characters of `text`."""
+    """None takes the characters of `text`."""
 
     @property
     def divisor(self) -> int:
@@ -33,14 +37,11 @@ class Option:
 class Question:
     """One thing that a model is asked, and answers."""
 
-    messages: tuple[dict[str, str], ...]
-    """Dicts of role and content."""
+    messages: Messages
     opening: str = ""
-    """What every answer begins with: the model goes on from here, and its answer is graded with
-    these characters before it."""
+    """What every answer begins with: the model goes on from here; it is graded with it."""
     reference: str | None = None
-    """A right answer written out as the messages ask for it, beginning with `opening`; what
-    reward "logprob" looks at. None where there is none."""
+    """A right answer as the messages ask for it, from `opening` on; None where there is none."""
 
     @property
     def prompt(self) -> str:
@@ -48,10 +49,12 @@ class Question:
         return "\n\n".join(message["content"] for message in self.messages) + "\nAnswer:"
 
 
-def ask(text: str, *, reference: str | None = None, opening: str = "") -> Question:
-    """A question in one message of the user."""
-    message = {"role": "user", "content": text}
-    return Question(messages=(message,), opening=opening, reference=reference)
+def ask(
+    text: str, *, before: Messages = (), reference: str | None = None, opening: str = ""
+) -> Question:
+    """A question in one message of the user, behind those of `before`."""
+    messages = (*before, {"role": "user", "content": text})
+    return Question(messages=messages, opening=opening, reference=reference)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,9 +65,8 @@ class Row:
     questions: tuple[Question, ...]
     """One or more; the model answers each without seeing the others."""
     answer: str | None = None
-    """The right answer; None where the grader needs none."""
+    """None where the grader needs none."""
     accepted: tuple[str, ...] = ()
-    """Further right answers."""
     facts: Mapping[str, Any] = field(default_factory=dict)
     """What else the grader needs, such as the numbers of a puzzle."""
     options: tuple[Option, ...] = ()
@@ -94,6 +96,16 @@ def made_id(task: str, *asked: str) -> str:
     return f"{task}-{digest[:12]}"
 
 
+def row_id(raw: Mapping[str, Any], task: str, *asked: str) -> str:
+    """What is in column id, or one made of what is asked where there is none."""
+    value = raw.get("id")
+    if value is None:
+        return made_id(task, *asked)
+    if type(value) is not int and not is_text(value):
+        raise wrong_column("id", value, "a text or a whole number")
+    return str(value)
+
+
 def text_options(context: str, texts: Sequence[str], labels: Sequence[str]) -> list[Option]:
     """Options whose whole text continues the one context; labels beyond the texts are unused."""
     return [
@@ -102,19 +114,16 @@ def text_options(context: str, texts: Sequence[str], labels: Sequence[str]) -> l
     ]
 
 
-def choice_row(*, id: str, asked: str, options: Sequence[Option], gold: int) -> Row:
-    """A row whose message lists its options, two or more, and asks for a label of theirs."""
+def choice_row(
+    *, id: str, asked: str, options: Sequence[Option], gold: int, before: Messages = ()
+) -> Row:
+    """A row whose last message lists its options, two or more, and asks for a label of theirs."""
     listed = "\n".join(f"{option.label}. {option.text.strip()}" for option in options)
     label = options[gold].label
     kind = "number" if label.isdecimal() else "letter"
     message = f"{asked.strip()}\n\n{listed}\n\nReply with the {kind} of the right answer alone."
-    return Row(
-        id=id,
-        questions=(ask(message, reference=label),),
-        answer=label,
-        options=tuple(options),
-        gold=gold,
-    )
+    question = ask(message, reference=label, before=before)
+    return Row(id=id, questions=(question,), answer=label, options=tuple(options), gold=gold)
 
 
 def prompted_row(task: str, raw: Mapping[str, Any]) -> Row:
@@ -134,48 +143,13 @@ class Grade:
     """Why the grader gave no reward, in a line; it is 0 then. None where it gave one."""
 
 
-Grader = Callable[["Row", Sequence[str]], Grade]
+Grader = Callable[[Row, Sequence[str]], Grade]
 """Grades the answers to the questions of a row, in their order; never raises."""
 
 
 def one_answer(grade: Callable[[Row, str], Grade]) -> Grader:
     """The grader of rows with one question, of a function that grades its answer."""
-
-    def grade_row(row: Row, answers: Sequence[str]) -> Grade:
-        (answer,) = answers
-        return grade(row, answer)
-
-    return grade_row
-
-
-LocatedRow = tuple[str, dict[str, Any]]
-"""Where a raw row is, for messages, and its columns."""
-
-
-class RowSource(Protocol):
-    """Where the rows of a task come from, split by split."""
-
-    fix: str
-    """What to do about rows that are missing or wrong, the end of each hint."""
-
-    def where(self, split: str) -> str:
-        """File, dataset or program and split, for messages."""
-
-    def has(self, split: str) -> bool: ...
-
-    def rows(self, split: str) -> Iterator[LocatedRow]:
-        """The raw rows of a split; TaskError where there are none."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class HubSource:
-    """Where rows come from on the Hugging Face hub."""
-
-    id: str
-    config: str | None = None
-
-    def __str__(self) -> str:
-        return self.id if self.config is None else f"{self.id}, {self.config}"
+    return lambda row, answers: grade(row, *answers)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,15 +158,12 @@ class Task:
 
     name: str
     summary: str
-    """What is asked, in a line."""
     source: str
-    """Where the rows come from, in words."""
     licence: str
     size: str
     """How many rows there are, in words, such as "7,473 train, 1,319 test"."""
     grading: str
-    """How a generated answer is graded, in a sentence."""
-    scorings: tuple[str, ...]
+    scorings: tuple[str, ...] = ("generate",)
     """Of `words.SCORINGS`; the one for where nothing else is said comes first."""
     max_new_tokens: int
     """Cap on an answer's length when it is scored by generate."""
@@ -202,16 +173,15 @@ class Task:
     """Makes a Row of one object of the source; TaskError names the column that is wrong."""
     grade: Grader
     max_reward: float = 1.0
-    hub: HubSource | None = None
+    hub: str | None = None
+    """The dataset of the hub that has the rows, its configuration behind a comma."""
     make_source: Callable[[], RowSource] | None = None
-    """Rows that are generated, or a user's own; None takes the hub, or the rows that esft ships."""
+    """Rows where no folder is named; None takes those that esft ships."""
     splits: Mapping[str, str] = field(default_factory=lambda: {split: split for split in SPLITS})
-    """Our split to what the source calls it. One without right answers, or that there is not,
-    is left out."""
+    """Our split to what the source calls it; one without right answers is left out."""
 
     @property
     def scoring(self) -> str:
-        """How it is scored where nothing else is said."""
         return self.scorings[0]
 
     def choose_scoring(self, scoring: str | None, reward: str | None) -> str:
@@ -234,8 +204,7 @@ class Task:
         return scoring
 
 
-def hub_task(name: str, dataset: str, config: str | None = None, **fields: Any) -> Task:
+def hub_task(name: str, hub: str, **fields: Any) -> Task:
     """A task whose rows are on the hub; its file and source follow from the names."""
-    hub = HubSource(id=dataset, config=config)
-    named = {"name": name, "hub": hub, "source": str(hub), "file": name.replace("-", "_")}
-    return Task(**{**named, **fields})
+    named = {"name": name, "hub": hub, "source": hub, "file": name.replace("-", "_"), **fields}
+    return Task(make_source=partial(hub_rows, hub, named["file"]), **named)

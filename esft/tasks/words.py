@@ -10,7 +10,6 @@ answer is the reference to the token, which takes one forward and no answer."""
 REWARDS = ("correct", "prob", "logprob")
 """0 or 1, the probability of the right option, or the log-probability of the reference, a token."""
 SPLITS = ("train", "validation", "test")
-"""The rows that a task may have."""
 
 
 @dataclass(frozen=True)

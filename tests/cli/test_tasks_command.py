@@ -34,7 +34,7 @@ def test_a_task_shows_two_rows_as_a_model_sees_them_the_reference_and_the_gradin
         assert question["opening"] == "<think>"
     assert " ".join(get_task("countdown").grading.split()) in flat
     assert "every answer begins with: <think>" in flat
-    assert "4,000 in generated countdown puzzles, train" in flat
+    assert "4,000 in generated countdown puzzles, split train" in flat
     assert (record["name"], record["total"]) == ("countdown", 4000)
 
 

@@ -48,26 +48,16 @@ def test_rows_are_asked_for_once(tmp_path):
     assert read_split(task, "train") == read_split(task, "train")
 
 
-def test_without_rows_they_are_those_of_the_file_beside_it(tmp_path):
+@pytest.mark.parametrize(("name", "folder"), [("my", False), ("my.test", True)])
+def test_without_rows_they_are_those_of_the_file_beside_it_or_of_a_folder(tmp_path, name, folder):
     task = task_of(tmp_path, REWARD)
-    write_rows(tmp_path, "my", [{"prompt": "Q?", "worth": 0.25, "choices": 3, "split": "test"}])
+    columns = {"prompt": "Q?", "answer": {"any": 1}, "worth": 0.25, "choices": 3, "split": "test"}
+    write_rows(tmp_path, name, [columns])
 
-    row = read_split(task, "test")[0]
+    row = read_split(task, "test", tmp_path if folder else None)[0]
 
     assert (row.answer, row.questions[0].reference, row.options) == (None, None, ())
     assert task.grade(row, ["four"]).reward == 1.0
-
-
-def test_a_data_folder_has_rows_for_a_program_too(tmp_path):
-    task = task_of(tmp_path, REWARD)
-    folder = tmp_path / "folder"
-    folder.mkdir()
-    write_rows(folder, "my.train", [{"prompt": "Q?", "answer": {"any": "thing"}}])
-
-    row = read_split(task, "train", folder)[0]
-
-    assert row.answer is None
-    assert task.grade(row, ["four"]).reward == 4.0
 
 
 @pytest.mark.parametrize(

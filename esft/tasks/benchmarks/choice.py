@@ -1,7 +1,4 @@
-"""Multiple-choice benchmarks, in the prompt forms of lm-evaluation-harness.
-
-The forms are the harness's to the character, so that accuracies can be compared with it.
-"""
+"""Multiple-choice benchmarks, in the prompt forms of lm-evaluation-harness to the character."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -43,10 +40,8 @@ def read_hellaswag(raw: Mapping[str, Any]) -> Row:
     context = _without_markers(f"{activity}: {begun} {going_on.capitalize()}")
     endings = texts_column(raw, "endings")
     cleaned = [_without_markers(ending) for ending in endings]
-    if len(endings) != 4:
-        raise wrong_column("endings", endings, "4 endings")
-    if not all(ending.strip() for ending in cleaned):
-        raise wrong_column("endings", endings, "endings that are more than markers in brackets")
+    if len(endings) != 4 or not all(ending.strip() for ending in cleaned):
+        raise wrong_column("endings", endings, "4 endings, each more than markers in brackets")
     in_text = raw.get("label") in ("0", "1", "2", "3")
     return choice_row(
         id=made_id("hellaswag", context, *cleaned),
@@ -70,14 +65,13 @@ def read_mmlu(raw: Mapping[str, Any]) -> Row:
 
 
 def read_mmlu_pro(raw: Mapping[str, Any]) -> Row:
-    """A row of TIGER-Lab/MMLU-Pro; answer is the letter of answer_index.
+    """A row of TIGER-Lab/MMLU-Pro, scored by the letters in the form of MMLU.
 
-    Scored by the letters, in the form of MMLU. lm-evaluation-harness and the published figures
-    score chains of thought that the model generates, so ours do not compare with them.
+    The harness and the published figures score chains of thought, so ours do not compare with them.
     """
     options = texts_column(raw, "options")
-    if not 3 <= len(options) <= len(LETTERS):
-        raise wrong_column("options", options, f"3 to {len(LETTERS)} options")
+    if not 3 <= len(options) <= 10:
+        raise wrong_column("options", options, "3 to 10 options")
     gold = index_column(raw, "answer_index", len(options))
     if text_column(raw, "answer") != LETTERS[gold]:
         raise wrong_column("answer", raw["answer"], f"{LETTERS[gold]}, as answer_index is {gold}")
@@ -89,8 +83,7 @@ def _exam_row(
 ) -> Row:
     """A row whose options are listed in the context and scored by their letters.
 
-    The harness takes the letters for the choices: what it would divide a log-probability by is 1
-    for each, so acc_norm is acc.
+    The harness takes the letters for the choices, each of length 1: acc_norm is acc.
     """
     subject, question = text_column(raw, about), text_column(raw, "question")
     lettered = list(zip(LETTERS, choices, strict=False))
@@ -99,15 +92,12 @@ def _exam_row(
         "The following are multiple choice questions (with answers) about "
         f"{subject.replace('_', ' ')}.\n\n{question.strip()}\n{listed}Answer:"
     )
-    return choice_row(
-        id=made_id(task, subject, question, *choices),
-        asked=question,
-        options=[
-            Option(context=context, continuation=f" {letter}", text=text, label=letter, length=1)
-            for letter, text in lettered
-        ],
-        gold=gold,
-    )
+    options = [
+        Option(context=context, continuation=f" {letter}", text=text, label=letter, length=1)
+        for letter, text in lettered
+    ]
+    id = made_id(task, subject, question, *choices)
+    return choice_row(id=id, asked=question, options=options, gold=gold)
 
 
 def read_piqa(raw: Mapping[str, Any]) -> Row:
@@ -123,25 +113,25 @@ def read_piqa(raw: Mapping[str, Any]) -> Row:
 
 
 def read_winogrande(raw: Mapping[str, Any]) -> Row:
-    """A row of allenai/winogrande; answer is "1" or "2".
+    """A row of allenai/winogrande, scored partially as in the harness.
 
-    Partial scoring, as in the harness: what follows the filled blank is scored, the same words for
-    both options. The harness has no acc_norm here: as both are divided by 1, ours is acc.
+    What follows the first blank, filled, is scored, the same words for both options. The harness
+    has no acc_norm here: as both are divided by 1, ours is acc.
     """
     sentence = text_column(raw, "sentence")
-    # At the first blank, where the harness cuts too; published sentences have one.
     before, _, after = sentence.partition("_")
     if not after.strip():
         raise wrong_column("sentence", sentence, "a sentence with a blank (_) and words behind it")
     names = [text_column(raw, "option1"), text_column(raw, "option2")]
     words = f" {after.strip()}"
+    options = [
+        Option(context=before + name, continuation=words, text=name, label=label, length=1)
+        for name, label in zip(names, "12", strict=True)
+    ]
     return choice_row(
         id=made_id("winogrande", sentence, *names),
         asked=f"{sentence.strip()}\n\nWhich of these fits the blank (_)?",
-        options=[
-            Option(context=before + name, continuation=words, text=name, label=label, length=1)
-            for name, label in zip(names, "12", strict=True)
-        ],
+        options=options,
         gold=int(word_column(raw, "answer", ("1", "2"))) - 1,
     )
 
@@ -158,8 +148,7 @@ _NO_TEST = {"train": "train", "validation": "validation"}  # its answers are not
 CHOICE = (
     _choice_task(
         "arc",
-        "allenai/ai2_arc",
-        "ARC-Challenge",
+        "allenai/ai2_arc, ARC-Challenge",
         summary="school science questions, the hard ones",
         licence="CC BY-SA 4.0",
         size="1,119 train, 299 validation, 1,172 test",
@@ -168,8 +157,7 @@ CHOICE = (
     ),
     _choice_task(
         "arc-easy",
-        "allenai/ai2_arc",
-        "ARC-Easy",
+        "allenai/ai2_arc, ARC-Easy",
         summary="school science questions, the easy ones",
         licence="CC BY-SA 4.0",
         size="2,251 train, 570 validation, 2,376 test",
@@ -186,8 +174,7 @@ CHOICE = (
     ),
     _choice_task(
         "mmlu",
-        "cais/mmlu",
-        "all",
+        "cais/mmlu, all",
         summary="exam questions from 57 subjects, with four options each",
         licence="MIT",
         size="285 train (its dev split), 1,531 validation, 14,042 test",
@@ -206,9 +193,7 @@ CHOICE = (
     ),
     _choice_task(
         "piqa",
-        # The copy that lm-evaluation-harness 0.4.13 reads: ybisk/piqa is a dataset script, which
-        # `datasets` no longer runs.
-        "baber/piqa",
+        "baber/piqa",  # as in the harness: `datasets` no longer runs the script of ybisk/piqa
         summary="everyday goals, with two ways to reach each",
         licence="AFL 3.0",
         size="16,113 train, 1,838 validation",
@@ -217,8 +202,7 @@ CHOICE = (
     ),
     _choice_task(
         "winogrande",
-        "allenai/winogrande",
-        "winogrande_xl",
+        "allenai/winogrande, winogrande_xl",
         summary="sentences with a blank that one of two names fits",
         licence="CC BY",
         size="40,398 train, 1,267 validation",

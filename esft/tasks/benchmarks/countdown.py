@@ -1,19 +1,21 @@
-"""Countdown: reach a target with + - * /, using every given number exactly once."""
+"""Countdown: reach a target with + - * / from given numbers; generated puzzles, and a hub's."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from typing import Any
 
-from esft.tasks.benchmarks.countdown_puzzles import SIZES, puzzles
 from esft.tasks.columns import any_column, is_text, wrong_column
-from esft.tasks.generated import GeneratedRows
 from esft.tasks.graders.arithmetic import Step, evaluate
-from esft.tasks.own_rows import row_id
-from esft.tasks.task import Grade, Row, Task, ask, hub_task, one_answer
+from esft.tasks.sources import generated_rows
+from esft.tasks.synthetic import Draws, split_by_hash
+from esft.tasks.task import Grade, Row, Task, ask, hub_task, one_answer, row_id
 
 OPENING = "<think>"
 FORMAT_SHARE = 0.1  # what the exact form of an answer adds to the reward
+SIZES = {"train": 4000, "validation": 1000, "test": 1000}
 
 _LARGEST_NUMBER = 999_999
 _TARGET = re.compile(r"-?[0-9]{1,18}(\.[0-9]{1,30})?")
@@ -24,11 +26,9 @@ _TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 def read_countdown(raw: Mapping[str, Any]) -> Row:
     """A puzzle: its numbers (column numbers or nums), target and, where known, a solution.
 
-    Numbers are 2 to 6 from 0 to 999,999; the target is a number or a text with one, also negative
-    or with decimals. A solution that the grader refuses counts as none: published rows have some
-    that do not use each number once.
+    A solution that the grader refuses counts as none: some published ones are wrong.
     """
-    numbers, target = _numbers(raw), _target(raw)
+    numbers, target = _numbers_and_target(raw)
     message = (
         f"Numbers: {', '.join(map(str, numbers))}\nTarget: {target}\n\n"
         "Find an expression over these numbers whose value is the target. Every number has to be "
@@ -52,16 +52,15 @@ def grade_countdown(row: Row, answer: str) -> Grade:
     Source: the Countdown task of arXiv:2509.24372.
     """
     expression = _within(answer, "answer")
-    numbers, target = row.facts["numbers"], row.facts["target"]
-    correct = expression is not None and _reaches(expression, numbers, target)
+    correct = expression is not None and _reaches(expression, **row.facts)
     return Grade(reward=float(correct) + FORMAT_SHARE * format_of(answer), correct=correct)
 
 
 def format_of(answer: str) -> float:
     """How well an answer keeps to the form that was asked for, whatever it says.
 
-    1 for <think>...</think>, optional space, <answer>...</answer>, each tag once and nothing
-    around them; else 0.5 for a pair of answer tags and 0.1 for a pair of think tags.
+    1 for <think>...</think> <answer>...</answer>, each tag once and nothing around them; else 0.5
+    for a pair of answer tags and 0.1 for a pair of think tags.
     """
     text = answer.strip()
     thought, _, rest = text.partition("</think>")
@@ -89,14 +88,13 @@ def _within(text: str, tag: str) -> str | None:
 
 def _reaches(expression: str, numbers: tuple[int, ...], target: Fraction) -> bool:
     value = evaluate(expression, numbers)
-    if value is None:
-        return False
-    if target.denominator == 1:
+    if value is None or target.denominator == 1:
         return value == target
     return abs(value - target) <= _TOLERANCE * abs(target)
 
 
-def _numbers(raw: Mapping[str, Any]) -> tuple[int, ...]:
+def _numbers_and_target(raw: Mapping[str, Any]) -> tuple[tuple[int, ...], str]:
+    """The numbers, and the target in plain decimal notation."""
     name = "nums" if "nums" in raw and "numbers" not in raw else "numbers"
     value = any_column(raw, name)
     if (
@@ -105,16 +103,11 @@ def _numbers(raw: Mapping[str, Any]) -> tuple[int, ...]:
         or not all(type(number) is int and 0 <= number <= _LARGEST_NUMBER for number in value)
     ):
         raise wrong_column(name, value, f"2 to 6 whole numbers from 0 to {_LARGEST_NUMBER:,}")
-    return tuple(value)
-
-
-def _target(raw: Mapping[str, Any]) -> str:
-    """The target in plain decimal notation."""
-    value = any_column(raw, "target")
-    text = str(value) if isinstance(value, (int, float)) else value
-    if not isinstance(text, str) or not _TARGET.fullmatch(text.strip()):
-        raise wrong_column("target", value, 'a number, or a text with one such as "85" or "27.4"')
-    return text.strip()
+    target = any_column(raw, "target")
+    text = str(target).strip() if isinstance(target, (int, float, str)) else ""
+    if not _TARGET.fullmatch(text):
+        raise wrong_column("target", target, 'a number, or a text with one such as "85" or "27.4"')
+    return tuple(value), text
 
 
 def _solution(raw: Mapping[str, Any], numbers: tuple[int, ...], target: Fraction) -> str | None:
@@ -139,29 +132,81 @@ def _written_out(solution: str, numbers: tuple[int, ...]) -> str:
     """An answer that works the solution out, step by step."""
     steps: list[Step] = []
     evaluate(solution, numbers, steps)
-    worked = "; ".join(
-        f"{_part(step.left, step.left.denominator > 1)} {step.sign} "
-        f"{_part(step.right, step.right.denominator > 1 or step.right < 0)} = {step.value}"
-        for step in steps
-    )
-    return f"{OPENING}{worked}</think>\n<answer>{solution}</answer>"
+    worked = []
+    for step in steps:
+        left = step.left if step.left.denominator == 1 else f"({step.left})"
+        plain = step.right.denominator == 1 and step.right >= 0
+        right = step.right if plain else f"({step.right})"
+        worked.append(f"{left} {step.sign} {right} = {step.value}")
+    return f"{OPENING}{'; '.join(worked)}</think>\n<answer>{solution}</answer>"
 
 
-def _part(value: Fraction, parted: bool) -> str:
-    return f"({value})" if parted else str(value)
+@dataclass(frozen=True)
+class _Result:
+    value: int
+    text: str
+    binding: int = 3
+    """How strongly the last sign of `text` binds: 1 for + and -, 2 for * and /, 3 for none."""
+
+
+def puzzles(split: str) -> Iterator[dict[str, Any]]:
+    """The puzzles of a split: numbers (3 or 4 from 1 to 99), target (10 to 100) and solution.
+
+    Each target is the value of a random expression over all the numbers, in which every result
+    is a whole number above 0, no product is above 999 and no step multiplies or divides by 1; it
+    is none of the numbers. No split has the same numbers and target twice.
+    """
+    draws = Draws(20_250_929 + list(SIZES).index(split))
+    seen: set[tuple[int, ...]] = set()
+    while len(seen) < SIZES[split]:
+        numbers = [1 + draws.below(99) for _ in range(3 + draws.below(2))]
+        if split_of(numbers) != split:
+            continue
+        result = _random_result(numbers, draws)
+        puzzle = (*sorted(numbers), result.value)
+        if 10 <= result.value <= 100 and result.value not in numbers and puzzle not in seen:
+            seen.add(puzzle)
+            yield {"numbers": numbers, "target": result.value, "solution": result.text}
+
+
+def split_of(numbers: Sequence[int]) -> str:
+    """The split of all puzzles of these numbers, whatever their order."""
+    return split_by_hash(",".join(map(str, sorted(numbers))))
+
+
+def _random_result(numbers: Sequence[int], draws: Draws) -> _Result:
+    """Join two random results at a time, by a random sign of those that fit, until one is left."""
+    results = [_Result(number, str(number)) for number in numbers]
+    while len(results) > 1:
+        left = results.pop(draws.below(len(results)))
+        right = results.pop(draws.below(len(results)))
+        if left.value < right.value:
+            left, right = right, left
+        fitting = [("+", left.value + right.value)]
+        if left.value > right.value:
+            fitting.append(("-", left.value - right.value))
+        # * and / fit seldom: where they do they are listed 8 times, to be drawn more often.
+        if right.value > 1 and left.value * right.value <= 999:
+            fitting.extend([("*", left.value * right.value)] * 8)
+        if right.value > 1 and left.value % right.value == 0:
+            fitting.extend([("/", left.value // right.value)] * 8)
+        sign, value = fitting[draws.below(len(fitting))]
+        binding = 1 if sign in "+-" else 2
+        first = left.text if left.binding >= binding else f"({left.text})"
+        second = right.text if right.binding > binding else f"({right.text})"
+        results.append(_Result(value, f"{first} {sign} {second}", binding))
+    return results[0]
 
 
 _FIELDS: dict[str, Any] = {
     "grading": "1 where the last <answer>...</answer> reaches the target with every number used "
     "exactly once; plus 0.1 for the form <think>...</think> <answer>...</answer>, 0.05 for "
     "answer tags alone, 0.01 for think tags alone",
-    "scorings": ("generate",),
     "max_new_tokens": 1024,
     "max_reward": 1 + FORMAT_SHARE,
     "read": read_countdown,
     "grade": one_answer(grade_countdown),
 }
-
 COUNTDOWN = Task(
     name="countdown",
     summary="reach a target with + - * / and every given number once; generated puzzles",
@@ -169,7 +214,7 @@ COUNTDOWN = Task(
     licence="Apache-2.0",
     size=", ".join(f"{size:,} {split}" for split, size in SIZES.items()),
     file="countdown",
-    make_source=lambda: GeneratedRows(name="generated countdown puzzles", make=puzzles),
+    make_source=partial(generated_rows, "generated countdown puzzles", puzzles),
     **_FIELDS,
 )
 COUNTDOWN_3TO4 = hub_task(

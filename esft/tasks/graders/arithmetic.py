@@ -37,11 +37,10 @@ def evaluate(
     """The exact value of `expression`; None where it is no expression of all the `numbers`.
 
     An expression has + - * / (also × · ⋅ ÷ −), parentheses, and each of the numbers as often as
-    it is listed, in plain decimal digits. A sign before a number or a parenthesis, as in
-    "-(3 - 8)", is allowed: it reaches no positive target that is out of reach without it, since a
-    minus moves outwards until it turns a difference round. Everything else (powers, "//",
-    decimals, names, "=", two numbers side by side, leading zeros) and division by zero are None.
-    Its operations are appended to `done`, in the order of their evaluation.
+    it is listed, in plain decimal digits. A sign as in "-(3 - 8)" is allowed: it reaches no
+    positive target that is out of reach without it. Everything else (powers, "//", decimals,
+    names, "=", leading zeros) and division by zero are None. Its operations are appended to
+    `done`, in the order of their evaluation.
     """
     text = " ".join(expression.translate(_PLAIN_SIGNS).split())
     # Before Python's parser sees it: its time and its stack are bounded by these limits, and it

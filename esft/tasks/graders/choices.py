@@ -29,11 +29,9 @@ def grade_choice(row: Row, answer: str) -> Grade:
 def parse_label(answer: str, labels: Sequence[str], texts: Sequence[str]) -> str | None:
     """The label of the option that `answer` names; None where it names none or more than one.
 
-    The first of these that finds something decides: the whole answer is a label or the text of an
-    option; labels behind a cue ("the answer is B", "option B"); labels that begin a line
-    ("B. because ..."); labels and texts of options anywhere. A label next to another, or joined
-    to it by "or" or "and", is found where the other is: "A or B" names both. Time is linear in
-    the length of the answer.
+    The first of these that finds something decides: the whole answer is a label or a text; labels
+    behind a cue ("option B"); labels that begin a line ("B. because"); labels and texts anywhere.
+    A label next to another, or joined to it by "or" or "and", is found where the other is.
     """
     bare = _bare(answer)
     for names in (labels, texts) if bare else ():
@@ -77,11 +75,7 @@ def _mentions(answer: str, labels: Sequence[str]) -> Iterator[tuple[int, str]]:
 
 
 def _is_label(answer: str, word: re.Match[str], label: str, *, marked: bool) -> bool:
-    """Whether a word that reads like a label is one, and no word or number of a sentence.
-
-    "a" is one only where a cue or a new line leads to it and a mark or a line end follows; "A"
-    and "3" are none where a word follows them, as in "A plant" and "3 legs".
-    """
+    """Whether a word that reads like a label is one, unlike those of "a plant" and "3 legs"."""
     end = word.end()
     if word.group() != label and not (marked and answer[end : end + 1] in _CLOSING):
         return False

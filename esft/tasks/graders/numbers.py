@@ -31,19 +31,15 @@ def grade_number(row: Row, answer: str) -> Grade:
 def parse_number(text: str) -> Fraction | None:
     """The number that `text` is; None where it is anything else, or more than a number.
 
-    Read are a sign, separators of thousands ("1,080"), decimals ("3.50", ".5"), fractions of whole
-    numbers ("3/4") and powers ("1e9"), with "$" or "€" before, and "%" or a full stop behind, none
-    of which changes the value. No units.
+    Read are signs, "1,080", "3.50", ".5", "3/4" and "1e9", with "$" or "€" before, and "%" or a
+    full stop behind, none of which changes the value. No units.
     """
     match = _WHOLE_TEXT.fullmatch(text.strip())
     return None if match is None else _value(match)
 
 
 def last_number(text: str) -> Fraction | None:
-    """The last number in `text`, also in "x2" and "5kg"; None where there is none.
-
-    None too where the last one is too long to be read or has a 0 below its line.
-    """
+    """The last number in `text`, also in "5kg"; None without one, or where it cannot be read."""
     last = deque(_IN_TEXT.finditer(text), maxlen=1)
     return _value(last[0]) if last else None
 

