@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from esft.errors import TaskError
-from esft.tasks.columns import any_column, is_text, text_column
+from esft.tasks.columns import is_text, text_column
 from esft.tasks.registry import get_task
 
 FILES = Path(__file__).parent / "files"
@@ -58,49 +58,36 @@ def choices(texts, labels):
         ("arc", {"answerKey": "Z"}, "answerKey is 'Z', expected one of A, B, C"),
         ("arc", choices(["x"], ["A"]), r"choices.text is \['x'\], expected two options or more"),
         ("arc", choices(["x", "y"], ["A", "A"]), "choices.label is .*, expected 2 labels, all d"),
-        ("arc", choices(["x", "y", "z"], ["A", "B"]), "choices.label is .*, expected 3 labels"),
-        ("arc", choices(["x", "y"], [1, 2]), r"choices.label is \[1, 2\], expected a list of te"),
         ("arc", {"choices": {"text": ["x", "y"]}}, "column choices.label is missing, choices has"),
         ("hellaswag", {"ctx_b": None}, "ctx_b is None, expected a text"),
         ("hellaswag", {"endings": list("abc")}, "endings is .*, expected 4 endings"),
-        ("hellaswag", {"endings": ["a", "b", "c", ""]}, "endings is .*, expected a list of texts"),
-        ("hellaswag", {"endings": ["a", "b", "[x] [y]", "c"]}, "expected endings that are more"),
-        ("hellaswag", {"label": "4"}, "label is '4', expected a whole number from 0 to 3"),
+        ("hellaswag", {"endings": ["a", "b", "[x] [y]", "c"]}, "expected 4 endings, each more tha"),
         ("hellaswag", {"label": "²"}, "label is '²', expected a whole number from 0 to 3"),
         ("hellaswag", {"label": True}, "label is True, expected a whole number from 0 to 3"),
         ("mmlu", {"choices": list("abc")}, r"choices is \['a', 'b', 'c'\], expected 4 choices"),
-        ("mmlu", {"answer": 4}, "answer is 4, expected a whole number from 0 to 3"),
-        ("mmlu-pro", {"options": ["a", "b"]}, "options is .*, expected 3 to 10 options"),
         ("mmlu-pro", {"options": list("abcdefghijk")}, "options is .*, expected 3 to 10 options"),
         ("mmlu-pro", {"answer": "A"}, "answer is 'A', expected B, as answer_index is 1"),
-        ("mmlu-pro", {"answer_index": 10}, "answer_index is 10, expected a whole number from 0 to"),
         ("piqa", {"label": 2}, "label is 2, expected a whole number from 0 to 1"),
         ("piqa", {"label": -1}, "label is -1, expected a whole number from 0 to 1"),
         ("winogrande", {"sentence": "No blank."}, "expected a sentence with a blank"),
         ("winogrande", {"sentence": "It is the _ "}, "expected a sentence with a blank .* behind"),
         ("winogrande", {"answer": "3"}, "answer is '3', expected one of 1, 2"),
         ("gsm8k", {"answer": "It is 18."}, "answer is 'It is 18.', expected a solution whose last"),
-        ("gsm8k", {"answer": "#### 1\nor 2"}, "expected a solution whose last line is #### and a"),
         ("gsm8k", {"answer": "#### 1,08"}, "expected a solution whose last line is #### and a"),
         ("proofwriter", {"answer": "true"}, "answer is 'true', expected one of True, False, Unkn"),
         ("proofwriter", {"id": 4}, "id is 4, expected a text"),
         ("nq-open", {"answer": []}, r"answer is \[\], expected one answer or more"),
-        ("nq-open", {"answer": ["x", ""]}, "answer is .*, expected a list of texts"),
         ("trivia-qa", {"answer": {"value": "x"}}, "column answer.aliases is missing, answer has: "),
-        ("trivia-qa", {"answer": {"value": None}}, "answer.value is None, expected a text"),
         ("countdown", {"numbers": [1]}, r"numbers is \[1\], expected 2 to 6 whole numbers from 0"),
         ("countdown", {"numbers": [1] * 7}, "numbers is .*, expected 2 to 6 whole numbers"),
-        ("countdown", {"numbers": [1, -2]}, r"numbers is \[1, -2\], expected"),
         ("countdown", {"numbers": [1, 1_000_000]}, r"is \[1, 1000000\], expected .* to 999,999"),
         ("countdown", {"numbers": [1, True]}, r"numbers is \[1, True\], expected"),
         ("countdown", {"target": True}, "target is True, expected a number, or a text with one"),
         ("countdown", {"target": "1/3"}, "target is '1/3', expected a number"),
-        ("countdown", {"target": "9" * 5000}, "target is '99.*99', expected a number"),
         ("countdown", {"target": "٩"}, "target is '٩', expected a number"),
         ("countdown", {"target": float("nan")}, "target is nan, expected a number"),
         ("countdown", {"solution": 85}, "solution is 85, expected an expression, or null"),
         ("countdown", {"id": 1.5}, "id is 1.5, expected a text or a whole number"),
-        ("add-two-digits", {"answer": 85}, "answer is 85, expected a text"),
     ],
 )
 def test_a_wrong_value_is_refused_with_its_column_and_what_was_expected(name, changes, message):
@@ -119,8 +106,3 @@ def test_a_long_value_is_shortened_in_the_message():
 def test_texts_have_something_that_utf8_can_hold(value):
     assert not is_text(value)
     assert is_text("H₂O\u2028\U0001f600")
-
-
-def test_a_row_without_columns_is_said_to_have_none():
-    with pytest.raises(TaskError, match="the row has: no columns"):
-        any_column({}, "question")

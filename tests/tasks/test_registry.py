@@ -5,17 +5,6 @@ import pytest
 
 from esft.errors import TaskError
 from esft.tasks.registry import get_task, task_names
-from esft.tasks.words import SCORINGS
-
-
-@pytest.mark.parametrize("name", task_names())
-def test_a_task_is_found_by_its_name_and_is_whole(name):
-    task = get_task(name)
-
-    assert task.name == name
-    assert task.scorings
-    assert set(task.scorings) <= set(SCORINGS)
-    assert all((task.summary, task.licence, task.source, task.size, task.grading))
 
 
 @pytest.mark.parametrize(
@@ -23,7 +12,6 @@ def test_a_task_is_found_by_its_name_and_is_whole(name):
     [
         ("arc_easy", "did you mean arc-easy"),
         ("ARC", "did you mean arc"),
-        ("concise", "did you mean conciseness"),
         ("xyzzy", "see esft tasks; a .jsonl or .py file is a task of your own"),
     ],
 )

@@ -47,14 +47,6 @@ def test_the_key_of_a_row_with_options_knows_neither_their_order_nor_their_wordi
     assert row.key != another.key
 
 
-def test_options_with_contexts_of_their_own_are_part_of_the_key():
-    first = options_of("The cat sat", "down") + options_of("The dog sat", "down")
-    second = options_of("The cat sat", "down") + options_of("The cow sat", "down")
-
-    assert row_of("m", options=first).key == row_of("m", options=first[::-1]).key
-    assert row_of("m", options=first).key != row_of("m", options=second).key
-
-
 def test_the_prompt_has_all_messages_as_plain_text():
     (question,) = row_of("Be brief.", "Is ice cold?").questions
 

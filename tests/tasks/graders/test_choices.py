@@ -67,11 +67,8 @@ def test_labels_that_are_numbers_are_told_from_numbers_in_the_answer(answer, lab
     assert parse_label(answer, NUMBERS, LEGS) == label
 
 
-def test_a_label_comes_before_an_option_of_the_same_text():
+def test_a_label_comes_before_an_option_of_the_same_text_and_a_whole_text_before_a_label_in_it():
     assert parse_label("3", NUMBERS, ["3", "1", "2", "4"]) == "3"
-
-
-def test_an_option_that_is_the_whole_answer_comes_before_a_label_in_it():
     assert parse_label("Vitamin C.", LABELS, ["iron", "vitamin C", "oil", "salt"]) == "B"
 
 
