@@ -50,6 +50,7 @@ def test_resume_prints_json_alone(stopped):
     [
         ("resume tinny", "tinny is not a run, expected a name under", "the newest are tiny"),
         ("replay tinny --out out", "tinny is not a run", "the newest are tiny"),
+        ("tune runs/tiny/recipe.toml --run-dir runs/tiny", "", "esft resume runs/tiny goes on"),
         ("replay --out runs", "runs exists, expected a new or an empty folder", ""),
         ("replay --at 3 --out out", "--at is '3', expected best, last or a step from 0 to 2", ""),
     ],
@@ -61,14 +62,6 @@ def test_what_cannot_be_done_is_refused_and_nothing_written(stopped, words, erro
     assert f"Error: {error}" in done.stderr
     assert hint in done.stderr
     assert not (stopped.parent.parent / "out").exists()
-
-
-def test_tune_into_the_folder_of_a_run_names_resume(stopped):
-    done = esft("tune", "runs/tiny/recipe.toml", "--run-dir", "runs/tiny")
-
-    assert done.exit_code == 1
-    assert "a run is never overwritten" in done.stderr
-    assert "esft resume runs/tiny goes on with it" in done.stderr
 
 
 def test_a_stopped_run_says_how_to_go_on(tmp_path, monkeypatch):

@@ -23,20 +23,6 @@ def base(tmp_path_factory):
     return str(write_model(tmp_path_factory.mktemp("models") / "base"))
 
 
-def test_a_model_is_tuned_from_options_alone(base, tmp_path):
-    run = tmp_path / "out"
-
-    done = esft("tune", "--model", base, *TINY, *ROWS, "--seed", 0, "--run-dir", run)
-
-    assert done.exit_code == 0, done.stderr
-    assert "reward" in done.stdout
-    assert f"model      {run}/model" in done.stdout
-    assert any(line.split()[:1] == ["2/2"] for line in done.stderr.splitlines())
-    assert "expected" in done.stderr
-    assert "2/2" not in done.stdout
-    assert (run / "model" / "model.safetensors").exists()
-
-
 def test_options_replace_the_values_of_a_recipe_and_json_alone_goes_to_stdout(tmp_path):
     prior = Prior(tasks=("countdown:2 max_new_tokens=4",))
     recipe = replace(a_recipe(tmp_path, steps=50), prior=prior)
@@ -63,7 +49,9 @@ def test_options_replace_the_values_of_a_recipe_and_json_alone_goes_to_stdout(tm
     assert "Warning: sigma 1e-08 is too small to move" in said
 
 
-def test_prior_tasks_come_from_files_and_lines_and_are_watched_every_so_many_steps(base, tmp_path):
+def test_a_model_is_tuned_from_options_alone_and_prior_tasks_of_files_and_lines_are_watched(
+    base, tmp_path
+):
     (tmp_path / "tasks.txt").write_text(
         "# watched\nsort-digits:3 max_new_tokens=2\ncountdown:2 max_new_tokens=4\n"
     )
@@ -72,16 +60,21 @@ def test_prior_tasks_come_from_files_and_lines_and_are_watched_every_so_many_ste
     done = esft(
         "tune", "--model", base, *TINY, *ROWS, "--prior", tmp_path / "tasks.txt", "--prior",
         "copy-letters:4 scoring=generate", "--prior-every", 1, "--run-dir", run, "--set",
-        'prior.tasks=["arc"]',
+        'prior.tasks=["arc"]', "--seed", 0,
     )  # fmt: skip
 
     assert done.exit_code == 0, done.stderr
+    assert "reward" in done.stdout
+    assert f"model      {run}/model" in done.stdout
+    assert any(line.split()[:1] == ["2/2"] for line in done.stderr.splitlines())
+    assert "expected" in done.stderr
+    assert "2/2" not in done.stdout
     lines = [json.loads(line) for line in (run / "evals.jsonl").read_text().splitlines()]
     measured = [(line["step"], line["task"], line["n"]) for line in lines]
     rows = [("conciseness", 4), ("sort-digits", 3), ("countdown", 2), ("copy-letters", 4)]
     assert measured == [(step, *task) for step in (0, 1, 2) for task in rows]
     recipe = load_recipe(str(run / "recipe.toml"), {})
-    assert recipe.prior.every == 1
+    assert (recipe.prior.every, recipe.search.seed) == (1, 0)
     assert recipe.prior.tasks == (
         "sort-digits:3 max_new_tokens=2", "countdown:2 max_new_tokens=4",
         "copy-letters:4 scoring=generate",

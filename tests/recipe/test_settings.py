@@ -152,21 +152,6 @@ def test_a_wrong_value_is_refused_with_a_fix(table, values, message, hint):
     assert hint in caught.value.hint
 
 
-@pytest.mark.parametrize(
-    ("table", "values"),
-    [
-        ("search", {"seed": 0}),
-        ("search", {"population": 31}),
-        ("model", {"exclude": ()}),
-        ("task", {"reward": "prob"}),
-    ],
-)
-def test_a_right_value_is_kept_as_it_is(table, values):
-    made = make(table, **values)
-
-    assert {key: getattr(made, key) for key in values} == values
-
-
 def test_an_l2_decay_that_jumps_past_the_base_weights_is_refused_with_a_fix():
     with pytest.raises(RecipeError, match=r"awd is 3000.0, expected at most 2000 with") as caught:
         a_recipe(anchor=Anchor(awd=3000, norm="l2"))

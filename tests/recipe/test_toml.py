@@ -53,7 +53,7 @@ def recipes(draw):
     lines = [(), ("arc",), ("gsm8k:9 split=train", "'a b=c.py:2'")]
     values["prior.tasks"] = draw(st.sampled_from(lines))
     # What values must fulfil together.
-    values["search.population"] *= 2
+    values["search.population"] *= 1 + values["search.antithetic"]
     if values["task.scoring"] in ("generate", "exact"):
         values["task.reward"] = None
     if values["task.train"] is not None:
