@@ -26,8 +26,7 @@ from esft.engine.drift import Drift
 from esft.errors import EsftError
 from esft.recipe.settings import Anchor, Model, Prior, Recipe, Run, Search, TaskSettings
 from esft.rollout.rollout import Rollout
-from esft.tuning.resume import Finished, resume_tuning
-from esft.tuning.start import run_tuning
+from esft.tuning.start import Finished, resume_tuning, run_tuning
 
 PLACES = {
     "perturb": (esft.engine.undo.Undo, "replace"),

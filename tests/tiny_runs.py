@@ -49,12 +49,13 @@ def write_arc(folder, rows=4):
 class GivenRewards(Population):
     """Rolls out members and gives them other rewards."""
 
-    def __init__(self, rewards, session, failures):
-        super().__init__(session, failures)
+    def __init__(self, rewards, session):
+        super().__init__(session)
         self._rewards = rewards
 
     def roll_out(self, *args):
-        return [replace(result, reward=next(self._rewards)) for result in super().roll_out(*args)]
+        pairs = zip(super().roll_out(*args), self._rewards, strict=False)
+        return [[replace(result, reward=reward) for result in rows] for rows, reward in pairs]
 
 
 def given_rewards(*rewards):
@@ -70,8 +71,8 @@ class Notes:
         self.rebuilds, self.progressed = [], []
         self.estimates, self.steps, self.evaluations = [], [], []
 
-    def plan(self, plan):
-        self.plans.append(plan)
+    def plan(self, lines):
+        self.plans.append(lines)
 
     def begin(self):
         self.phases.append("begin")

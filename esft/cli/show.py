@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from rich.progress import Progress
     from tqdm import tqdm
 
-    from esft.tuning.plan import Plan
     from esft.tuning.watcher import StepMetrics, TaskScores
 
 _COLUMNS = {"step": 8, "reward": 7, "best": 7, "correct": 8, "||D||": 8, "forecast": 9}
@@ -77,11 +76,9 @@ class PlainWatcher:
         """Return whether the run is to end after the step in hand."""
         return self._asked
 
-    def plan(self, plan: Plan) -> None:
-        for label, text in plan.lines:
+    def plan(self, lines: Iterable[tuple[str, str]]) -> None:
+        for label, text in lines:
             self._print(wrapped(f"{label:<8}", text))
-        for warning in plan.warnings:
-            self.notice(warning)
 
     def begin(self) -> None:
         self._begun = True

@@ -70,7 +70,7 @@ def resume(ctx: click.Context, run: str | None, as_json: bool) -> None:
       esft resume runs/arc-qwen2.5-1.5b-1
     """
     from esft.runs.names import find_run
-    from esft.tuning.resume import Finished, resume_tuning
+    from esft.tuning.start import Finished, resume_tuning
 
     path = find_run(run)
     with show_run() as watcher:

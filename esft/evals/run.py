@@ -178,8 +178,7 @@ def _tasks(
                 task, split = task_and_rows(wanted)
                 role, chosen = "target", split.holdout
             else:
-                prior = rows_of(wanted, rows, data_dir)
-                task, role, chosen = prior.task, "prior", prior.rows
+                role, (task, chosen) = "prior", rows_of(wanted, rows, data_dir)
             ready = eval_task(role, task, wanted, chosen, loaded, Batches(batch))
             tasks.append(MeasuredTask(task=ready))
         except EsftError as error:

@@ -15,13 +15,10 @@ class RunFolder:
 
     def __init__(self, path: Path, info: dict[str, object]) -> None:
         self.path = path
-        self.info = dict(info)
-        """Content of run.json."""
+        self.info = dict(info)  # content of run.json
         self.model_path = path / "model"
         self.recipe_path = path / "recipe.toml"
         self.journal_path = path / "journal.jsonl"
-        self.metrics_path = path / "metrics.jsonl"
-        self.evaluations_path = path / "evals.jsonl"
 
     def journal(self, checksum: str) -> Journal:
         """Return the journal, to go on behind the line with `checksum`."""
@@ -29,13 +26,13 @@ class RunFolder:
 
     def record_metrics(self, metrics: dict[str, object]) -> None:
         """Append to metrics.jsonl what a plot of this step needs."""
-        append_line(self.metrics_path, json.dumps(finite(metrics)))
+        append_line(self.path / "metrics.jsonl", json.dumps(finite(metrics)))
 
     def record_evaluation(self, summary: dict[str, object], rows: list[dict[str, object]]) -> None:
         """Append to evals.jsonl, after writing the rows behind it to evals/."""
         file = rows_path(self.path, summary["task"], summary["step"])
         write_whole(file, "".join(json.dumps(finite(row)) + "\n" for row in rows))
-        append_line(self.evaluations_path, json.dumps(finite(summary)))
+        append_line(self.path / "evals.jsonl", json.dumps(finite(summary)))
 
     def update_info(self, **changes: object) -> None:
         """Replace values of run.json."""
@@ -46,16 +43,9 @@ class RunFolder:
 def create_run(
     path: Path, recipe: str, info: dict[str, object], header: dict[str, object]
 ) -> RunFolder:
-    """Make a run folder; it appears by rename once recipe, run.json and journal are there.
+    """Make a run folder; it appears by rename once recipe (TOML), run.json and journal are there.
 
-    Args:
-        path: the folder, which does not exist or is empty.
-        recipe: as TOML.
-        info: content of run.json.
-        header: of the journal.
-
-    Raises:
-        RunError: if it cannot be written, or appeared in the meantime.
+    RunError if it cannot be written, is not empty, or appeared in the meantime.
     """
     info = {"format": RUN_FORMAT, **info}
     with whole_folder(path) as part:

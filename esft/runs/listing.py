@@ -18,21 +18,16 @@ class ListedRun:
 
     name: str
     path: str
-    state: str = DAMAGED
-    """As recorded; KILLED where no process works on a run that did not end, or DAMAGED."""
+    state: str = DAMAGED  # as recorded, or KILLED: no process works on a run that did not end
     started: str | None = None
     model: str | None = None
     task: str | None = None
-    steps: int | None = None
-    """Those done."""
+    steps: int | None = None  # those done
     planned: int | None = None
-    reward_before: float | None = None
-    """Mean over the holdout rows, of the base model."""
-    reward: float | None = None
-    """At the last evaluation after it."""
+    reward_before: float | None = None  # mean over the holdout rows, of the base model
+    reward: float | None = None  # at the last evaluation after it
     drift: float | None = None
-    size: int = 0
-    """Bytes on the disk."""
+    size: int = 0  # bytes on the disk
     problem: str | None = None
 
 

@@ -1,7 +1,7 @@
 """Run folders by name: where a new run goes, which one is meant, whether a process works on it."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 
@@ -11,15 +11,13 @@ from esft.errors import RunError
 from esft.files import slug, writing
 
 RUNS = Path("runs")
-_PATIENCE = 1.0
-"""Seconds to wait for a lock: `esft runs` looks at it for a moment."""
+_PATIENCE = 1.0  # seconds to wait for a lock: `esft runs` looks at it for a moment
 
 
 def choose_run_path(named: str | None, task: str, model: str) -> Path:
     """Return where a new run goes: as named, or the next free runs/<task>-<model>-<number>.
 
-    Raises:
-        RunError: if the named folder exists and is not empty.
+    RunError if the named folder exists and is not empty.
     """
     if named is not None:
         path = Path(named)
@@ -40,20 +38,17 @@ def choose_run_path(named: str | None, task: str, model: str) -> Path:
 def find_run(name: str | None) -> Path:
     """Return the folder of a run: a name under runs/, a path, or the newest under runs/.
 
-    Raises:
-        RunError: if there is none, with the names there are.
+    RunError if there is none, with the names there are.
     """
-    if name is None:
-        runs = list_runs()
-        if not runs:
-            raise RunError(
-                f"there is no run under {RUNS}/",
-                hint="name the folder of a run, or start one: esft tune quickstart",
-            )
-        return runs[0]
-    for path in (RUNS / name, Path(name)):
+    paths = list_runs() if name is None else [RUNS / name, Path(name)]
+    for path in paths:
         if is_run(path):
             return path
+    if name is None:
+        raise RunError(
+            f"there is no run under {RUNS}/",
+            hint="name the folder of a run, or start one: esft tune quickstart",
+        )
     problem = "is not a run folder: it has no run.json" if Path(name).exists() else "is not a run"
     names = ", ".join(path.name for path in list_runs()[:5])
     raise RunError(
@@ -66,22 +61,20 @@ def list_runs() -> list[Path]:
     """Return the run folders under runs/, the newest first."""
     if not RUNS.is_dir():
         return []
+
+    def began(run: Path) -> float:
+        with suppress(OSError):  # recipe.toml is written once, when the run begins
+            return (run / "recipe.toml").stat().st_mtime
+        return 0.0
+
     # Hidden ones are still being made, or were left half-made by a kill.
     runs = [path for path in RUNS.iterdir() if not path.name.startswith(".") and is_run(path)]
-    return sorted(runs, key=lambda run: (_began(run), run.name), reverse=True)
+    return sorted(runs, key=lambda run: (began(run), run.name), reverse=True)
 
 
 def is_run(path: Path) -> bool:
     """Return whether a path is a run folder."""
     return (path / "run.json").is_file()
-
-
-def _began(run: Path) -> float:
-    # recipe.toml is written once, when the run begins.
-    try:
-        return (run / "recipe.toml").stat().st_mtime
-    except OSError:
-        return 0.0
 
 
 @contextmanager
@@ -113,7 +106,5 @@ def is_locked(run: Path) -> bool:
     try:
         with FileLock(file).acquire(timeout=0):
             return False
-    except Timeout:
-        return True
-    except OSError:
-        return False
+    except OSError as error:
+        return isinstance(error, Timeout)

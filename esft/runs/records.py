@@ -13,11 +13,7 @@ RUN_FORMAT = 3
 
 
 def read_info(run: Path) -> dict[str, object]:
-    """Return the content of the run.json of a run folder.
-
-    Raises:
-        RunError: if it cannot be read, or another format of esft wrote it.
-    """
+    """Return the content of run.json; RunError if it cannot be read, or is of another format."""
     file = run / "run.json"
     try:
         info = json.loads(file.read_text(encoding="utf-8"))
@@ -43,10 +39,7 @@ def read_info(run: Path) -> dict[str, object]:
 def read_lines(path: Path) -> list[dict]:
     """Return the records of a file of JSON lines; none where it is not there.
 
-    A last one that was cut off does not count.
-
-    Raises:
-        RunError: if a whole line is not a record, with its number.
+    A last one that was cut off does not count; RunError if a whole line is not a record.
     """
     try:
         *lines, _ = path.read_bytes().split(b"\n")
@@ -103,11 +96,7 @@ def rows_path(run: Path, task: str, step: int) -> Path:
 
 
 def evaluation(run: Path, summary: dict[str, object]) -> Evaluation:
-    """Return an evaluation with its rows.
-
-    Raises:
-        RunError: if its rows are not there.
-    """
+    """Return an evaluation with its rows; RunError if they are not there."""
     file = rows_path(run, summary["task"], summary["step"])
     rows = read_lines(file)
     if len(rows) != summary["n"]:

@@ -13,9 +13,7 @@ from esft.errors import SnapshotError
 from esft.files import whole_file
 
 SNAPSHOT_FORMAT = 1
-NEWEST = 2
-"""Snapshots kept beside that of the best step."""
-
+NEWEST = 2  # snapshots kept beside that of the best step
 _NAME = re.compile(r"step-(\d+)\.safetensors")
 
 
@@ -27,18 +25,11 @@ class Snapshots:
 
     def steps(self) -> list[int]:
         """Return the steps that have a snapshot, the newest first."""
-        if not self._folder.is_dir():
-            return []
-        matches = map(_NAME.fullmatch, (path.name for path in self._folder.iterdir()))
+        matches = (_NAME.fullmatch(path.name) for path in self._folder.glob("*"))
         return sorted((int(match[1]) for match in matches if match), reverse=True)
 
     def path(self, step: int) -> Path:
         return self._folder / f"step-{step:06d}.safetensors"
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of those there are."""
-        return sum(self.path(step).stat().st_size for step in self.steps())
 
     def write(self, state: DriftState, checksum: str) -> None:
         """Write a snapshot, whole or not at all; `checksum` is that of the journal at its step."""
@@ -58,8 +49,7 @@ class Snapshots:
     def read(self, step: int, checksum: str) -> DriftState:
         """Return the state in a snapshot, its tensors mapped from the file.
 
-        Raises:
-            SnapshotError: if it is damaged, or its journal is not the one with `checksum`.
+        SnapshotError if it is damaged, or its journal is not the one with `checksum`.
         """
         path = self.path(step)
         try:

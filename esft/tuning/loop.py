@@ -5,6 +5,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -14,41 +15,33 @@ from esft.engine.journal import JournalStep, as_recorded
 from esft.engine.members import EQUAL, net_coefficients, population, shape, with_coefficients
 from esft.errors import EsftError, ModelError, RunError
 from esft.rollout.batches import out_of_memory
-from esft.tuning.population import MemberResult, Population
+from esft.rollout.results import RowResult, mean_reward
+from esft.tuning.population import Population
 from esft.tuning.rebuild import seconds_a_noise
 from esft.tuning.recorder import Recorder
-from esft.tuning.session import RowSampler, Session
+from esft.tuning.session import Session, rows_of_step
 from esft.tuning.tasks import rows_hash
 from esft.tuning.watcher import Outcome, StepMetrics, Watcher
 
 
+@dataclass
 class Loop:
     """The steps of a run that are left, from the one that drift, forecast and recorder are at."""
 
-    def __init__(
-        self,
-        session: Session,
-        population: Population,
-        recorder: Recorder,
-        forecast: Forecast,
-        watcher: Watcher,
-    ) -> None:
-        self._session, self._base = session, session.base
-        self._search = session.recipe.search
-        self._population = population
-        self._recorder = recorder
-        self._forecast = forecast
-        self._watcher = watcher
-        self._sampler = RowSampler(
-            len(session.train), session.recipe.task.rows_per_step, self._search.seed
-        )
-        self._first = recorder.done
+    session: Session
+    population: Population
+    recorder: Recorder
+    forecast: Forecast
+    watcher: Watcher
+
+    def __post_init__(self) -> None:
+        self._search, self._base = self.session.recipe.search, self.session.base
+        self._first, self._started = self.recorder.done, time.monotonic()
         self._estimated = False
-        self._started = time.monotonic()
 
     def run(self, stop: Callable[[], bool]) -> Outcome:
         """Make the steps that are left or until `stop`; save the model, also on errors."""
-        recorder = self._recorder
+        recorder = self.recorder
         try:
             self._steps(stop)
         except EsftError:
@@ -73,19 +66,19 @@ class Loop:
             task=target.name,
             base=target.base,
             tuned=target.now,
-            best_step=recorder.evaluations.best_step,
+            best_step=recorder.best_step,
             priors=tuple(priors),
-            grader_failures=recorder.failures.count,
+            grader_failures=recorder.failures,
             drift=self._base.drift.norm(),
-            forecast=self._forecast.norms[-1],
+            forecast=self.forecast.norms[-1],
             seconds=time.monotonic() - self._started,
             peak_memory=peak_memory(self._base.loaded.device),
         )
 
     def _steps(self, stop: Callable[[], bool]) -> None:
-        recorder = self._recorder
-        recorder.evaluations.at(0)
-        self._watcher.begin()
+        recorder = self.recorder
+        recorder.evaluate(0)
+        self.watcher.begin()
         self._first_began = time.monotonic()
         recorder.keep()
         while not recorder.over() and not (recorder.done > self._first and stop()):
@@ -95,30 +88,37 @@ class Loop:
     def _step(self, step: int) -> None:
         began, search = time.monotonic(), self._search
         members = population(search.seed, step, search.population, search.antithetic)
-        rows = [self._session.train[i] for i in self._sampler.take(step)]
+        total, per_step = len(self.session.train), self.session.recipe.task.rows_per_step
+        per_step = total if per_step is None else per_step
+        numbers = rows_of_step(step, total, per_step, search.seed)
+        rows = [self.session.train[number] for number in numbers]
 
-        results = self._population.roll_out(step, members, rows, partial(self._tell, step, began))
-        rewards = [result.reward for result in results]
+        results = self.population.roll_out(members, rows, partial(self._tell, step, began))
+        rewards = [mean_reward(member) for member in results]
         self._check_rewards(step, rewards)
         coefficients = as_recorded(shape(rewards, search.shaping, search.antithetic))
         self._base.refuse_if_changed()
-        self._recorder.begin_step(
+        # Line before step: what cannot be recorded is not made, and what was recorded but not made
+        # is made again from the journal.
+        self.recorder.journal.append(
             JournalStep(
                 step=step,
                 rewards=tuple(rewards),
                 coefficients=coefficients,
-                rows_at=self._sampler.position(step),
+                rows_at=(step - 1) * per_step,
                 rows_hash=rows_hash(one.row for one in rows),
             )
         )
         takers, weights = with_coefficients(members, coefficients)
-        anchor = self._session.recipe.anchor
+        anchor = self.session.recipe.anchor
         self._base.drift.step(takers, weights, search.alpha, anchor.awd, anchor.norm)
-        self._forecast.step(len(takers), sum_of_squares(net_coefficients(takers, weights)))
-        metrics = self._metrics(step, results, len(takers), time.monotonic() - began)
-        self._recorder.end_step(metrics)
+        self.forecast.step(len(takers), sum_of_squares(net_coefficients(takers, weights)))
+        failures = self.recorder.count_failures(f"step {step}", rows, *results)
+        seconds = time.monotonic() - began
+        metrics = self._metrics(step, results, failures, len(takers), seconds)
+        self.recorder.end_step(metrics)
         seconds = (time.monotonic() - self._first_began) / (step - self._first)
-        self._watcher.step(metrics, search.steps, seconds * (search.steps - step))
+        self.watcher.step(metrics, search.steps, seconds * (search.steps - step))
 
     def _tell(self, step: int, began: float, done: int) -> None:
         """Tell how many members of a step are done; once, how long the run will take."""
@@ -128,8 +128,8 @@ class Loop:
             left = self._search.steps - self._first
             # A step draws every member's noise once more than its perturbing and reverting do.
             seconds = (time.monotonic() - began) / done + seconds_a_noise(self._base.weights)
-            self._watcher.estimate(seconds * members * left, left)
-        self._watcher.progress(f"step {step}, member", done, members)
+            self.watcher.estimate(seconds * members * left, left)
+        self.watcher.progress(f"step {step}, member", done, members)
 
     def _check_rewards(self, step: int, rewards: list[float]) -> None:
         lost = sum(not math.isfinite(reward) for reward in rewards)
@@ -140,34 +140,35 @@ class Loop:
                 hint="take --dtype bfloat16 or float32, or a smaller --sigma",
             )
         if lost:
-            self._watcher.notice(
+            self.watcher.notice(
                 f"step {step}: {lost} of {len(rewards)} members gave no finite reward and "
                 "are left out"
             )
         finite = [reward for reward in rewards if math.isfinite(reward)]
         if max(finite) - min(finite) <= EQUAL:
-            acts = "only the decay acts" if self._session.recipe.anchor.awd else "the weights stay"
-            self._watcher.notice(
+            acts = "only the decay acts" if self.session.recipe.anchor.awd else "the weights stay"
+            self.watcher.notice(
                 f"step {step}: all rewards are {finite[0]:.4g}, so there is no update; {acts}"
             )
 
     def _metrics(
-        self, step: int, results: list[MemberResult], size: int, seconds: float
+        self, step: int, results: list[list[RowResult]], failures: int, size: int, seconds: float
     ) -> StepMetrics:
-        finite = [result for result in results if math.isfinite(result.reward)]
-        judged = sum(result.judged for result in finite)
+        finite = [member for member in results if math.isfinite(mean_reward(member))]
+        rewards = [mean_reward(member) for member in finite]
+        judged = [row.correct for member in finite for row in member if row.correct is not None]
         return StepMetrics(
             step=step,
-            reward_mean=sum(result.reward for result in finite) / len(finite),
-            reward_best=max(result.reward for result in finite),
-            correct=sum(result.right for result in finite) / judged if judged else None,
-            grader_failures=sum(result.failures for result in results),
+            reward_mean=sum(rewards) / len(rewards),
+            reward_best=max(rewards),
+            correct=sum(judged) / len(judged) if judged else None,
+            grader_failures=failures,
             members=size,
             drift=self._base.drift.norm(),
-            forecast=self._forecast.norms[-1],
+            forecast=self.forecast.norms[-1],
             seconds=seconds,
             peak_memory=peak_memory(self._base.loaded.device),
-            batch=self._session.rollout.batches.size,
+            batch=self.session.rollout.batches.size,
         )
 
 

@@ -1,7 +1,7 @@
 """What a run is going to do, worked out before its first step."""
 
 import math
-from dataclasses import dataclass
+from pathlib import Path
 
 from esft.engine.anchor import pull_of
 from esft.engine.forecast import IDLE, forecast_norm
@@ -9,49 +9,42 @@ from esft.engine.members import population
 from esft.engine.perturb import revert_way, unmoved_share
 from esft.recipe.settings import Anchor, Search
 from esft.tuning.session import Session
+from esft.tuning.watcher import Watcher
 
-UNMOVED = 0.1
-"""A larger share of weights that sigma does not move is warned of."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """The first lines of a run, as (label, text), with the warnings that belong to them."""
-
-    lines: tuple[tuple[str, str], ...]
-    warnings: tuple[str, ...]
+UNMOVED = 0.1  # a larger share of weights that sigma does not move is warned of
 
 
-def make_plan(session: Session, run_path: str) -> Plan:
-    """Return what `session` is going to do; passes once over the weights."""
+def tell_plan(session: Session, run_path: Path, watcher: Watcher) -> None:
+    """Tell what `session` is going to do, and warn of it; passes once over the weights."""
     search, base, loaded = session.recipe.search, session.base, session.base.loaded
     dtype = str(loaded.dtype).removeprefix("torch.")
     member = population(search.seed, 1, search.population, search.antithetic)[0]
     unmoved = unmoved_share(base.weights, member, search.sigma)
     decay, warning = decay_effect(base.weights.numel, search, session.recipe.anchor)
-    warnings = [] if warning is None else [warning]
-    if unmoved > UNMOVED:
-        warnings.append(
-            f"sigma {search.sigma:g} is too small to move {unmoved:.0%} of the weights in "
-            f"{dtype}: raise --sigma, or take --dtype float32"
-        )
     tuned = f"{base.weights.numel:,} parameters tuned in {len(base.weights.names)} tensors"
     pairs = " in antithetic pairs" if search.antithetic else ""
-    lines = [
+    steps = (
+        f"{search.steps} steps, N {search.population}{pairs}, sigma {search.sigma:g}, "
+        f"alpha {search.alpha:g}, {search.shaping}, seed {search.seed}"
+    )
+    lines = (
         ("model", f"{loaded.id}: {tuned}, {dtype} on {loaded.device}"),
         *(("", note) for note in loaded.notes),
         *_task_lines(session),
-        (
-            "search",
-            f"{search.steps} steps, N {search.population}{pairs}, sigma {search.sigma:g}, "
-            f"alpha {search.alpha:g}, {search.shaping}, seed {search.seed}",
-        ),
+        ("search", steps),
         ("decay", decay),
         ("sigma", f"leaves {unmoved:.1%} of the weights as they are (rounding to {dtype})"),
         *_anchor_lines(session),
-        ("run", run_path),
-    ]
-    return Plan(lines=tuple(lines), warnings=tuple(warnings))
+        ("run", str(run_path)),
+    )
+    watcher.plan(lines)
+    if warning is not None:
+        watcher.notice(warning)
+    if unmoved > UNMOVED:
+        watcher.notice(
+            f"sigma {search.sigma:g} is too small to move {unmoved:.0%} of the weights in "
+            f"{dtype}: raise --sigma, or take --dtype float32"
+        )
 
 
 def decay_effect(numel: int, search: Search, anchor: Anchor) -> tuple[str, str | None]:
@@ -100,16 +93,14 @@ def _task_lines(session: Session) -> list[tuple[str, str]]:
     counts = {task.name: len(task.encoded) for task in session.tasks[1:]}
     if not counts:
         return [("task", target)]
+    priors = ", ".join(f"{name} {count} rows" for name, count in counts.items())
     if len(set(counts.values())) == 1:
         priors = f"{', '.join(counts)}: {min(counts.values())} rows each"
-    else:
-        priors = ", ".join(f"{name} {count} rows" for name, count in counts.items())
     when = "before and after" if prior.every is None else f"every {prior.every} steps"
     return [("task", target), ("prior", f"{priors}, {when}")]
 
 
 def _anchor_lines(session: Session) -> list[tuple[str, str]]:
-    """Return where base weights and drift lie, where that is not the usual way, and the revert."""
     anchor, base, device = session.recipe.anchor, session.base, session.base.loaded.device
     lines = [] if base.mapped is None else [("anchor", base.mapped.note)]
     if anchor.store == "device" and device.type != "cpu":
@@ -117,8 +108,7 @@ def _anchor_lines(session: Session) -> list[tuple[str, str]]:
     kept = f"drift kept in {anchor.drift}, {base.drift.nbytes / 1e6:,.0f} MB"
     if anchor.store != "disk":
         kept += " with the base weights"
+    way = f"subtracting the noise and a log ({kept}, on the host)"
     if revert_way(base.drift) == "restore":
-        revert = f"exact, by restoring base + drift ({kept})"
-    else:
-        revert = f"exact, by subtracting the noise and a log ({kept}, on the host)"
-    return [*lines, ("revert", revert)]
+        way = f"restoring base + drift ({kept})"
+    return [*lines, ("revert", f"exact, by {way}")]

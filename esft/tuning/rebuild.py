@@ -5,7 +5,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from esft.engine.drift import Drift
 from esft.engine.journal_read import JournalRecord, contributions, read_journal, replay
 from esft.engine.members import net_coefficients
 from esft.engine.noise import NOISE_VERSION, noise
@@ -21,20 +20,16 @@ from esft.runs.snapshots import Snapshots
 from esft.tuning.session import Base, open_base
 from esft.tuning.watcher import Watcher
 
-_SAMPLE = 1 << 23
-"""Elements of noise that are timed to tell how long a replay takes."""
+_SAMPLE = 1 << 23  # elements of noise that are timed to tell how long a replay takes
 
 
 @dataclass(frozen=True, kw_only=True)
 class RebuildOptions:
     """How a model is rebuilt."""
 
-    model: str | None = None
-    """The base model; None takes that of the run."""
-    device: str | None = None
-    """Where to; None takes the run's, or the best there is."""
-    from_base: bool = False
-    """Make every step again, without snapshots."""
+    model: str | None = None  # the base model; None takes that of the run
+    device: str | None = None  # where to; None takes the run's, or the best there is
+    from_base: bool = False  # make every step again, without snapshots
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,19 +50,19 @@ class Source:
     @property
     def best(self) -> int | None:
         """The step with the best holdout reward; None where nothing says it."""
-        if self.run is not None:
-            best = best_step(summaries(self.run.path))
-            return None if best is None or best > self.record.last else best
-        return None if self.record.end is None else self.record.end.best
+        if self.run is None:
+            return None if self.record.end is None else self.record.end.best
+        best = best_step(summaries(self.run.path))
+        return None if best is None or best > self.record.last else best
 
     def weights_of(self, step: int) -> str | None:
         """Return the identity that the model of `step` was recorded to have, where it was."""
-        if self.run is not None:
-            saved = self.run.info.get("saved")
-            same = saved is not None and saved["journal"] == self.record.checksums[step]
-            return saved["weights"] if same and saved["step"] == step else None
-        ends = self.record.end is not None and step == self.record.last
-        return self.record.end.weights if ends else None
+        if self.run is None:
+            end = self.record.end
+            return end.weights if end is not None and step == self.record.last else None
+        saved = self.run.info.get("saved") or {}
+        same = saved.get("step") == step and saved["journal"] == self.record.checksums[step]
+        return saved["weights"] if same else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,48 +71,43 @@ class Rebuilt:
 
     source: Source
     step: int
-    base: Base
-    """Its weights are at `step`."""
-    weights: str
-    """Their identity."""
-    proven: bool
-    """Whether the run recorded that identity too: if it did, they agree."""
+    base: Base  # its weights are at `step`
+    weights: str  # their identity
+    proven: bool  # whether the run recorded that identity too: if it did, they agree
 
 
 def find_source(name: str | None) -> Source:
     """Return what RUN means to replay, export and eval: a run, or the file of a journal.
 
-    Raises:
-        EsftError: if there is no such run or file, or its journal is damaged.
+    EsftError if there is no such run or file, or its journal is damaged.
     """
-    if name is not None and Path(name).is_file():
-        record = read_journal(Path(name))
-        if record.torn:
-            raise JournalError(
-                f"{name} ends in the middle of a line, expected whole lines: it was cut short",
-                hint="take another copy of it; in its run folder, esft resume makes the step again",
-            )
-        return Source(record=record, run=None)
-    run = open_run(find_run(name))
-    return Source(record=read_journal(run.journal_path), run=run)
+    if name is None or not Path(name).is_file():
+        run = open_run(find_run(name))
+        return Source(record=read_journal(run.journal_path), run=run)
+    record = read_journal(Path(name))
+    if record.torn:
+        raise JournalError(
+            f"{name} ends in the middle of a line, expected whole lines: it was cut short",
+            hint="take another copy of it; in its run folder, esft resume makes the step again",
+        )
+    return Source(record=record, run=None)
 
 
 def step_of(source: Source, at: str) -> int:
     """Return the step that "best", "last" or a number means.
 
-    Raises:
-        RunError: if the run has no such step, or nothing says which is the best.
+    RunError if the run has no such step, or nothing says which is the best.
     """
     last = source.record.last
     if at == "last":
         return last
     if at == "best":
-        if source.best is None:
-            raise RunError(
-                f"{source.record.path} does not say which step is the best: there is no evaluation",
-                hint=f"name a step, 0 to {last}, or last",
-            )
-        return source.best
+        if (best := source.best) is not None:
+            return best
+        raise RunError(
+            f"{source.record.path} does not say which step is the best: there is no evaluation",
+            hint=f"name a step, 0 to {last}, or last",
+        )
     if not at.isascii() or not at.isdigit() or int(at) > last:
         raise RunError(
             f"--at is {at!r}, expected best, last or a step from 0 to {last}",
@@ -131,11 +121,7 @@ def rebuild(
 ) -> Rebuilt:
     """Load the base model of a run and bring it to a step, bit for bit, without rollouts.
 
-    Args:
-        source: the run or journal.
-        at: "best", "last" or the number of a step.
-        watcher: shows progress, and the time it takes before it begins.
-        options: None takes those of the run.
+    `at` is "best", "last" or the number of a step.
 
     Raises:
         EsftError: if there is no such step, the base model is another one, or the weights do not
@@ -169,12 +155,9 @@ def open_at_base(source: Source, watcher: Watcher, options: RebuildOptions) -> B
         )
     if record.torn:
         watcher.notice(f"the journal's last line was cut off: step {record.last} is last")
-    kept = {"drift": header["drift"], "awd": header["awd"], "norm": header["norm"]}
-    if source.run is None:
-        model, anchor = Model(id=header["model"]), Anchor(**kept)
-    else:
-        recipe = source.recipe
-        model, anchor = recipe.model, replace(recipe.anchor, **kept)
+    recipe, kept = source.recipe, {key: header[key] for key in ("drift", "awd", "norm")}
+    model = Model(id=header["model"]) if recipe is None else recipe.model
+    anchor = replace(Anchor() if recipe is None else recipe.anchor, **kept)
     model = model if options.model is None else replace(model, id=options.model)
     watcher.phase(f"loading {model.id}")
     loaded = load_model(
@@ -203,19 +186,20 @@ def bring_to(
     from_base: bool = False,
     on_step: Callable[[int], None] = lambda step: None,
 ) -> None:
-    """Bring a base model's weights from an earlier step to `step`.
+    """Bring a base model's weights from an earlier step of a run, 0 at first, to `step`.
 
-    Args:
-        base: of the run, at a step up to `step`; 0 at first.
-        source: the run or journal.
-        step: that is wanted.
-        watcher: shows progress.
-        from_base: pass over the snapshots.
-        on_step: called after every step that is made again, not those that a snapshot saves.
+    `from_base` passes over the snapshots; `on_step` is called after every step that is made again,
+    not those that a snapshot saves.
     """
     record, drift = source.record, base.drift
     if source.run is not None and not from_base:
-        _load_nearest(drift, record, step, Snapshots(source.run.path / "drift"), watcher)
+        snapshots = Snapshots(source.run.path / "drift")
+        for ahead in [ahead for ahead in snapshots.steps() if drift.steps < ahead <= step]:
+            try:
+                drift.load(snapshots.read(ahead, record.checksums[ahead]))
+                break
+            except (SnapshotError, AnchorError) as error:
+                watcher.notice(f"{error}; an earlier state is taken")
     if step > drift.steps:
         made = (contributions(s, record.header) for s in record.steps[drift.steps : step])
         draws = sum(len(net_coefficients(*members)) for members in made)
@@ -226,19 +210,6 @@ def bring_to(
         watcher.progress("rebuilding step", made, step)
 
     replay(drift, record, step, tell)
-
-
-def _load_nearest(
-    drift: Drift, record: JournalRecord, step: int, snapshots: Snapshots, watcher: Watcher
-) -> None:
-    """Load the newest good snapshot at or before `step`, if that is ahead of the drift."""
-    for ahead in snapshots.steps():
-        if drift.steps < ahead <= step:
-            try:
-                drift.load(snapshots.read(ahead, record.checksums[ahead]))
-                return
-            except (SnapshotError, AnchorError) as error:
-                watcher.notice(f"{error}; an earlier state is taken")
 
 
 def seconds_a_noise(weights: Weights) -> float:

@@ -1,17 +1,24 @@
 """What a run records, and in which order: line before step, model before evaluation."""
 
+import math
+import reprlib
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 
-from esft.engine.journal import Journal, JournalStep
+from esft.engine.journal import Journal
 from esft.engine.weights import identity
-from esft.errors import EsftError
+from esft.errors import EsftError, RunError
 from esft.models.save import save_model
+from esft.rollout.encode import EncodedRow
+from esft.rollout.evaluate import Cache, ModelVersion, evaluate
+from esft.rollout.results import Evaluation, RowResult
 from esft.runs.folder import RunFolder
-from esft.runs.records import metrics, summaries
+from esft.runs.records import best_step, evaluation, metrics, summaries
 from esft.runs.snapshots import Snapshots
-from esft.tuning.evaluations import Evaluations
 from esft.tuning.session import Session
-from esft.tuning.watcher import Failures, StepMetrics, TaskScores, Watcher
+from esft.tuning.tasks import EvalTask
+from esft.tuning.watcher import StepMetrics, TaskScores, Watcher
 
 
 class Recorder:
@@ -20,33 +27,31 @@ class Recorder:
     def __init__(
         self, session: Session, run: RunFolder, journal: Journal, watcher: Watcher
     ) -> None:
-        self.run = run
-        self.done = session.base.drift.steps
-        """The last step that was made and recorded."""
-        lines = [*metrics(run.path), *summaries(run.path)]
-        self.failures = Failures(watcher, sum(line.get("grader_failures", 0) for line in lines))
-        self._session = session
-        self._journal = journal
-        self._watcher = watcher
-        self.evaluations = Evaluations(session, run, journal, self.failures, watcher)
+        self.run, self.journal = run, journal
+        self.done = session.base.drift.steps  # the last step that was made and recorded
+        self._evaluated = summaries(run.path)
+        lines = [*metrics(run.path), *self._evaluated]
+        self.failures = sum(line.get("grader_failures", 0) for line in lines)
+        self._session, self._watcher = session, watcher
+        self._cache = Cache()
+        self._base: tuple[Evaluation, ...] = ()
         self._snapshots = Snapshots(run.path / "drift")
-        self._splits: list[list[int]] = list(run.info["batches"])
         session.rollout.batches.on_split = self._record_split
+
+    @property
+    def best_step(self) -> int | None:
+        """The step with the best holdout reward; None where none is finite."""
+        return best_step(self._evaluated)
 
     def over(self) -> bool:
         """Return whether no step is left: all are made, or the peak is behind."""
-        return self.done >= self._session.recipe.search.steps or self.evaluations.peaked()
-
-    def begin_step(self, line: JournalStep) -> None:
-        """Record a step before it is made.
-
-        A step that cannot be recorded is not made, and one that was recorded but not made is made
-        again from the journal.
-        """
-        self._journal.append(line)
+        # Only those that were due: one where a run was stopped must not change where it ends.
+        due = [summary for summary in self._evaluated if self._due(summary["step"])]
+        recipe = self._session.recipe
+        return self.done >= recipe.search.steps or has_peaked(due, recipe.run.stop_after_peak)
 
     def end_step(self, metrics: StepMetrics) -> None:
-        """Record what a step did that was just made."""
+        """Record what a step did that was just made; its line is in the journal already."""
         self.done = metrics.step
         self.run.record_metrics(asdict(metrics))
 
@@ -56,9 +61,9 @@ class Recorder:
         if done % recipe.run.snapshot_every == 0:
             self._snapshot()
         # The base is evaluated before the first step, the last step once the model is saved.
-        if done not in (0, recipe.search.steps) and self.evaluations.due(done):
-            self._watcher.evaluation(done, self.evaluations.scores(done))
-            if self.evaluations.best_step == done:
+        if done not in (0, recipe.search.steps) and self._due(done):
+            self._watcher.evaluation(done, self.evaluate(done))
+            if self.best_step == done:
                 self._snapshot()
 
     def finish(self) -> tuple[TaskScores, ...]:
@@ -67,8 +72,8 @@ class Recorder:
         # First the model, then the evaluation: a second Ctrl-C in the latter loses nothing.
         self._save()
         self._snapshot()
-        scores = self.evaluations.scores(self.done)
-        self._snapshots.prune(self.evaluations.best_step)
+        scores = self.evaluate(self.done)
+        self._snapshots.prune(self.best_step)
         self.run.update_info(state=state)
         return scores
 
@@ -82,16 +87,81 @@ class Recorder:
         except EsftError as error:
             self._watcher.notice(f"the model of step {self.done} was not saved: {error}")
 
+    def evaluate(self, step: int) -> tuple[TaskScores, ...]:
+        """Return target and prior tasks at `step`; evaluate what is not on record yet.
+
+        Weights and journal are at `step`; step 0, which comes first, is evaluated at any time.
+        """
+        tasks = self._session.tasks
+        recorded = {line["task"]: line for line in self._evaluated if line["step"] == step}
+        if any(task.name not in recorded for task in tasks):
+            priors = f" and {len(tasks) - 1} prior tasks" if len(tasks) > 1 else ""
+            rows = len(tasks[0].encoded)
+            self._watcher.phase(f"scoring {rows} holdout rows{priors} at step {step}")
+        evaluations = tuple(
+            evaluation(self.run.path, recorded[task.name])
+            if task.name in recorded
+            else self._evaluate(step, task)
+            for task in tasks
+        )
+        if step == 0:
+            self._base = evaluations
+        return tuple(
+            TaskScores(name=task.name, base=base, now=now)
+            for task, base, now in zip(tasks, self._base, evaluations, strict=True)
+        )
+
+    def count_failures(
+        self, where: str, rows: Sequence[EncodedRow], *members: Sequence[RowResult]
+    ) -> int:
+        """Count the answers that the grader could not grade, and show the first of a run."""
+        pairs = (pair for results in members for pair in zip(rows, results, strict=True))
+        failed = [(one.row, result) for one, result in pairs if result.failure is not None]
+        if failed and not self.failures:
+            row, result = failed[0]
+            answer = reprlib.repr("\n\n".join(result.answers))
+            self._watcher.notice(
+                f"{where}: the grader gave no score for row {row.id}: {result.failure}; the "
+                f"answer was {answer}. It counts as 0, as will others, which are counted and not "
+                "shown"
+            )
+        self.failures += len(failed)
+        return len(failed)
+
+    def _evaluate(self, step: int, task: EvalTask) -> Evaluation:
+        base, rows = self._session.base, task.encoded
+        checksum = self.journal.checksum if step else ""
+        model = ModelVersion(base=base.identity, journal=checksum)
+        # A run that lost its first evaluation makes it again with D set aside.
+        with nullcontext() if step else base.drift.at_base():
+            result = evaluate(task.rollout, rows, self._cache, model)
+        if step == 0 and task.role == "target" and math.isnan(result.reward):
+            raise RunError(
+                f"the base model gives NaN on holdout rows in {base.loaded.dtype}, "
+                "expected finite logits: its activations overflow",
+                hint="take --dtype bfloat16 or float32",
+            )
+        self.count_failures(f"{task.name} at step {step}", rows, result.results)
+        summary = {"step": step, "task": task.name, "role": task.role} | result.summary()
+        self.run.record_evaluation(summary, result.row_records([one.row for one in rows]))
+        self._evaluated.append(summary)
+        return result
+
+    def _due(self, step: int) -> bool:
+        """Return whether `step` is evaluated also where it is not the last."""
+        every = self._session.recipe.prior.every
+        return step == 0 or (every is not None and step % every == 0)
+
     def _snapshot(self) -> None:
         """Keep the drift as it is, unless it is kept already."""
         if self.done and self.done not in self._snapshots.steps():
-            self._snapshots.write(self._session.base.drift.state(), self._journal.checksum)
-        self._snapshots.prune(self.evaluations.best_step)
+            self._snapshots.write(self._session.base.drift.state(), self.journal.checksum)
+        self._snapshots.prune(self.best_step)
 
     def _save(self) -> None:
         """Save the model and what it is, so that it can be told from that of another step."""
         weights = identity(self._session.base.loaded.model)
-        saved = {"step": self.done, "weights": weights, "journal": self._journal.checksum}
+        saved = {"step": self.done, "weights": weights, "journal": self.journal.checksum}
         if self.run.info.get("saved") == saved and self.run.model_path.exists():
             return
         self._watcher.phase(f"saving the model to {self.run.model_path}")
@@ -99,8 +169,15 @@ class Recorder:
         self.run.update_info(saved=saved)
 
     def _record_split(self, size: int) -> None:
-        self._splits.append([self.done, size])
-        self.run.update_info(batches=self._splits)
+        self.run.update_info(batches=[*self.run.info["batches"], [self.done, size]])
         self._watcher.notice(
             f"memory ran out: from here on {size} sequences at a time (recorded in run.json)"
         )
+
+
+def has_peaked(summaries: list[dict[str, object]], patience: int | None) -> bool:
+    """Return whether the target was evaluated `patience` times since its best; None never ends."""
+    best = best_step(summaries)
+    steps = {summary["step"] for summary in summaries if summary["role"] == "target"}
+    since = sum(best is None or step > best for step in steps)
+    return patience is not None and since >= patience

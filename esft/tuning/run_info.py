@@ -16,30 +16,24 @@ from esft.tasks.registry import data_folder
 from esft.tuning.session import Session
 from esft.tuning.tasks import rows_hash
 
-FREE = (
-    "anchor.store",
-    "anchor.drift_store",
-    "model.id",
-    "model.trust_remote_code",
-    "run.dir",
-    "run.snapshot_every",
-    "task.data_dir",
-)
-"""Settings that change no bit of a run; what model and rows hold is compared by hash."""
-
+# They change no bit of a run; what model and rows hold is compared by hash.
+_FREE = ("anchor.store", "anchor.drift_store", "model.id", "model.trust_remote_code")
+_FREE += ("run.dir", "run.snapshot_every", "task.data_dir")
+# A replay needs them, in the order of the journal's header.
 _REPLAYED = (
     *("model.include", "model.exclude"),
     *("search.seed", "search.population", "search.antithetic", "search.sigma", "search.alpha"),
     *("anchor.awd", "anchor.norm", "anchor.drift"),
 )
-"""Settings that a replay needs, in the order of the journal's header."""
 
 
 def run_info(session: Session) -> dict[str, object]:
     """Return the content of run.json: what could change a result and is no setting."""
     loaded, device = session.base.loaded, session.base.loaded.device
-    cuda = device.type == "cuda"
     rows_folder = data_folder(session.recipe.task.data_dir, session.rollout.task)
+    machine = platform.machine()
+    if device.type == "cuda":
+        machine = torch.cuda.get_device_name(device)
     return {
         "state": "running",
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -51,8 +45,7 @@ def run_info(session: Session) -> dict[str, object]:
             "dtype": str(loaded.dtype).removeprefix("torch."),
             "tuned_parameters": session.base.weights.numel,
         },
-        "device": f"{device} "
-        f"({torch.cuda.get_device_name(device) if cuda else platform.machine()})",
+        "device": f"{device} ({machine})",
         "threads": torch.get_num_threads(),
         "noise_version": NOISE_VERSION,
         "rows": _rows_info(session),
@@ -88,10 +81,10 @@ def journal_header(session: Session) -> dict[str, object]:
     }
 
 
-def recipe_differences(recipe: Recipe, info: dict) -> list[str]:
+def changed_settings(recipe: Recipe, info: dict) -> list[str]:
     """Return, in words, which settings cannot be those of the run of this run.json."""
     was, now = info["settings"], settings_of(recipe)
-    free = FREE + ("search.steps",) * (now["search.steps"] >= was["search.steps"])
+    free = _FREE + ("search.steps",) * (now["search.steps"] >= was["search.steps"])
     return [
         f"{key} is {shown(now[key])}, the run has {shown(was.get(key))}"
         for key in now
@@ -99,25 +92,33 @@ def recipe_differences(recipe: Recipe, info: dict) -> list[str]:
     ]
 
 
-def session_differences(session: Session, info: dict, record: JournalRecord) -> list[str]:
+def changed_files(session: Session, info: dict, record: JournalRecord) -> list[str]:
     """Return, in words, what else differs: base model, rows, files of own tasks, the journal."""
     was = _compared(record.header, info["rows"], info["files"])
     now = _compared(journal_header(session), _rows_info(session), own_files(session.recipe))
     return [
-        f"{'base model' if key == 'base' else key} is {_text(now.get(key))}, "
-        f"the run has {_text(was.get(key))}"
+        f"{key} is {_text(now.get(key))}, the run has {_text(was.get(key))}"
         for key in sorted(was.keys() | now.keys())
-        # The base model may have another name by now.
-        if key != "model" and was.get(key) != now.get(key)
+        if was.get(key) != now.get(key)
     ]
 
 
 def _compared(header: dict, rows: dict, files: dict) -> dict[str, object]:
-    return (
-        header
-        | {f"rows {name}": counted for name, counted in rows.items()}
-        | {f"file {name}": digest for name, digest in files.items()}
-    )
+    """Return what must stay, by what it is called; the base model may have another name by now."""
+    compared = {key: value for key, value in header.items() if key not in ("base", "model")}
+    compared |= {"base model": header["base"]}
+    compared |= {f"rows {name}": counted for name, counted in rows.items()}
+    return compared | {f"file {name}": digest for name, digest in files.items()}
+
+
+def _text(value: object) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, dict):
+        return f"{value['n']} rows of hash {value['hash']}"
+    if isinstance(value, str) and len(value) == 64:
+        return f"sha256 {value[:16]}..."
+    return shown(value)
 
 
 def _rows_info(session: Session) -> dict[str, dict[str, object]]:
@@ -129,15 +130,3 @@ def _rows_info(session: Session) -> dict[str, dict[str, object]]:
         name: {"n": len(rows), "hash": rows_hash(one.row for one in rows)}
         for name, rows in kinds.items()
     }
-
-
-def _text(value: object) -> str:
-    match value:
-        case None:
-            return "none"
-        case {"n": count, "hash": digest}:
-            return f"{count} rows of hash {digest}"
-        case str() if len(value) == 64:
-            return f"sha256 {value[:16]}..."
-        case _:
-            return shown(value)

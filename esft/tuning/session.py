@@ -13,7 +13,6 @@ from esft.recipe.settings import Anchor, Recipe
 from esft.rollout.batches import Batches
 from esft.rollout.encode import EncodedRow
 from esft.rollout.rollout import Rollout
-from esft.tasks.rows import Split
 from esft.tuning.tasks import EvalTask, eval_task, prior_rows, task_and_rows
 
 
@@ -22,12 +21,10 @@ class Base:
     """What the steps of a run work on."""
 
     loaded: LoadedModel
-    identity: str
-    """Of the base model."""
+    identity: str  # of the base model
     weights: Weights
     drift: Drift
-    mapped: MappedBase | None
-    """The files of the base weights, where they stay on the disk."""
+    mapped: MappedBase | None  # the files of the base weights, where they stay on the disk
 
     def refuse_if_changed(self) -> None:
         """Raise AnchorError if a file of the base weights is not what it was when it was mapped."""
@@ -44,13 +41,10 @@ def open_base(
     loaded: LoadedModel,
     anchor: Anchor,
     seed: int,
-    include: tuple[str, ...] | None = None,
-    exclude: tuple[str, ...] | None = None,
+    include: tuple[str, ...] | None,
+    exclude: tuple[str, ...] | None,
 ) -> Base:
-    """Return a model just loaded with a drift of its own.
-
-    `include` and `exclude` are globs on the parameters to tune; None takes all, and leaves none.
-    """
+    """Return a model just loaded with a drift of its own; see `Weights` for the globs."""
     try:
         weights = Weights(loaded.model, include, exclude)
     except ValueError as error:
@@ -75,13 +69,10 @@ def open_base(
 class Session:
     """Everything between a recipe and its first step."""
 
-    recipe: Recipe
-    """With a seed, and with the numbers of rows that there are."""
+    recipe: Recipe  # with a seed, and with the numbers of rows that there are
     base: Base
-    """The model, with its drift."""
     train: tuple[EncodedRow, ...]
-    tasks: tuple[EvalTask, ...]
-    """What is evaluated: the target on its holdout rows, then the prior tasks."""
+    tasks: tuple[EvalTask, ...]  # the target on its holdout rows, then the prior tasks
 
     @property
     def rollout(self) -> Rollout:
@@ -89,75 +80,52 @@ class Session:
         return self.tasks[0].rollout
 
 
-class RowSampler:
-    """Deals rows in seeded order, none twice within a pass; a pure function of the position.
+def rows_of_step(step: int, total: int, per_step: int, seed: int) -> list[int]:
+    """Return the numbers of the rows that `step` sees: seeded order, none twice within a pass.
 
-    Without `per_step` a step sees all of them, in their own order.
+    Where a step sees all of them, they come in their own order.
     """
+    if per_step == total:
+        return list(range(total))
 
-    def __init__(self, total: int, per_step: int | None, seed: int) -> None:
-        self._total = total
-        self.per_step = total if per_step is None else per_step
-        self._seed = seed
-
-    def position(self, step: int) -> int:
-        """Return how many rows were dealt before `step`, counted from 1."""
-        return (step - 1) * self.per_step
-
-    def take(self, step: int) -> list[int]:
-        """Return the numbers of the rows that `step` sees."""
-        if self.per_step == self._total:
-            return list(range(self._total))
-        positions = range(self.position(step), self.position(step + 1))
-        passes = {position // self._total for position in positions}
-        orders = {number: self._order(number) for number in passes}
-        return [orders[position // self._total][position % self._total] for position in positions]
-
-    def _order(self, number: int) -> list[int]:
+    def order(dealt: int) -> list[int]:
         # By hash, not random.shuffle, whose order may change with the Python version.
-        return sorted(
-            range(self._total), key=lambda row: derived_seed("rows", self._seed, number, row)
-        )
+        return sorted(range(total), key=lambda row: derived_seed("rows", seed, dealt, row))
+
+    positions = range((step - 1) * per_step, step * per_step)
+    orders = {dealt: order(dealt) for dealt in {position // total for position in positions}}
+    return [orders[position // total][position % total] for position in positions]
 
 
 def open_session(recipe: Recipe, batch: int | None = None) -> Session:
     """Load and check what a recipe names; what is quick to refuse is refused first.
 
-    `batch` is the number of sequences at a time that was found to fit; None starts as the recipe
-    says.
+    A missing seed is drawn; `batch` is the number of sequences at a time that was found to fit.
     """
     task, split = task_and_rows(recipe.task)
-    recipe = _completed(recipe, split)
-    priors = prior_rows(recipe, task)
-    loaded = load_model(
-        recipe.model.id,
-        dtype=recipe.model.dtype,
-        device=recipe.model.device,
-        trust_remote_code=recipe.model.trust_remote_code,
-    )
-    batches = Batches(recipe.task.batch if batch is None else batch)
-    target = eval_task("target", task, recipe.task, split.holdout, loaded, batches)
-    tasks = [eval_task("prior", p.task, p.spec, p.rows, loaded, batches) for p in priors]
-    base = open_base(
-        loaded, recipe.anchor, recipe.search.seed, recipe.model.include, recipe.model.exclude
-    )
-    train = target.rollout.encode(split.train)
-    return Session(recipe=recipe, base=base, train=train, tasks=(target, *tasks))
-
-
-def _completed(recipe: Recipe, split: Split) -> Recipe:
-    """Return the recipe with a seed, its own or one drawn now, and with the rows that there are."""
-    train, asked = len(split.train), recipe.task.rows_per_step
+    train, asked, seed = len(split.train), recipe.task.rows_per_step, recipe.search.seed
     if asked is not None and asked > train:
         raise RecipeError(
             f"[task] rows_per_step is {asked}, expected at most {train}: there are no more rows "
             "to tune on",
             hint=f"set rows_per_step = {train}, or add rows",
         )
-    seed = recipe.search.seed
     seed = int.from_bytes(os.urandom(4), "little") if seed is None else seed
-    return replace(
+    recipe = replace(
         recipe,
         search=replace(recipe.search, seed=seed),
         task=replace(recipe.task, train=train, holdout=len(split.holdout)),
     )
+    priors, model = prior_rows(recipe, task), recipe.model
+    loaded = load_model(
+        model.id, dtype=model.dtype, device=model.device, trust_remote_code=model.trust_remote_code
+    )
+    batches = Batches(recipe.task.batch if batch is None else batch)
+    target = eval_task("target", task, recipe.task, split.holdout, loaded, batches)
+    tasks = [
+        eval_task("prior", prior, spec, rows, loaded, batches)
+        for spec, (prior, rows) in zip(recipe.prior.specs, priors, strict=True)
+    ]
+    base = open_base(loaded, recipe.anchor, seed, model.include, model.exclude)
+    encoded = target.rollout.encode(split.train)
+    return Session(recipe=recipe, base=base, train=encoded, tasks=(target, *tasks))

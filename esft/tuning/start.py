@@ -1,34 +1,47 @@
-"""A run from its recipe to the tuned model."""
+"""A run from its recipe to the tuned model, and on from where it stopped, however it stopped."""
 
 import math
+import os
 from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
 
 from esft.engine.forecast import forecast_of
 from esft.engine.journal_read import JournalRecord, read_journal
-from esft.recipe.settings import Recipe
-from esft.recipe.toml import dump_recipe
-from esft.runs.folder import RunFolder, create_run, require_room
+from esft.errors import RunError
+from esft.files import remove_partial, writing
+from esft.recipe.settings import Recipe, settings_of, with_recorded_paths
+from esft.recipe.toml import dump_recipe, load_recipe
+from esft.runs.folder import RunFolder, create_run, open_run, require_room
 from esft.runs.names import choose_run_path, locked
-from esft.runs.records import metrics
-from esft.runs.snapshots import NEWEST
+from esft.runs.records import drop_after, metrics
+from esft.runs.snapshots import NEWEST, Snapshots
 from esft.tuning.loop import Loop
-from esft.tuning.plan import make_plan
+from esft.tuning.plan import tell_plan
 from esft.tuning.population import Population
 from esft.tuning.rebuild import Source, bring_to
 from esft.tuning.recorder import Recorder
-from esft.tuning.run_info import journal_header, run_info
+from esft.tuning.run_info import changed_files, changed_settings, journal_header, run_info, versions
 from esft.tuning.session import Session, open_session
-from esft.tuning.watcher import Failures, Outcome, Watcher
+from esft.tuning.watcher import Outcome, Watcher
 
-PopulationOf = Callable[[Session, Failures], Population]
-"""Makes what rolls out the members of a run."""
+
+@dataclass(frozen=True, kw_only=True)
+class Finished:
+    """A run that has nothing left to do."""
+
+    run_path: str
+    model_path: str
+    steps: int
 
 
 def run_tuning(
     recipe: Recipe,
     watcher: Watcher,
     stop: Callable[[], bool],
-    population: PopulationOf = Population,
+    population: Callable[[Session], Population] = Population,
 ) -> Outcome:
     """Tune a model as `recipe` says and leave a run folder with the tuned model.
 
@@ -45,29 +58,100 @@ def run_tuning(
     path = choose_run_path(recipe.run.dir, recipe.task.name, recipe.model.id)
     watcher.phase(f"loading {recipe.model.id}")
     session = open_session(recipe)
-    require_room(path, room(session))
-    watcher.plan(make_plan(session, str(path)))
+    _require_room(session, path)
+    tell_plan(session, path, watcher)
     recipe = dump_recipe(session.recipe)
     run = create_run(path, recipe, run_info(session), journal_header(session))
     with locked(path):
         record = read_journal(run.journal_path)
-        return go_on(session, run, record, watcher, stop, population)
+        return _go_on(session, run, record, watcher, stop, population)
 
 
-def room(session: Session) -> int:
-    """Return the bytes that a run leaves on the disk: the model and the snapshots of the drift."""
+def resume_tuning(path: Path, watcher: Watcher, stop: Callable[[], bool]) -> Outcome | Finished:
+    """Go on with a run: the same journal and the same bits as if it had never stopped.
+
+    In its recipe.toml `search.steps` may be raised since, and where things lie may change.
+
+    Raises:
+        EsftError: if another process works on the run, its files are damaged, or base model,
+            recipe, rows or noise are not those that it began with.
+    """
+    with locked(path):
+        run = open_run(path)
+        record = read_journal(run.journal_path)
+        recipe = load_recipe(str(run.recipe_path), {})
+        if run.info["state"] == "finished":
+            steps = run.info["saved"]["step"]
+            if record.last != steps or record.torn:
+                raise RunError(
+                    f"{record.path} has {record.last} whole steps, but run.json says that the run "
+                    f"finished with {steps}: lines are missing",
+                    hint="take another copy of the journal",
+                )
+            if recipe.search.steps <= run.info["settings"]["search.steps"]:
+                return Finished(run_path=str(path), model_path=str(run.model_path), steps=steps)
+        _refuse(run, changed_settings(recipe, run.info))
+        session = _open_again(run, record, recipe, watcher)
+        _require_room(session, path)
+        _clear(run, record, watcher)
+        tell_plan(session, path, watcher)
+        run.update_info(state="running", settings=settings_of(recipe))
+        return _go_on(session, run, record, watcher, stop, Population)
+
+
+def _require_room(session: Session, path: Path) -> None:
+    """Refuse a disk without room for the model and the snapshots that a run leaves."""
     model = sum(parameter.nbytes for parameter in session.base.loaded.model.parameters())
-    # The newest, that of the best step, and one being written.
-    return model + (NEWEST + 2) * session.base.drift.state_nbytes
+    # The newest, that of the best step, and one being written; those there make way for them.
+    drift = (NEWEST + 2) * session.base.drift.state_nbytes
+    there = sum(file.stat().st_size for file in (path / "drift").glob("step-*.safetensors"))
+    require_room(path, model + drift - there)
 
 
-def go_on(
+def _refuse(run: RunFolder, differences: list[str]) -> None:
+    if differences:
+        raise RunError(
+            f"run {run.path} is not as it was: {'; '.join(differences)}",
+            hint="put it back as it was, or start a new run: only more steps, and where things "
+            "lie, may change within one",
+        )
+
+
+def _open_again(run: RunFolder, record: JournalRecord, recipe: Recipe, watcher: Watcher) -> Session:
+    """Open a run's files where they were, with the threads, the dtype and the batch of then."""
+    torch.set_num_threads(run.info["threads"])
+    now, was = versions(), run.info["versions"]
+    others = [f"{name} {now[name]} (was {was[name]})" for name in now if now[name] != was[name]]
+    if others:
+        watcher.notice(f"{', '.join(others)}: from here on results can differ in their last bits")
+    watcher.phase(f"loading {recipe.model.id}")
+    recipe = with_recorded_paths(recipe, run.info["places"])
+    recipe = replace(recipe, model=replace(recipe.model, dtype=record.header["dtype"]))
+    session = open_session(recipe, batch=run.info["batches"][-1][1])
+    _refuse(run, changed_files(session, run.info, record))
+    return session
+
+
+def _clear(run: RunFolder, record: JournalRecord, watcher: Watcher) -> None:
+    """Remove what came after the last whole step, and what was left half-written."""
+    if record.torn:
+        watcher.notice(f"the journal's last line was cut off: step {record.last + 1} is made again")
+        with writing(record.path), open(record.path, "r+b") as file:
+            file.truncate(record.whole)
+            os.fsync(file.fileno())
+    for folder in (run.path, run.path / "drift", run.path / "evals"):
+        remove_partial(folder)
+    drop_after(run.path, record.last)
+    Snapshots(run.path / "drift").drop_after(record.last)
+
+
+def _go_on(
     session: Session,
     run: RunFolder,
     record: JournalRecord,
     watcher: Watcher,
     stop: Callable[[], bool],
-    population: PopulationOf,
+    population: Callable[[Session], Population],
 ) -> Outcome:
     """Bring a session just opened to the last step of its journal, and make those that are left."""
     forecast = forecast_of(record, session.base.weights.numel)
@@ -94,5 +178,4 @@ def go_on(
     source = Source(record=record, run=run)
     bring_to(session.base, source, record.last, watcher, on_step=record_lost)
     recorder = Recorder(session, run, run.journal(record.checksum), watcher)
-    members = population(session, recorder.failures)
-    return Loop(session, members, recorder, forecast, watcher).run(stop)
+    return Loop(session, population(session), recorder, forecast, watcher).run(stop)

@@ -28,24 +28,14 @@ class EvalTask:
 
     @property
     def name(self) -> str:
-        """Of the task."""
         return self.rollout.task.name
 
 
-@dataclass(frozen=True, kw_only=True)
-class PriorRows:
-    """A prior task with the rows it is evaluated on."""
-
-    spec: PriorSpec
-    task: Task
-    rows: tuple[Row, ...]
-
-
-def prior_rows(recipe: Recipe, target: Task) -> tuple[PriorRows, ...]:
+def prior_rows(recipe: Recipe, target: Task) -> list[tuple[Task, tuple[Row, ...]]]:
     """Return the prior tasks of a recipe, in its order, each with the rows it names."""
     prior = recipe.prior
     refuse_target(prior.specs, target.name)
-    return tuple(rows_of(spec, prior.rows, recipe.task.data_dir) for spec in prior.specs)
+    return [rows_of(spec, prior.rows, recipe.task.data_dir) for spec in prior.specs]
 
 
 def refuse_target(specs: Iterable[PriorSpec], target: str) -> None:
@@ -60,16 +50,14 @@ def refuse_target(specs: Iterable[PriorSpec], target: str) -> None:
             )
 
 
-def rows_of(spec: PriorSpec, default_rows: int, data_dir: str | None) -> PriorRows:
+def rows_of(
+    spec: PriorSpec, default_rows: int, data_dir: str | None
+) -> tuple[Task, tuple[Row, ...]]:
     """Return a prior task with its rows: the first of its split, without a look at other splits.
 
-    Args:
-        spec: which task; its split, else test, else validation.
-        default_rows: how many rows where `spec` names no number.
-        data_dir: folder of the rows of tasks that are on the hub, where `spec` names none.
-
-    Raises:
-        TaskError: if the task cannot be scored so, or its rows are not found or are too few.
+    Where `spec` names none, there are `default_rows` rows, of test, else of validation, and those
+    of a task on the hub are in `data_dir`. TaskError if the task cannot be scored so, or its rows
+    are not found or are too few.
     """
     task = get_task(spec.name, spec.grader)
     task.choose_scoring(spec.scoring, spec.reward)
@@ -87,7 +75,7 @@ def rows_of(spec: PriorSpec, default_rows: int, data_dir: str | None) -> PriorRo
             f"prior task {task.name} has {len(rows)} {split} rows, expected {count}{asked}",
             hint=f"name the task with the rows there are: {there}",
         )
-    return PriorRows(spec=spec, task=task, rows=tuple(rows[:count]))
+    return task, tuple(rows[:count])
 
 
 def eval_task(
@@ -112,11 +100,7 @@ def eval_task(
 
 
 def task_and_rows(settings: TaskSettings) -> tuple[Task, Split]:
-    """Return the target of a recipe, and its rows.
-
-    Raises:
-        TaskError: if there is no such task, or its rows are not found.
-    """
+    """Return the target of a recipe, and its rows; TaskError where either is not found."""
     task = get_task(settings.name, settings.grader)
     task.choose_scoring(settings.scoring, settings.reward)
     folder = data_folder(settings.data_dir, task)

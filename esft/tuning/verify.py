@@ -26,10 +26,8 @@ _COPY = "take another copy of it"
 class Check:
     """One question to a run, answered."""
 
-    what: str
-    """The file or folder that was checked, or "rebuild"."""
-    result: str
-    """OK, FAILED or NOT_APPLICABLE."""
+    what: str  # the file or folder that was checked, or "rebuild"
+    result: str  # OK, FAILED or NOT_APPLICABLE
     text: str
     hint: str | None = None
 
@@ -41,8 +39,7 @@ class _DoesNotApplyError(Exception):
 def find_target(name: str | None) -> Path:
     """Return what RUN means: the folder of a run that no process works on, or a journal's file.
 
-    Raises:
-        RunError: if there is none, or its files are being written.
+    RunError if there is none, or its files are being written.
     """
     if name is not None and Path(name).is_file():
         return Path(name)
@@ -58,23 +55,15 @@ def find_target(name: str | None) -> Path:
 def checks_of(path: Path, watcher: Watcher, options: RebuildOptions) -> Iterator[Check]:
     """Yield every check of a run folder or of a journal's file, as they finish.
 
-    One that needs what an earlier one found damaged is not applicable.
-
-    Raises:
-        RunError: if the run.json of a run folder cannot be read.
+    One that needs what an earlier one found damaged is not applicable. RunError if the run.json of
+    a run folder cannot be read.
     """
     run = None if path.is_file() else open_run(path)
     checks = _Checks(path if run is None else run.journal_path, run, watcher, options)
-    if run is None:
-        steps = {"journal": checks.journal, "rebuild": checks.rebuild}
-    else:
-        steps = {
-            run.journal_path.name: checks.journal,
-            "drift/": checks.snapshots,
-            "model/": checks.model,
-            "rebuild": checks.rebuild,
-        }
-    for what, check in steps.items():
+    steps = {"journal" if run is None else run.journal_path.name: checks.journal}
+    if run is not None:
+        steps |= {"drift/": checks.snapshots, "model/": checks.model}
+    for what, check in (steps | {"rebuild": checks.rebuild}).items():
         try:
             result, text, hint = OK, check(), None
         except _DoesNotApplyError as why:
@@ -86,53 +75,49 @@ def checks_of(path: Path, watcher: Watcher, options: RebuildOptions) -> Iterator
         yield Check(what=what, result=result, text=text, hint=hint)
 
 
+@dataclass
 class _Checks:
     """The checks of a journal, in its run folder or alone; later ones use what is good."""
 
-    def __init__(
-        self, path: Path, run: RunFolder | None, watcher: Watcher, options: RebuildOptions
-    ) -> None:
-        self._path = path
-        self._run = run
-        self._saved = None if run is None else run.info.get("saved")
-        self._watcher = watcher
-        self._options = options
-        self._record: JournalRecord | None = None
+    path: Path  # of the journal
+    run: RunFolder | None
+    watcher: Watcher
+    options: RebuildOptions
+    record: JournalRecord | None = None
+
+    @property
+    def saved(self) -> dict | None:
+        return None if self.run is None else self.run.info.get("saved")
 
     def journal(self) -> str:
-        record = read_journal(self._path)
-        if self._run is not None:
-            self._refuse_other_journal(record)
-        elif record.torn:
-            raise JournalError(f"{record.path} ends in the middle of a line", hint=_COPY)
-        self._record = record
+        record, saved, problem = read_journal(self.path), self.saved, None
+        if self.run is None:
+            if record.torn:
+                raise JournalError(f"{record.path} ends in the middle of a line", hint=_COPY)
+        else:
+            step, over = saved["step"] if saved else 0, self.run.info["state"] == "finished"
+            if record.last < step or (over and (record.last > step or record.torn)):
+                torn = " and a line that was cut off" if record.torn else ""
+                problem = f"has {_counted(record.last)}{torn}, expected {step}, which were saved"
+            elif saved and record.checksums[step] != saved["journal"]:
+                problem = (
+                    f"is another journal: step {step} has checksum {record.checksums[step]}, "
+                    f"expected {saved['journal']}"
+                )
+        if problem is not None:
+            raise JournalError(f"{record.path} {problem}, as run.json says", hint=_COPY)
+        self.record = record
         cut = "; its last line was cut off, esft resume makes that step again" * record.torn
         return f"{_counted(record.last)}, line by line as written{cut}"
 
-    def _refuse_other_journal(self, record: JournalRecord) -> None:
-        info, saved = self._run.info, self._saved
-        step, over = saved["step"] if saved else 0, info["state"] == "finished"
-        if record.last < step or (over and (record.last > step or record.torn)):
-            torn = " and a line that was cut off" if record.torn else ""
-            problem = f"has {_counted(record.last)}{torn}, expected {step}, which were saved"
-        elif saved and record.checksums[step] != saved["journal"]:
-            problem = (
-                f"is another journal: step {step} has checksum {record.checksums[step]}, "
-                f"expected {saved['journal']}"
-            )
-        else:
-            return
-        raise JournalError(f"{record.path} {problem}, as run.json says", hint=_COPY)
-
     def snapshots(self) -> str:
-        record, snapshots, bad = self._good_record(), Snapshots(self._run.path / "drift"), []
+        record, snapshots, bad = self._good_record(), Snapshots(self.run.path / "drift"), []
         steps = sorted(snapshots.steps())
         for step in steps:
-            if not 1 <= step <= record.last:
-                file = snapshots.path(step)
-                bad.append(f"{file} is of step {step}, expected 1 to {record.last}")
-                continue
             try:
+                if not 1 <= step <= record.last:
+                    file = snapshots.path(step)
+                    raise RunError(f"{file} is of step {step}, expected 1 to {record.last}")
                 snapshots.read(step, record.checksums[step])
             except _DAMAGE as error:
                 bad.append(str(error))
@@ -143,19 +128,18 @@ class _Checks:
         return f"good and of this journal: step {', '.join(map(str, steps))}"
 
     def model(self) -> str:
-        saved, path = self._saved, self._run.model_path
+        saved, path = self.saved, self.run.model_path
         if not saved:
             raise _DoesNotApplyError("the run has not saved a model yet")
-        hint = f"esft replay {self._run.path} --at {saved['step']} --out DIR writes it again"
+        hint = f"esft replay {self.run.path} --at {saved['step']} --out DIR writes it again"
         if not path.is_dir():
             raise RunError(f"{path} is not there", hint=hint)
-        self._watcher.phase(f"loading {path}")
-        # On the CPU: the weights are read and no more.
+        self.watcher.phase(f"loading {path}")
         loaded = load_model(
             str(path.absolute()),
-            dtype=self._run.info["model"]["dtype"],
-            device="cpu",
-            trust_remote_code=self._run.info["settings"]["model.trust_remote_code"],
+            dtype=self.run.info["model"]["dtype"],
+            device="cpu",  # the weights are read and no more
+            trust_remote_code=self.run.info["settings"]["model.trust_remote_code"],
         )
         weights = identity(loaded.model)
         if weights != saved["weights"]:
@@ -167,21 +151,21 @@ class _Checks:
         return f"has the weights of step {saved['step']}, as recorded"
 
     def rebuild(self) -> str:
-        record, saved = self._good_record(), self._saved
+        record, saved = self._good_record(), self.saved
         step = saved["step"] if saved else record.last
-        source = Source(record=record, run=self._run)
-        rebuilt = rebuild(source, str(step), self._watcher, self._options)
+        source = Source(record=record, run=self.run)
+        rebuilt = rebuild(source, str(step), self.watcher, self.options)
         if not rebuilt.proven:
-            nothing = "end line" if self._run is None else "saved model"
+            nothing = "end line" if self.run is None else "saved model"
             return f"goes through to step {step}; there is no {nothing} to compare it with"
         replay(rebuilt.base.drift, record, record.last)
         on = f"; goes through to step {record.last}" if step < record.last else ""
         return f"makes the weights of step {step}, as recorded{on}"
 
     def _good_record(self) -> JournalRecord:
-        if self._record is None:
+        if self.record is None:
             raise _DoesNotApplyError("the journal is damaged")
-        return self._record
+        return self.record
 
 
 def _counted(steps: int) -> str:

@@ -1,13 +1,10 @@
 """What a run tells while it runs, and at its end."""
 
-import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from esft.rollout.encode import EncodedRow
-from esft.rollout.results import Evaluation, RowResult
-from esft.tuning.plan import Plan
+from esft.rollout.results import Evaluation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,23 +12,16 @@ class StepMetrics:
     """What a step did: a line of metrics.jsonl."""
 
     step: int
-    reward_mean: float
-    """Over the members whose reward is finite."""
+    reward_mean: float  # over the members whose reward is finite, as is `correct`
     reward_best: float
-    correct: float | None
-    """Share of rows answered right, over those members; None where no answers were made."""
+    correct: float | None  # share of rows answered right; None where no answers were made
     grader_failures: int
-    members: int
-    """N, those that got a coefficient."""
-    drift: float
-    """||D||."""
-    forecast: float
-    """The ||D|| to expect by now, with the real coefficients but no signal."""
+    members: int  # N, those that got a coefficient
+    drift: float  # ||D||
+    forecast: float  # the ||D|| to expect by now, with the real coefficients but no signal
     seconds: float
-    peak_memory: int
-    """Bytes."""
-    batch: int
-    """Sequences at a time."""
+    peak_memory: int  # bytes
+    batch: int  # sequences at a time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,14 +40,12 @@ class Outcome:
     run_path: str
     model_path: str
     steps: int
-    planned: int
-    """The steps of the recipe; a run may end before, where it is stopped or past its peak."""
+    planned: int  # a run may end before, where it is stopped or past its peak
     stopped: bool
     task: str
     base: Evaluation
     tuned: Evaluation
-    best_step: int | None
-    """The step with the best holdout reward; 0 is the base model, None where none is finite."""
+    best_step: int | None  # by holdout reward; 0 is the base model, None where none is finite
     priors: tuple[TaskScores, ...]
     grader_failures: int
     drift: float
@@ -84,8 +72,8 @@ class Watcher(Protocol):
     def notice(self, text: str) -> None:
         """Something out of the ordinary happened, and the work goes on."""
 
-    def plan(self, plan: Plan) -> None:
-        """The model is loaded; this is what will happen."""
+    def plan(self, lines: Sequence[tuple[str, str]]) -> None:
+        """The model is loaded; this is what will happen, as (label, text)."""
 
     def begin(self) -> None:
         """The base is evaluated and the first step begins: from here on there is one in hand."""
@@ -98,26 +86,3 @@ class Watcher(Protocol):
 
     def evaluation(self, step: int, scores: tuple[TaskScores, ...]) -> None:
         """The target, first, and the prior tasks were evaluated after `step`."""
-
-
-class Failures:
-    """Counts the answers that a grader could not grade, and shows the first of a run."""
-
-    def __init__(self, watcher: Watcher, count: int = 0) -> None:
-        self._watcher = watcher
-        self.count = count
-        """With those before the run was resumed."""
-
-    def add(self, where: str, rows: Sequence[EncodedRow], results: Sequence[RowResult]) -> int:
-        """Count the failures among the results of `rows`; return how many those are."""
-        failed = [pair for pair in zip(rows, results, strict=True) if pair[1].failure is not None]
-        if failed and not self.count:
-            encoded, result = failed[0]
-            answer = reprlib.repr("\n\n".join(result.answers))
-            self._watcher.notice(
-                f"{where}: the grader gave no score for row {encoded.row.id}: {result.failure}; "
-                f"the answer was {answer}. It counts as 0, as will others, which are counted and "
-                "not shown"
-            )
-        self.count += len(failed)
-        return len(failed)

@@ -8,7 +8,6 @@ from rich.console import Console
 from rich.progress import Progress
 
 from esft.cli.show import LiveWatcher, PlainWatcher, duration, show_work, wrapped
-from esft.tuning.plan import Plan
 from esft.tuning.watcher import StepMetrics
 
 METRICS = StepMetrics(
@@ -88,7 +87,8 @@ def test_on_a_terminal_the_same_lines_stand_above_a_bar_that_moves():
     with Progress(console=console, auto_refresh=False) as progress:
         watcher = LiveWatcher(progress)
 
-        watcher.plan(Plan(lines=(("model", "[tiny] model"),), warnings=("[mind] this",)))
+        watcher.plan([("model", "[tiny] model")])
+        watcher.notice("[mind] this")
         watcher.begin()
         watcher.progress("step 12, member", 3, 30)
         progress.refresh()

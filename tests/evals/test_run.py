@@ -126,8 +126,9 @@ def test_each_step_is_scored_on_its_own_weights(run):
 
     for number, step in enumerate((0, 1, 3)):
         model = rebuild(find_source(str(run)), str(step), Notes()).base.loaded
-        rows = rows_of(parse_prior_line("reverse-letters:6"), 200, None)
-        prior = eval_task("prior", rows.task, rows.spec, rows.rows, model, Batches())
+        spec = parse_prior_line("reverse-letters:6")
+        task, rows = rows_of(spec, 200, None)
+        prior = eval_task("prior", task, spec, rows, model, Batches())
         expected = prior.rollout.evaluate(prior.encoded)
         assert list(result.measured[1].evaluations[number].results) == expected
 

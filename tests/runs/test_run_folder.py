@@ -46,17 +46,6 @@ def test_the_folder_appears_whole_with_recipe_info_and_the_head_of_the_journal(t
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["run"]
 
 
-def test_a_folder_that_appears_meanwhile_is_not_overwritten(tmp_path):
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "precious").write_text("")
-
-    with pytest.raises(RunError, match="exists, expected a new or an empty folder"):
-        create_run(tmp_path / "run", "", {}, {})
-
-    assert [path.name for path in tmp_path.iterdir()] == ["run"]
-    assert [path.name for path in (tmp_path / "run").iterdir()] == ["precious"]
-
-
 def test_what_a_run_records_is_there_line_by_line_with_null_for_nan(tmp_path):
     run = create_run(tmp_path / "run", "", {"state": "running", "device": "cpu"}, {})
 

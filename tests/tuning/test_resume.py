@@ -8,7 +8,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kills import in_process
 from tiny_models import tiny_llama, write_model
 from tiny_runs import Notes, a_recipe, info_of, jsonl, never
 
@@ -16,8 +15,7 @@ from esft.engine.journal_read import read_journal
 from esft.errors import AnchorError, JournalError, RunError
 from esft.recipe.settings import Run
 from esft.runs.names import is_locked, locked
-from esft.tuning.resume import Finished, resume_tuning
-from esft.tuning.start import run_tuning
+from esft.tuning.start import Finished, resume_tuning, run_tuning
 
 
 def weights(run):
@@ -63,12 +61,7 @@ def copy_of(runs, tmp_path):
 
 @pytest.mark.parametrize(
     ("dtype", "kept"),
-    [
-        (torch.float32, "float32"),
-        (torch.float16, "float16"),
-        (torch.bfloat16, "float16"),
-        (torch.bfloat16, "int8"),
-    ],
+    [(torch.float32, "float32"), (torch.float16, "float16"), (torch.bfloat16, "int8")],
 )
 def test_a_run_stopped_and_resumed_is_the_one_never_stopped(tmp_path, dtype, kept):
     recipe = {"model": tiny_llama(dtype=dtype), "anchor": {"awd": 0.5, "drift": kept}}
@@ -304,25 +297,6 @@ def test_two_processes_cannot_work_on_one_run(copy_of):
     assert not is_locked(run)
 
     resumed(run)
-
-
-def die_holding(path):
-    import os
-    import signal
-    from pathlib import Path
-
-    with locked(Path(path)):
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
-def test_a_process_that_is_killed_leaves_no_lock(tmp_path):
-    (tmp_path / "run").mkdir()
-
-    code, _ = in_process(die_holding, tmp_path / "run")
-
-    assert code == -9
-    assert (tmp_path / "run" / ".lock").exists()
-    assert not is_locked(tmp_path / "run")
 
 
 def test_a_base_file_that_changes_while_it_is_in_use_stops_the_run(tmp_path, monkeypatch):

@@ -1,7 +1,10 @@
 """A run killed anywhere, or out of room, and resumed ends with the bits of one left alone."""
 
+import os
 import random
+import signal
 import sys
+from pathlib import Path
 
 import pytest
 from kills import (
@@ -14,6 +17,8 @@ from kills import (
     tune_until_full,
     what_is_left,
 )
+
+from esft.runs.names import is_locked, locked
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux", reason="kills processes and limits their files as Linux does"
@@ -67,3 +72,18 @@ def test_a_full_disk_is_said_and_once_there_is_room_the_run_goes_on(
     assert hint == "make room on the disk"
     assert in_process(resume, tmp_path / "run") == (0, [])
     assert what_is_left(tmp_path / "run") == expected
+
+
+def die_holding(path):
+    with locked(Path(path)):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_process_that_is_killed_leaves_no_lock(tmp_path):
+    (tmp_path / "run").mkdir()
+
+    code, _ = in_process(die_holding, tmp_path / "run")
+
+    assert code == -9
+    assert (tmp_path / "run" / ".lock").exists()
+    assert not is_locked(tmp_path / "run")

@@ -20,14 +20,6 @@ def with_priors(recipe, *tasks, **settings):
     return replace(recipe, prior=Prior(tasks=tasks, **({"rows": 4} | settings)))
 
 
-def program(folder, name):
-    """A prior task in a file: eight test rows, rewarded by the length of the answer."""
-    rows = [{"prompt": f"{name} {n}", "split": "test"} for n in range(8)]
-    file = folder / f"{name}.py"
-    file.write_text(f"def rows():\n    return {rows!r}\n\ndef reward(row, answer):\n    return 1\n")
-    return str(file)
-
-
 def own_rows(folder, name):
     """A task in a file: three rows without a split, answered by 7."""
     file = folder / f"{name}.jsonl"
@@ -39,20 +31,10 @@ def test_prior_rows_are_the_first_of_the_test_split_else_of_validation(tmp_path,
     monkeypatch.setenv("ESFT_DATA_DIR", str(write_arc(tmp_path / "data", rows=6)))
     recipe = with_priors(a_recipe(tmp_path), "countdown", "arc")
 
-    countdown, arc = prior_rows(recipe, get_task("conciseness"))
+    (_, countdown), (_, arc) = prior_rows(recipe, get_task("conciseness"))
 
-    assert list(countdown.rows) == read_split(get_task("countdown"), "test")[:4]
-    assert [row.id for row in arc.rows] == [f"validation-{n}" for n in range(4)]
-
-
-def test_a_folder_named_for_the_target_counts_for_prior_tasks_of_the_hub_alone(tmp_path):
-    data = write_arc(tmp_path / "data", rows=6)
-    recipe = a_recipe(tmp_path)
-    recipe = replace(recipe, task=replace(recipe.task, name="arc", data_dir=str(data)))
-
-    easy, countdown = prior_rows(with_priors(recipe, "arc-easy", "countdown"), get_task("arc"))
-
-    assert len(easy.rows) == len(countdown.rows) == 4
+    assert list(countdown) == read_split(get_task("countdown"), "test")[:4]
+    assert [row.id for row in arc] == [f"validation-{n}" for n in range(4)]
 
 
 @pytest.mark.parametrize("tasks", [("conciseness",), ("countdown", "Conciseness:2")])
@@ -78,8 +60,7 @@ def test_a_prior_task_may_name_its_own_number_of_rows(tmp_path):
 
     priors = prior_rows(recipe, get_task("conciseness"))
 
-    assert [len(prior.rows) for prior in priors] == [2, 4, 5]
-    assert [str(prior.spec) for prior in priors] == list(recipe.prior.tasks)
+    assert [len(rows) for _, rows in priors] == [2, 4, 5]
 
 
 def test_too_few_rows_for_a_number_in_the_line_are_said_with_the_line_that_works(tmp_path):
@@ -90,7 +71,7 @@ def test_too_few_rows_for_a_number_in_the_line_are_said_with_the_line_that_works
 
     working = few.value.hint.partition(": ")[2]
     assert working == f"{tmp_path}/mine.jsonl:3 grader=number split=train"
-    assert len(rows_of(parse_prior_line(working), 200, None).rows) == 3
+    assert len(rows_of(parse_prior_line(working), 200, None)[1]) == 3
 
 
 def test_a_named_split_is_taken_and_no_other_is_looked_at(tmp_path):
@@ -99,8 +80,9 @@ def test_a_named_split_is_taken_and_no_other_is_looked_at(tmp_path):
     (data / "arc_challenge.train.jsonl").unlink()
 
     for line in ("arc-easy:1 split=train", "arc-easy:1 split=validation", "arc:1"):
-        prior = rows_of(parse_prior_line(line), 4, str(data))
-        assert [row.id for row in prior.rows] == [f"{prior.spec.split or 'validation'}-0"]
+        spec = parse_prior_line(line)
+        (row,) = rows_of(spec, 4, str(data))[1]
+        assert row.id == f"{spec.split or 'validation'}-0"
     with pytest.raises(TaskError, match="prior task arc has no test rows"):
         rows_of(parse_prior_line("arc:1 split=test"), 4, str(data))
 
@@ -118,10 +100,12 @@ def test_the_folder_of_a_line_comes_before_that_of_the_run_and_holds_for_any_tas
     data = write_arc(tmp_path / "data", rows=6)
     (data / "countdown.test.jsonl").write_text("no rows at all")
 
-    arc = rows_of(parse_prior_line(f"arc:2 data_dir={data}"), 4, str(tmp_path / "elsewhere"))
-    own = rows_of(parse_prior_line("countdown:2"), 4, str(data))
+    _, arc = rows_of(parse_prior_line(f"arc:2 data_dir={data}"), 4, str(tmp_path / "elsewhere"))
+    _, of_run = rows_of(parse_prior_line("arc:2"), 4, str(data))
+    _, own = rows_of(parse_prior_line("countdown:2"), 4, str(data))
 
-    assert len(arc.rows) == len(own.rows) == 2
+    assert arc == of_run
+    assert len(own) == 2
     with pytest.raises(TaskError, match=r"countdown\.test\.jsonl line 1 is not JSON"):
         rows_of(parse_prior_line(f"countdown:2 data_dir={data}"), 4, None)
 
@@ -151,8 +135,11 @@ def test_each_prior_task_is_scored_as_its_line_says(tmp_path):
     specs = [parse_prior_line(line) for line in lines]
     loaded = load_model(str(write_model(tmp_path / "base")), device="cpu")
 
-    found = [rows_of(spec, 4, str(data)) for spec in specs]
-    priors = [eval_task("prior", p.task, p.spec, p.rows, loaded, Batches()) for p in found]
+    priors = [
+        eval_task("prior", task, spec, rows, loaded, Batches())
+        for spec in specs
+        for task, rows in [rows_of(spec, 4, str(data))]
+    ]
 
     assert [prior.name for prior in priors] == ["arc", "arc-easy", "mine", "countdown"]
     assert [each.rollout.scoring for each in priors] == [
@@ -161,7 +148,7 @@ def test_each_prior_task_is_scored_as_its_line_says(tmp_path):
     usual = get_task("countdown").max_new_tokens
     assert [each.rollout.max_new_tokens for each in priors] == [3, 16, 256, usual]
     assert all(0 < each.reward < 1 for each in priors[1].rollout.evaluate(priors[1].encoded))
-    graded = rows_of(specs[2], 4, None).task
+    graded, _ = rows_of(specs[2], 4, None)
     assert graded.grade(priors[2].encoded[0].row, ["it is 7, no less"]).correct
 
 
@@ -184,29 +171,30 @@ def test_files_named_in_lines_are_found_again_from_another_folder(tmp_path, monk
 
 
 def test_target_and_priors_are_evaluated_first_every_so_many_steps_and_last(tmp_path):
-    names = [program(tmp_path, "first"), program(tmp_path, "second")]
-    recipe = with_priors(a_recipe(tmp_path, steps=5), *names, every=2)
+    names = ["countdown", "sort-digits"]
+    lines = [f"{name} max_new_tokens=4" for name in names]
+    recipe = with_priors(a_recipe(tmp_path, steps=5), *lines, every=2)
     notes = Notes()
 
     outcome = run_tuning(recipe, notes, never)
 
     lines = jsonl(tmp_path / "run" / "evals.jsonl")
     assert [(line["step"], line["task"]) for line in lines] == [
-        (step, task) for step in (0, 2, 4, 5) for task in ("conciseness", "first", "second")
+        (step, task) for step in (0, 2, 4, 5) for task in ("conciseness", *names)
     ]
     assert [line["role"] for line in lines] == ["target", "prior", "prior"] * 4
     assert {line["n"] for line in lines if line["role"] == "prior"} == {4}
     assert [step for step, _ in notes.evaluations] == [2, 4]
-    assert [each.name for each in notes.evaluations[0][1]] == ["conciseness", "first", "second"]
-    assert [each.name for each in outcome.priors] == ["first", "second"]
+    assert [each.name for each in notes.evaluations[0][1]] == ["conciseness", *names]
+    assert [each.name for each in outcome.priors] == names
     scores = outcome.priors[0].base
     expected = mean_and_error([float(result.correct) for result in scores.results])
     assert (scores.accuracy, scores.accuracy_se) == expected
-    assert ("prior", "first, second: 4 rows each, every 2 steps") in notes.plans[0].lines
+    assert ("prior", "countdown, sort-digits: 4 rows each, every 2 steps") in notes.plans[0]
     rows = info_of(tmp_path / "run")["rows"]
-    assert (rows["prior task first"]["n"], len(rows["prior task first"]["hash"])) == (4, 16)
+    assert (rows["prior task countdown"]["n"], len(rows["prior task countdown"]["hash"])) == (4, 16)
     for step in (0, 2, 4, 5):
-        rows = (tmp_path / "run" / "evals" / f"first-{step}.jsonl").read_text().splitlines()
+        rows = (tmp_path / "run" / "evals" / f"countdown-{step}.jsonl").read_text().splitlines()
         assert len(rows) == 4
 
 
@@ -214,7 +202,7 @@ def test_evaluations_between_change_no_bit_of_a_run_and_the_last_is_made_once(tm
     plain, watched = tmp_path / "plain", tmp_path / "watched"
     plain.mkdir()
     watched.mkdir()
-    recipe = with_priors(a_recipe(watched), program(tmp_path, "first"), every=1)
+    recipe = with_priors(a_recipe(watched), "countdown max_new_tokens=4", every=1)
 
     run_tuning(a_recipe(plain), Notes(), never)
     run_tuning(recipe, Notes(), never)

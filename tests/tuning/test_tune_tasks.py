@@ -1,10 +1,9 @@
 """Runs on a user's own tasks, and on rewards that need no answer."""
 
-import json
 from dataclasses import replace
 
 import pytest
-from tiny_runs import Notes, a_recipe, info_of, jsonl, never
+from tiny_runs import Notes, a_recipe, jsonl, never
 
 from esft.errors import TaskError
 from esft.recipe.settings import TaskSettings
@@ -23,30 +22,6 @@ def write_program(folder, body):
     file = folder / "my.py"
     file.write_text(f"{rows}def reward(row, answer):\n{body}")
     return file
-
-
-def test_ones_own_rows_are_tuned_on_and_measured_half_and_half(tmp_path):
-    rows = [{"prompt": f"What is {n} + 1?", "answer": n + 1} for n in range(11)]
-    file = tmp_path / "sums.jsonl"
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-    outcome = run_tuning(own_recipe(tmp_path, file, grader="number"), Notes(), never)
-
-    assert outcome.task == "sums"
-    assert outcome.base.n == 5
-    info = info_of(tmp_path / "run")
-    assert (info["rows"]["train"]["n"], info["rows"]["holdout"]["n"]) == (6, 5)
-    assert outcome.grader_failures == 0
-
-
-def test_a_program_grades_with_any_finite_number(tmp_path):
-    file = write_program(tmp_path, "    return -10.0 - len(answer)\n")
-
-    outcome = run_tuning(own_recipe(tmp_path, file), Notes(), never)
-
-    lengths = [len(result.answers[0]) for result in outcome.base.results]
-    assert [result.reward for result in outcome.base.results] == [-10.0 - n for n in lengths]
-    assert outcome.base.accuracy == 0
 
 
 def test_answers_without_a_score_count_as_0_are_counted_and_shown_once(tmp_path):
