@@ -204,7 +204,7 @@ def test_memory_that_runs_out_in_a_step_is_said_and_no_torn_model_is_saved(tmp_p
 
     def cramped(self, *rest):
         update(self, *rest)
-        if self._steps == 2:
+        if self.steps == 2:
             raise torch.OutOfMemoryError("no room")
 
     monkeypatch.setattr(Drift, "_update", cramped)
