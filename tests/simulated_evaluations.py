@@ -48,15 +48,6 @@ def judged(accuracies, disturbance, rows, seed):
     return diagnose(base, dict(enumerate(later)))
 
 
-def judged_as_asked(accuracies, disturbance, seed):
-    """Return the verdict on PILOT rows or, where it asks for more, on those; and the rows."""
-    verdict, rows = judged(accuracies, disturbance, PILOT, seed), PILOT
-    if verdict.rows_needed is not None:
-        rows = min(verdict.rows_needed, MOST_ROWS)
-        verdict = judged(accuracies, disturbance, rows, seed)
-    return verdict, rows
-
-
 def some_case(truth, draw, drop=0.10):
     """Return accuracies of the base and of later evaluations that make `truth`, and a disturbance.
 
@@ -83,7 +74,11 @@ def counted(truth, number, draw, drop=0.10):
     """Return how often each verdict came up in `number` cases of `truth`, and the rows it took."""
     kinds, rows = Counter(), []
     for _ in range(number):
-        verdict, taken = judged_as_asked(*some_case(truth, draw, drop), draw.randrange(1 << 32))
+        case, seed = some_case(truth, draw, drop), draw.randrange(1 << 32)
+        verdict, taken = judged(*case, PILOT, seed), PILOT
+        if verdict.rows_needed is not None:
+            taken = min(verdict.rows_needed, MOST_ROWS)
+            verdict = judged(*case, taken, seed)
         kinds[verdict.kind] += 1
         rows.append(taken)
     return kinds, sorted(rows)

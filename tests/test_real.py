@@ -64,16 +64,6 @@ def questions():
     return split_rows(get_task("conciseness"), 8, 8)
 
 
-def test_the_real_model_knows_the_capital_of_france(loaded):
-    prompt = loaded.tokenizer.apply_chat_template(
-        CHAT, add_generation_prompt=True, return_tensors="pt", return_dict=True
-    )
-
-    answer = loaded.model.generate(**prompt, do_sample=False, max_new_tokens=16)
-
-    assert "Paris" in loaded.tokenizer.decode(answer[0, prompt["input_ids"].shape[1] :])
-
-
 def test_the_real_model_saved_is_the_same_model(loaded, tmp_path):
     save_model(loaded, tmp_path / "saved")
 
@@ -213,17 +203,6 @@ def test_the_real_model_finds_the_right_solution_likelier_than_that_of_another_q
 
     assert all(a > b for a, b in zip(right, wrong, strict=True))
     assert all(-3 < reward < 0 for reward in right)
-
-
-def test_answers_of_the_real_model_to_countdown_are_graded_with_their_opening(loaded):
-    task = get_task("countdown")
-    rollout = Rollout(loaded.model, loaded.tokenizer, task, max_new_tokens=24)
-    rows = tuple(read_split(task, "test")[:4])
-
-    results = rollout.roll_out(rollout.encode(rows))
-
-    assert all(result.answers[0].startswith("<think>") for result in results)
-    assert all(0 <= result.reward <= 1.1 for result in results)
 
 
 @pytest.mark.skipif(DATA is None, reason="ESFT_DATA_DIR is not set")

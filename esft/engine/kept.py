@@ -1,8 +1,7 @@
 """How the drift of one parameter is kept between steps: float32, scaled float16, int8 in blocks."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from typing import ClassVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -43,8 +42,8 @@ class KeptDrift:
 
     # Dtype of what is kept, and elements that share one number of it, by the suffix that a
     # snapshot gives the parameter's name.
-    _layout: ClassVar = {"": (torch.float32, 1)}
-    figures: ClassVar[dict[str, int | float]] = {}
+    _layout: Mapping[str, tuple[torch.dtype, int]] = {"": (torch.float32, 1)}
+    figures: Mapping[str, int | float] = {}
     """What is needed to read the tensors besides themselves; replaced, never changed."""
 
     def __init__(
@@ -91,8 +90,8 @@ class _Float16(KeptDrift):
     The power of two, one for the parameter, keeps small drifts out of the subnormals.
     """
 
-    _layout: ClassVar = {"": (torch.float16, 1)}
-    figures: ClassVar = {"exponent": 0, "largest": 0.0}
+    _layout: Mapping = {"": (torch.float16, 1)}
+    figures: Mapping[str, int | float] = {"exponent": 0, "largest": 0.0}
 
     def read(self, parts: Sequence[Tensor]) -> Tensor:
         return parts[0].to(torch.float32).mul_(2.0 ** -self.figures["exponent"])
@@ -132,8 +131,8 @@ class _Int8(KeptDrift):
     below 2**-120 becomes zero.
     """
 
-    _layout: ClassVar = {"": (torch.int8, 1), ":scales": (torch.float32, BLOCK)}
-    figures: ClassVar = {"owed": 0.0}
+    _layout: Mapping = {"": (torch.int8, 1), ":scales": (torch.float32, BLOCK)}
+    figures: Mapping[str, int | float] = {"owed": 0.0}
 
     def read(self, parts: Sequence[Tensor]) -> Tensor:
         values = _times_scales(*parts)
