@@ -192,9 +192,7 @@ class Mixture:
 def encode(tokenizer: PreTrainedTokenizerBase, some: list[Puzzle]) -> tuple[Tensor, Tensor]:
     """The tokens of puzzles with their answers, and the token that is to follow each.
 
-    Returns:
-        tokens: (puzzles, longest), padded on the right.
-        targets: (puzzles, longest); IGNORED within the question and the padding.
+    Both (puzzles, longest): padded on the right; IGNORED within the question and the padding.
     """
     texts = [f"{puzzle.prompt}{ANSWER_SIGN}{puzzle.answer}{END}" for puzzle in some]
     whole = tokenizer(texts, add_special_tokens=False)["input_ids"]
@@ -261,8 +259,14 @@ def main(out: Path, steps: int, batch: int, seed: int, threads: int) -> None:
     torch.use_deterministic_algorithms(True)
     training = Training(steps=steps, batch=batch, seed=seed)
     model, tokenizer = untrained_model(seed), character_tokenizer()
+
+    def show(step: int, loss: float, known: dict[str, float]) -> None:
+        if step % 50 == 0:
+            shares = ", ".join(f"{name} {share:.3f}" for name, share in known.items())
+            click.echo(f"step {step}: loss {loss:.4f}; {shares}")
+
     started = time.perf_counter()
-    train(training, model, tokenizer, _show)
+    train(training, model, tokenizer, show)
     seconds = time.perf_counter() - started
     model.eval()
     scores = {}
@@ -276,12 +280,6 @@ def main(out: Path, steps: int, batch: int, seed: int, threads: int) -> None:
     facts = {"command": command, "threads": threads, "minutes": seconds / 60}
     text = card(training, scores, weights=model.num_parameters(), **facts)
     (out / "README.md").write_text(text, encoding="utf-8")
-
-
-def _show(step: int, loss: float, known: dict[str, float]) -> None:
-    if step % 50 == 0:
-        shares = ", ".join(f"{name} {share:.3f}" for name, share in known.items())
-        click.echo(f"step {step}: loss {loss:.4f}; {shares}")
 
 
 if __name__ == "__main__":

@@ -18,18 +18,13 @@ class Batches:
     """Runs work in batches and keeps the batch size that fits.
 
     Half-precision answers can depend on the batch, so a size, once found, is kept for the rest
-    of the run and recorded: from there on results are the same bits.
-
-    Args:
-        size: sequences at a time; None starts at START.
-        on_split: called with the new size after each halving.
+    of the run and recorded: from there on results are the same bits. None starts at START.
     """
 
-    def __init__(
-        self, size: int | None = None, on_split: Callable[[int], None] | None = None
-    ) -> None:
+    def __init__(self, size: int | None = None) -> None:
         self.size = START if size is None else size
-        self.on_split = on_split
+        self.on_split: Callable[[int], None] = lambda size: None
+        """Called with the new size after each halving."""
 
     def run(
         self,
@@ -63,8 +58,7 @@ class Batches:
         self.size = failed // 2
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        if self.on_split is not None:
-            self.on_split(self.size)
+        self.on_split(self.size)
 
 
 def _within_memory(

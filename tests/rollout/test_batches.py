@@ -27,7 +27,8 @@ def test_results_come_back_in_order_whatever_fits(limit, size):
 
 def test_a_size_that_fits_is_told_and_kept():
     told = []
-    batches = Batches(16, on_split=told.append)
+    batches = Batches(16)
+    batches.on_split = told.append
 
     for _ in range(2):
         batches.run(list(range(40)), squares_up_to(5, MemoryError()), length=int)
