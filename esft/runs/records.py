@@ -78,10 +78,7 @@ def summaries(run: Path) -> list[dict[str, object]]:
 
 
 def best_step(summaries: list[dict[str, object]]) -> int | None:
-    """Return the step with the target's best holdout reward, the first of equal ones.
-
-    0 is the base model; None where no reward is finite.
-    """
+    """Return the first step with the target's best holdout reward; None where none is finite."""
     rewards = {
         summary["step"]: number(summary["reward"])
         for summary in summaries

@@ -47,10 +47,7 @@ class Snapshots:
             save_file(state.tensors, part, metadata={"esft": json.dumps(about)})
 
     def read(self, step: int, checksum: str) -> DriftState:
-        """Return the state in a snapshot, its tensors mapped from the file.
-
-        SnapshotError if it is damaged, or its journal is not the one with `checksum`.
-        """
+        """Return the state, mapped from its file; SnapshotError if it is damaged or another's."""
         path = self.path(step)
         try:
             with safe_open(path, framework="pt") as file:

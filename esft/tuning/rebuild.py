@@ -77,10 +77,7 @@ class Rebuilt:
 
 
 def find_source(name: str | None) -> Source:
-    """Return what RUN means to replay, export and eval: a run, or the file of a journal.
-
-    EsftError if there is no such run or file, or its journal is damaged.
-    """
+    """Return the run, or the file of a journal, that RUN means; EsftError if it is damaged."""
     if name is None or not Path(name).is_file():
         run = open_run(find_run(name))
         return Source(record=read_journal(run.journal_path), run=run)
@@ -94,10 +91,7 @@ def find_source(name: str | None) -> Source:
 
 
 def step_of(source: Source, at: str) -> int:
-    """Return the step that "best", "last" or a number means.
-
-    RunError if the run has no such step, or nothing says which is the best.
-    """
+    """Return the step that "best", "last" or a number means; RunError if the run has none such."""
     last = source.record.last
     if at == "last":
         return last

@@ -37,10 +37,7 @@ class _DoesNotApplyError(Exception):
 
 
 def find_target(name: str | None) -> Path:
-    """Return what RUN means: the folder of a run that no process works on, or a journal's file.
-
-    RunError if there is none, or its files are being written.
-    """
+    """Return the folder of a run, or journal's file, that RUN means; RunError if it is in use."""
     if name is not None and Path(name).is_file():
         return Path(name)
     path = find_run(name)
