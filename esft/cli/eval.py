@@ -108,7 +108,7 @@ def evaluate(
 def _print(result: EvalResult, texts: int) -> None:
     record = result.record
     for task, measured in zip(record.tasks, result.measured, strict=True):
-        click.echo(f"{task.name} ({task.role}, {task.rows} rows by {task.scoring})")
+        click.echo(f"{task.name} ({task.role}, {task.evaluations[0].n} rows by {task.scoring})")
         changes = {change.step: change for change in task.comparisons}
         divergences = {pair.step: pair for pair in task.kl}
         rewarded = any(change.reward_change is not None for change in task.comparisons)

@@ -39,27 +39,19 @@ class TokenDistributions:
     float32 log-probabilities in host memory; NaN where the model overflowed.
     """
 
+    continuation: Continuation
     own: Tensor  # (targets,): of the continuation's own tokens
     top: Tensor  # (targets, top), int64: tokens of the vocabulary that are looked at one by one
     logprobs: Tensor  # (targets, top + 1): of these, and last of all other tokens together
     among_others: Tensor  # (targets,), bool: whether the continuation's own token is not in `top`
 
 
-@dataclass(frozen=True, kw_only=True)
-class SampledContinuations:
-    """Continuations drawn from a model, with what it says of them."""
-
-    continuations: list[Continuation]
-    distributions: list[TokenDistributions]
-
-    def told_by(self, model, batches: Batches) -> list[TokenDistributions]:
-        """Return what another model says of the same tokens."""
-        tops = [distributions.top for distributions in self.distributions]
-        return token_distributions(model, self.continuations, batches, tops)
-
-
 def kl_between(
-    model, tokenizer, drift: Drift, settings: KlSettings, base: SampledContinuations | None = None
+    model,
+    tokenizer,
+    drift: Drift,
+    settings: KlSettings,
+    base: list[TokenDistributions] | None = None,
 ) -> tuple[KlEstimate, KlEstimate]:
     """Estimate (KL(p0||p), KL(p||p0)) per token: base to tuned, then tuned to base.
 
@@ -71,17 +63,21 @@ def kl_between(
     with drift.at_base():
         if base is None:
             base = sampled_continuations(model, tokenizer, settings, "base")
-        tuned_told_by_base = tuned.told_by(model, settings.batches)
-    base_told_by_tuned = base.told_by(model, settings.batches)
-    return (
-        estimate(base.distributions, base_told_by_tuned),
-        estimate(tuned.distributions, tuned_told_by_base),
-    )
+        tuned_told_by_base = _told_again(model, tuned, settings)
+    return estimate(base, _told_again(model, base, settings)), estimate(tuned, tuned_told_by_base)
+
+
+def _told_again(
+    model, told: list[TokenDistributions], settings: KlSettings
+) -> list[TokenDistributions]:
+    """Return what another model says of the same tokens."""
+    continuations = [one.continuation for one in told]
+    return token_distributions(model, continuations, settings.batches, [one.top for one in told])
 
 
 def sampled_continuations(
     model, tokenizer, settings: KlSettings, whose: Literal["base", "tuned"]
-) -> SampledContinuations:
+) -> list[TokenDistributions]:
     """Return what `kl_between` draws from the base or the tuned model, at whose weights it is."""
     prompts, count = settings.prompts, settings.max_new_tokens
     context = getattr(model.config, "max_position_embeddings", None)
@@ -100,8 +96,7 @@ def sampled_continuations(
         Continuation(prompt + tokens[:-1], tokens)
         for prompt, tokens in zip(prompts, drawn, strict=True)
     ]
-    told = token_distributions(model, continuations, settings.batches, settings.top)
-    return SampledContinuations(continuations=continuations, distributions=told)
+    return token_distributions(model, continuations, settings.batches, settings.top)
 
 
 def prompts_of(encoded: Sequence[EncodedRow], limit: int) -> list[tuple[int, ...]]:
@@ -163,7 +158,7 @@ def _distributions(
     columns = (own, top, torch.cat([single, others], dim=-1), (top != wanted).all(dim=-1))
     lengths = [len(continuation.targets) for continuation in group]
     parts = (column.cpu().split(lengths) for column in columns)
-    return [TokenDistributions(*of_one) for of_one in zip(*parts, strict=True)]
+    return [TokenDistributions(*of_one) for of_one in zip(group, *parts, strict=True)]
 
 
 def estimate(own: Sequence[TokenDistributions], other: Sequence[TokenDistributions]) -> KlEstimate:

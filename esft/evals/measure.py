@@ -7,7 +7,7 @@ from typing import TypeVar
 from esft.engine.measures import measures
 from esft.evals.kl import (
     KlSettings,
-    SampledContinuations,
+    TokenDistributions,
     kl_between,
     prompts_of,
     sampled_continuations,
@@ -34,7 +34,7 @@ class Measurer:
         self._steps = steps
         self._watcher = watcher
         self._cache = Cache()
-        self._at_base: dict[str, SampledContinuations] = {}
+        self._at_base: dict[str, list[TokenDistributions]] = {}
 
     def evaluation(self, step: int, task: EvalTask) -> Evaluation:
         """Return what a step scores on a task."""

@@ -95,11 +95,6 @@ class TaskResult:
     hash: str | None = None  # of its rows
 
     @property
-    def rows(self) -> int:
-        """How many rows it has."""
-        return self.evaluations[0].n
-
-    @property
     def before(self) -> StepScore | None:
         """The evaluation of the base model."""
         return next((score for score in self.evaluations if score.step == 0), None)

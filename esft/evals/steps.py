@@ -91,8 +91,7 @@ class QuantizedSteps(Steps):
         """Return the quantized copy of `step`."""
         if self._copy is None or self._copy[0] != step:
             self._copy = None  # its memory goes before the next one takes as much
-            if self.loaded.device.type == "cuda":
-                torch.cuda.empty_cache()
+            torch.cuda.empty_cache()  # nothing on a CPU
             self._steps.at(step)
             self._watcher.phase(f"step {step}: loading it as {self._load}")
             self._copy = step, quantized_copy(self.loaded, self._load)

@@ -181,8 +181,7 @@ def _other(out: Path, reason: str) -> RunError:
 def _release() -> None:
     """Give back the memory of what is no longer used."""
     gc.collect()  # one object that refers to itself would keep a whole model in memory
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    torch.cuda.empty_cache()  # nothing on a CPU
 
 
 def _name(dtype: torch.dtype) -> str:

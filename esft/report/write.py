@@ -9,8 +9,8 @@ from pathlib import Path
 
 from esft.evals.results import known
 from esft.files import write_whole, writing
-from esft.report.charts import NAMES, Chart, Section, sections_of
-from esft.report.draw import DARK, LIGHT, MARKERS, Palette, as_png, as_svg, marker
+from esft.report.charts import NAMES, Section, sections_of
+from esft.report.draw import DARK, LIGHT, MARKERS, as_png, as_svg, marker
 from esft.report.numbers import RunNumbers
 from esft.report.read import named_apart, read_run
 
@@ -68,7 +68,8 @@ def make_page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    pages.filters |= {"number": _number, "known": known, "drawn": _drawn}
+    pages.filters |= {"number": _number, "known": known}
+    pages.filters["svg"] = lambda chart, palette: b64encode(as_svg(chart, palette)).decode()
     names = [run.name for run in runs]
     tasks = [(task, number) for number, run in enumerate(runs) for task in run.tasks]
     order = list(dict.fromkeys((task.role, task.name) for task, _ in tasks))
@@ -97,11 +98,6 @@ def make_page(
 def _number(value: float | None, form: str = ".3f") -> str:
     """Return a number, or a dash where it is not known."""
     return "–" if known(value) is None else format(value, form).replace("-", "−")
-
-
-def _drawn(chart: Chart, palette: Palette) -> str:
-    """Return an address that holds the drawing."""
-    return f"data:image/svg+xml;base64,{b64encode(as_svg(chart, palette)).decode()}"
 
 
 def _settings(runs: Sequence[RunNumbers]) -> list[tuple[str, list[str]]]:

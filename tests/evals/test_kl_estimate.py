@@ -21,6 +21,7 @@ def distributions_of(every, tokens, top):
     others[top] = -math.inf
     logprobs = torch.cat([every[top], others.logsumexp(-1).view(1)])
     return TokenDistributions(
+        continuation=None,
         own=every[tokens],
         top=top.expand(len(tokens), -1),
         logprobs=logprobs.expand(len(tokens), -1),

@@ -221,12 +221,12 @@ def test_rows_are_those_of_the_run_unless_others_are_asked_for(run, tmp_path, mo
     request = asked(run, at="0", priors=("copy-letters", "reverse-letters:4"))
     arc = replace(request, priors=("arc:2",))
 
-    assert result_of(request, "copy-letters").rows == 7
-    assert result_of(request, "reverse-letters").rows == 4
-    assert result_of(replace(request, rows=5), "copy-letters").rows == 5
-    assert result_of(replace(request, rows=5), "reverse-letters").rows == 4
-    assert result_of(replace(arc, data_dir=data), "arc").rows == 2
-    assert result_of(replace(arc, run=of_run), "arc").rows == 2
+    assert result_of(request, "copy-letters").evaluations[0].n == 7
+    assert result_of(request, "reverse-letters").evaluations[0].n == 4
+    assert result_of(replace(request, rows=5), "copy-letters").evaluations[0].n == 5
+    assert result_of(replace(request, rows=5), "reverse-letters").evaluations[0].n == 4
+    assert result_of(replace(arc, data_dir=data), "arc").evaluations[0].n == 2
+    assert result_of(replace(arc, run=of_run), "arc").evaluations[0].n == 2
 
 
 def test_a_task_that_cannot_be_measured_leaves_the_others(run, model, monkeypatch):
