@@ -8,7 +8,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from esft.engine.drift import Drift
 from esft.engine.noise import derived_seed
 from esft.errors import TaskError
 from esft.evals.results import KlEstimate
@@ -47,11 +46,7 @@ class TokenDistributions:
 
 
 def kl_between(
-    model,
-    tokenizer,
-    drift: Drift,
-    settings: KlSettings,
-    base: list[TokenDistributions] | None = None,
+    model, tokenizer, drift, settings: KlSettings, base: list[TokenDistributions] | None = None
 ) -> tuple[KlEstimate, KlEstimate]:
     """Estimate (KL(p0||p), KL(p||p0)) per token: base to tuned, then tuned to base.
 

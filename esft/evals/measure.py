@@ -31,8 +31,7 @@ class Measurer:
     """
 
     def __init__(self, steps: Steps, watcher: Watcher) -> None:
-        self._steps = steps
-        self._watcher = watcher
+        self._steps, self._watcher = steps, watcher
         self._cache = Cache()
         self._at_base: dict[str, list[TokenDistributions]] = {}
 

@@ -18,8 +18,7 @@ from esft.stats.verdict import MARGIN, Verdict, diagnose
 
 T = TypeVar("T")
 
-EVAL_FORMAT = 2
-"""Of eval.json; another number is another form."""
+EVAL_FORMAT = 2  # of eval.json; another number is another form
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -41,8 +41,7 @@ class EvalRequest:
     model: str | None = None  # to measure by itself; with a run, its base model
     priors: tuple[str, ...] = ()  # as `parse_prior_line` reads them; none takes those of the run
     at: str = "last"  # steps, separated by commas; the base is always measured
-    rows: int | None = None
-    """Of a prior task that names no number; None takes prior.rows of the run, else 200."""
+    rows: int | None = None  # of a prior task that names no number; None takes the run's, else 200
     dtype: str | None = None
     device: str | None = None
     data_dir: str | None = None

@@ -50,11 +50,9 @@ class RunSteps(Steps):
         if source.run is not None:
             # Scores of the run itself count as made only with as many threads.
             torch.set_num_threads(source.run.info["threads"])
+        self._source, self._watcher = source, watcher
         self.base = open_at_base(source, watcher, options)
-        self.numbers = numbers
-        self.loaded = self.base.loaded
-        self._source = source
-        self._watcher = watcher
+        self.numbers, self.loaded = numbers, self.base.loaded
 
     def forecast(self, step: int) -> float:
         """Return the ||D|| to expect, from the coefficients of the journal."""
@@ -76,11 +74,8 @@ class QuantizedSteps(Steps):
     """Steps as they are loaded in 4 or 8 bits; one quantized copy at a time is kept."""
 
     def __init__(self, steps: Steps, load: str, watcher: Watcher) -> None:
-        self.numbers = steps.numbers
-        self.loaded = steps.loaded
-        self._steps = steps
-        self._load = load
-        self._watcher = watcher
+        self.numbers, self.loaded = steps.numbers, steps.loaded
+        self._steps, self._load, self._watcher = steps, load, watcher
         self._copy: tuple[int, PreTrainedModel] | None = None
 
     def version(self, step: int) -> ModelVersion:

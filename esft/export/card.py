@@ -15,13 +15,12 @@ from esft.recipe.priors import parse_prior_line
 from esft.runs.records import summaries
 from esft.tuning.rebuild import Source
 
-_OF_HEADER = {
-    "search": ("seed", "population", "antithetic", "sigma", "alpha"),
-    "anchor": ("awd", "norm", "drift"),
-    "model": ("include", "exclude"),
-}
+_OF_HEADER = ("search.seed", "search.population", "search.antithetic", "search.sigma")
+_OF_HEADER += ("search.alpha", "anchor.awd", "anchor.norm", "anchor.drift")
+_OF_HEADER += ("model.include", "model.exclude")
 """Settings that the head of a journal has."""
-_OF_TASK = ("scoring", "reward", "train", "holdout", "rows_per_step", "max_new_tokens")
+_OF_RUN = ("task.scoring", "task.reward", "task.train", "task.holdout", "task.rows_per_step")
+_OF_RUN += ("task.max_new_tokens", "search.shaping")
 """Those that only run.json has."""
 
 
@@ -96,12 +95,10 @@ def comparison_text(exported: Exported) -> str:
 def _settings(source: Source) -> dict[str, object]:
     header = source.record.header
     settings = {"dtype of the run": header["dtype"], "noise version": header["noise_version"]}
-    for table, keys in _OF_HEADER.items():
-        settings |= {f"{table}.{key}": header[key] for key in keys}
+    settings |= {name: header[name.partition(".")[2]] for name in _OF_HEADER}
     if source.run is not None:
         recorded = source.run.info["settings"]
-        names = (*(f"task.{key}" for key in _OF_TASK), "search.shaping")
-        settings |= {name: recorded.get(name) for name in names}
+        settings |= {name: recorded.get(name) for name in _OF_RUN}
         priors = [parse_prior_line(line) for line in recorded["prior.tasks"]]
         short = [str(replace(spec, name=basename(spec.name), data_dir=None)) for spec in priors]
         settings["prior.tasks"] = ", ".join(short) or None

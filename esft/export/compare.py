@@ -21,13 +21,11 @@ from esft.tuning.tasks import task_and_rows
 from esft.tuning.watcher import Watcher
 
 PROMPTS = 32
-NEW_TOKENS = 32
-"""Of a greedy answer, at most."""
+NEW_TOKENS = 32  # of a greedy answer, at most
 _BATCH = 8  # prompts answered at a time: answers in half precision can depend on it
 _LOGITS = 2**24  # kept at most, but for the last position of each prompt: 67 MB in float32
 
-Prompt = Question | str
-"""A question, or plain text: what stands before the options of a choice."""
+Prompt = Question | str  # plain text: what stands before the options of a choice
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,8 +21,7 @@ if TYPE_CHECKING:
 
 SIZE = (5.2, 3.3)  # inches of a chart, which the page shows at 72 points each: a phone's width
 COLUMNS = 3  # charts side by side in a PNG, at most
-STYLES = {"solid": "solid", "dashed": (0, (5, 3)), "dotted": (0, (1.5, 2.5))}
-"""Dashes of each style of line, in points."""
+STYLES = {"solid": "solid", "dashed": (0, (5, 3)), "dotted": (0, (1.5, 2.5))}  # dashes in points
 
 MARKERS = {"o": "●", "s": "■", "^": "▲", "D": "◆", "v": "▼", "P": "✚", "X": "✖"}
 """Of the runs, so that colour is not all that tells them apart; matplotlib's and the page's."""
