@@ -19,7 +19,11 @@ _SHORT = "\n\nReply with the answer alone, in a few words."
 _CALCULATION = re.compile(r"<<[^<>]*>>")
 _FINAL_LINE = re.compile(r"^[ \t]*####[ \t]+(.*)$", re.MULTILINE)
 _FORM = re.compile(rf"(?<!\w)Answer: ({'|'.join(ANSWERS)})[.*_` \t\r]*$", re.MULTILINE)
-_BARE = re.compile(rf"[\W_]*(?:answer[\W_]*)?({'|'.join(ANSWERS)})[\W_]*", re.IGNORECASE)
+_BARE = re.compile(
+    rf"[\W_]*(?:(?:(?:so|thus|hence|therefore),? )?(?:the )?(?:answer|statement)(?: is)?[\W_]*)?"
+    rf"({'|'.join(ANSWERS)})[\W_]*",
+    re.IGNORECASE,
+)
 
 
 def read_gsm8k(raw: Mapping[str, Any]) -> Row:
@@ -79,7 +83,8 @@ def grade_proofwriter(row: Row, answer: str) -> Grade:
     """1 where the right word is named, and 0.1 for the form "Answer: True", right or wrong.
 
     The form is "Answer: " and one of the words at the end of a line; the last one counts. Without
-    any, the last line of one word alone, or "answer" and a word, in any case and marks, is taken.
+    any, the last line of one word alone, or behind "the answer is", in any case and marks, is
+    taken.
 
     Source: the reward of arXiv:2605.30148 for ProofWriter, correct + 0.1 * format.
     """

@@ -8,7 +8,8 @@ from functools import partial
 from typing import Any
 
 from esft.tasks.columns import any_column, is_text, wrong_column
-from esft.tasks.graders.arithmetic import Step, evaluate
+from esft.tasks.graders.arithmetic import LONGEST, Step, evaluate, plain
+from esft.tasks.graders.numbers import parse_number
 from esft.tasks.sources import generated_rows
 from esft.tasks.synthetic import Draws, split_by_hash
 from esft.tasks.task import Grade, Row, Task, ask, hub_task, one_answer, row_id
@@ -86,11 +87,19 @@ def _within(text: str, tag: str) -> str | None:
     return text[start : text.find(closed, start)]
 
 
-def _reaches(expression: str, numbers: tuple[int, ...], target: Fraction) -> bool:
-    value = evaluate(expression, numbers)
+def _reaches(text: str, numbers: tuple[int, ...], target: Fraction) -> bool:
+    value = evaluate(_expression(text, target), numbers)
     if value is None or target.denominator == 1:
         return value == target
     return abs(value - target) <= _TOLERANCE * abs(target)
+
+
+def _expression(text: str, target: Fraction) -> str:
+    """An expression, without the target where it is written as an equation."""
+    sides = plain(text[:LONGEST]).split("=")
+    if len(sides) == 2:
+        sides = [side.strip() for side in sides if parse_number(side) != target]
+    return "=".join(sides)
 
 
 def _numbers_and_target(raw: Mapping[str, Any]) -> tuple[tuple[int, ...], str]:
@@ -119,7 +128,7 @@ def _solution(raw: Mapping[str, Any], numbers: tuple[int, ...], target: Fraction
         raise wrong_column("solution", value, "an expression, or null")
     if not _reaches(value, numbers, target):
         return None
-    expression = value.strip()
+    expression = _expression(value, target)
     while expression.startswith("(") and expression.endswith(")"):
         within = expression[1:-1].strip()
         if evaluate(within, numbers) is None:  # "(1 + 2) * (3 + 4)": not one pair around it all

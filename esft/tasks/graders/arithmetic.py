@@ -11,7 +11,16 @@ from fractions import Fraction
 LONGEST = 1_000  # characters of an expression, with single spaces, up to which it is read
 MOST_SIGNS = 100  # signs and parentheses up to which it is read; it is nested no deeper
 
-_PLAIN_SIGNS = str.maketrans({"×": "*", "·": "*", "⋅": "*", "÷": "/", "−": "-"})
+_PLAIN_SIGNS = str.maketrans(
+    {"×": "*", "x": "*", "·": "*", "⋅": "*", "÷": "/", ":": "/", "−": "-", "–": "-", "$": " "}
+)
+_LATEX = (
+    (re.compile(r"\\(?:left|right|[()\[\],;! ])"), ""),
+    (re.compile(r"\\(?:times|cdot)(?![a-z])"), "*"),
+    (re.compile(r"\\div(?![a-z])"), "/"),
+    (re.compile(r"\\[dt]?frac *\{([0-9]+)\} *\{([0-9]+)\}"), r"(\1/\2)"),
+    (re.compile(r"\A\s*\\boxed *\{(.*)\}[\s.]*\Z", re.DOTALL), r"\1"),
+)
 _CHARACTERS = re.compile(r"[0-9 +\-*/()]*")
 _RULES = {
     ast.Add: ("+", operator.add),
@@ -36,13 +45,13 @@ def evaluate(
 ) -> Fraction | None:
     """The exact value of `expression`; None where it is no expression of all the `numbers`.
 
-    An expression has + - * / (also × · ⋅ ÷ −), parentheses, and each of the numbers as often as
-    it is listed, in plain decimal digits. A sign as in "-(3 - 8)" is allowed: it reaches no
-    positive target that is out of reach without it. Everything else (powers, "//", decimals,
-    names, "=", leading zeros) and division by zero are None. Its operations are appended to
-    `done`, in the order of their evaluation.
+    An expression has + - * / (also × x · ÷ : − and those of LaTeX), parentheses, and each of the
+    numbers as often as it is listed, in plain decimal digits. A sign as in "-(3 - 8)" is allowed:
+    it reaches no positive target that is out of reach without it. Everything else (powers, "//",
+    decimals, names, "=", leading zeros) and division by zero are None. Its operations are appended
+    to `done`, in the order of their evaluation.
     """
-    text = " ".join(expression.translate(_PLAIN_SIGNS).split())
+    text = plain(expression)
     # Before Python's parser sees it: its time and its stack are bounded by these limits, and it
     # reads no number that is not one of ours.
     if len(text) > LONGEST or sum(map(text.count, "+-*/()")) > MOST_SIGNS:
@@ -54,6 +63,13 @@ def evaluate(
         return _value(ast.parse(text, mode="eval").body, [] if done is None else done)
     except (SyntaxError, ZeroDivisionError):
         return None
+
+
+def plain(text: str) -> str:
+    """An expression or equation in the signs of Python, with single spaces and no full stop."""
+    for pattern, sign in _LATEX:
+        text = pattern.sub(sign, text)
+    return " ".join(text.translate(_PLAIN_SIGNS).split()).rstrip(". ")
 
 
 def _value(node: ast.expr, done: list[Step]) -> Fraction:

@@ -1,22 +1,48 @@
 """Which option an answer in free text names."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 
+from esft.tasks.graders.text import denied, nfc
 from esft.tasks.task import Grade, Row
 
-_WORD = re.compile(r"[^\W_]+(?:[.,]\d+|['’][^\W_]+)*")  # "3.5" and "A's" name no option
-_WRAPPING = " \t\r\n*_`\"'“”‘’()[]{}<>.,:;!$\\"
-_CUES = {"answer", "option", "choice", "label", "letter"}
-_AFTER_CUE = {"is", "the", "correct", "right", "best", "most", "likely", "probably", "would", "be"}
-_AFTER_CUE |= {"number"}
-_JOINING = {"or", "and"}
-_DENYING = {"not", "isn't", "isn’t", "never", "neither", "nor"}
-_VERBS = {"is", "because", "since", "as"}
-_CLOSING = {"", ")", ".", ":", "]", "*", "\r", "\n"}
-_NEXT = re.compile(r"[ \t]{1,3}([^\W_]{1,20})")
+WINDOW = 80  # characters before an option that may state it
 
-_CUED, _LEADING, _ELSEWHERE = range(3)  # where a label stands
+_WRAPPING = " \t\r\n*_`\"'“”‘’()[]{}<>.,:;!$\\"
+_MARKS = r"[\s*_`\"'“”‘’()\[\]{}<>$\\:,.-]*"
+_LINKS = r"is|['’]s|was|would|must|be|the|a|my|final|correct|right|best|most|likely|probably|not"
+_OPTION = r"option|choice|label|letter|number"
+_STATING = re.compile(
+    rf"(?:\b(?:answer|choose|pick|select|go with)\b|boxed"
+    rf"|\b(?:correct|right|best|likely|my) (?:{_OPTION}|one)\b"
+    rf"|\b(?:it|this|that)(?:['’]s| is| was| must be| would be)\b)"
+    rf"(?:{_MARKS}(?:\b(?:{_LINKS}|{_OPTION}|answer|either|neither)\b|['’]s\b))*{_MARKS}$",
+    re.IGNORECASE,
+)
+_CALLING_RIGHT = re.compile(
+    rf"{_MARKS}(?:is|must be|would be|seems)\s+(?:the\s+)?(?:correct|right|best|answer)\b",
+    re.IGNORECASE,
+)
+_HEADING = re.compile(rf"(?:^|\n|\b(?:{_OPTION})\b){_MARKS}$", re.IGNORECASE)
+_CLOSING = re.compile(
+    r"[*_`\"'”’)\]}$\s]*(?:[.:,)\]]|$|[ \t]+[-–—][ \t]|\n)|\s+(?:because|since)\b"
+)
+_JOINED = re.compile(rf"{_MARKS}(?:\b(?:or|and|nor)\b|[/&])?{_MARKS}", re.IGNORECASE)
+# "A plant" and "3 legs" name no label; "A because ..." does.
+_SENTENCE = re.compile(
+    r"[ \t]{1,3}(?!(?:is|because|since|as|or|and|must|seems)\b)[^\W_]", re.IGNORECASE
+)
+
+
+@dataclass
+class _Mention:
+    """Where an answer names options: one, or several that are joined, as in "A or B"."""
+
+    start: int
+    end: int
+    named: set[int]
+    is_label: bool
 
 
 def grade_choice(row: Row, answer: str) -> Grade:
@@ -27,23 +53,35 @@ def grade_choice(row: Row, answer: str) -> Grade:
 
 
 def parse_label(answer: str, labels: Sequence[str], texts: Sequence[str]) -> str | None:
-    """The label of the option that `answer` names; None where it names none or more than one.
+    """The label of the option that `answer` names; None where it names none, several or denies it.
 
-    The first of these that finds something decides: the whole answer is a label or a text; labels
-    behind a cue ("option B"); labels that begin a line ("B. because"); labels and texts anywhere.
-    A label next to another, or joined to it by "or" or "and", is found where the other is.
+    The first of these that is there decides: the whole answer is a label or the text of an option;
+    the last statement ("the answer is B", "it must be the sun", "B is correct"); a line that
+    begins with a label and a mark ("B", "(B) the sun"); the text of one option anywhere. A label
+    anywhere else names nothing ("Vitamin B"). Time is linear in the length of the answer.
     """
+    answer, texts = nfc(answer), [nfc(text) for text in texts]
     bare = _bare(answer)
     for names in (labels, texts) if bare else ():
         same = [label for label, name in zip(labels, names, strict=True) if _bare(name) == bare]
         if len(same) == 1:
             return same[0]
-    named: tuple[set[str], ...] = (set(), set(), set())
-    for standing, label in _mentions(answer, labels):
-        named[standing].add(label)
-    named[_ELSEWHERE].update(_quoted(answer, labels, texts))
-    first = next(filter(None, named), set())
-    return first.pop() if len(first) == 1 else None
+    stated, headed, words = [], [], []
+    for mention in _mentions(answer, labels, texts):
+        before = answer[max(0, mention.start - WINDOW) : mention.start]
+        if _STATING.search(before) or _CALLING_RIGHT.match(answer, mention.end):
+            stated.append(mention)
+        elif not mention.is_label:
+            words.append(mention)
+        elif _HEADING.search(before) and _CLOSING.match(answer, mention.end):
+            headed.append(mention)
+    chosen = [
+        mention
+        for mention in stated or headed or words
+        if not denied(answer, mention.start, mention.end)
+    ]
+    named = set().union(*(mention.named for mention in (chosen[-1:] if stated else chosen)))
+    return labels[named.pop()] if len(named) == 1 else None
 
 
 def _bare(text: str) -> str:
@@ -51,49 +89,33 @@ def _bare(text: str) -> str:
     return " ".join(text.strip(_WRAPPING).casefold().split())
 
 
-def _mentions(answer: str, labels: Sequence[str]) -> Iterator[tuple[int, str]]:
-    """Each label in `answer` with where it stands."""
-    folded = {label.casefold(): label for label in labels}
-    cued = denied = False
-    end = 0
-    last: int | None = None  # where the label stands that the next one would be joined to
-    for word in _WORD.finditer(answer):
-        heads = end == 0 or "\n" in answer[end : word.start()]
-        end = word.end()
-        plain = word.group().casefold()
-        label = folded.get(plain)
-        if label is not None and _is_label(answer, word, label, marked=cued or heads):
-            if not denied:
-                own = _CUED if cued else _LEADING if heads else _ELSEWHERE
-                last = own if last is None else min(own, last)
-                yield last, label
-            cued = denied = False
-        elif plain not in _JOINING:
-            last = None
-            cued = plain in _CUES or (cued and plain in _AFTER_CUE)
-            denied = plain in _DENYING or (denied and plain in _CUES | _AFTER_CUE)
+def _mentions(answer: str, labels: Sequence[str], texts: Sequence[str]) -> list[_Mention]:
+    """The mentions of options in the order of the answer; the longest text where several fit."""
+    bare = [_bare(text) for text in texts]  # one that two options share names neither
+    names = {name: number for number, name in enumerate(bare) if bare.count(name) == 1}
+    names |= {label.casefold(): number for number, label in enumerate(labels)}
+    folded = {label.casefold() for label in labels}
+    ordered = sorted((name for name in names if name), key=len, reverse=True)
+    anyone = "|".join(r"\s+".join(map(re.escape, name.split())) for name in ordered)
+    mentions: list[_Mention] = []
+    for match in re.finditer(rf"(?<![\w'’-])(?:{anyone})(?![\w'’-]|[.,]\d)", answer, re.IGNORECASE):
+        plain = " ".join(match[0].casefold().split())
+        is_label, number = plain in folded, names.get(plain)
+        if number is None or (is_label and not _is_label(answer, match, labels[number])):
+            continue
+        last = mentions[-1] if mentions else None
+        if last is not None and _JOINED.fullmatch(answer, last.end, match.start()):
+            last.named.add(number)
+            last.end = match.end()
+        else:
+            mentions.append(_Mention(match.start(), match.end(), {number}, is_label))
+    return mentions
 
 
-def _is_label(answer: str, word: re.Match[str], label: str, *, marked: bool) -> bool:
-    """Whether a word that reads like a label is one, unlike those of "a plant" and "3 legs"."""
-    end = word.end()
-    if word.group() != label and not (marked and answer[end : end + 1] in _CLOSING):
-        return False
-    if not label.isdecimal() and label not in ("A", "I"):
-        return True
-    following = _NEXT.match(answer, end)
-    return following is None or following.group(1).casefold() in _VERBS | _JOINING
-
-
-def _quoted(answer: str, labels: Sequence[str], texts: Sequence[str]) -> set[str]:
-    """Labels of the options whose words `answer` holds, less those within a longer such option."""
-    said, *options = (
-        f" {' '.join(word.group().casefold() for word in _WORD.finditer(text))} "
-        for text in (answer, *texts)
+def _is_label(answer: str, match: re.Match[str], label: str) -> bool:
+    """Whether what reads like a label is one, and no word or number of a sentence."""
+    if match[0] != label:  # "b"
+        return _CLOSING.match(answer, match.end()) is not None
+    return (not label.isdecimal() and label not in ("A", "I")) or not _SENTENCE.match(
+        answer, match.end()
     )
-    held = [words for words in options if words.strip() and words in said]
-    return {
-        label
-        for label, words in zip(labels, options, strict=True)
-        if words in held and not any(words in longer and words != longer for longer in held)
-    }
