@@ -10,15 +10,21 @@ from esft.tasks.rows import read_split
 
 FILES = Path(__file__).parents[1] / "files"
 RIGHT_IN_FORM = ["3 * 360 = 1080\n#### 1080", "#### $1,080.00", "  ####  1080  ", "#### 1080.\r\n"]
-RIGHT_IN_FORM += ["#### 2160/2", "#### 1.08e3", "#### 7\nNo, that was wrong.\n#### 1080"]
+RIGHT_IN_FORM += [
+    "#### 2160/2",
+    "#### 1080 pens",
+    "#### ١٠٨٠",
+    "#### 1.08e3",
+    "#### 7\nNo, that was wrong.\n#### 1080",
+]
 RIGHT_IN_FORM += ["#### 1080\nThat is 90 dozen.", "#### 1080\n#### so many"]
 RIGHT_WITHOUT_FORM = ["1080", "The answer is $1,080.", "3 * 360 = 1080", "So #### 1080", "####1080"]
-RIGHT_WITHOUT_FORM += ["##### 1080", "**#### 1080**", "#### 1080 pens", "####\n1080"]
+RIGHT_WITHOUT_FORM += ["##### 1080", "**#### 1080**", "####\n1080"]
 RIGHT_WITHOUT_FORM += [r"\boxed{1080}"]
 WRONG_IN_FORM = ["It is 1080.\n#### 7", "#### 1080\n#### 7", "#### -1080", "#### 10800"]
 WRONG_IN_FORM += ["#### 1080.5", "1080\n#### 0"]
 WRONG_WITHOUT_FORM = ["", "#### ", "#### eighty", "1, 080", "1080 is less than 2000", "#### 1080/0"]
-WRONG_WITHOUT_FORM += ["#### " + "9" * 100_000, "#### 1e999999999", "#### ١٠٨٠", "\ud800"]
+WRONG_WITHOUT_FORM += ["#### " + "9" * 100_000, "#### 1e999999999", "\ud800"]
 FORMED = [" Answer: False \n", "Answer: False.", "**Answer: False**"]
 FORMED += ["Mia is calm.\nAnswer: False\r\n", "Therefore, Answer: False"]
 FORMED += ["Answer: True\nNo, that was wrong.\nAnswer: False", "Answer: False\nTrue"]

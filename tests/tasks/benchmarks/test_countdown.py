@@ -74,7 +74,7 @@ def test_parentheses_around_the_whole_solution_are_left_out(solution, answer):
 
 
 @pytest.mark.parametrize(
-    "solution", [None, "40 + 15", "40 + 15 + 30 + 30", "40 + 15 - 30", "40 + 15 + 30 = 85", "none"]
+    "solution", [None, "40 + 15", "40 + 15 + 30 + 30", "40 + 15 - 30", "40 + 15 + 30 = 86", "none"]
 )
 def test_without_a_solution_that_is_right_there_is_no_answer_and_no_reference(solution):
     row = read_countdown(puzzle(solution=solution))
@@ -117,8 +117,8 @@ def test_a_right_answer_in_the_exact_form_gets_all(expression):
     assert (grade.reward, grade.correct) == (1.1, True)
 
 
-WRONG = ["", "85", "40 + 15", "40 + 15 - 30", "40 + 15 + 30 + 0", "40 + 15 + 30 = 85"]
-WRONG += ["40 + 15 + 30.0", "40 + 15 + 30 # sum", r"\(40 + 15 + 30\)"]
+WRONG = ["", "85", "40 + 15", "40 + 15 - 30", "40 + 15 + 30 + 0", "40 + 15 + 30 = 86"]
+WRONG += ["40 + 15 + 30.0", "40 + 15 + 30 # sum", r"\sqrt(40 + 15 + 30)"]
 
 
 @pytest.mark.parametrize("expression", WRONG)

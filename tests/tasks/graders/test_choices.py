@@ -33,7 +33,7 @@ OTHERS_NAMED = [
     (f"{LISTED}\nThe answer is D.", "D"),
 ]
 NONE_OR_MORE_NAMED = ["", " ...", "none of these", "The answer is a plant", "The answer is A plant"]
-NONE_OR_MORE_NAMED += ["B or C", "both A and B", "The answer is A. The answer is B."]
+NONE_OR_MORE_NAMED += ["B or C", "both A and B"]
 NONE_OR_MORE_NAMED += ["A. Or the answer is B or C", "It is not option B", "dry palms or wet palms"]
 NONE_OR_MORE_NAMED += ["I choose A, wet palms", LISTED]
 

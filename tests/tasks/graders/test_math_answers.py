@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from esft.tasks.graders.math_answers import LONGEST, grade_math, what_counts
+from esft.tasks.graders.math_answers import LONGEST, grade_math, stated_formula
 from esft.tasks.task import Row, ask
 
 pytest.importorskip("math_verify")
@@ -91,18 +91,23 @@ def test_a_hostile_answer_is_worth_0_in_about_a_second(answer):
 @pytest.mark.parametrize(
     ("answer", "counts"),
     [
-        ("a \\boxed{1} b \\boxed{2} c", "\\boxed{2}"),
-        ("\\boxed{\\frac{1}{2}}", "\\boxed{\\frac{1}{2}}"),
-        ("\\boxed {3}", "\\boxed{3}"),
-        ("\\boxed{a\\\\}", "\\boxed{a\\\\}"),
-        ("\\boxed{\\boxed{5}}", "\\boxed{5}"),
-        ("\\boxed{4} \\boxed{5", "\\boxed{4}"),
-        ("no box {5}", "no box {5}"),
-        ("x" * (LONGEST + 1), "x" * LONGEST),
+        ("a \\boxed{1} b \\boxed{2} c", "2"),
+        ("\\boxed{\\frac{1}{2}}", "\\frac{1}{2}"),
+        ("\\boxed {3}", "3"),
+        ("\\boxed{a\\\\}", "a\\\\"),
+        ("\\boxed{\\boxed{5}}", "5"),
+        ("\\boxed{4} \\boxed{5", "4"),
+        ("\\boxed{3 \\text{ eggs}}", "3 \\text{ eggs}"),
+        ("#### 6\nI am sure.", "6"),
+        ("no box {5}", None),
+        ("We add.\n\nSo the answer is $7$.\n", "7"),
+        ("x" * (LONGEST + 1), None),
     ],
 )
-def test_the_last_box_that_is_closed_counts_else_the_end_of_the_answer(answer, counts):
-    assert what_counts(answer) == counts
+def test_the_last_closed_box_counts_else_the_last_mark_else_a_last_line_of_a_formula_alone(
+    answer, counts
+):
+    assert stated_formula(answer) == counts
 
 
 PIECES = ["\\boxed{", "\\frac{", "\\sqrt{", "{", "}", "^", "_", "$", "(", ")", "[", ",", "=", "x"]

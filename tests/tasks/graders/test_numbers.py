@@ -1,4 +1,3 @@
-import re
 from fractions import Fraction
 
 import pytest
@@ -24,9 +23,9 @@ WRITTEN = [
     ("9" * LONGEST, Fraction(10**LONGEST - 1)),
 ]
 
-NO_NUMBER = ["", "eighteen", "18kg", "1 080", "1, 080", "1,08", "1,0800", "10800,000", "0,123"]
-NO_NUMBER += ["1.2.3", "3/", "3/0", "3/4/5", "2-1", "--1", "$-$5", "1e", "1e51", "1e999999999"]
-NO_NUMBER += ["inf", "1_000", "٣", "³", "9" * (LONGEST + 1), "1e" + "9" * LONGEST]
+NO_NUMBER = ["", "eighteen", "18 or 19", "1 08", "1, 080", "1,08", "1,0800", "10800,000", "0,123"]
+NO_NUMBER += ["1.2.3", "3/", "3/0", "3/4/5", "2-1", "--1", "$-$5", "1e51", "1e999999999"]
+NO_NUMBER += ["inf", "1_000", "³", "9" * (LONGEST + 1), "1e" + "9" * LONGEST]
 
 LAST = [
     ("She has 3.5.", Fraction(7, 2)),
@@ -49,7 +48,7 @@ LAST = [
     ("2e", 2),
 ]
 
-NO_LAST = ["", "eighteen", "...", "-$,%", "3 or 1/0", "1 and 1e999", "٣"]
+NO_LAST = ["", "eighteen", "...", "-$,%", "3 or 1/0", "1 and 1e999"]
 NO_LAST += [f"18 and {'9' * (LONGEST + 1)}"]
 
 PIECES = ["9", ",", "1,", "111,", ".", "-", "1/", "1.", "1e", "e9", "$", "- ", "1,1", "+1", "%"]
@@ -105,7 +104,7 @@ def test_any_text_is_a_number_or_none(text):
     number = parse_number(text)
 
     assert number is None or last_number(text) == number
-    assert re.search("[0-9]", text) or last_number(text) is None
+    assert any(char.isnumeric() for char in text) or last_number(text) is None
 
 
 @pytest.mark.parametrize("piece", PIECES)
