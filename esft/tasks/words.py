@@ -42,20 +42,20 @@ GRADERS = {
     ),
     "number": NamedGrader(
         "the last number in the text equals the answer",
-        "1 where the last number in the text (also 1/2, 50%, 10^9, \\frac{1}{2}) equals a right one "
-        "exactly",
+        "1 where the last number in the text (also 1/2, 50%, 10^9, \\frac{1}{2}) equals a right "
+        "one exactly",
         "numbers:grade_number",
     ),
     "choice": NamedGrader(
         "the text names the right one of the row's choices",
-        "1 where the answer states the right option and no other, by its label or its text: the last "
-        "'answer is B', a line that begins with B, or the option's words; never where it denies it",
+        "1 where the answer states the right option and no other, by its label or its text: the "
+        "last 'answer is B', a line that begins with B, or the option's words; not where denied",
         "choices:grade_choice",
     ),
     "math": NamedGrader(
         "the formula in \\boxed{} equals the answer as mathematics",
-        "1 where the last \\boxed{} of the answer, else its last ####, else its last line if that is "
-        "a formula alone, equals the right one as mathematics (math-verify, at most 1 s)",
+        "1 where the last \\boxed{} of the answer, else its last ####, else its last line if that "
+        "is a formula alone, equals the right one as mathematics (math-verify, at most 1 s)",
         "math_answers:grade_math",
     ),
 }

@@ -12,8 +12,8 @@ LONGEST = 2_000  # characters at the end of an answer that are looked at
 
 _MARKED = re.compile(r"^[ \t]*####[ \t]*(\S.*)$", re.MULTILINE)
 _LEAD = re.compile(
-    r"(?:(?:so|thus|hence|therefore),? )?"
-    r"(?:(?:the )?(?:(?:final |correct )?answer|result|value)(?: is\b:?|:)|(?:it|this) is\b)[\s*_]*",
+    r"(?:(?:so|thus|hence|therefore),? )?(?:(?:the )?"
+    r"(?:(?:final |correct )?answer|result|value)(?: is\b:?|:)|(?:it|this) is\b)[\s*_]*",
     re.IGNORECASE,
 )
 _COMMAND = re.compile(r"\\(?:begin|end)\{\w+\*?\}|\\[A-Za-z]+")
