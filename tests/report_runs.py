@@ -1,12 +1,16 @@
 """Run folders as `esft tune` and `esft eval` leave them, for tests of the report."""
 
 import json
+from dataclasses import replace
+
+from records import MODEL, a_score, a_step, an_info
 
 from esft.engine.forecast import Forecast, sum_of_squares
 from esft.engine.journal import JournalStep
 from esft.engine.members import net_coefficients, population
 from esft.evals.results import EVAL_FORMAT
 from esft.runs.folder import create_run
+from esft.runs.records import RecordedRow
 
 NUMEL = 1000
 ROWS = 40
@@ -32,13 +36,8 @@ def write_run(path, *, steps=4, rewards=REWARDS, evaluations=None, **settings):
     Settings are named "anchor_awd" for "anchor.awd".
     """
     given = SETTINGS | {name.replace("_", ".", 1): value for name, value in settings.items()}
-    info = {
-        "state": "finished" if steps == 4 else "running",
-        "started": "2026-03-01T00:00:00+00:00",
-        "model": {"id": "embedded", "base": "ab", "dtype": "float32", "tuned_parameters": NUMEL},
-        "device": "cpu",
-        "settings": given,
-    }
+    state = "finished" if steps == 4 else "running"
+    info = an_info(state=state, model=replace(MODEL, tuned_parameters=NUMEL), settings=given)
     header = {name.split(".")[1]: value for name, value in given.items()} | {"antithetic": False}
     run = create_run(path, "", info, header)
     _write_steps(run, given, steps, rewards)
@@ -53,13 +52,12 @@ def write_evaluation(run, task, role, step, share):
     """Record an evaluation with the first rows right, `share` of them, at a reward of 2 each."""
     right = [number < share * ROWS for number in range(ROWS)]
     rows = [
-        {"id": str(n), "key": str(n), "correct": correct, "reward": 2.0 * correct}
+        RecordedRow(id=str(n), key=str(n), correct=correct, reward=2.0 * correct)
         for n, correct in enumerate(right)
     ]
     accuracy = sum(right) / ROWS
-    summary = {"step": step, "task": task, "role": role, "n": ROWS}
-    summary |= {"accuracy": accuracy, "se": 0.05, "reward": 2 * accuracy, "reward_se": 0.1}
-    run.record_evaluation(summary, rows)
+    figures = {"n": ROWS, "accuracy": accuracy, "se": 0.05, "reward": 2 * accuracy}
+    run.record_evaluation(a_score(step, task=task, role=role, **figures), rows)
 
 
 def write_eval(path, **changes):
@@ -113,5 +111,5 @@ def _write_steps(run, settings, steps, rewards):
         members = population(settings["search.seed"], step, 4)
         forecast.step(4, sum_of_squares(net_coefficients(members, list(coefficients))))
         drift = 1.01 * forecast.norms[-1]
-        figures = {"step": step, "reward_mean": 0.3, "reward_best": max(rewards), "correct": 0.5}
-        run.record_metrics(figures | {"drift": drift, "forecast": forecast.norms[-1]})
+        figures = {"reward_best": max(rewards), "correct": 0.5, "forecast": forecast.norms[-1]}
+        run.record_metrics(a_step(step, drift=drift, **figures))

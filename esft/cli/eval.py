@@ -13,8 +13,9 @@ from esft.cli.options import GroupedCommand, device_option, grouped, json_option
 from esft.cli.show import show_work, wrapped
 
 if TYPE_CHECKING:
-    from esft.evals.results import Comparison, KlEstimate, KlPair, StepScore
+    from esft.evals.results import Comparison, KlEstimate, KlPair
     from esft.evals.run import EvalResult, MeasuredTask
+    from esft.runs.records import StepScore
 
 
 _prior, _model, _distance = (
@@ -85,8 +86,8 @@ def evaluate(
       esft eval runs/arc-qwen2.5-1.5b-1 --prior tasks.txt --at 25,50,100,last
       esft eval --model Qwen2.5-1.5B --prior gsm8k:100
     """
-    from esft.evals.results import to_json
     from esft.evals.run import EvalRequest, run_eval
+    from esft.typed import to_json
 
     try:
         with show_work() as watcher:

@@ -114,9 +114,9 @@ def report(runs: tuple[str, ...], out: Path | None, as_json: bool) -> None:
       esft report
       esft report with-awd without-awd --out compared
     """
-    from esft.evals.results import to_json
     from esft.report.write import write_report
     from esft.runs.names import find_run
+    from esft.typed import to_json
 
     written = write_report([find_run(name) for name in runs or (None,)], out)
     for run in written.runs:

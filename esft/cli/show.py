@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from rich.progress import Progress
     from tqdm import tqdm
 
-    from esft.tuning.watcher import StepMetrics, TaskScores
+    from esft.runs.records import StepMetrics
+    from esft.tuning.watcher import TaskScores
 
 _COLUMNS = {"step": 8, "reward": 7, "best": 7, "correct": 8, "||D||": 8, "forecast": 9}
 _COLUMNS |= {"a step": 12, "left": 12, "memory": 8}

@@ -120,18 +120,19 @@ def _text(outcome: Outcome) -> str:
 
 
 def _record(outcome: Outcome) -> dict[str, object]:
-    from esft.runs.records import finite
+    from esft.typed import to_json
 
     plain = ("task", "steps", "planned", "stopped", "best_step", "grader_failures", "drift")
     plain += ("forecast", "peak_memory")
-    return {name: getattr(outcome, name) for name in plain} | {
+    record = {name: getattr(outcome, name) for name in plain} | {
         "run": outcome.run_path,
         "model": outcome.model_path,
-        "base": finite(outcome.base.summary()),
-        "tuned": finite(outcome.tuned.summary()),
+        "base": outcome.base.figures(),
+        "tuned": outcome.tuned.figures(),
         "priors": {
-            task.name: {"base": finite(task.base.summary()), "tuned": finite(task.now.summary())}
+            task.name: {"base": task.base.figures(), "tuned": task.now.figures()}
             for task in outcome.priors
         },
         "seconds": round(outcome.seconds, 3),
     }
+    return to_json(record)

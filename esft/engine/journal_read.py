@@ -1,7 +1,6 @@
 """A journal read back: every line checked, then its steps made again."""
 
 import binascii
-import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from esft.engine.drift import Drift
 from esft.engine.journal import JOURNAL_FORMAT, JournalStep, chained, unpack
 from esft.engine.members import Member, population, with_coefficients
 from esft.errors import JournalError
+from esft.typed import parse, read_file
 
 _MARK = ',"checksum":"'
 _TAIL = re.compile(r'[0-9a-f]{16}"\}')
@@ -58,7 +58,7 @@ def read_journal(path: Path) -> JournalRecord:
             is not as it was written; with the number of the line.
     """
     try:
-        data = path.read_bytes()
+        data = read_file(path)
     except OSError as error:
         raise JournalError(
             f"{path} cannot be read: {error.strerror or error}",
@@ -143,7 +143,7 @@ def replay(
 def _refuse_newer(path: Path, line: bytes) -> None:
     """Raise JournalError if a first line is the head of another format, whatever its checksum."""
     try:
-        version = json.loads(line)["format"]
+        version = parse(line)["format"]
     except (ValueError, KeyError, TypeError):
         return
     if version != JOURNAL_FORMAT:
@@ -170,7 +170,7 @@ def _checked(line: bytes, before: str) -> tuple[dict, str]:
             "from the lines up to it"
         )
     try:
-        return json.loads(body), checksum
+        return parse(body), checksum
     except ValueError:
         raise _Damage("is not a record") from None
 

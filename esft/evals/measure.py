@@ -12,7 +12,7 @@ from esft.evals.kl import (
     prompts_of,
     sampled_continuations,
 )
-from esft.evals.results import EVAL_FORMAT, KlPair, NoiseFloor, StepDrift, from_json, to_json
+from esft.evals.results import EVAL_FORMAT, KlPair, NoiseFloor, StepDrift
 from esft.evals.steps import Steps
 from esft.rollout.batches import Batches
 from esft.rollout.evaluate import Cache, evaluate, scoring_settings
@@ -20,6 +20,7 @@ from esft.rollout.results import Evaluation
 from esft.rollout.rollout import Rollout
 from esft.tuning.tasks import EvalTask
 from esft.tuning.watcher import Watcher
+from esft.typed import from_json, to_json
 
 T = TypeVar("T")
 

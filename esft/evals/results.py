@@ -3,37 +3,19 @@
 Accuracies are fractions 0 to 1. None stands for what is not known, or was not a finite number.
 """
 
-import json
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import UnionType
-from typing import Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Literal
 
 from esft.engine.measures import LayerDrift
 from esft.errors import RunError
+from esft.runs.records import StepScore
 from esft.stats.paired import compare, compare_rewards
 from esft.stats.verdict import MARGIN, Verdict, diagnose
-
-T = TypeVar("T")
+from esft.typed import from_json, known, parse, read_file
 
 EVAL_FORMAT = 2  # of eval.json; another number is another form
-
-
-@dataclass(frozen=True, kw_only=True)
-class StepScore:
-    """A task on the model of one step; `se` and `reward_se` are standard errors over its rows."""
-
-    step: int  # 0 is the base model
-    n: int  # rows
-    accuracy: float | None
-    se: float | None
-    reward: float | None
-    reward_se: float | None
-    grader_failures: int = 0  # rows to whose answer the grader gave no reward
-    acc: float | None = None  # for choice: share right without dividing by the options' lengths
-    acc_norm: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,11 +186,6 @@ def compared(
     return replace(task, comparisons=tuple(comparisons), verdict=verdict)
 
 
-def known(value: float | None) -> float | None:
-    """Return a number; None for None, NaN and infinities."""
-    return None if value is None or not math.isfinite(value) else float(value)
-
-
 def read_eval(file: Path) -> EvalRecord | None:
     """Return the content of an eval.json; None where there is none.
 
@@ -217,7 +194,7 @@ def read_eval(file: Path) -> EvalRecord | None:
     """
     hint = "make it anew: esft eval"
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = parse(read_file(file))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
@@ -227,43 +204,5 @@ def read_eval(file: Path) -> EvalRecord | None:
         raise RunError(f"{file} has format {version!r}, expected {EVAL_FORMAT}", hint=hint)
     try:
         return from_json(EvalRecord, content)
-    except (TypeError, ValueError) as error:
+    except ValueError as error:
         raise RunError(f"{file} is not as esft eval writes it: {error}", hint=hint) from error
-
-
-def to_json(value: object) -> object:
-    """Return dataclasses, tuples, dicts and paths as `json.dumps` takes them: NaN is null."""
-    if is_dataclass(value):
-        return {field.name: to_json(getattr(value, field.name)) for field in fields(value)}
-    if isinstance(value, dict):
-        return {key: to_json(inner) for key, inner in value.items()}
-    if isinstance(value, tuple | list):
-        return [to_json(inner) for inner in value]
-    if isinstance(value, Path):
-        return str(value)
-    return known(value) if isinstance(value, float) else value
-
-
-def from_json(kind: type[T], value: object) -> T:
-    """Return what `to_json` made of a `kind`: null is None, or NaN where a float is expected.
-
-    Args:
-        kind: a dataclass; or the type of a field of one.
-        value: as `json.loads` gives it; keys that `kind` does not have are left out.
-
-    Raises:
-        TypeError, ValueError: if `value` is not of this kind.
-    """
-    origin, args = get_origin(kind) or kind, get_args(kind)
-    if origin is UnionType:
-        return None if value is None else from_json(args[0], value)
-    if is_dataclass(kind) and isinstance(value, dict):
-        hints = get_type_hints(kind).items()
-        return kind(**{name: from_json(of, value[name]) for name, of in hints if name in value})
-    if origin is tuple and isinstance(value, list):
-        return tuple(from_json(args[0], inner) for inner in value)
-    if kind is float and (value is None or isinstance(value, float | int)):
-        return math.nan if value is None else float(value)
-    if value in args if origin is Literal else isinstance(value, origin):
-        return value
-    raise ValueError(f"{value!r:.60} is not of type {getattr(kind, '__name__', kind)}")

@@ -14,11 +14,8 @@ from esft.evals.results import (
     KlPair,
     NoiseFloor,
     StepDrift,
-    StepScore,
     TaskResult,
     compared,
-    from_json,
-    to_json,
 )
 from esft.evals.steps import QuantizedSteps, RunSteps, Steps
 from esft.files import write_whole
@@ -27,10 +24,12 @@ from esft.recipe.priors import PriorSpec, parse_prior_line
 from esft.recipe.settings import Prior, Recipe, TaskSettings
 from esft.rollout.batches import Batches
 from esft.rollout.results import Evaluation
+from esft.runs.records import StepScore
 from esft.stats.verdict import MARGIN
 from esft.tuning.rebuild import RebuildOptions, Source, find_source, step_of
 from esft.tuning.tasks import EvalTask, eval_task, refuse_target, rows_hash, rows_of, task_and_rows
 from esft.tuning.watcher import Watcher
+from esft.typed import to_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +81,7 @@ def run_eval(request: EvalRequest, watcher: Watcher) -> EvalResult:
     run, recipe = (None, None) if source is None else (source.run, source.recipe)
     specs = _specs(request, recipe)
     steps = _steps(request, source, watcher)
-    batch = None if run is None else run.info["batches"][-1][1]
+    batch = None if run is None else run.info.batch
     tasks, failed = _tasks(request, recipe, specs, steps.loaded, batch)
     drift, floor = _measure(request, steps, tasks, watcher)
     record = EvalRecord(
@@ -113,8 +112,7 @@ def task_result(measured: MeasuredTask, steps: Sequence[int], margin: float) -> 
         name=task.name,
         role=task.role,
         evaluations=tuple(
-            from_json(StepScore, {"step": step} | to_json(evaluation.summary()))
-            for step, evaluation in by_step.items()
+            StepScore(step=step, **evaluation.figures()) for step, evaluation in by_step.items()
         ),
         kl=tuple(measured.kl),
         scoring=task.rollout.scoring,

@@ -49,7 +49,7 @@ class RunSteps(Steps):
     ) -> None:
         if source.run is not None:
             # Scores of the run itself count as made only with as many threads.
-            torch.set_num_threads(source.run.info["threads"])
+            torch.set_num_threads(source.run.info.threads)
         self._source, self._watcher = source, watcher
         self.base = open_at_base(source, watcher, options)
         self.numbers, self.loaded = numbers, self.base.loaded

@@ -12,7 +12,7 @@ from esft import __version__
 from esft.engine.journal_read import lines_until
 from esft.export.compare import NEW_TOKENS, Conversion
 from esft.recipe.priors import parse_prior_line
-from esft.runs.records import summaries
+from esft.runs.records import RecordedScore, scores
 from esft.tuning.rebuild import Source
 
 _OF_HEADER = ("search.seed", "search.population", "search.antithetic", "search.sigma")
@@ -51,10 +51,10 @@ def card(source: Source, exported: Exported) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     record, run = source.record, source.run
-    scores: dict[str, dict[int, dict]] = {}
-    for line in () if run is None else summaries(run.path):
+    tasks: dict[str, dict[int, RecordedScore]] = {}
+    for score in () if run is None else scores(run.path):
         # The last of a task and step counts, as the run itself reads them.
-        scores.setdefault(line["task"], {})[line["step"]] = line
+        tasks.setdefault(score.task, {})[score.step] = score
     cards = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         undefined=StrictUndefined,
@@ -68,8 +68,8 @@ def card(source: Source, exported: Exported) -> str:
         record=record,
         run=None if run is None else run.info,
         version=__version__,
-        scores=scores,
-        evaluated=sorted({step for by_step in scores.values() for step in by_step}),
+        scores=tasks,
+        evaluated=sorted({step for by_step in tasks.values() for step in by_step}),
         settings=_settings(source),
         threads=torch.get_num_threads(),
         comparison=comparison_text(exported),
@@ -97,7 +97,7 @@ def _settings(source: Source) -> dict[str, object]:
     settings = {"dtype of the run": header["dtype"], "noise version": header["noise_version"]}
     settings |= {name: header[name.partition(".")[2]] for name in _OF_HEADER}
     if source.run is not None:
-        recorded = source.run.info["settings"]
+        recorded = source.run.info.settings
         settings |= {name: recorded.get(name) for name in _OF_RUN}
         priors = [parse_prior_line(line) for line in recorded["prior.tasks"]]
         short = [str(replace(spec, name=basename(spec.name), data_dir=None)) for spec in priors]

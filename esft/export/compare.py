@@ -70,7 +70,7 @@ def find_prompts(source: Source, watcher: Watcher) -> tuple[list[Prompt], str]:
     more = [prompt for prompt in shipped if prompt not in own][: PROMPTS - len(own)]
     parts = []
     if own:
-        name = Path(str(source.run.info["settings"]["task.name"])).name  # of a file: no folders
+        name = Path(str(source.run.info.settings["task.name"])).name  # of a file: no folders
         parts.append(f"{len(own)} holdout rows of {name}")
     if more:
         parts.append(f"{len(more)} questions of conciseness, which come with esft")

@@ -144,12 +144,11 @@ def base_of(source: Source, loaded: LoadedModel) -> tuple[str, str | None]:
     One that is not from the hub is called by its folder or file without what leads to it, and has
     no commit. A journal alone does not say it: `loaded` does.
     """
-    made = {"source": loaded.source, "id": loaded.id}
-    about = made if source.run is None else source.run.info["model"]
+    about = loaded if source.run is None else source.run.info.model
     # A path is absolute there, so that it does not look like a hub id.
-    if on_hub := re.fullmatch(r"([\w.-]+/[\w.-]+)@(\w+)", str(about["source"])):
+    if on_hub := re.fullmatch(r"([\w.-]+/[\w.-]+)@(\w+)", about.source):
         return on_hub[1], on_hub[2]
-    return Path(str(about["id"])).expanduser().resolve().name, None
+    return Path(about.id).expanduser().resolve().name, None
 
 
 def _convert_(loaded: LoadedModel, dtype: torch.dtype) -> None:

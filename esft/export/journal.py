@@ -7,7 +7,7 @@ from esft.engine.journal import Journal
 from esft.engine.journal_read import lines_until
 from esft.errors import RunError
 from esft.files import write_whole
-from esft.runs.records import best_step, summaries
+from esft.runs.records import best_step, scores
 from esft.tuning.rebuild import RebuildOptions, Source, rebuild, step_of
 from esft.tuning.watcher import Watcher
 
@@ -55,7 +55,7 @@ def export_journal(
     if source.run is None:
         best = source.best if source.best is not None and source.best <= step else None
     else:
-        best = best_step([line for line in summaries(source.run.path) if line["step"] <= step])
+        best = best_step([score for score in scores(source.run.path) if score.step <= step])
     end.end(step, weights, best)
     text = lines_until(source.record, step) + "".join(f"{line}\n" for line in lines)
     write_whole(out, text)

@@ -266,19 +266,19 @@ RULES: tuple[Rule, ...] = (
 )
 
 
-def with_recorded_paths(recipe: Recipe, recorded: dict[str, object]) -> Recipe:
+def with_recorded_paths(recipe: Recipe, folder: str, data_dir: str | None) -> Recipe:
     """Return the recipe of a run whose files are looked for in the folders that run.json names."""
 
     def path(name: str) -> str:
-        there = Path(str(recorded["folder"])) / os.path.expanduser(name)
-        return str(there) if there.exists() and name != "embedded" else name
+        there = str(Path(folder, os.path.expanduser(name)))
+        return there if os.path.exists(there) and name != "embedded" else name
 
     task = recipe.task.with_paths(path)
     priors = tuple(str(spec.with_paths(path)) for spec in recipe.prior.specs)
     return replace(
         recipe,
         model=replace(recipe.model, id=path(recipe.model.id)),
-        task=replace(task, data_dir=recorded["data_dir"] or task.data_dir),
+        task=replace(task, data_dir=data_dir or task.data_dir),
         prior=replace(recipe.prior, tasks=priors),
     )
 

@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from esft.evals.results import TaskResult, known
+from esft.evals.results import TaskResult
 from esft.report.numbers import RunNumbers
+from esft.typed import known
 
 WIDE = 1.96  # standard errors on either side that hold the truth in 95 % of cases
 

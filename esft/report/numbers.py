@@ -13,7 +13,7 @@ from pathlib import Path
 from esft.engine.anchor import pull_of
 from esft.engine.forecast import forecast_of
 from esft.engine.journal_read import JournalRecord
-from esft.evals.results import StepDrift, TaskResult, known
+from esft.evals.results import StepDrift, TaskResult
 from esft.runs.records import metrics
 
 
@@ -73,21 +73,21 @@ def progress_of(
     path: Path, record: JournalRecord | None, numel: int | None
 ) -> tuple[StepNumbers, ...]:
     """Return the steps of metrics.jsonl, with what the journal knows of them where it is there."""
-    lines = {line["step"]: line for line in metrics(path)}
+    lines = {line.step: line for line in metrics(path)}
     rewards = {} if record is None else {step.step: step.rewards for step in record.steps}
     free = [] if record is None or numel is None else forecast_of(record, numel, free=True).norms
     steps = []
     for step, line in sorted(lines.items()):
         finite = [reward for reward in rewards.get(step, ()) if math.isfinite(reward)]
-        drift, forecast = known(line.get("drift")), known(line.get("forecast"))
+        drift, forecast = line.drift, line.forecast
         expected = free[step] if step < len(free) else None
         numbers = StepNumbers(
             step=step,
-            reward_mean=known(line.get("reward_mean")),
-            reward_best=known(line.get("reward_best")),
+            reward_mean=line.reward_mean,
+            reward_best=line.reward_best,
             reward_worst=min(finite, default=None),
             reward_sd=statistics.pstdev(finite) if finite else None,
-            correct=known(line.get("correct")),
+            correct=line.correct,
             drift=drift,
             forecast=forecast,
             free=expected,

@@ -7,10 +7,16 @@ from typing import TypeVar
 
 from esft.engine.journal_read import JournalRecord, read_journal
 from esft.errors import EsftError
-from esft.evals.results import StepDrift, StepScore, TaskResult, compared, from_json, read_eval
+from esft.evals.results import StepDrift, TaskResult, compared, read_eval
 from esft.report.numbers import RunNumbers, decay_of, progress_of
-from esft.rollout.results import number
-from esft.runs.records import read_info, read_lines, rows_path, summaries
+from esft.runs.records import (
+    RecordedRow,
+    RecordedScore,
+    read_info,
+    read_lines,
+    rows_path,
+    scores,
+)
 
 T = TypeVar("T")
 
@@ -18,8 +24,7 @@ T = TypeVar("T")
 def read_run(path: Path) -> RunNumbers:
     """Return the numbers of a run; what cannot be read but run.json is left out, with a note."""
     info, notes = read_info(path), []
-    model, settings = info.get("model") or {}, info.get("settings") or {}
-    numel = model.get("tuned_parameters")
+    model, settings, numel = info.model, info.settings, info.model.tuned_parameters
     record = _noted(notes, None, lambda: read_journal(path / "journal.jsonl"))
     progress = _noted(notes, (), lambda: progress_of(path, record, numel))
     recorded = _noted(notes, [], lambda: _recorded_tasks(path))
@@ -27,19 +32,19 @@ def read_run(path: Path) -> RunNumbers:
     return RunNumbers(
         name=path.resolve().name,
         path=str(path),
-        state=str(info.get("state", "unknown")),
-        started=info.get("started"),
-        model=str(model.get("id", "unknown")),
-        base=model.get("base"),
-        dtype=model.get("dtype"),
-        device=info.get("device"),
+        state=info.state,
+        started=info.started,
+        model=model.id,
+        base=model.base,
+        dtype=model.dtype,
+        device=info.device,
         parameters=numel,
         steps=max((step.step for step in progress), default=0) if record is None else record.last,
-        planned=settings.get("search.steps"),
+        planned=settings["search.steps"],
         settings=settings,
         tasks=tuple(_merged(recorded, measured, notes)),
         progress=progress,
-        decay=_noted(notes, None, lambda: decay_of(settings, progress)),
+        decay=decay_of(settings, progress),
         drift=drift,
         notes=tuple(notes),
     )
@@ -64,31 +69,27 @@ def _noted(notes: list[str], instead: T, read: Callable[[], T]) -> T:
 
 def _recorded_tasks(path: Path) -> list[TaskResult]:
     """Return the tasks of evals.jsonl, each compared with its base row by row."""
-    tasks: dict[tuple[str, str], dict[int, StepScore]] = {}
-    for line in summaries(path):
-        scores = tasks.setdefault((line["role"], line["task"]), {})
-        scores[line["step"]] = from_json(StepScore, line)
+    tasks: dict[tuple[str, str], dict[int, RecordedScore]] = {}
+    for score in scores(path):
+        tasks.setdefault((score.role, score.task), {})[score.step] = score
     recorded = []
-    for (role, name), scores in tasks.items():
-        rows = {step: _rows(path, name, scores[step]) for step in sorted(scores)}
+    for (role, name), by_step in tasks.items():
+        rows = {step: _rows(path, by_step[step]) for step in sorted(by_step)}
         base = rows.get(0, {})
         # Only steps whose rows are those of the base, all of them.
         same = {step: list(of.values()) for step, of in rows.items() if of and [*of] == [*base]}
-        task = TaskResult(name=name, role=role, evaluations=tuple(scores[step] for step in rows))
+        task = TaskResult(name=name, role=role, evaluations=tuple(by_step[step] for step in rows))
         task = compared(task, same, [id for id, _ in base])
         recorded.append(task if role == "prior" else replace(task, verdict=None))
     return recorded
 
 
-def _rows(path: Path, name: str, score: StepScore) -> dict[tuple[str, str], tuple[float, float]]:
+def _rows(path: Path, score: RecordedScore) -> dict[tuple[str, str], tuple[float, float]]:
     """Return correct (0 or 1) and reward by id and key of a row; none where not all are there."""
-    lines = read_lines(rows_path(path, name, score.step))
-    if len(lines) != score.n or any(line["correct"] is None for line in lines):
+    rows = read_lines(rows_path(path, score), RecordedRow)
+    if len(rows) != score.n or any(row.correct is None for row in rows):
         return {}
-    return {
-        (line["id"], line["key"]): (float(line["correct"]), number(line["reward"]))
-        for line in lines
-    }
+    return {(row.id, row.key): (float(row.correct), row.reward) for row in rows}
 
 
 def _evaluated(

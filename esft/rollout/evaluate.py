@@ -18,6 +18,7 @@ from esft.recipe.settings import file_hashes
 from esft.rollout.encode import EncodedRow
 from esft.rollout.results import Evaluation, RowResult
 from esft.rollout.rollout import Rollout
+from esft.typed import from_json, to_json
 
 PART = 64
 """Rows of a part, at least: what an interruption loses at most."""
@@ -114,8 +115,8 @@ def evaluate(
             # Nor where a grader failed: it may not do so again.
             graded = all(result.failure is None for result in scored)
             if graded and rollout.batches.size == size:
-                cache.put(key, [result.to_record() for result in scored])
+                cache.put(key, to_json(scored))
         else:
-            scored = [RowResult.from_record(record) for record in records]
+            scored = [from_json(RowResult, record) for record in records]
         results += scored
     return Evaluation(tuple(results))

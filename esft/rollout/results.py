@@ -1,14 +1,12 @@
 """What a model made of rows: row by row, and the figures of them all, as JSON has them too."""
 
-import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property, reduce
 from operator import add
-from typing import Any
 
 from esft.stats.intervals import mean_and_error
-from esft.tasks.task import Row
+from esft.typed import known
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,16 +24,6 @@ class RowResult:
     """For choice: right without dividing by the length of the options (acc)."""
     failure: str | None = None
     """Why the grader gave no reward, which counts as 0; None where it gave one."""
-
-    def to_record(self) -> dict[str, object]:
-        return asdict(self) | {"reward": None if math.isnan(self.reward) else self.reward}
-
-    @classmethod
-    def from_record(cls, record: dict[str, Any]) -> "RowResult":
-        """Return what `to_record` gave; what else stands in the record is passed over."""
-        values = {field.name: record[field.name] for field in fields(cls)}
-        read = {"reward": number(record["reward"]), "answers": tuple(record["answers"])}
-        return cls(**values | read)
 
 
 @dataclass(frozen=True)
@@ -74,29 +62,22 @@ class Evaluation:
     def reward_se(self) -> float:
         return self._rewards[1]
 
-    def summary(self) -> dict[str, object]:
-        """Return the figures as evals.jsonl has them."""
-        figures: dict[str, object] = {
-            "n": self.n,
+    def figures(self) -> dict[str, float | None]:
+        """Return the figures as a `StepScore` has them."""
+        plain = [result.correct_unnormalized for result in self.results]
+        chosen = None not in plain
+        figures = {
             "accuracy": self.accuracy,
             "se": self.accuracy_se,
             "reward": self.reward,
             "reward_se": self.reward_se,
+            "acc": sum(plain) / len(plain) if chosen else None,
+            "acc_norm": self.accuracy if chosen else None,
         }
         failures = sum(result.failure is not None for result in self.results)
-        if failures:
-            figures["grader_failures"] = failures
-        plain = [result.correct_unnormalized for result in self.results]
-        if None not in plain:
-            figures |= {"acc": sum(plain) / len(plain), "acc_norm": self.accuracy}
-        return figures
-
-    def row_records(self, rows: Sequence[Row]) -> list[dict[str, object]]:
-        """Return one record a row, with the row's id and key; RowResult reads them back."""
-        return [
-            {"id": row.id, "key": row.key} | result.to_record()
-            for row, result in zip(rows, self.results, strict=True)
-        ]
+        return {"n": self.n, "grader_failures": failures} | {
+            name: known(figure) for name, figure in figures.items()
+        }
 
 
 def paired_change(
@@ -117,8 +98,3 @@ def mean_reward(results: Sequence[RowResult]) -> float:
     """Return the mean reward, summed in float64 in row order; NaN if any row overflowed."""
     # Not by sum(), which rounds otherwise from Python 3.12 on.
     return reduce(add, (result.reward for result in results), 0.0) / len(results)
-
-
-def number(value: float | None) -> float:
-    """Return a figure read back: NaN where it was recorded as null."""
-    return math.nan if value is None else value

@@ -2,20 +2,23 @@
 
 import json
 import shutil
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from esft.engine.journal import Journal
 from esft.errors import RunError
 from esft.files import append_line, whole_folder, write_whole
-from esft.runs.records import RUN_FORMAT, finite, read_info, rows_path
+from esft.runs.records import RecordedRow, RecordedScore, RunInfo, StepMetrics, read_info, rows_path
+from esft.typed import to_json
 
 
 class RunFolder:
     """The files of one run; made by `create_run`, or opened again by `open_run`."""
 
-    def __init__(self, path: Path, info: dict[str, object]) -> None:
+    def __init__(self, path: Path, info: RunInfo) -> None:
         self.path = path
-        self.info = dict(info)  # content of run.json
+        self.info = info
         self.model_path = path / "model"
         self.recipe_path = path / "recipe.toml"
         self.journal_path = path / "journal.jsonl"
@@ -24,30 +27,27 @@ class RunFolder:
         """Return the journal, to go on behind the line with `checksum`."""
         return Journal(self.journal_path, checksum, append_line)
 
-    def record_metrics(self, metrics: dict[str, object]) -> None:
+    def record_metrics(self, metrics: StepMetrics) -> None:
         """Append to metrics.jsonl what a plot of this step needs."""
-        append_line(self.path / "metrics.jsonl", json.dumps(finite(metrics)))
+        append_line(self.path / "metrics.jsonl", json.dumps(to_json(metrics)))
 
-    def record_evaluation(self, summary: dict[str, object], rows: list[dict[str, object]]) -> None:
+    def record_evaluation(self, score: RecordedScore, rows: Sequence[RecordedRow]) -> None:
         """Append to evals.jsonl, after writing the rows behind it to evals/."""
-        file = rows_path(self.path, summary["task"], summary["step"])
-        write_whole(file, "".join(json.dumps(finite(row)) + "\n" for row in rows))
-        append_line(self.path / "evals.jsonl", json.dumps(finite(summary)))
+        lines = [json.dumps(to_json(row)) + "\n" for row in rows]
+        write_whole(rows_path(self.path, score), "".join(lines))
+        append_line(self.path / "evals.jsonl", json.dumps(to_json(score)))
 
     def update_info(self, **changes: object) -> None:
         """Replace values of run.json."""
-        self.info.update(changes)
-        write_whole(self.path / "run.json", json.dumps(self.info, indent=2) + "\n")
+        self.info = replace(self.info, **changes)
+        write_whole(self.path / "run.json", json.dumps(to_json(self.info), indent=2) + "\n")
 
 
-def create_run(
-    path: Path, recipe: str, info: dict[str, object], header: dict[str, object]
-) -> RunFolder:
+def create_run(path: Path, recipe: str, info: RunInfo, header: dict[str, object]) -> RunFolder:
     """Make a run folder; it appears by rename once recipe (TOML), run.json and journal are there.
 
     RunError if it cannot be written, is not empty, or appeared in the meantime.
     """
-    info = {"format": RUN_FORMAT, **info}
     with whole_folder(path) as part:
         write_whole(part / "recipe.toml", recipe)
         run = RunFolder(part, info)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from esft.errors import RunError
 from esft.runs.names import is_locked, is_run, list_runs
-from esft.runs.records import metrics, read_info, summaries
+from esft.runs.records import RunInfo, metrics, read_info, scores
+from esft.typed import read_file
 
 KILLED, DAMAGED = "killed", "damaged"
 
@@ -41,22 +42,17 @@ def _listed(path: Path) -> ListedRun:
     known: dict[str, object] = {"name": path.name, "path": str(path), "size": _size(path)}
     try:
         info = read_info(path)
-        known["started"] = str(info["started"])
-        known["model"] = str(info["model"]["id"])
-        known["task"] = str(info["settings"]["task.name"])
-        known["planned"] = int(info["settings"]["search.steps"])
-        for line in summaries(path):
-            if line["role"] == "target":
-                before_or_after = "reward" if line["step"] else "reward_before"
-                known[before_or_after] = _number(line["reward"])
-        for line in metrics(path)[-1:]:
-            known["drift"] = _number(line["drift"])
+        known["started"], known["model"] = info.started, info.model.id
+        known["task"], known["planned"] = info.settings["task.name"], info.settings["search.steps"]
+        for score in scores(path):
+            if score.role == "target":
+                known["reward" if score.step else "reward_before"] = score.reward
+        for step in metrics(path)[-1:]:
+            known["drift"] = step.drift
         known["steps"] = _steps(path)
         known["state"] = _state(path, info)
     except RunError as error:
         known["problem"] = str(error)
-    except (OSError, LookupError, TypeError, ValueError) as error:
-        known["problem"] = f"{path} is not as a run is written: {type(error).__name__}: {error}"
     return ListedRun(**known)
 
 
@@ -64,7 +60,7 @@ def _steps(path: Path) -> int:
     """Return the number of whole lines of steps in a journal; esft verify checks what they say."""
     file = path / "journal.jsonl"
     try:
-        *lines, _ = file.read_bytes().split(b"\n")
+        *lines, _ = read_file(file).split(b"\n")
     except OSError as error:
         raise RunError(f"{file} cannot be read: {error.strerror or error}") from error
     if not lines or not lines[0].startswith(b'{"format":'):
@@ -72,11 +68,11 @@ def _steps(path: Path) -> int:
     return sum(line.startswith(b'{"step":') for line in lines)
 
 
-def _state(path: Path, info: dict) -> str:
-    if info["state"] != "running" or is_locked(path):
-        return str(info["state"])
+def _state(path: Path, info: RunInfo) -> str:
+    if info.state != "running" or is_locked(path):
+        return info.state
     # It may have ended since run.json was read.
-    now = str(read_info(path)["state"])
+    now = read_info(path).state
     return KILLED if now == "running" else now
 
 
@@ -87,7 +83,3 @@ def _size(path: Path) -> int:
             with suppress(OSError):  # it went meanwhile
                 total += os.lstat(os.path.join(folder, file)).st_size
     return total
-
-
-def _number(value: object) -> float | None:
-    return None if value is None else float(value)

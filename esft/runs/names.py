@@ -1,5 +1,6 @@
 """Run folders by name: where a new run goes, which one is meant, whether a process works on it."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from itertools import count
@@ -73,8 +74,8 @@ def list_runs() -> list[Path]:
 
 
 def is_run(path: Path) -> bool:
-    """Return whether a path is a run folder."""
-    return (path / "run.json").is_file()
+    """Return whether a path is a run folder, be its run.json good or not."""
+    return os.path.lexists(path / "run.json")
 
 
 @contextmanager

@@ -1,116 +1,265 @@
 """What a run folder has on record, read back without loading torch."""
 
-import json
 import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, TypeVar
 
-from esft.errors import RunError
+from esft.errors import RecipeError, RunError
 from esft.files import slug, write_whole
-from esft.rollout.results import Evaluation, RowResult, number
+from esft.recipe.settings import settings_of
+from esft.recipe.toml import load_recipe
+from esft.rollout.results import Evaluation, RowResult
+from esft.typed import from_json, parse, read_file
+
+T = TypeVar("T")
 
 RUN_FORMAT = 3
 """Of run.json: 3 since a row can ask several questions; 2 since runs can be resumed."""
+_THREADS = 1024  # more than any machine has cores; torch starts them all, and dies of 10**6
+
+State = Literal["running", "finished", "stopped", "failed"]
 
 
-def read_info(run: Path) -> dict[str, object]:
+@dataclass(frozen=True, kw_only=True)
+class ModelInfo:
+    """The base model of a run."""
+
+    id: str  # as the user named it
+    source: str  # see `LoadedModel`
+    base: str  # its identity
+    dtype: str
+    tuned_parameters: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowsInfo:
+    """Rows that a run works with."""
+
+    n: int
+    hash: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Saved:
+    """Which model lies in model/."""
+
+    step: int
+    weights: str  # their identity
+    journal: str  # checksum of the line of its step
+
+    def __post_init__(self) -> None:
+        _require("step", self.step, 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Places:
+    """Where files were looked for when the run began."""
+
+    folder: str
+    data_dir: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunInfo:
+    """The content of run.json: what could change a result. ValueError if a value cannot be."""
+
+    format: int = RUN_FORMAT
+    state: State
+    started: str
+    versions: dict[str, str]
+    model: ModelInfo
+    device: str
+    threads: int
+    noise_version: int
+    rows: dict[str, RowsInfo]  # by kind: train, holdout, those of prior tasks
+    files: dict[str, str]  # sha256 of each file of an own task, by its name
+    places: Places
+    settings: dict[str, object]  # as `settings_of` gives them
+    batches: tuple[tuple[int, int], ...]  # a step, and the batch size from there on
+    saved: Saved | None = None  # None until a model is saved
+
+    def __post_init__(self) -> None:
+        _require("threads", self.threads, 1, _THREADS)
+        _require("the number of batches", len(self.batches), 1)
+        _require("a size in batches", min(size for _, size in self.batches), 1)
+        if self.state == "finished" and self.saved is None:
+            raise ValueError("saved is missing, expected it once state is finished")
+        try:
+            labels = dict.fromkeys(self.settings, "settings")
+            recipe = load_recipe(None, self.settings, labels=labels)
+        except RecipeError as error:
+            raise ValueError(str(error)) from error
+        object.__setattr__(self, "settings", settings_of(recipe))  # also those that came since
+
+    @property
+    def batch(self) -> int:
+        """Sequences at a time, as last found to fit."""
+        return self.batches[-1][1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepMetrics:
+    """What a step did: a line of metrics.jsonl; None where it is not known or was not finite."""
+
+    step: int
+    reward_mean: float | None  # over the members whose reward is finite, as is `correct`
+    reward_best: float | None
+    correct: float | None = None  # share of rows answered right; None where no answers were made
+    grader_failures: int = 0
+    members: int  # N, those that got a coefficient
+    drift: float | None  # ||D||
+    forecast: float | None  # the ||D|| to expect by now, with the real coefficients but no signal
+    seconds: float | None = None
+    peak_memory: int | None = None  # bytes
+    batch: int | None = None  # sequences at a time
+    replayed: bool = False  # whether it was made again from the journal, which knows no more
+
+    def __post_init__(self) -> None:
+        _require("step", self.step, 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepScore:
+    """A task on the model of one step; `se` and `reward_se` are standard errors over its rows."""
+
+    step: int  # 0 is the base model
+    n: int  # rows
+    accuracy: float | None
+    se: float | None
+    reward: float | None
+    reward_se: float | None
+    grader_failures: int = 0  # rows to whose answer the grader gave no reward
+    acc: float | None = None  # for choice: share right without dividing by the options' lengths
+    acc_norm: float | None = None
+
+    def __post_init__(self) -> None:
+        _require("step", self.step, 0)
+        _require("n", self.n, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordedScore(StepScore):
+    """A line of evals.jsonl."""
+
+    task: str
+    role: Literal["target", "prior"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordedRow(RowResult):
+    """A line of a file in evals/."""
+
+    id: str
+    key: str
+
+
+def read_info(run: Path) -> RunInfo:
     """Return the content of run.json; RunError if it cannot be read, or is of another format."""
     file = run / "run.json"
+    hint = "name the folder of a run; esft runs lists them. The journal alone rebuilds its model "
+    hint += "too: esft replay FILE --out DIR"
     try:
-        info = json.loads(file.read_text(encoding="utf-8"))
+        content = parse(read_file(file))
     except (OSError, ValueError) as error:
-        raise RunError(
-            f"{file} cannot be read: {getattr(error, 'strerror', None) or error}",
-            hint="name the folder of a run; esft runs lists them. The journal alone rebuilds its "
-            "model too: esft replay FILE --out DIR",
-        ) from error
-    version = info.get("format") if isinstance(info, dict) else None
+        reason = getattr(error, "strerror", None) or error
+        raise RunError(f"{file} cannot be read: {reason}", hint=hint) from error
+    version = content.get("format") if isinstance(content, dict) else None
     if version != RUN_FORMAT:
         older = isinstance(version, int) and version < RUN_FORMAT
         raise RunError(
-            f"{file} has format {version!r}, expected {RUN_FORMAT}",
+            f"{file} has format {version!r:.60}, expected {RUN_FORMAT}",
             hint="an older esft made this run; its journal still rebuilds its model: "
             f"esft replay {run / 'journal.jsonl'} --out DIR"
             if older
             else "a newer esft may have written it: pip install -U esft",
         )
-    return info
+    try:
+        return from_json(RunInfo, content)
+    except ValueError as error:
+        raise RunError(f"{file} is not as esft writes it: {error}", hint=hint) from error
 
 
-def read_lines(path: Path) -> list[dict]:
+def read_lines(path: Path, kind: type[T]) -> list[T]:
     """Return the records of a file of JSON lines; none where it is not there.
 
-    A last one that was cut off does not count; RunError if a whole line is not a record.
+    A last one that was cut off does not count; RunError if a whole line is not of the kind.
     """
+    return [record for _, record in _lines(path, kind)]
+
+
+def _lines(path: Path, kind: type[T]) -> Iterator[tuple[bytes, T]]:
     try:
-        *lines, _ = path.read_bytes().split(b"\n")
+        *lines, _ = read_file(path).split(b"\n")
     except FileNotFoundError:
-        return []
-    records = []
+        return
+    except OSError as error:
+        reason = error.strerror or error
+        raise RunError(f"{path} cannot be read: {reason}", hint="put the file back") from error
     for at, line in enumerate(lines, start=1):
         try:
-            records.append(json.loads(line))
-            problem = None if isinstance(records[-1], dict) else "is not a record"
+            record = from_json(kind, parse(line))
         except ValueError as error:
-            problem = f"is not JSON: {error}"
-        if problem is not None:
             raise RunError(
-                f"{path}: line {at} {problem}", hint="take another copy of it, or move it away"
-            )
-    return records
+                f"{path}: line {at} is not as esft writes it: {error}",
+                hint="take another copy of it, or move it away",
+            ) from error
+        yield line, record
 
 
-def finite(record: dict[str, object]) -> dict[str, object]:
-    """Return a flat record with None for NaN and infinities, which JSON lacks."""
-    return {
-        key: None if isinstance(value, float) and not math.isfinite(value) else value
-        for key, value in record.items()
-    }
-
-
-def metrics(run: Path) -> list[dict[str, object]]:
+def metrics(run: Path) -> list[StepMetrics]:
     """Return the lines of metrics.jsonl: one a step."""
-    return read_lines(run / "metrics.jsonl")
+    return read_lines(run / "metrics.jsonl", StepMetrics)
 
 
-def summaries(run: Path) -> list[dict[str, object]]:
+def scores(run: Path) -> list[RecordedScore]:
     """Return the lines of evals.jsonl: one an evaluation, in the order they were made."""
-    return read_lines(run / "evals.jsonl")
+    return read_lines(run / "evals.jsonl", RecordedScore)
 
 
-def best_step(summaries: list[dict[str, object]]) -> int | None:
+def best_step(scores: Sequence[RecordedScore]) -> int | None:
     """Return the first step with the target's best holdout reward; None where none is finite."""
     rewards = {
-        summary["step"]: number(summary["reward"])
-        for summary in summaries
-        if summary["role"] == "target" and not math.isnan(number(summary["reward"]))
+        score.step: score.reward
+        for score in scores
+        if score.role == "target" and score.reward is not None
     }
     return max(rewards, key=rewards.get, default=None)
 
 
-def rows_path(run: Path, task: str, step: int) -> Path:
+def rows_path(run: Path, score: RecordedScore) -> Path:
     """Return where the rows behind an evaluation are."""
-    return run / "evals" / f"{slug(task)}-{step}.jsonl"
+    return run / "evals" / f"{slug(score.task)}-{score.step}.jsonl"
 
 
-def evaluation(run: Path, summary: dict[str, object]) -> Evaluation:
-    """Return an evaluation with its rows; RunError if they are not there."""
-    file = rows_path(run, summary["task"], summary["step"])
-    rows = read_lines(file)
-    if len(rows) != summary["n"]:
+def evaluation(run: Path, score: RecordedScore, n: int | None = None) -> Evaluation:
+    """Return an evaluation with its rows; RunError unless there are `n`, or as many as it says."""
+    file, n = rows_path(run, score), score.n if n is None else n
+    rows = read_lines(file, RowResult)
+    if not len(rows) == score.n == n:
         raise RunError(
-            f"{file} has {len(rows)} rows, expected {summary['n']}, as evals.jsonl says",
+            f"{file} has {len(rows)} rows and evals.jsonl says {score.n}, expected {n}",
             hint="take the file back; or move evals.jsonl away, and they are evaluated again",
         )
-    return Evaluation(tuple(RowResult.from_record(row) for row in rows))
+    return Evaluation(tuple(rows))
 
 
 def drop_after(run: Path, step: int) -> None:
     """Remove what is recorded of steps after `step`, and lines that were cut off half-way."""
-    for path in (run / "metrics.jsonl", run / "evals.jsonl"):
-        if path.exists():
-            lines = [line for line in read_lines(path) if line["step"] <= step]
-            # A line that is there twice counts once: the last.
-            kept = {(line["step"], line.get("task")): line for line in lines}
-            text = "".join(json.dumps(line) + "\n" for line in kept.values())
-            if text.encode() != path.read_bytes():
-                write_whole(path, text)
+    for file, kind in (("metrics.jsonl", StepMetrics), ("evals.jsonl", RecordedScore)):
+        # A line that is there twice counts once: the last.
+        kept = {
+            (record.step, getattr(record, "task", None)): line + b"\n"
+            for line, record in _lines(run / file, kind)
+            if record.step <= step
+        }
+        whole = b"".join(kept.values())
+        if (run / file).exists() and whole != read_file(run / file):
+            write_whole(run / file, whole)
+
+
+def _require(name: str, count: int, least: int, most: float = math.inf) -> None:
+    if not least <= count <= most:
+        to = "or more" if most == math.inf else f"to {most}"
+        raise ValueError(f"{name} is {count}, expected {least} {to}")

@@ -25,7 +25,8 @@ class Snapshots:
 
     def steps(self) -> list[int]:
         """Return the steps that have a snapshot, the newest first."""
-        matches = (_NAME.fullmatch(path.name) for path in self._folder.glob("*"))
+        files = (path for path in self._folder.glob("*") if path.is_file())  # a pipe would wait
+        matches = (_NAME.fullmatch(path.name) for path in files)
         return sorted((int(match[1]) for match in matches if match), reverse=True)
 
     def path(self, step: int) -> Path:

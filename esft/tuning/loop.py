@@ -16,12 +16,13 @@ from esft.engine.members import EQUAL, net_coefficients, population, shape, with
 from esft.errors import EsftError, ModelError, RunError
 from esft.rollout.batches import out_of_memory
 from esft.rollout.results import RowResult, mean_reward
+from esft.runs.records import StepMetrics
 from esft.tuning.population import Population
 from esft.tuning.rebuild import seconds_a_noise
 from esft.tuning.recorder import Recorder
 from esft.tuning.session import Session, rows_of_step
 from esft.tuning.tasks import rows_hash
-from esft.tuning.watcher import Outcome, StepMetrics, Watcher
+from esft.tuning.watcher import Outcome, Watcher
 
 
 @dataclass

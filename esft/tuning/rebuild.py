@@ -15,7 +15,7 @@ from esft.recipe.settings import Anchor, Model, Recipe, with_recorded_paths
 from esft.recipe.toml import load_recipe
 from esft.runs.folder import RunFolder, open_run
 from esft.runs.names import find_run
-from esft.runs.records import best_step, summaries
+from esft.runs.records import best_step, scores
 from esft.runs.snapshots import Snapshots
 from esft.tuning.session import Base, open_base
 from esft.tuning.watcher import Watcher
@@ -45,14 +45,14 @@ class Source:
         if self.run is None:
             return None
         recipe = load_recipe(str(self.run.recipe_path), {})
-        return with_recorded_paths(recipe, self.run.info["places"])
+        return with_recorded_paths(recipe, **vars(self.run.info.places))
 
     @property
     def best(self) -> int | None:
         """The step with the best holdout reward; None where nothing says it."""
         if self.run is None:
             return None if self.record.end is None else self.record.end.best
-        best = best_step(summaries(self.run.path))
+        best = best_step(scores(self.run.path))
         return None if best is None or best > self.record.last else best
 
     def weights_of(self, step: int) -> str | None:
@@ -60,9 +60,10 @@ class Source:
         if self.run is None:
             end = self.record.end
             return end.weights if end is not None and step == self.record.last else None
-        saved = self.run.info.get("saved") or {}
-        same = saved.get("step") == step and saved["journal"] == self.record.checksums[step]
-        return saved["weights"] if same else None
+        saved, checksum = self.run.info.saved, self.record.checksums[step]
+        if saved is None or (saved.step, saved.journal) != (step, checksum):
+            return None
+        return saved.weights
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,6 @@ import math
 import reprlib
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import asdict
 
 from esft.engine.journal import Journal
 from esft.engine.weights import identity
@@ -14,11 +13,20 @@ from esft.rollout.encode import EncodedRow
 from esft.rollout.evaluate import Cache, ModelVersion, evaluate
 from esft.rollout.results import Evaluation, RowResult
 from esft.runs.folder import RunFolder
-from esft.runs.records import best_step, evaluation, metrics, summaries
+from esft.runs.records import (
+    RecordedRow,
+    RecordedScore,
+    Saved,
+    StepMetrics,
+    best_step,
+    evaluation,
+    metrics,
+    scores,
+)
 from esft.runs.snapshots import Snapshots
 from esft.tuning.session import Session
 from esft.tuning.tasks import EvalTask
-from esft.tuning.watcher import StepMetrics, TaskScores, Watcher
+from esft.tuning.watcher import TaskScores, Watcher
 
 
 class Recorder:
@@ -29,9 +37,8 @@ class Recorder:
     ) -> None:
         self.run, self.journal = run, journal
         self.done = session.base.drift.steps  # the last step that was made and recorded
-        self._evaluated = summaries(run.path)
-        lines = [*metrics(run.path), *self._evaluated]
-        self.failures = sum(line.get("grader_failures", 0) for line in lines)
+        self._evaluated = scores(run.path)
+        self.failures = sum(line.grader_failures for line in [*metrics(run.path), *self._evaluated])
         self._session, self._watcher = session, watcher
         self._cache = Cache()
         self._base: tuple[Evaluation, ...] = ()
@@ -46,14 +53,14 @@ class Recorder:
     def over(self) -> bool:
         """Return whether no step is left: all are made, or the peak is behind."""
         # Only those that were due: one where a run was stopped must not change where it ends.
-        due = [summary for summary in self._evaluated if self._due(summary["step"])]
+        due = [score for score in self._evaluated if self._due(score.step)]
         recipe = self._session.recipe
         return self.done >= recipe.search.steps or has_peaked(due, recipe.run.stop_after_peak)
 
     def end_step(self, metrics: StepMetrics) -> None:
         """Record what a step did that was just made; its line is in the journal already."""
         self.done = metrics.step
-        self.run.record_metrics(asdict(metrics))
+        self.run.record_metrics(metrics)
 
     def keep(self) -> None:
         """Take a snapshot, and evaluate, every so many steps."""
@@ -93,13 +100,13 @@ class Recorder:
         Weights and journal are at `step`; step 0, which comes first, is evaluated at any time.
         """
         tasks = self._session.tasks
-        recorded = {line["task"]: line for line in self._evaluated if line["step"] == step}
+        recorded = {score.task: score for score in self._evaluated if score.step == step}
         if any(task.name not in recorded for task in tasks):
             priors = f" and {len(tasks) - 1} prior tasks" if len(tasks) > 1 else ""
             rows = len(tasks[0].encoded)
             self._watcher.phase(f"scoring {rows} holdout rows{priors} at step {step}")
         evaluations = tuple(
-            evaluation(self.run.path, recorded[task.name])
+            evaluation(self.run.path, recorded[task.name], len(task.encoded))
             if task.name in recorded
             else self._evaluate(step, task)
             for task in tasks
@@ -142,9 +149,11 @@ class Recorder:
                 hint="take --dtype bfloat16 or float32",
             )
         self.count_failures(f"{task.name} at step {step}", rows, result.results)
-        summary = {"step": step, "task": task.name, "role": task.role} | result.summary()
-        self.run.record_evaluation(summary, result.row_records([one.row for one in rows]))
-        self._evaluated.append(summary)
+        score = RecordedScore(step=step, task=task.name, role=task.role, **result.figures())
+        pairs = zip(rows, result.results, strict=True)
+        lines = [RecordedRow(id=one.row.id, key=one.row.key, **vars(row)) for one, row in pairs]
+        self.run.record_evaluation(score, lines)
+        self._evaluated.append(score)
         return result
 
     def _due(self, step: int) -> bool:
@@ -161,23 +170,23 @@ class Recorder:
     def _save(self) -> None:
         """Save the model and what it is, so that it can be told from that of another step."""
         weights = identity(self._session.base.loaded.model)
-        saved = {"step": self.done, "weights": weights, "journal": self.journal.checksum}
-        if self.run.info.get("saved") == saved and self.run.model_path.exists():
+        saved = Saved(step=self.done, weights=weights, journal=self.journal.checksum)
+        if self.run.info.saved == saved and self.run.model_path.exists():
             return
         self._watcher.phase(f"saving the model to {self.run.model_path}")
         save_model(self._session.base.loaded, self.run.model_path, replace=True)
         self.run.update_info(saved=saved)
 
     def _record_split(self, size: int) -> None:
-        self.run.update_info(batches=[*self.run.info["batches"], [self.done, size]])
+        self.run.update_info(batches=(*self.run.info.batches, (self.done, size)))
         self._watcher.notice(
             f"memory ran out: from here on {size} sequences at a time (recorded in run.json)"
         )
 
 
-def has_peaked(summaries: list[dict[str, object]], patience: int | None) -> bool:
+def has_peaked(scores: Sequence[RecordedScore], patience: int | None) -> bool:
     """Return whether the target was evaluated `patience` times since its best; None never ends."""
-    best = best_step(summaries)
-    steps = {summary["step"] for summary in summaries if summary["role"] == "target"}
+    best = best_step(scores)
+    steps = {score.step for score in scores if score.role == "target"}
     since = sum(best is None or step > best for step in steps)
     return patience is not None and since >= patience

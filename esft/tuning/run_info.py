@@ -12,6 +12,7 @@ from esft.engine.journal_read import JournalRecord
 from esft.engine.noise import NOISE_VERSION
 from esft.recipe.check import shown
 from esft.recipe.settings import Recipe, own_files, settings_of
+from esft.runs.records import ModelInfo, Places, RowsInfo, RunInfo
 from esft.tasks.registry import data_folder
 from esft.tuning.session import Session
 from esft.tuning.tasks import rows_hash
@@ -27,36 +28,36 @@ _REPLAYED = (
 )
 
 
-def run_info(session: Session) -> dict[str, object]:
+def run_info(session: Session) -> RunInfo:
     """Return the content of run.json: what could change a result and is no setting."""
     loaded, device = session.base.loaded, session.base.loaded.device
     rows_folder = data_folder(session.recipe.task.data_dir, session.rollout.task)
     machine = platform.machine()
     if device.type == "cuda":
         machine = torch.cuda.get_device_name(device)
-    return {
-        "state": "running",
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": versions(),
-        "model": {
-            "id": loaded.id,
-            "source": loaded.source,
-            "base": session.base.identity,
-            "dtype": str(loaded.dtype).removeprefix("torch."),
-            "tuned_parameters": session.base.weights.numel,
-        },
-        "device": f"{device} ({machine})",
-        "threads": torch.get_num_threads(),
-        "noise_version": NOISE_VERSION,
-        "rows": _rows_info(session),
-        "files": own_files(session.recipe),
-        "places": {
-            "folder": str(Path.cwd()),
-            "data_dir": None if rows_folder is None else str(rows_folder.absolute()),
-        },
-        "settings": settings_of(session.recipe),
-        "batches": [[0, session.rollout.batches.size]],
-    }
+    return RunInfo(
+        state="running",
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
+        versions=versions(),
+        model=ModelInfo(
+            id=loaded.id,
+            source=loaded.source,
+            base=session.base.identity,
+            dtype=str(loaded.dtype).removeprefix("torch."),
+            tuned_parameters=session.base.weights.numel,
+        ),
+        device=f"{device} ({machine})",
+        threads=torch.get_num_threads(),
+        noise_version=NOISE_VERSION,
+        rows=_rows_info(session),
+        files=own_files(session.recipe),
+        places=Places(
+            folder=str(Path.cwd()),
+            data_dir=None if rows_folder is None else str(rows_folder.absolute()),
+        ),
+        settings=settings_of(session.recipe),
+        batches=((0, session.rollout.batches.size),),
+    )
 
 
 def versions() -> dict[str, str]:
@@ -81,20 +82,20 @@ def journal_header(session: Session) -> dict[str, object]:
     }
 
 
-def changed_settings(recipe: Recipe, info: dict) -> list[str]:
+def changed_settings(recipe: Recipe, info: RunInfo) -> list[str]:
     """Return, in words, which settings cannot be those of the run of this run.json."""
-    was, now = info["settings"], settings_of(recipe)
+    was, now = info.settings, settings_of(recipe)
     free = _FREE + ("search.steps",) * (now["search.steps"] >= was["search.steps"])
     return [
-        f"{key} is {shown(now[key])}, the run has {shown(was.get(key))}"
+        f"{key} is {shown(now[key])}, the run has {shown(was[key])}"
         for key in now
-        if key not in free and was.get(key) != now[key]
+        if key not in free and was[key] != now[key]
     ]
 
 
-def changed_files(session: Session, info: dict, record: JournalRecord) -> list[str]:
+def changed_files(session: Session, info: RunInfo, record: JournalRecord) -> list[str]:
     """Return, in words, what else differs: base model, rows, files of own tasks, the journal."""
-    was = _compared(record.header, info["rows"], info["files"])
+    was = _compared(record.header, info.rows, info.files)
     now = _compared(journal_header(session), _rows_info(session), own_files(session.recipe))
     return [
         f"{key} is {_text(now.get(key))}, the run has {_text(was.get(key))}"
@@ -114,19 +115,19 @@ def _compared(header: dict, rows: dict, files: dict) -> dict[str, object]:
 def _text(value: object) -> str:
     if value is None:
         return "none"
-    if isinstance(value, dict):
-        return f"{value['n']} rows of hash {value['hash']}"
+    if isinstance(value, RowsInfo):
+        return f"{value.n} rows of hash {value.hash}"
     if isinstance(value, str) and len(value) == 64:
         return f"sha256 {value[:16]}..."
     return shown(value)
 
 
-def _rows_info(session: Session) -> dict[str, dict[str, object]]:
+def _rows_info(session: Session) -> dict[str, RowsInfo]:
     """Return how many rows there are of each kind, and their hash."""
     target, *priors = session.tasks
     kinds = {"train": session.train, "holdout": target.encoded}
     kinds |= {f"prior task {prior.name}": prior.encoded for prior in priors}
     return {
-        name: {"n": len(rows), "hash": rows_hash(one.row for one in rows)}
+        name: RowsInfo(n=len(rows), hash=rows_hash(one.row for one in rows))
         for name, rows in kinds.items()
     }

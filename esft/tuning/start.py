@@ -16,7 +16,7 @@ from esft.recipe.settings import Recipe, settings_of, with_recorded_paths
 from esft.recipe.toml import dump_recipe, load_recipe
 from esft.runs.folder import RunFolder, create_run, open_run, require_room
 from esft.runs.names import choose_run_path, locked
-from esft.runs.records import drop_after, metrics
+from esft.runs.records import StepMetrics, drop_after, metrics
 from esft.runs.snapshots import NEWEST, Snapshots
 from esft.tuning.loop import Loop
 from esft.tuning.plan import tell_plan
@@ -80,15 +80,15 @@ def resume_tuning(path: Path, watcher: Watcher, stop: Callable[[], bool]) -> Out
         run = open_run(path)
         record = read_journal(run.journal_path)
         recipe = load_recipe(str(run.recipe_path), {})
-        if run.info["state"] == "finished":
-            steps = run.info["saved"]["step"]
+        if run.info.state == "finished":
+            steps = run.info.saved.step
             if record.last != steps or record.torn:
                 raise RunError(
                     f"{record.path} has {record.last} whole steps, but run.json says that the run "
                     f"finished with {steps}: lines are missing",
                     hint="take another copy of the journal",
                 )
-            if recipe.search.steps <= run.info["settings"]["search.steps"]:
+            if recipe.search.steps <= run.info.settings["search.steps"]:
                 return Finished(run_path=str(path), model_path=str(run.model_path), steps=steps)
         _refuse(run, changed_settings(recipe, run.info))
         session = _open_again(run, record, recipe, watcher)
@@ -119,15 +119,19 @@ def _refuse(run: RunFolder, differences: list[str]) -> None:
 
 def _open_again(run: RunFolder, record: JournalRecord, recipe: Recipe, watcher: Watcher) -> Session:
     """Open a run's files where they were, with the threads, the dtype and the batch of then."""
-    torch.set_num_threads(run.info["threads"])
-    now, was = versions(), run.info["versions"]
-    others = [f"{name} {now[name]} (was {was[name]})" for name in now if now[name] != was[name]]
+    torch.set_num_threads(run.info.threads)
+    was = run.info.versions
+    others = [
+        f"{name} {now} (was {was.get(name, 'not recorded')})"
+        for name, now in versions().items()
+        if now != was.get(name)
+    ]
     if others:
         watcher.notice(f"{', '.join(others)}: from here on results can differ in their last bits")
     watcher.phase(f"loading {recipe.model.id}")
-    recipe = with_recorded_paths(recipe, run.info["places"])
+    recipe = with_recorded_paths(recipe, **vars(run.info.places))
     recipe = replace(recipe, model=replace(recipe.model, dtype=record.header["dtype"]))
-    session = open_session(recipe, batch=run.info["batches"][-1][1])
+    session = open_session(recipe, batch=run.info.batch)
     _refuse(run, changed_files(session, run.info, record))
     return session
 
@@ -155,7 +159,7 @@ def _go_on(
 ) -> Outcome:
     """Bring a session just opened to the last step of its journal, and make those that are left."""
     forecast = forecast_of(record, session.base.weights.numel)
-    known = {line["step"] for line in metrics(run.path)}
+    known = {line.step for line in metrics(run.path)}
 
     def record_lost(step: int) -> None:
         """Record the metrics of a step just made again, as far as the journal tells them."""
@@ -164,15 +168,15 @@ def _go_on(
         line = record.steps[step - 1]
         rewards = [reward for reward in line.rewards if math.isfinite(reward)]
         run.record_metrics(
-            {
-                "step": step,
-                "reward_mean": sum(rewards) / len(rewards),
-                "reward_best": max(rewards),
-                "members": sum(not math.isnan(coefficient) for coefficient in line.coefficients),
-                "drift": session.base.drift.norm(),
-                "forecast": forecast.norms[step],
-                "replayed": True,
-            }
+            StepMetrics(
+                step=step,
+                reward_mean=sum(rewards) / len(rewards),
+                reward_best=max(rewards),
+                members=sum(not math.isnan(coefficient) for coefficient in line.coefficients),
+                drift=session.base.drift.norm(),
+                forecast=forecast.norms[step],
+                replayed=True,
+            )
         )
 
     source = Source(record=record, run=run)

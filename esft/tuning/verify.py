@@ -10,6 +10,7 @@ from esft.errors import EsftError, JournalError, RunError
 from esft.models.load import load_model
 from esft.runs.folder import RunFolder, open_run
 from esft.runs.names import find_run, is_locked
+from esft.runs.records import Saved, evaluation, metrics, scores
 from esft.runs.snapshots import Snapshots
 from esft.tuning.rebuild import RebuildOptions, Source, rebuild
 from esft.tuning.watcher import Watcher
@@ -59,6 +60,7 @@ def checks_of(path: Path, watcher: Watcher, options: RebuildOptions) -> Iterator
     checks = _Checks(path if run is None else run.journal_path, run, watcher, options)
     steps = {"journal" if run is None else run.journal_path.name: checks.journal}
     if run is not None:
+        steps |= {"metrics.jsonl": checks.metrics, "evals.jsonl": checks.evaluations}
         steps |= {"drift/": checks.snapshots, "model/": checks.model}
     for what, check in (steps | {"rebuild": checks.rebuild}).items():
         try:
@@ -83,8 +85,8 @@ class _Checks:
     record: JournalRecord | None = None
 
     @property
-    def saved(self) -> dict | None:
-        return None if self.run is None else self.run.info.get("saved")
+    def saved(self) -> Saved | None:
+        return None if self.run is None else self.run.info.saved
 
     def journal(self) -> str:
         record, saved, problem = read_journal(self.path), self.saved, None
@@ -92,20 +94,28 @@ class _Checks:
             if record.torn:
                 raise JournalError(f"{record.path} ends in the middle of a line", hint=_COPY)
         else:
-            step, over = saved["step"] if saved else 0, self.run.info["state"] == "finished"
+            step, over = saved.step if saved else 0, self.run.info.state == "finished"
             if record.last < step or (over and (record.last > step or record.torn)):
                 torn = " and a line that was cut off" if record.torn else ""
                 problem = f"has {_counted(record.last)}{torn}, expected {step}, which were saved"
-            elif saved and record.checksums[step] != saved["journal"]:
+            elif saved and record.checksums[step] != saved.journal:
                 problem = (
                     f"is another journal: step {step} has checksum {record.checksums[step]}, "
-                    f"expected {saved['journal']}"
+                    f"expected {saved.journal}"
                 )
         if problem is not None:
             raise JournalError(f"{record.path} {problem}, as run.json says", hint=_COPY)
         self.record = record
         cut = "; its last line was cut off, esft resume makes that step again" * record.torn
         return f"{_counted(record.last)}, line by line as written{cut}"
+
+    def metrics(self) -> str:
+        return f"{_counted(len(metrics(self.run.path)))}, each line as esft writes it"
+
+    def evaluations(self) -> str:
+        recorded = scores(self.run.path)
+        rows = sum(evaluation(self.run.path, score).n for score in recorded)
+        return f"{len(recorded)} evaluations with their {rows} rows, as esft writes them"
 
     def snapshots(self) -> str:
         record, snapshots, bad = self._good_record(), Snapshots(self.run.path / "drift"), []
@@ -128,28 +138,28 @@ class _Checks:
         saved, path = self.saved, self.run.model_path
         if not saved:
             raise _DoesNotApplyError("the run has not saved a model yet")
-        hint = f"esft replay {self.run.path} --at {saved['step']} --out DIR writes it again"
+        hint = f"esft replay {self.run.path} --at {saved.step} --out DIR writes it again"
         if not path.is_dir():
             raise RunError(f"{path} is not there", hint=hint)
         self.watcher.phase(f"loading {path}")
         loaded = load_model(
             str(path.absolute()),
-            dtype=self.run.info["model"]["dtype"],
+            dtype=self.run.info.model.dtype,
             device="cpu",  # the weights are read and no more
-            trust_remote_code=self.run.info["settings"]["model.trust_remote_code"],
+            trust_remote_code=self.run.info.settings["model.trust_remote_code"],
         )
         weights = identity(loaded.model)
-        if weights != saved["weights"]:
+        if weights != saved.weights:
             raise RunError(
                 f"{path} has weights of sha256 {weights[:16]}..., expected "
-                f"{saved['weights'][:16]}..., recorded at step {saved['step']}",
+                f"{saved.weights[:16]}..., recorded at step {saved.step}",
                 hint=hint,
             )
-        return f"has the weights of step {saved['step']}, as recorded"
+        return f"has the weights of step {saved.step}, as recorded"
 
     def rebuild(self) -> str:
         record, saved = self._good_record(), self.saved
-        step = saved["step"] if saved else record.last
+        step = saved.step if saved else record.last
         source = Source(record=record, run=self.run)
         rebuilt = rebuild(source, str(step), self.watcher, self.options)
         if not rebuilt.proven:

@@ -5,23 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from esft.rollout.results import Evaluation
-
-
-@dataclass(frozen=True, kw_only=True)
-class StepMetrics:
-    """What a step did: a line of metrics.jsonl."""
-
-    step: int
-    reward_mean: float  # over the members whose reward is finite, as is `correct`
-    reward_best: float
-    correct: float | None  # share of rows answered right; None where no answers were made
-    grader_failures: int
-    members: int  # N, those that got a coefficient
-    drift: float  # ||D||
-    forecast: float  # the ||D|| to expect by now, with the real coefficients but no signal
-    seconds: float
-    peak_memory: int  # bytes
-    batch: int  # sequences at a time
+from esft.runs.records import StepMetrics
 
 
 @dataclass(frozen=True, kw_only=True)

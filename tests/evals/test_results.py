@@ -15,12 +15,12 @@ from esft.evals.results import (
     KlPair,
     NoiseFloor,
     StepDrift,
-    StepScore,
     TaskResult,
     compared,
     read_eval,
-    to_json,
 )
+from esft.runs.records import StepScore
+from esft.typed import to_json
 
 ROWS = {0: [(1, 1.5), (1, 1.0), (0, 0.5)], 4: [(0, 0.0), (1, 1.0), (1, 0.25)]}
 KL = KlEstimate(kl=0.02, se=0.001, tokens=400, prompts=50, far=0.0)
@@ -84,10 +84,13 @@ def test_what_is_not_finite_is_null_and_comes_back_as_nan(tmp_path, value):
     ("change", "error"),
     [
         ({"format": 1}, "has format 1, expected 2"),
-        ({"steps": "all"}, "'all' is not of type tuple"),
-        ({"tasks": [{"name": "arc", "role": "prior"}]}, "'evaluations'"),
-        ({"tasks": [{"role": "both"}]}, "'both' is not of type"),
-        ({"failed": [{"task": 3, "error": "none"}]}, "3 is not of type str"),
+        ({"steps": "all"}, "steps is 'all', expected a list"),
+        ({"tasks": [{"name": "arc", "role": "prior"}]}, "tasks.0..evaluations is missing"),
+        (
+            {"tasks": [{"name": "a", "role": "both", "evaluations": []}]},
+            "tasks.0..role is 'both', expected target or prior",
+        ),
+        ({"failed": [{"task": 3, "error": "none"}]}, "failed.0..task is 3, expected a text"),
     ],
 )
 def test_what_esft_did_not_write_is_refused_in_a_sentence(tmp_path, change, error):

@@ -168,9 +168,9 @@ def test_a_run_that_has_just_begun_has_no_numbers_yet(tmp_path):
 @pytest.mark.parametrize(
     ("file", "content", "note"),
     [
-        ("evals.jsonl", "[]\n", "evals.jsonl: line 1 is not a record"),
-        ("evals.jsonl", "{}\n", "KeyError: 'role'"),
-        ("metrics.jsonl", "{\n", "metrics.jsonl: line 1 is not JSON"),
+        ("evals.jsonl", "[]\n", "evals.jsonl: line 1 is not as esft writes it: it is []"),
+        ("evals.jsonl", "{}\n", "step is missing"),
+        ("metrics.jsonl", "{\n", "metrics.jsonl: line 1 is not as esft"),
         ("journal.jsonl", "", "journal.jsonl is empty"),
         ("eval.json", "{", "eval.json cannot be read"),
         ("eval.json", '{"format": 9}', "eval.json has format 9, expected 2"),

@@ -11,6 +11,7 @@ from esft.rollout.evaluate import PART, Cache, ModelVersion, evaluate
 from esft.rollout.results import Evaluation, RowResult, paired_change
 from esft.rollout.rollout import Rollout
 from esft.tasks.task import Grade
+from esft.typed import from_json, to_json
 
 ROWS = tuple(choice_row(number, gold=number % 3) for number in range(PART + 6))
 RESULTS = (
@@ -54,23 +55,22 @@ def test_a_paired_change_takes_out_what_the_rows_have_in_common():
     assert paired_change(before, after, "correct")[0] == 0.25
 
 
-def test_an_evaluation_of_options_gives_both_accuracies_and_a_record_a_row(tmp_path):
+def test_an_evaluation_of_options_gives_both_accuracies(tmp_path):
     evaluation = evaluated(tmp_path, a_rollout())
 
-    summary, records = evaluation.summary(), evaluation.row_records(ROWS)
-    assert summary["n"] == len(ROWS)
-    right = sum(record["correct"] for record in records)
-    assert summary["accuracy"] == summary["acc_norm"] == right / len(ROWS)
+    figures = evaluation.figures()
+
+    assert figures["n"] == len(ROWS)
+    right = sum(result.correct for result in evaluation.results)
+    assert figures["accuracy"] == figures["acc_norm"] == right / len(ROWS)
     plain = sum(result.correct_unnormalized for result in evaluation.results)
-    assert summary["acc"] == plain / len(ROWS) != summary["accuracy"]
-    assert [record["id"] for record in records] == [row.id for row in ROWS]
-    assert [record["key"] for record in records] == [row.key for row in ROWS]
+    assert figures["acc"] == plain / len(ROWS) != figures["accuracy"]
 
 
-def test_an_evaluation_is_read_back_from_json_as_it_was():
-    records = Evaluation(RESULTS).row_records(ROWS[: len(RESULTS)])
+def test_results_are_read_back_from_json_as_they_were():
+    records = to_json(RESULTS)
 
-    read = [RowResult.from_record(record) for record in json.loads(json.dumps(records))]
+    read = [from_json(RowResult, record) for record in json.loads(json.dumps(records))]
 
     assert repr(read) == repr([*RESULTS])  # as text: NaN is not equal to itself
     assert records[1]["reward"] is None

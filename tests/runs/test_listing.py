@@ -4,11 +4,13 @@ import subprocess
 import sys
 
 import pytest
+from records import a_score, a_step, an_info
 
 import esft.runs.listing
 from esft.runs.listing import listed_runs
 from esft.runs.names import RUNS, locked
-from esft.runs.records import RUN_FORMAT, read_info
+from esft.runs.records import RUN_FORMAT
+from esft.typed import to_json
 
 HEADER = '{"format":1,"checksum":"0"}\n'
 
@@ -23,24 +25,20 @@ def write_run(name, *, state="finished", steps=2, age=0, evaluations=((0, 0.25),
     """Write what a list of runs reads of a run, and return its folder."""
     run = RUNS / name
     run.mkdir(parents=True)
-    info = {
-        "format": RUN_FORMAT,
-        "state": state,
-        "started": "2026-03-01T00:00:00+00:00",
-        "model": {"id": "embedded"},
-        "settings": {"task.name": "arc", "search.steps": 3},
-    }
-    (run / "run.json").write_text(json.dumps(info))
+    (run / "run.json").write_text(json.dumps(to_json(an_info(state=state))))
     (run / "recipe.toml").write_text("")
     os.utime(run / "recipe.toml", (1e9 - age, 1e9 - age))
     numbers = range(1, steps + 1)
     (run / "journal.jsonl").write_text(HEADER + "".join(f'{{"step":{n}}}\n' for n in numbers))
-    lines = [json.dumps({"step": n, "drift": n / 2}) + "\n" for n in numbers]
-    (run / "metrics.jsonl").write_text("".join(lines))
-    scores = [{"step": n, "role": "target", "reward": reward} for n, reward in evaluations]
-    scores.insert(1, {"step": 0, "role": "prior", "reward": 0.9})
-    (run / "evals.jsonl").write_text("".join(json.dumps(score) + "\n" for score in scores))
+    scores = [a_score(step, reward=reward) for step, reward in evaluations]
+    scores.insert(1, a_score(0, role="prior", reward=0.9))
+    write_lines(run / "metrics.jsonl", [a_step(step, drift=step / 2) for step in numbers])
+    write_lines(run / "evals.jsonl", scores)
     return run
+
+
+def write_lines(path, records):
+    path.write_text("".join(json.dumps(to_json(record)) + "\n" for record in records))
 
 
 def only_run():
@@ -94,7 +92,7 @@ def test_a_run_that_ends_while_it_is_looked_at_is_not_called_killed(monkeypatch)
     folder = write_run("run", state="running")
 
     def ends(path):
-        (folder / "run.json").write_text(json.dumps(read_info(folder) | {"state": "finished"}))
+        (folder / "run.json").write_text(json.dumps(to_json(an_info(state="finished"))))
         return False
 
     monkeypatch.setattr(esft.runs.listing, "is_locked", ends)
@@ -120,9 +118,9 @@ def test_a_line_that_is_being_written_does_not_count(file):
     [
         ("run.json", "{", "run.json cannot be read"),
         ("run.json", '{"format": 99}', "has format 99, expected 3"),
-        ("run.json", f'{{"format": {RUN_FORMAT}}}', "not as a run is written: KeyError: 'started'"),
-        ("metrics.jsonl", '{"drift": 1}\n{\n', "metrics.jsonl: line 2 is not JSON"),
-        ("evals.jsonl", b'{"role": "\xff"}\n', "evals.jsonl: line 1 is not JSON"),
+        ("run.json", f'{{"format": {RUN_FORMAT}}}', "not as esft writes it: state is missing"),
+        ("metrics.jsonl", '{"drift": 1}\n', "metrics.jsonl: line 1 is not as esft writes it"),
+        ("evals.jsonl", b'{"role": "\xff"}\n', "evals.jsonl: line 1 is not as esft writes it"),
         ("journal.jsonl", "", "journal.jsonl does not begin with a header"),
         ("journal.jsonl", None, "journal.jsonl cannot be read: No such file"),
     ],

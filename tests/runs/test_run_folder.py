@@ -3,12 +3,13 @@ import math
 from pathlib import Path
 
 import pytest
+from records import a_score, a_step, an_info
 
 from esft.engine.journal_read import read_journal
 from esft.errors import RunError
 from esft.runs.folder import create_run, open_run, require_room
 from esft.runs.names import choose_run_path
-from esft.runs.records import RUN_FORMAT
+from esft.runs.records import RUN_FORMAT, RecordedRow, evaluation, metrics, read_info, scores
 
 
 def test_a_run_gets_the_next_free_name(tmp_path, monkeypatch):
@@ -18,7 +19,7 @@ def test_a_run_gets_the_next_free_name(tmp_path, monkeypatch):
     for _ in range(3):
         path = choose_run_path(None, "arc-easy", "org/SmolLM2-135M.Q4_1.gguf")
         names.append(str(path))
-        create_run(path, "", {}, {})
+        create_run(path, "", an_info(), {})
 
     assert names == [f"runs/arc-easy-smollm2-135m.q4-1-{number}" for number in (1, 2, 3)]
     assert choose_run_path(None, "my/sums.jsonl", "embedded") == Path("runs/sums-embedded-1")
@@ -36,33 +37,33 @@ def test_a_named_folder_that_holds_something_is_refused(tmp_path):
 
 
 def test_the_folder_appears_whole_with_recipe_info_and_the_head_of_the_journal(tmp_path):
-    create_run(tmp_path / "a" / "run", 'x = "1"\n', {"state": "running"}, {"seed": 7})
+    create_run(tmp_path / "a" / "run", 'x = "1"\n', an_info(), {"seed": 7})
 
     assert (tmp_path / "a" / "run" / "recipe.toml").read_text() == 'x = "1"\n'
-    info = json.loads((tmp_path / "a" / "run" / "run.json").read_text())
-    assert info == {"format": RUN_FORMAT, "state": "running"}
+    assert read_info(tmp_path / "a" / "run") == an_info()
     record = read_journal(tmp_path / "a" / "run" / "journal.jsonl")
     assert (record.header, record.last) == ({"seed": 7}, 0)
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["run"]
 
 
 def test_what_a_run_records_is_there_line_by_line_with_null_for_nan(tmp_path):
-    run = create_run(tmp_path / "run", "", {"state": "running", "device": "cpu"}, {})
+    run = create_run(tmp_path / "run", "", an_info(state="running"), {})
+    rows = [
+        RecordedRow(id=id, key=id, reward=reward, correct=True)
+        for id, reward in (("a", 1.0), ("b", math.nan))
+    ]
 
-    run.record_metrics({"step": 1})
-    run.record_metrics({"step": 2})
-    run.record_evaluation(
-        {"step": 0, "task": "my Task", "se": math.nan}, [{"id": "a"}, {"reward": math.inf}]
-    )
+    run.record_metrics(a_step(1))
+    run.record_metrics(a_step(2, drift=math.inf))
+    run.record_evaluation(a_score(0, task="my Task"), rows)
     run.update_info(state="finished")
 
-    assert (run.path / "metrics.jsonl").read_text() == '{"step": 1}\n{"step": 2}\n'
-    summary = '{"step": 0, "task": "my Task", "se": null}\n'
-    assert (run.path / "evals.jsonl").read_text() == summary
-    rows = '{"id": "a"}\n{"reward": null}\n'
-    assert (run.path / "evals" / "my-task-0.jsonl").read_text() == rows
-    info = json.loads((run.path / "run.json").read_text())
-    assert info == {"format": RUN_FORMAT, "state": "finished", "device": "cpu"}
+    assert metrics(run.path) == [a_step(1), a_step(2, drift=None)]
+    assert scores(run.path) == [a_score(0, task="my Task")]
+    assert '"key": "b"' in (run.path / "evals" / "my-task-0.jsonl").read_text().splitlines()[1]
+    first, second = evaluation(run.path, a_score(0, task="my Task")).results
+    assert (first.reward, math.isnan(second.reward)) == (1.0, True)
+    assert read_info(run.path) == an_info(state="finished")
 
 
 def test_a_disk_without_room_for_the_model_is_refused_before_the_run(tmp_path):

@@ -162,7 +162,7 @@ def test_files_named_in_lines_are_found_again_from_another_folder(tmp_path, monk
     files = own_files(recipe)
 
     monkeypatch.chdir(tmp_path)
-    moved = with_recorded_paths(recipe, {"folder": str(home), "data_dir": None})
+    moved = with_recorded_paths(recipe, str(home), None)
 
     assert list(files) == ["mine.jsonl"]
     assert own_files(moved) == files

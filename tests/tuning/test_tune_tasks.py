@@ -37,7 +37,7 @@ def test_answers_without_a_score_count_as_0_are_counted_and_shown_once(tmp_path)
     # Half of all answers: 8 holdout rows twice, and those of two steps of four members.
     metrics = jsonl(tmp_path / "run" / "metrics.jsonl")
     assert outcome.grader_failures == 8 + sum(line["grader_failures"] for line in metrics)
-    assert outcome.base.summary()["grader_failures"] == 4
+    assert outcome.base.figures()["grader_failures"] == 4
     assert all(result.reward == (0.0 if result.failure else 1.0) for result in outcome.base.results)
 
 

@@ -16,7 +16,7 @@ from esft.tuning.rebuild import RebuildOptions
 from esft.tuning.start import resume_tuning, run_tuning
 from esft.tuning.verify import checks_of
 
-EVERY = ("journal.jsonl", "drift/", "model/", "rebuild")
+EVERY = ("journal.jsonl", "metrics.jsonl", "evals.jsonl", "drift/", "model/", "rebuild")
 
 
 class KilledAfter(Notes):
@@ -160,6 +160,9 @@ def named_step_7(run, other):
         (named_step_7, "drift/", "is of step 7, expected 1 to 3"),
         (lambda run, _: (run / "recipe.toml").write_text("[search"), "rebuild", "recipe.toml"),
         (lambda run, _: shutil.rmtree(run / "model"), "model/", "is not there"),
+        (lambda run, _: shutil.rmtree(run / "evals"), "evals.jsonl", "has 0 rows and evals.jsonl"),
+        (lambda run, _: edit(run / "evals.jsonl", lambda _: "[]\n"), "evals.jsonl", "it is []"),
+        (lambda run, _: edit(run / "metrics.jsonl", lambda _: "3\n"), "metrics.jsonl", "it is 3"),
     ],
 )
 def test_damage_fails_the_check_of_its_file_alone(run, other, damage, check, text):
@@ -193,9 +196,10 @@ def test_weights_that_run_json_does_not_claim_fail_model_and_rebuild(run):
     assert with_result(checks, "failed") == ["model/", "rebuild"]
 
 
-def test_a_run_json_that_cannot_be_read_is_refused_and_one_without_a_value_fails(run):
+def test_a_run_json_that_cannot_be_read_or_lacks_a_value_is_refused(run):
     change_info(run, saved={"step": 3})
-    assert "KeyError: 'journal'" in checked(run, quick=True)["journal.jsonl"].text
+    with pytest.raises(RunError, match=r"run\.json is not as .*: saved\.weights is missing"):
+        checked(run)
 
     (run / "run.json").write_text("{")
     with pytest.raises(RunError, match=r"run\.json cannot be read"):
