@@ -4,7 +4,7 @@ import pytest
 from command import esft
 from transformers import AutoModelForCausalLM
 
-from esft.runs.records import best_step, summaries
+from esft.runs.records import best_step, scores
 
 
 def test_the_model_is_written_and_the_comparison_said_in_words(made, tmp_path):
@@ -23,7 +23,7 @@ def test_the_best_step_is_converted_compared_and_told_as_json(made, tmp_path):
 
     done = esft("export", made, "--at", "best", "--out", out, "--dtype", "bfloat16", "--json")
 
-    result, best = json.loads(done.stdout), best_step(summaries(made))
+    result, best = json.loads(done.stdout), best_step(scores(made))
     assert (result["step"], result["best_step"]) == (best, best)
     assert (result["dtype"], result["model"]) == ("bfloat16", str(out))
     assert str(AutoModelForCausalLM.from_pretrained(out).dtype) == "torch.bfloat16"

@@ -4,11 +4,13 @@ import json
 import shutil
 
 import pytest
+from records import a_score
 from tiny_runs import Notes
 
 from esft.errors import RunError
 from esft.export.journal import export_journal
 from esft.tuning.rebuild import RebuildOptions, find_source, rebuild
+from esft.typed import to_json
 
 
 def exported(source, at, out, watcher=None, **options):
@@ -57,10 +59,8 @@ def test_a_journal_is_exported_up_to_any_step_also_of_a_journal(step, run, tmp_p
 @pytest.mark.parametrize(("best", "expected"), [(1, 1), (3, 0), (None, None)])
 def test_a_journal_names_the_best_step_among_its_own(best, expected, run, tmp_path):
     shutil.copytree(run, tmp_path / "run")
-    lines = [
-        {"step": step, "task": "conciseness", "role": "target", "reward": float(step == best)}
-        for step in (() if best is None else range(4))
-    ]
+    steps = () if best is None else range(4)
+    lines = [to_json(a_score(step, reward=float(step == best))) for step in steps]
     text = "".join(json.dumps(line) + "\n" for line in lines)
     (tmp_path / "run" / "evals.jsonl").write_text(text)
 

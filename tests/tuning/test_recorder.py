@@ -3,18 +3,19 @@
 from dataclasses import replace
 
 import pytest
+from records import a_score
 from tiny_runs import Notes, a_recipe, never
 
 from esft.recipe.settings import Prior, Run
-from esft.runs.records import best_step, summaries
+from esft.runs.records import best_step, scores
 from esft.tuning.recorder import has_peaked
 from esft.tuning.start import Finished, resume_tuning, run_tuning
 
 
 def lines(*rewards):
-    """Return summaries of the target with these rewards, from step 0 on, and of a prior task."""
-    target = [{"step": n, "role": "target", "reward": r} for n, r in enumerate(rewards)]
-    return [*target, {"step": 1, "role": "prior", "reward": 9.0}]
+    """Return scores of the target with these rewards, from step 0 on, and of a prior task."""
+    target = [a_score(step, reward=reward) for step, reward in enumerate(rewards)]
+    return [*target, a_score(1, role="prior", reward=9.0)]
 
 
 @pytest.mark.parametrize(
@@ -22,7 +23,7 @@ def lines(*rewards):
     [
         ((0.1, 0.2, 0.5, 0.3, 0.5), 2, 2),  # the first of equal ones
         ((0.9, 0.2, 0.5), 0, 2),  # the base model stays the best
-        ((0.1, None, 0.2, float("nan")), 2, 1),
+        ((0.1, None, 0.2, None), 2, 1),
         ((0.1, 0.2), 1, 0),
     ],
 )
@@ -46,7 +47,7 @@ def test_a_run_past_its_peak_ends_there_keeps_its_best_step_and_is_finished(tmp_
 
     last, best = outcome.steps, outcome.best_step
     assert last == best + 3 < 30
-    assert best == best_step(summaries(tmp_path / "run"))
+    assert best == best_step(scores(tmp_path / "run"))
     assert not outcome.stopped
     kept = sorted(path.name for path in (tmp_path / "run" / "drift").iterdir())
     assert kept == [f"step-{n:06d}.safetensors" for n in (best, last - 1, last) if n]
