@@ -59,7 +59,7 @@ def _number(value: float | None, form: str = "d") -> str:
 def verify(
     ctx: click.Context, run: str | None, quick: bool, as_json: bool, **base: str | None
 ) -> None:
-    """Check journal, snapshots and model of RUN, and that base and journal make that model's bits.
+    """Check journal, records, snapshots and model of RUN, and that base and journal make its bits.
 
     RUN is a name under runs/, a path, or a journal that esft export --journal wrote; without
     one, the newest run. Exit code 1 where a check fails.

@@ -74,7 +74,7 @@ def test_the_newest_run_is_verified_check_by_check_and_the_time_is_told_first(ru
 
     assert done.exit_code == quick.exit_code == 0, done.stderr
     *checks, last = done.stdout.splitlines()
-    assert [line.split()[0] for line in checks] == ["ok"] * 4
+    assert [line.split()[0] for line in checks] == ["ok"] * 6
     assert last == "runs/mine: no check failed"
     assert "rebuilding steps 1 to 3 from the base model and the journal: about" in done.stderr
     assert "rebuilding" not in quick.stderr  # it starts from the snapshot
@@ -87,7 +87,7 @@ def test_a_failed_check_gives_its_hint_and_exit_code_1_after_all_others(damaged)
     flat = " ".join(done.stdout.split())
     assert "failed model/ runs/mine/model is not there Hint: esft replay" in flat
     assert "ok rebuild makes the weights of step 3" in flat
-    assert "1 of 4 checks failed" in flat
+    assert "1 of 6 checks failed" in flat
 
 
 def test_the_checks_are_json_alone_on_stdout(damaged):
@@ -98,7 +98,7 @@ def test_the_checks_are_json_alone_on_stdout(damaged):
     assert (result["run"], result["ok"]) == ("runs/mine", False)
     failed = [check["what"] for check in result["checks"] if check["result"] == "failed"]
     assert failed == ["model/"]
-    assert len(result["checks"]) == 4
+    assert len(result["checks"]) == 6
 
 
 def test_a_run_in_use_is_not_verified(runs):
