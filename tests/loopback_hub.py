@@ -6,7 +6,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -25,7 +25,9 @@ ROUTES = {
 class LoopbackHub:
     """Serves root/models/<org>/<name>/<file> and root/datasets/<org>/<name>/<file>.
 
-    Each repository has one revision, main. Files of a repository in `gated` are answered as to
+    Each repository has one commit, which is main. With `moved` {"org/a": "org/b"} the content of
+    org/b has become the main of org/a, which has its own as an earlier commit. Files of a
+    repository in `gated` are answered as to
     someone who has not accepted its terms; those of one in `broken` are announced, but not sent.
     `requests` lists what was asked for.
 
@@ -34,9 +36,15 @@ class LoopbackHub:
     """
 
     def __init__(
-        self, root: Path, *, gated: Collection[str] = (), broken: Collection[str] = ()
+        self,
+        root: Path,
+        *,
+        gated: Collection[str] = (),
+        broken: Collection[str] = (),
+        moved: Mapping[str, str] | None = None,
     ) -> None:
         self.root, self.gated, self.broken, self.requests = root, gated, broken, []
+        self.moved = moved or {}
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
         self._server.hub = self
         self.url = f"http://127.0.0.1:{self._server.server_port}"
@@ -51,7 +59,7 @@ class LoopbackHub:
 
 
 def commit_of(repo: str) -> str:
-    """The commit that the one revision of `repo` has."""
+    """The commit that has the content of `repo`."""
     return hashlib.sha1(repo.encode()).hexdigest()
 
 
@@ -92,19 +100,21 @@ class _Handler(BaseHTTPRequestHandler):
         if match is None:
             return self._refuse(404, "NotFound")
         kind = "datasets" if (match["kind"] or "").startswith("datasets") else "models"
-        folder = self.server.hub.root / kind / match["id"]
+        main = self.server.hub.moved.get(match["id"], match["id"])
+        repo = main if match["revision"] in (None, "main", commit_of(main)) else match["id"]
+        folder = self.server.hub.root / kind / repo
         if not folder.is_dir():  # the hub does not tell strangers what is private or not there
             return self._refuse(401, "RepoNotFound")
-        if match["revision"] not in (None, "main", commit_of(match["id"])):
+        if match["revision"] not in (None, "main", commit_of(repo)):
             return self._refuse(404, "RevisionNotFound")
         if name == "info":
-            return self._json(_info(match["id"], kind, folder))
+            return self._json(_info(match["id"], commit_of(repo), kind, folder))
         if name == "tree":
             return self._tree(folder, unquote(match["path"]))
         if name == "paths":
             paths = (folder / path for path in self._paths())
             return self._json([_entry(folder, path) for path in paths if path.exists()])
-        return self._file(match["id"], folder / unquote(match["path"]))
+        return self._file(repo, folder / unquote(match["path"]))
 
     do_HEAD = do_POST = do_GET
 
@@ -157,13 +167,13 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(content)
 
 
-def _info(repo: str, kind: str, folder: Path) -> dict:
+def _info(repo: str, commit: str, kind: str, folder: Path) -> dict:
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     return {
-        "_id": commit_of(repo)[:24],
+        "_id": commit[:24],
         "id": repo,
         kind.removesuffix("s") + "Id": repo,
-        "sha": commit_of(repo),
+        "sha": commit,
         "private": False,
         "gated": False,
         "disabled": False,

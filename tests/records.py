@@ -3,7 +3,7 @@
 from esft.runs.records import ModelInfo, Places, RecordedScore, RunInfo, Saved, StepMetrics
 
 MODEL = ModelInfo(
-    id="embedded", source="embedded", base="ab", dtype="float32", tuned_parameters=1000
+    id="embedded", source="embedded", base="ab", parts={}, dtype="float32", tuned_parameters=1000
 )
 
 
@@ -12,6 +12,7 @@ def an_info(**changes):
     settings = {"model.id": "embedded", "task.name": "arc", "search.steps": 3}
     values = {
         "state": "finished",
+        "journal": "",
         "started": "2026-03-01T00:00:00+00:00",
         "versions": {},
         "model": MODEL,
@@ -23,7 +24,7 @@ def an_info(**changes):
         "places": Places(folder="/", data_dir=None),
         "settings": settings,
         "batches": ((0, 64),),
-        "saved": Saved(step=2, weights="cd", journal="ef"),
+        "saved": Saved(step=2, weights="cd", journal="ef", files={}),
     }
     return RunInfo(**values | changes)
 

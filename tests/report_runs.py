@@ -10,7 +10,7 @@ from esft.engine.journal import JournalStep
 from esft.engine.members import net_coefficients, population
 from esft.evals.results import EVAL_FORMAT
 from esft.runs.folder import create_run
-from esft.runs.records import RecordedRow
+from esft.runs.records import RecordedRow, Saved
 
 NUMEL = 1000
 ROWS = 40
@@ -40,7 +40,8 @@ def write_run(path, *, steps=4, rewards=REWARDS, evaluations=None, **settings):
     info = an_info(state=state, model=replace(MODEL, tuned_parameters=NUMEL), settings=given)
     header = {name.split(".")[1]: value for name, value in given.items()} | {"antithetic": False}
     run = create_run(path, "", info, header)
-    _write_steps(run, given, steps, rewards)
+    journal = _write_steps(run, given, steps, rewards)
+    run.update_info(saved=Saved(step=steps, weights="ab", journal=journal.checksum, files={}))
     shares = {0: 0.9, steps: 0.5} if evaluations is None else evaluations
     for step, share in shares.items():
         write_evaluation(run, "arc", "target", step, 1 - share)
@@ -113,3 +114,4 @@ def _write_steps(run, settings, steps, rewards):
         drift = 1.01 * forecast.norms[-1]
         figures = {"reward_best": max(rewards), "correct": 0.5, "forecast": forecast.norms[-1]}
         run.record_metrics(a_step(step, drift=drift, **figures))
+    return journal

@@ -6,6 +6,7 @@ Knows nothing of tensors, files or formulas: what works here works from a Python
 import click
 
 from esft import __version__
+from esft.cli.cache import cache
 from esft.cli.eval import evaluate
 from esft.cli.export import export, replay
 from esft.cli.runs import report, runs, verify
@@ -43,5 +44,5 @@ def main() -> None:
     """
 
 
-for command in (tune, resume, replay, evaluate, export, verify, report, runs, tasks):
+for command in (tune, resume, replay, evaluate, export, verify, report, runs, tasks, cache):
     main.add_command(command)

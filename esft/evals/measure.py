@@ -15,7 +15,8 @@ from esft.evals.kl import (
 from esft.evals.results import EVAL_FORMAT, KlPair, NoiseFloor, StepDrift
 from esft.evals.steps import Steps
 from esft.rollout.batches import Batches
-from esft.rollout.evaluate import Cache, evaluate, scoring_settings
+from esft.rollout.cache import Cache
+from esft.rollout.evaluate import evaluate, scoring_settings
 from esft.rollout.results import Evaluation
 from esft.rollout.rollout import Rollout
 from esft.tuning.tasks import EvalTask

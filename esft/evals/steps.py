@@ -34,7 +34,7 @@ class Steps:
 
     def version(self, step: int) -> ModelVersion:
         """Return which weights those of `step` are, without making them."""
-        return ModelVersion(base=self._base, journal="")
+        return ModelVersion(base=self._base, parts=self.loaded.parts, journal="")
 
     def at(self, step: int) -> PreTrainedModel:
         """Return the model of `step`, whose weights the next call changes; steps never fall."""
@@ -61,7 +61,7 @@ class RunSteps(Steps):
     def version(self, step: int) -> ModelVersion:
         """Return base and journal up to `step`."""
         journal = self._source.record.checksums[step] if step else ""
-        return ModelVersion(base=self.base.identity, journal=journal)
+        return ModelVersion(base=self.base.identity, parts=self.loaded.parts, journal=journal)
 
     def at(self, step: int) -> PreTrainedModel:
         """Rebuild `step`, unless the weights are there already."""

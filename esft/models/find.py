@@ -21,7 +21,8 @@ _OWNERS = (
 _SMALL_FILES = ["*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken"]
 _FORMS = (
     "expected a short name (Qwen2.5-1.5B, Llama-3.2-1B, SmolLM2-135M, gemma-3-1b-it), "
-    "a hub id (Qwen/Qwen2.5-1.5B-Instruct), a folder (./my-model), a .gguf file, "
+    "a hub id (Qwen/Qwen2.5-1.5B-Instruct, @ and a commit behind it where it must be that one), "
+    "a folder (./my-model), a .gguf file, "
     "or embedded, the tiny model that comes with esft"
 )
 
@@ -30,7 +31,8 @@ def find_model(name: str) -> Path | str:
     """Return where the model called `name` is: a path that exists, or the id of a hub repository.
 
     "embedded" is the model that comes with esft; a folder of that name is ./embedded. Any other
-    existing folder or .gguf file wins over a repository of the same name.
+    existing folder or .gguf file wins over a repository of the same name. The id of a repository
+    may end in @ and a commit, tag or branch.
     """
     if name == "embedded":
         return EMBEDDED
@@ -46,7 +48,7 @@ def find_model(name: str) -> Path | str:
             if path.match("*.safetensors")
             else None,
         )
-    if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name) and not is_gguf:
+    if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w.-]+)?", name) and not is_gguf:
         return name
     if is_gguf or name.startswith(("~", ".")) or re.search(r"[/\\]", name):
         raise ModelError(f"model {name}: no such file or folder", hint=_FORMS)
@@ -56,16 +58,30 @@ def find_model(name: str) -> Path | str:
     raise ModelError(f"model {name!r} is not known", hint=_FORMS)
 
 
-def fetch_small_files(repo: str, *, code: bool) -> Path:
-    """Return the folder in the cache with all of `repo` but its weights; its name is the commit."""
+def at_commit(name: str, recorded: str) -> str:
+    """Return what to load for the model called `name`: `recorded` (org/name@commit) where it is
+    that repository on the hub, at whatever branch or tag; else `name`."""
+    where = find_model(name)
+    if not isinstance(where, str) or re.fullmatch(r".+@[0-9a-f]{40}", where):
+        return name
+    return recorded if recorded.startswith(f"{where.partition('@')[0]}@") else name
+
+
+def fetch_small_files(where: str, *, code: bool) -> Path:
+    """Return the folder in the cache with all of a repository but its weights.
+
+    `where` may end in @ and a revision; the folder is called by its commit.
+    """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
+    repo, _, revision = where.partition("@")
     patterns = [*_SMALL_FILES, "*.py"] if code else _SMALL_FILES
-    with _clear_errors(repo):
+    # Subfolders hold other forms of the same model: onnx/, original/.
+    wanted = {"allow_patterns": patterns, "ignore_patterns": "*/*"}
+    with _clear_errors(where):
         try:
-            # Subfolders hold other forms of the same model: onnx/, original/.
-            return Path(snapshot_download(repo, allow_patterns=patterns, ignore_patterns="*/*"))
+            return Path(snapshot_download(repo, revision=revision or None, **wanted))
         except LocalEntryNotFoundError as error:
             # Filled by a program that took fewer files, the cache may still hold all it needs.
             snapshot = getattr(error, "snapshot_path", None)
@@ -90,33 +106,38 @@ def fetch_weights(repo: str, folder: Path) -> None:
 
 
 @contextmanager
-def _clear_errors(repo: str) -> Iterator[None]:
-    """Turn what huggingface_hub raises about `repo` into a ModelError that says what to do."""
+def _clear_errors(where: str) -> Iterator[None]:
+    """Turn what huggingface_hub raises about a repository, or a revision of it, into a ModelError
+    that says what to do."""
     from huggingface_hub import errors
 
     try:
         yield
     except (errors.HFValidationError, errors.HTTPError, OSError) as error:
-        message, hint = _explain(error, repo)
-        raise ModelError(f"{repo} {message}", hint=hint) from error
+        message, hint = _explain(error, *where.partition("@")[::2])
+        raise ModelError(f"{where} {message}", hint=hint) from error
 
 
-def _explain(error: Exception, repo: str) -> tuple[str, str]:
+def _explain(error: Exception, repo: str, revision: str) -> tuple[str, str]:
     from huggingface_hub import constants, errors
 
     hub, cache = constants.ENDPOINT, constants.HF_HUB_CACHE
+    download = f"hf download {repo}" + (f" --revision {revision}" if revision else "")
     if isinstance(error, errors.GatedRepoError):
         hint = f"accept them on {hub}/{repo}, then log in with `hf auth login`"
         return "is gated: its owner gives it to those who accept its terms", hint
     if isinstance(error, errors.RepositoryNotFoundError | errors.HFValidationError):
         hint = "check the name; if it is private, log in with `hf auth login`"
         return f"was not found on {hub}", hint
+    if isinstance(error, errors.RevisionNotFoundError):
+        hint = f"name one of {hub}/{repo}/commits/main, or a folder that holds the same files"
+        return f"was not found on {hub}: the repository has no such commit, tag or branch", hint
     if isinstance(error, errors.LocalEntryNotFoundError):
         if constants.HF_HUB_OFFLINE:
-            hint = f"where there is network: hf download {repo}; or name a local folder"
+            hint = f"where there is network: {download}; or name a local folder"
             where = f"is not, or not wholly, in the cache {cache}"
             return f"{where}, and HF_HUB_OFFLINE forbids to look elsewhere", hint
-        hint = f"to work offline, fill the cache where there is network (hf download {repo}), "
+        hint = f"to work offline, fill the cache where there is network ({download}), "
         hint += "copy it here and set HF_HUB_OFFLINE=1; or name a local folder"
         where = f"was looked for on {hub}, which cannot be reached, and in the cache {cache}"
         return f"{where}, which does not hold it", hint

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,6 +14,7 @@ from esft.models.calling import clear_errors, load_tokenizer, quiet
 from esft.models.check import and_more, check_files, check_loaded, check_weights
 from esft.models.device import choose_device, choose_gguf_dtype, computes_bfloat16, parse_dtype
 from esft.models.find import fetch_small_files, fetch_weights, find_model
+from esft.models.identity import parts_of
 
 if TYPE_CHECKING:
     import torch
@@ -34,12 +35,19 @@ class LoadedModel:
     device: torch.device
     dtype: torch.dtype
     """Of the parameters."""
+    parts: Mapping[str, str]
+    """Sha256 of what else changes an answer, see `parts_of`."""
     folder: Path | None = None
     """Where its safetensors files lie on this disk; None for a .gguf file."""
     notes: tuple[str, ...] = ()
     """What to tell the user: choices made for them, things that are not there."""
     borrowed_pad: bool = False
     """The checkpoint has no pad token: the tokenizer's was set here and is not saved."""
+
+    @property
+    def lasting_id(self) -> str:
+        """The name that gives the same files later: of a model on the hub, with its commit."""
+        return self.id if Path(self.source).is_absolute() else self.source
 
 
 def load_model(
@@ -78,11 +86,14 @@ def load_model(
             on_hub = isinstance(where, str)
             folder = fetch_small_files(where, code=trust_remote_code) if on_hub else where
             folder = folder.absolute()
+            if on_hub:
+                where = where.partition("@")[0]
             source = f"{where}@{folder.name}" if on_hub else str(folder)
             options["dtype"] = "auto" if wanted is None else wanted
             (model, info), tokenizer = _load_checkpoint(where, folder, trust_remote_code, options)
     check_loaded(model, info, str(where))
     model.eval().requires_grad_(False)
+    parts = parts_of(model, tokenizer)
     pad = _borrow_pad(tokenizer)
     notes += _notes(model, info, tokenizer, pad, dtype)
     return LoadedModel(
@@ -92,6 +103,7 @@ def load_model(
         source=source,
         device=model.device,
         dtype=model.dtype,
+        parts=parts,
         folder=folder,
         notes=tuple(notes),
         borrowed_pad=pad is not None,

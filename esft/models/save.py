@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,19 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from esft.models.load import LoadedModel
+
+
+_READ = (".json", ".jinja", ".txt", ".model", ".py")
+"""Endings of what is read on loading a model, but for its weights."""
+
+
+def small_files(folder: Path) -> dict[str, str]:
+    """Return the sha256 of config, tokenizer and what else of a model's folder is no weights."""
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.suffix in _READ and path.is_file()
+    }
 
 
 def save_model(loaded: LoadedModel, folder: Path, *, replace: bool = False) -> None:

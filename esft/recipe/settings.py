@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import math
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -289,9 +291,32 @@ def own_files(recipe: Recipe) -> dict[str, str]:
 
 
 def file_hashes(*names: str) -> dict[str, str]:
-    """Return the sha256 of the files among names of tasks, and of the rows beside a program."""
-    files = [Path(name).expanduser() for name in names if name.endswith(OWN)]
-    files += [file.with_suffix(".jsonl") for file in files if file.suffix == ".py"]
-    return {
-        file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files if file.is_file()
-    }
+    """Return the sha256 of the files among names of tasks; of a program also of the rows beside it,
+    and of what it imports from there."""
+    hashes = {}
+    for task in (Path(name).expanduser() for name in names if name.endswith(OWN)):
+        program = task.suffix == ".py"
+        files = [*_imported(task), task.with_suffix(".jsonl")] if program else [task]
+        for file in files:
+            if file.is_file():
+                name = file.relative_to(task.parent).as_posix()
+                hashes[name] = hashlib.sha256(file.read_bytes()).hexdigest()
+    return hashes
+
+
+def _imported(program: Path) -> list[Path]:
+    """Return a program and the modules beside it that it imports, and those that they import."""
+    found, left = [], [program]
+    while left:
+        file = left.pop()
+        if file in found or not file.is_file():
+            continue
+        found.append(file)
+        with suppress(SyntaxError, ValueError, RecursionError):  # it will say so when it runs
+            for node in ast.walk(ast.parse(file.read_bytes())):
+                names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+                if isinstance(node, ast.ImportFrom) and node.module:
+                    names = [node.module]
+                for module in {program.parent / name.partition(".")[0] for name in names}:
+                    left += [module.with_suffix(".py"), *module.rglob("*.py")]
+    return found

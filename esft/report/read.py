@@ -5,10 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from esft.engine.journal_read import JournalRecord, read_journal
+from esft.engine.journal_read import JournalRecord
 from esft.errors import EsftError
 from esft.evals.results import StepDrift, TaskResult, compared, read_eval
 from esft.report.numbers import RunNumbers, decay_of, progress_of
+from esft.runs.folder import RunFolder
 from esft.runs.records import (
     RecordedRow,
     RecordedScore,
@@ -25,7 +26,7 @@ def read_run(path: Path) -> RunNumbers:
     """Return the numbers of a run; what cannot be read but run.json is left out, with a note."""
     info, notes = read_info(path), []
     model, settings, numel = info.model, info.settings, info.model.tuned_parameters
-    record = _noted(notes, None, lambda: read_journal(path / "journal.jsonl"))
+    record = _noted(notes, None, RunFolder(path, info).read_journal)
     progress = _noted(notes, (), lambda: progress_of(path, record, numel))
     recorded = _noted(notes, [], lambda: _recorded_tasks(path))
     measured, drift = _noted(notes, ([], ()), lambda: _evaluated(path, record, notes))

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from esft.errors import TaskError
-from esft.rollout.generate import stop_tokens
+from esft.models.identity import stop_tokens
 from esft.rollout.logprobs import Continuation
 from esft.tasks.task import Option, Question, Row
 

@@ -1,20 +1,13 @@
 """Evaluations of a task on the model as it is, in parts that are kept for the next time."""
 
-import hashlib
-import json
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
-from typing import Any
 
 import torch
 
-from esft import __version__
-from esft.errors import RunError
-from esft.files import cache_folder, write_whole
 from esft.recipe.settings import file_hashes
+from esft.rollout.cache import Cache
 from esft.rollout.encode import EncodedRow
 from esft.rollout.results import Evaluation, RowResult
 from esft.rollout.rollout import Rollout
@@ -22,43 +15,8 @@ from esft.typed import from_json, to_json
 
 PART = 64
 """Rows of a part, at least: what an interruption loses at most."""
-
-
-class Cache:
-    """A folder of records by key; it may be deleted at any time, and nothing else deletes it.
-
-    Two processes may use it at once: a file is there whole or not at all. Its first line is a
-    checksum of its name and its content, so that a torn, changed or moved file is not used.
-
-    Args:
-        folder: None takes measured/ in esft's cache.
-    """
-
-    def __init__(self, folder: Path | None = None) -> None:
-        self._folder = cache_folder() / "measured" if folder is None else folder
-
-    def get(self, key: object) -> Any | None:
-        """Return the record kept under `key`, whose `repr` says all that can change it."""
-        path = self._path(key)
-        try:
-            checksum, content = path.read_text(encoding="utf-8").split("\n", 1)
-        except (OSError, ValueError):
-            return None
-        return json.loads(content) if checksum == _checksum(path, content) else None
-
-    def put(self, key: object, record: Any) -> None:
-        """Keep a record that JSON can hold. A cache that cannot be written is done without."""
-        path, content = self._path(key), json.dumps(record)
-        with suppress(RunError):
-            write_whole(path, f"{_checksum(path, content)}\n{content}")
-
-    def _path(self, key: object) -> Path:
-        text = repr((__version__, key))
-        return self._folder / f"{hashlib.sha256(text.encode()).hexdigest()}.json"
-
-
-def _checksum(path: Path, content: str) -> str:
-    return hashlib.sha256(f"{path.name}\n{content}".encode()).hexdigest()
+_SCORING = ("torch", "transformers", "tokenizers", "math-verify")
+"""The libraries that a score depends on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +24,9 @@ class ModelVersion:
     """Which weights are evaluated."""
 
     base: str
-    """Identity of the base model."""
+    """Identity of the base model's weights."""
+    parts: Mapping[str, str]
+    """What else changes an answer: config, tokenizer, template and stop tokens, as hashes."""
     journal: str
     """Checksum of the journal's line of the step; "" for the base model itself."""
     load: str | None = None
@@ -77,10 +37,12 @@ def scoring_settings(rollout: Rollout) -> tuple[object, ...]:
     """Return all of `rollout` and this process that can change how it scores a row."""
     task, device = rollout.task, rollout.model.device.type
     threads = f"{torch.get_num_threads()} threads" if device == "cpu" else ""
-    libraries = [f"{name} {version(name)}" for name in ("torch", "transformers")]
+    libraries = [f"{name} {version(name)}" for name in _SCORING]
     # Half-precision answers can depend on the batch.
     scored = (rollout.scoring, rollout.reward, rollout.max_new_tokens, rollout.batches.size)
-    return (task.name, *scored, device, threads, *libraries, file_hashes(task.source))
+    # Graders of a user's file differ by what they are said to do.
+    graded = (task.name, task.grading, file_hashes(task.source))
+    return (*graded, *scored, device, threads, *libraries)
 
 
 def evaluate(

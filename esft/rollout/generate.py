@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 from esft.engine.noise import random_bits
+from esft.models.identity import stop_tokens
 from esft.rollout.batches import Batches
 from esft.rollout.logprobs import output_layer_sees
 
@@ -118,16 +119,6 @@ def gumbel(
     # numbers keeps all 32 bits there, while a log of numbers close to 1 has 24.
     exponential = uniform.clamp_(max=_LARGEST).neg_().log1p_().neg_()
     return exponential.log_().neg_()
-
-
-def stop_tokens(model, tokenizer) -> list[int]:
-    """Return the tokens that end an answer: the checkpoint's own, else the tokenizer's."""
-    stops = model.generation_config.eos_token_id
-    if stops is None:
-        stops = tokenizer.eos_token_id
-    if stops is None:
-        return []
-    return list(stops) if isinstance(stops, (list, tuple)) else [stops]
 
 
 class _Decoding:

@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from esft.engine.journal import Journal
-from esft.errors import RunError
+from esft.engine.journal_read import JournalRecord, read_journal
+from esft.errors import JournalError, RunError
 from esft.files import append_line, whole_folder, write_whole
 from esft.runs.records import RecordedRow, RecordedScore, RunInfo, StepMetrics, read_info, rows_path
 from esft.typed import to_json
@@ -26,6 +27,27 @@ class RunFolder:
     def journal(self, checksum: str) -> Journal:
         """Return the journal, to go on behind the line with `checksum`."""
         return Journal(self.journal_path, checksum, append_line)
+
+    def read_journal(self) -> JournalRecord:
+        """Return what the journal holds; JournalError if it is damaged, or is not the one that
+        run.json says was begun, up to the step whose model was saved and as it was then."""
+        record, problem = read_journal(self.journal_path), None
+        saved, over = self.info.saved, self.info.state == "finished"
+        step = 0 if saved is None else saved.step
+        if record.last < step or (over and (record.last > step or record.torn)):
+            torn = " and a line that was cut off" if record.torn else ""
+            problem = f"has {counted(record.last)}{torn}, expected {step}, which were saved"
+        begun = {} if saved is None else {step: saved.journal}
+        for at, checksum in (begun | {0: self.info.journal}).items():
+            if at <= record.last and record.checksums[at] != checksum:
+                problem = f"is another journal: step {at} has checksum {record.checksums[at]}, "
+                problem += f"expected {checksum}"
+        if problem is not None:
+            raise JournalError(
+                f"{record.path} {problem}, as run.json says",
+                hint="put the journal of this run back: take another copy of it",
+            )
+        return record
 
     def record_metrics(self, metrics: StepMetrics) -> None:
         """Append to metrics.jsonl what a plot of this step needs."""
@@ -51,14 +73,20 @@ def create_run(path: Path, recipe: str, info: RunInfo, header: dict[str, object]
     with whole_folder(path) as part:
         write_whole(part / "recipe.toml", recipe)
         run = RunFolder(part, info)
-        run.update_info()
-        run.journal("").begin(header)
-    return RunFolder(path, info)
+        journal = run.journal("")
+        journal.begin(header)
+        run.update_info(journal=journal.checksum)
+    return RunFolder(path, run.info)
 
 
 def open_run(path: Path) -> RunFolder:
     """Open the folder of a run that was made before; raise RunError as `read_info`."""
     return RunFolder(path, read_info(path))
+
+
+def counted(steps: int) -> str:
+    """Return a number of steps in words."""
+    return f"{steps} step{'' if steps == 1 else 's'}"
 
 
 def require_room(path: Path, nbytes: int) -> None:

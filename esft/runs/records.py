@@ -15,8 +15,9 @@ from esft.typed import from_json, parse, read_file
 
 T = TypeVar("T")
 
-RUN_FORMAT = 3
-"""Of run.json: 3 since a row can ask several questions; 2 since runs can be resumed."""
+RUN_FORMAT = 4
+"""Of run.json: 4 since it says which parts its base model has, and which journal is its own; 3
+since a row can ask several questions; 2 since runs can be resumed."""
 _THREADS = 1024  # more than any machine has cores; torch starts them all, and dies of 10**6
 
 State = Literal["running", "finished", "stopped", "failed"]
@@ -28,7 +29,8 @@ class ModelInfo:
 
     id: str  # as the user named it
     source: str  # see `LoadedModel`
-    base: str  # its identity
+    base: str  # identity of its weights
+    parts: dict[str, str]  # what else changes its answers, see `parts_of`
     dtype: str
     tuned_parameters: int
 
@@ -48,6 +50,7 @@ class Saved:
     step: int
     weights: str  # their identity
     journal: str  # checksum of the line of its step
+    files: dict[str, str]  # sha256 of those that are no weights
 
     def __post_init__(self) -> None:
         _require("step", self.step, 0)
@@ -67,6 +70,7 @@ class RunInfo:
 
     format: int = RUN_FORMAT
     state: State
+    journal: str  # checksum of its first line; "" until that is written
     started: str
     versions: dict[str, str]
     model: ModelInfo

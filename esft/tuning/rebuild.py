@@ -10,7 +10,8 @@ from esft.engine.members import net_coefficients
 from esft.engine.noise import NOISE_VERSION, noise
 from esft.engine.weights import Weights, identity
 from esft.errors import AnchorError, JournalError, RunError, SnapshotError
-from esft.models.load import load_model
+from esft.models.find import at_commit
+from esft.models.load import LoadedModel, load_model
 from esft.recipe.settings import Anchor, Model, Recipe, with_recorded_paths
 from esft.recipe.toml import load_recipe
 from esft.runs.folder import RunFolder, open_run
@@ -60,10 +61,8 @@ class Source:
         if self.run is None:
             end = self.record.end
             return end.weights if end is not None and step == self.record.last else None
-        saved, checksum = self.run.info.saved, self.record.checksums[step]
-        if saved is None or (saved.step, saved.journal) != (step, checksum):
-            return None
-        return saved.weights
+        saved = self.run.info.saved
+        return saved.weights if saved is not None and saved.step == step else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,10 +77,11 @@ class Rebuilt:
 
 
 def find_source(name: str | None) -> Source:
-    """Return the run, or the file of a journal, that RUN means; EsftError if it is damaged."""
+    """Return the run, or the file of a journal, that RUN means; EsftError if it is damaged, or the
+    journal in a run folder is not that of the run."""
     if name is None or not Path(name).is_file():
         run = open_run(find_run(name))
-        return Source(record=read_journal(run.journal_path), run=run)
+        return Source(record=run.read_journal(), run=run)
     record = read_journal(Path(name))
     if record.torn:
         raise JournalError(
@@ -154,6 +154,7 @@ def open_at_base(source: Source, watcher: Watcher, options: RebuildOptions) -> B
     model = Model(id=header["model"]) if recipe is None else recipe.model
     anchor = replace(Anchor() if recipe is None else recipe.anchor, **kept)
     model = model if options.model is None else replace(model, id=options.model)
+    model = replace(model, id=at_commit(model.id, header["model"]))
     watcher.phase(f"loading {model.id}")
     loaded = load_model(
         model.id,
@@ -161,15 +162,28 @@ def open_at_base(source: Source, watcher: Watcher, options: RebuildOptions) -> B
         device=model.device if options.device is None else options.device,
         trust_remote_code=model.trust_remote_code,
     )
-    weights = identity(loaded.model)
+    _refuse_other_base(loaded, record)
+    globs = [None if header[key] is None else tuple(header[key]) for key in ("include", "exclude")]
+    return open_base(loaded, anchor, header["seed"], *globs)
+
+
+def _refuse_other_base(loaded: LoadedModel, record: JournalRecord) -> None:
+    header, weights = record.header, identity(loaded.model)
     if weights != header["base"]:
         raise RunError(
-            f"{model.id} in {header['dtype']} is another base model than that of "
+            f"{loaded.id} in {header['dtype']} is another base model than that of "
             f"{record.path}: sha256 {weights[:16]}..., expected {header['base'][:16]}...",
             hint=f"the run was made with {header['model']}: name that as --model",
         )
-    globs = [None if header[key] is None else tuple(header[key]) for key in ("include", "exclude")]
-    return open_base(loaded, anchor, header["seed"], *globs)
+    was = header.get("parts", loaded.parts)  # journals of before say nothing of them
+    other = [name for name in (*was, *loaded.parts) if was.get(name) != loaded.parts.get(name)]
+    if other:
+        raise RunError(
+            f"{loaded.id} has the weights of the base model of {record.path}, but another "
+            f"{' and another '.join(dict.fromkeys(other))}, expected what the run was made with",
+            hint="put back config.json, generation_config.json and the files of the tokenizer as "
+            f"they were; the run was made with {header['model']}",
+        )
 
 
 def bring_to(

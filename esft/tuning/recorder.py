@@ -8,9 +8,10 @@ from contextlib import nullcontext
 from esft.engine.journal import Journal
 from esft.engine.weights import identity
 from esft.errors import EsftError, RunError
-from esft.models.save import save_model
+from esft.models.save import save_model, small_files
+from esft.rollout.cache import Cache
 from esft.rollout.encode import EncodedRow
-from esft.rollout.evaluate import Cache, ModelVersion, evaluate
+from esft.rollout.evaluate import ModelVersion, evaluate
 from esft.rollout.results import Evaluation, RowResult
 from esft.runs.folder import RunFolder
 from esft.runs.records import (
@@ -138,7 +139,7 @@ class Recorder:
     def _evaluate(self, step: int, task: EvalTask) -> Evaluation:
         base, rows = self._session.base, task.encoded
         checksum = self.journal.checksum if step else ""
-        model = ModelVersion(base=base.identity, journal=checksum)
+        model = ModelVersion(base=base.identity, parts=base.loaded.parts, journal=checksum)
         # A run that lost its first evaluation makes it again with D set aside.
         with nullcontext() if step else base.drift.at_base():
             result = evaluate(task.rollout, rows, self._cache, model)
@@ -170,12 +171,13 @@ class Recorder:
     def _save(self) -> None:
         """Save the model and what it is, so that it can be told from that of another step."""
         weights = identity(self._session.base.loaded.model)
-        saved = Saved(step=self.done, weights=weights, journal=self.journal.checksum)
-        if self.run.info.saved == saved and self.run.model_path.exists():
+        saved = {"step": self.done, "weights": weights, "journal": self.journal.checksum}
+        was = self.run.info.saved
+        if was == Saved(**saved, files=was.files if was else {}) and self.run.model_path.exists():
             return
         self._watcher.phase(f"saving the model to {self.run.model_path}")
         save_model(self._session.base.loaded, self.run.model_path, replace=True)
-        self.run.update_info(saved=saved)
+        self.run.update_info(saved=Saved(**saved, files=small_files(self.run.model_path)))
 
     def _record_split(self, size: int) -> None:
         self.run.update_info(batches=(*self.run.info.batches, (self.done, size)))

@@ -37,12 +37,14 @@ def run_info(session: Session) -> RunInfo:
         machine = torch.cuda.get_device_name(device)
     return RunInfo(
         state="running",
+        journal="",
         started=datetime.now(UTC).isoformat(timespec="seconds"),
         versions=versions(),
         model=ModelInfo(
             id=loaded.id,
             source=loaded.source,
             base=session.base.identity,
+            parts=dict(loaded.parts),
             dtype=str(loaded.dtype).removeprefix("torch."),
             tuned_parameters=session.base.weights.numel,
         ),
@@ -75,8 +77,9 @@ def journal_header(session: Session) -> dict[str, object]:
     loaded, settings = session.base.loaded, settings_of(session.recipe)
     return {
         "noise_version": NOISE_VERSION,
-        "model": loaded.id,
+        "model": loaded.lasting_id,
         "base": session.base.identity,
+        "parts": dict(loaded.parts),
         "dtype": str(loaded.dtype).removeprefix("torch."),
         **{key.partition(".")[2]: settings[key] for key in _REPLAYED},
     }
@@ -106,8 +109,10 @@ def changed_files(session: Session, info: RunInfo, record: JournalRecord) -> lis
 
 def _compared(header: dict, rows: dict, files: dict) -> dict[str, object]:
     """Return what must stay, by what it is called; the base model may have another name by now."""
-    compared = {key: value for key, value in header.items() if key not in ("base", "model")}
+    of_base = ("base", "parts", "model")
+    compared = {key: value for key, value in header.items() if key not in of_base}
     compared |= {"base model": header["base"]}
+    compared |= {f"{part} of the base model": digest for part, digest in header["parts"].items()}
     compared |= {f"rows {name}": counted for name, counted in rows.items()}
     return compared | {f"file {name}": digest for name, digest in files.items()}
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from esft.engine.forecast import forecast_of
-from esft.engine.journal_read import JournalRecord, read_journal
+from esft.engine.journal_read import JournalRecord
 from esft.errors import RunError
 from esft.files import remove_partial, writing
 from esft.recipe.settings import Recipe, settings_of, with_recorded_paths
@@ -63,8 +63,7 @@ def run_tuning(
     recipe = dump_recipe(session.recipe)
     run = create_run(path, recipe, run_info(session), journal_header(session))
     with locked(path):
-        record = read_journal(run.journal_path)
-        return _go_on(session, run, record, watcher, stop, population)
+        return _go_on(session, run, run.read_journal(), watcher, stop, population)
 
 
 def resume_tuning(path: Path, watcher: Watcher, stop: Callable[[], bool]) -> Outcome | Finished:
@@ -78,18 +77,11 @@ def resume_tuning(path: Path, watcher: Watcher, stop: Callable[[], bool]) -> Out
     """
     with locked(path):
         run = open_run(path)
-        record = read_journal(run.journal_path)
+        record = run.read_journal()
         recipe = load_recipe(str(run.recipe_path), {})
-        if run.info.state == "finished":
-            steps = run.info.saved.step
-            if record.last != steps or record.torn:
-                raise RunError(
-                    f"{record.path} has {record.last} whole steps, but run.json says that the run "
-                    f"finished with {steps}: lines are missing",
-                    hint="take another copy of the journal",
-                )
-            if recipe.search.steps <= run.info.settings["search.steps"]:
-                return Finished(run_path=str(path), model_path=str(run.model_path), steps=steps)
+        planned = run.info.settings["search.steps"]
+        if run.info.state == "finished" and recipe.search.steps <= planned:
+            return Finished(run_path=str(path), model_path=str(run.model_path), steps=record.last)
         _refuse(run, changed_settings(recipe, run.info))
         session = _open_again(run, record, recipe, watcher)
         _require_room(session, path)

@@ -8,7 +8,8 @@ from esft.engine.journal_read import JournalRecord, read_journal, replay
 from esft.engine.weights import identity
 from esft.errors import EsftError, JournalError, RunError
 from esft.models.load import load_model
-from esft.runs.folder import RunFolder, open_run
+from esft.models.save import small_files
+from esft.runs.folder import RunFolder, counted, open_run
 from esft.runs.names import find_run, is_locked
 from esft.runs.records import Saved, evaluation, metrics, scores
 from esft.runs.snapshots import Snapshots
@@ -89,28 +90,15 @@ class _Checks:
         return None if self.run is None else self.run.info.saved
 
     def journal(self) -> str:
-        record, saved, problem = read_journal(self.path), self.saved, None
-        if self.run is None:
-            if record.torn:
-                raise JournalError(f"{record.path} ends in the middle of a line", hint=_COPY)
-        else:
-            step, over = saved.step if saved else 0, self.run.info.state == "finished"
-            if record.last < step or (over and (record.last > step or record.torn)):
-                torn = " and a line that was cut off" if record.torn else ""
-                problem = f"has {_counted(record.last)}{torn}, expected {step}, which were saved"
-            elif saved and record.checksums[step] != saved.journal:
-                problem = (
-                    f"is another journal: step {step} has checksum {record.checksums[step]}, "
-                    f"expected {saved.journal}"
-                )
-        if problem is not None:
-            raise JournalError(f"{record.path} {problem}, as run.json says", hint=_COPY)
+        record = read_journal(self.path) if self.run is None else self.run.read_journal()
+        if self.run is None and record.torn:
+            raise JournalError(f"{record.path} ends in the middle of a line", hint=_COPY)
         self.record = record
         cut = "; its last line was cut off, esft resume makes that step again" * record.torn
-        return f"{_counted(record.last)}, line by line as written{cut}"
+        return f"{counted(record.last)}, line by line as written{cut}"
 
     def metrics(self) -> str:
-        return f"{_counted(len(metrics(self.run.path)))}, each line as esft writes it"
+        return f"{counted(len(metrics(self.run.path)))}, each line as esft writes it"
 
     def evaluations(self) -> str:
         recorded = scores(self.run.path)
@@ -141,6 +129,12 @@ class _Checks:
         hint = f"esft replay {self.run.path} --at {saved.step} --out DIR writes it again"
         if not path.is_dir():
             raise RunError(f"{path} is not there", hint=hint)
+        files, was = small_files(path), saved.files
+        if other := [name for name in {**was, **files} if files.get(name) != was.get(name)]:
+            raise RunError(
+                f"{path} is not as it was saved: {', '.join(other)} differ, or are not there",
+                hint=hint,
+            )
         self.watcher.phase(f"loading {path}")
         loaded = load_model(
             str(path.absolute()),
@@ -155,7 +149,7 @@ class _Checks:
                 f"{saved.weights[:16]}..., recorded at step {saved.step}",
                 hint=hint,
             )
-        return f"has the weights of step {saved.step}, as recorded"
+        return f"has the weights and the other files of step {saved.step}, as recorded"
 
     def rebuild(self) -> str:
         record, saved = self._good_record(), self.saved
@@ -173,7 +167,3 @@ class _Checks:
         if self.record is None:
             raise _DoesNotApplyError("the journal is damaged")
         return self.record
-
-
-def _counted(steps: int) -> str:
-    return f"{steps} step{'' if steps == 1 else 's'}"

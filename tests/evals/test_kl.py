@@ -17,10 +17,10 @@ from esft.evals.kl import (
     sampled_continuations,
     token_distributions,
 )
+from esft.models.identity import stop_tokens
 from esft.models.load import load_model
 from esft.rollout.batches import Batches
 from esft.rollout.encode import encode_prompt, encode_row
-from esft.rollout.generate import stop_tokens
 from esft.rollout.logprobs import LOGITS, Continuation
 from esft.tasks.registry import get_task
 from esft.tasks.rows import read_split

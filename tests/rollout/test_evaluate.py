@@ -7,9 +7,12 @@ from scoring import a_task, choice_row, question_row
 from tiny_models import tiny_llama, tiny_tokenizer
 
 from esft.rollout.batches import Batches
-from esft.rollout.evaluate import PART, Cache, ModelVersion, evaluate
+from esft.rollout.cache import Cache
+from esft.rollout.evaluate import PART, ModelVersion, evaluate
 from esft.rollout.results import Evaluation, RowResult, paired_change
 from esft.rollout.rollout import Rollout
+from esft.tasks.registry import get_task
+from esft.tasks.rows import read_split
 from esft.tasks.task import Grade
 from esft.typed import from_json, to_json
 
@@ -37,8 +40,8 @@ def a_rollout(task=None, **settings):
     return Counting(tiny_llama(), tiny_tokenizer(), task, **settings)
 
 
-def evaluated(folder, rollout, rows=ROWS, journal="", ready=None):
-    version = ModelVersion(base="tiny", journal=journal)
+def evaluated(folder, rollout, rows=ROWS, ready=None, **version):
+    version = ModelVersion(**{"base": "tiny", "parts": {}, "journal": ""} | version)
     return evaluate(rollout, rollout.encode(rows), Cache(folder), version, ready)
 
 
@@ -107,6 +110,7 @@ def test_an_interrupted_evaluation_goes_on_from_its_last_part(tmp_path):
         {"batches": Batches(3)},
         {"reward": "prob"},
         {"journal": "of step 1"},
+        {"parts": {"chat template": "another"}},
         {"rows": ROWS[:1]},
         {"max_new_tokens": 3},
     ],
@@ -114,12 +118,43 @@ def test_an_interrupted_evaluation_goes_on_from_its_last_part(tmp_path):
 )
 def test_what_can_change_a_result_makes_it_another_evaluation(tmp_path, change):
     evaluated(tmp_path, a_rollout(), ROWS[:2])
-    version = {name: change[name] for name in ("rows", "journal") if name in change}
+    version = {name: change[name] for name in ("rows", "journal", "parts") if name in change}
     other = a_rollout(**{name: change[name] for name in change.keys() - version.keys()})
 
     evaluated(tmp_path, other, **{"rows": ROWS[:2]} | version)
 
     assert other.scored > 0
+
+
+@pytest.mark.parametrize(
+    ("file", "first", "second"),
+    [
+        ("my.jsonl", "contains", "exact"),
+        ("my.jsonl", '{"prompt": "Q?", "answer": "a"}', '{"prompt": "Q?", "answer": "b"}'),
+        ("my.py", "def reward(row, answer): return 1", "def reward(row, answer): return 0"),
+        ("helper.py", "REWARD = 1", "REWARD = 0"),
+    ],
+)
+def test_what_grades_a_users_own_rows_makes_it_another_evaluation(tmp_path, file, first, second):
+    contents = {
+        "my.jsonl": '{"prompt": "Q?", "answer": "a"}',
+        "my.py": "from helper import REWARD\ndef reward(row, answer): return REWARD",
+        "helper.py": "REWARD = 1",
+    }
+    rollouts = []
+    for content in (first, second):
+        name, grader = "my.py" if file.endswith(".py") else "my.jsonl", None
+        if file == "my.jsonl":
+            grader, content = (
+                (content, contents[file]) if "{" not in content else ("exact", content)
+            )
+        for own, text in (contents | {file: content}).items():
+            (tmp_path / own).write_text(text)
+        task = get_task(str(tmp_path / name), grader)
+        rollouts.append(a_rollout(task, max_new_tokens=2))
+        evaluated(tmp_path / "cache", rollouts[-1], read_split(task, "train"))
+
+    assert [rollout.scored for rollout in rollouts] == [1, 1]
 
 
 def test_results_from_batches_of_two_sizes_are_not_kept(tmp_path):
@@ -151,32 +186,6 @@ def test_nothing_is_made_ready_where_all_is_known(tmp_path):
         evaluated(tmp_path, rollout, ready=lambda: called.append(1) or rollout)
 
     assert called == [1]
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda path: path.write_bytes(path.read_bytes()[:-3]),
-        lambda path: path.write_text(path.read_text().replace("kept", "lost")),
-        lambda path: path.write_bytes(b""),
-        lambda path: path.write_bytes(b"\xff\n"),
-        lambda path: path.with_name("other.json").replace(path),
-        lambda path: path.unlink(),
-    ],
-)
-def test_a_torn_or_foreign_file_is_not_used(tmp_path, damage):
-    cache = Cache(tmp_path)
-    cache.put("key", {"a": "kept"})
-    (path,) = tmp_path.iterdir()
-    cache.put("other key", {"a": "kept"})
-    next(other for other in tmp_path.iterdir() if other != path).rename(tmp_path / "other.json")
-    assert cache.get("key") == {"a": "kept"}
-
-    damage(path)
-
-    assert cache.get("key") is None
-    cache.put("key", [1, "é"])
-    assert cache.get("key") == [1, "é"]
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(tmp_path):

@@ -117,7 +117,7 @@ def test_a_line_that_is_being_written_does_not_count(file):
     ("file", "content", "problem"),
     [
         ("run.json", "{", "run.json cannot be read"),
-        ("run.json", '{"format": 99}', "has format 99, expected 3"),
+        ("run.json", '{"format": 99}', "has format 99, expected 4"),
         ("run.json", f'{{"format": {RUN_FORMAT}}}', "not as esft writes it: state is missing"),
         ("metrics.jsonl", '{"drift": 1}\n', "metrics.jsonl: line 1 is not as esft writes it"),
         ("evals.jsonl", b'{"role": "\xff"}\n', "evals.jsonl: line 1 is not as esft writes it"),

@@ -1,5 +1,6 @@
 """The journal and the base model are the model: of any step, also without its run folder."""
 
+import json
 import shutil
 from dataclasses import replace
 
@@ -158,6 +159,11 @@ def test_a_run_that_was_cut_off_rebuilds_its_last_whole_step(run, tmp_path):
     shutil.copytree(run, tmp_path / "run")
     journal = tmp_path / "run" / "journal.jsonl"
     journal.write_bytes(journal.read_bytes()[:-9])
+    info = info_of(tmp_path / "run")
+    saved = {**info["saved"], "step": 2, "journal": read_journal(journal).checksums[2]}
+    (tmp_path / "run" / "run.json").write_text(
+        json.dumps(info | {"state": "running", "saved": saved})
+    )
 
     model, notes = rebuilt(tmp_path / "run")
 

@@ -127,7 +127,7 @@ def test_steps_made_after_the_model_was_saved_go_through_too(tmp_path):
     checks = checked(tmp_path / "run")
 
     assert with_result(checks, "ok") == list(EVERY)
-    assert checks["model/"].text == "has the weights of step 1, as recorded"
+    assert checks["model/"].text == "has the weights and the other files of step 1, as recorded"
     assert checks["rebuild"].text.endswith("step 1, as recorded; goes through to step 2")
 
 
@@ -143,6 +143,10 @@ def flipped(file):
     return lambda run, other: flip_a_byte_in_the_middle(run / file)
 
 
+def emptied(file):
+    return lambda run, other: (run / "model" / file).write_text("{}")
+
+
 def named_step_7(run, other):
     shutil.copy(run / "drift/step-000003.safetensors", run / "drift/step-000007.safetensors")
 
@@ -153,6 +157,12 @@ def named_step_7(run, other):
         (flipped("journal.jsonl"), "journal.jsonl", "is not as it was written"),
         (flipped("drift/step-000002.safetensors"), "drift/", "000002.safetensors is damaged"),
         (flipped("model/model.safetensors"), "model/", "expected"),
+        (emptied("config.json"), "model/", "config.json differ, or are not there"),
+        (emptied("tokenizer.json"), "model/", "tokenizer.json differ, or are not there"),
+        (emptied("chat_template.jinja"), "model/", "chat_template.jinja differ, or are not there"),
+        (emptied("generation_config.json"), "model/", "generation_config.json differ, or are not"),
+        (lambda run, _: (run / "model/generation_config.json").unlink(), "model/", "generation_co"),
+        (lambda run, _: (run / "model/vocab.txt").write_text("a"), "model/", "vocab.txt differ"),
         (without_its_last_steps(1), "journal.jsonl", "has 0 steps, expected 3, which were saved"),
         (without_its_last_steps(3), "journal.jsonl", "has 2 steps, expected 3, which were saved"),
         (of_another_run("journal.jsonl"), "journal.jsonl", "is another journal"),
