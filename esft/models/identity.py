@@ -21,8 +21,8 @@ weights as they are loaded. Which tokens end an answer is a part of its own."""
 def parts_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
     """Return the sha256 of each part: config, tokenizer, chat template and stop tokens.
 
-    A copy of the model, or one saved again, has the same parts. Of a model with Python code of its
-    own, that code is one more part.
+    A copy of the model, or a folder saved again, has the same parts. Of a model with Python code of
+    its own, that code is one more part.
     """
     parts: dict[str, object] = {
         "config": _config_facts(model.config),
