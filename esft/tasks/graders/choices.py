@@ -41,6 +41,8 @@ class _Mention:
 
     start: int
     end: int
+    head: int
+    """Where the first of them ends."""
     named: set[int]
     is_label: bool
 
@@ -73,7 +75,7 @@ def parse_label(answer: str, labels: Sequence[str], texts: Sequence[str]) -> str
             stated.append(mention)
         elif not mention.is_label:
             words.append(mention)
-        elif _HEADING.search(before) and _CLOSING.match(answer, mention.end):
+        elif _HEADING.search(before) and _CLOSING.match(answer, mention.head):
             headed.append(mention)
     chosen = [
         mention
@@ -108,7 +110,7 @@ def _mentions(answer: str, labels: Sequence[str], texts: Sequence[str]) -> list[
             last.named.add(number)
             last.end = match.end()
         else:
-            mentions.append(_Mention(match.start(), match.end(), {number}, is_label))
+            mentions.append(_Mention(*match.span(), match.end(), {number}, is_label))
     return mentions
 
 
