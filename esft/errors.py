@@ -42,6 +42,10 @@ class RunError(EsftError):
     """A run cannot be started, recorded or saved."""
 
 
+class TakenError(RunError):
+    """What was to be new is there already."""
+
+
 class JournalError(EsftError):
     """A journal cannot be read, or is not as it was written."""
 

@@ -9,15 +9,16 @@ import re
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from filelock import FileLock
 from safetensors import SafetensorError
 
-from esft.errors import RunError
+from esft.errors import RunError, TakenError
 
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_MARK = ".partial"
+_MARK, _LOCK = ".partial", ".lock"
 
 
 def append_line(path: Path, line: str) -> None:
@@ -40,76 +41,92 @@ def write_whole(path: Path, content: str | bytes) -> None:
 
 @contextmanager
 def whole_file(path: Path, mode: int = 0o666) -> Iterator[Path]:
-    """Lend an empty file beside `path`, then rename it to `path`; remove it on any error.
+    """Lend an empty file near `path`, then rename it to `path`; remove it on any error.
 
     Of two processes that write `path` at once, the later one wins, and neither fails. The umask
     takes its share of `mode` away.
     """
-    part = _beside(path)
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode))
-            allowed = part.stat().st_mode
-            yield part
-            part.chmod(allowed)  # safetensors puts a file of its owner's alone in its place
-            sync(part)
-            os.replace(part, path)
-            sync(path.parent)  # without it, a power cut may still take the name back
-        finally:  # also on Ctrl-C
-            part.unlink(missing_ok=True)
+    with writing(path), _held_folder(path) as held:
+        part = held / "new"
+        os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode))
+        allowed = part.stat().st_mode
+        yield part
+        part.chmod(allowed)  # safetensors puts a file of its owner's alone in its place
+        sync(part)
+        os.replace(part, path)
+        sync(path.parent)  # without it, a power cut may still take the name back
 
 
 @contextmanager
 def whole_folder(folder: Path, *, replace: bool = False) -> Iterator[Path]:
-    """Lend a new folder beside `folder`, then rename it to `folder`; remove it on any error.
+    """Lend a new folder near `folder`, then rename it to `folder`; remove it on any error.
 
-    One that is there and not empty is refused, or with `replace` makes way.
+    One that is there and not empty, or is filled meanwhile, is refused (TakenError), or with
+    `replace` makes way.
     """
     if not replace:
         require_free(folder)
-    part = _beside(folder)
-    with writing(folder):
-        folder.parent.mkdir(parents=True, exist_ok=True)
+    with writing(folder), _held_folder(folder) as held:
+        part = held / "new"
         part.mkdir()
+        yield part
+        for path in part.rglob("*"):
+            if path.is_file():
+                # safetensors writes for the owner alone.
+                path.chmod(part.stat().st_mode & 0o666)
+            sync(path)
+        sync(part)
+        if replace and folder.exists():
+            folder.rename(held / "old")
         try:
-            yield part
-            for path in part.rglob("*"):
-                if path.is_file():
-                    # safetensors writes for the owner alone.
-                    path.chmod(part.stat().st_mode & 0o666)
-                sync(path)
-            sync(part)
-            old = _beside(folder)
-            if folder.exists():  # not every system renames over a folder
-                if replace:
-                    folder.rename(old)
-                else:
-                    folder.rmdir()  # fails where another process has filled it by now
+            if folder.exists():
+                folder.rmdir()  # not every system renames over a folder
             part.rename(folder)
-            shutil.rmtree(old, ignore_errors=True)
-            sync(folder.parent)
-        except BaseException:  # also Ctrl-C
-            shutil.rmtree(part, ignore_errors=True)
+        except OSError:
+            require_free(folder)  # another process may have filled it by now
             raise
+        sync(folder.parent)
+
+
+@contextmanager
+def _held_folder(target: Path) -> Iterator[Path]:
+    """Lend a hidden folder beside `target`, which is this process's alone; remove it after."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    remove_abandoned(target.parent)
+    while True:
+        held = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}{_MARK}")
+        held.mkdir()
+        lock = FileLock(held / _LOCK)
+        try:
+            lock.acquire()
+            break
+        except FileNotFoundError:  # removed: another process saw the lock before it was held
+            continue
+        except OSError:  # a file system without locks, where nobody takes it for abandoned either
+            break
+    try:
+        yield held
+    finally:  # also on Ctrl-C
+        lock.release()
+        shutil.rmtree(held, ignore_errors=True)
+
+
+def remove_abandoned(parent: Path) -> None:
+    """Remove what killed processes left half-written in `parent`; what a living one holds stays."""
+    for held in parent.glob(f".*.*{_MARK}"):
+        with suppress(OSError):  # Timeout, of a lock that is held, is one too
+            if (held / _LOCK).is_file():
+                with FileLock(held / _LOCK).acquire(timeout=0):
+                    shutil.rmtree(held, ignore_errors=True)
 
 
 def require_free(folder: Path) -> None:
-    """Raise RunError if a folder exists and is not empty."""
+    """Raise TakenError if a folder exists and is not empty."""
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise RunError(
+        raise TakenError(
             f"{folder} exists, expected a new or an empty folder",
             hint="name another folder, or move that one away",
         )
-
-
-def remove_partial(parent: Path) -> None:
-    """Remove what killed processes left half-written in `parent`; no other may be writing there."""
-    for path in parent.glob(f".*.*{_MARK}"):
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -148,10 +165,6 @@ def cache_folder() -> Path:
 def slug(text: str) -> str:
     """Return a text as a part of a file's name."""
     return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-.") or "run"
-
-
-def _beside(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{_MARK}")
 
 
 def _write_all(file, data: bytes) -> None:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from esft.errors import RunError
+from esft.errors import RunError, TakenError
 from esft.files import (
     append_line,
     cache_folder,
-    remove_partial,
+    remove_abandoned,
     whole_file,
     whole_folder,
     write_whole,
@@ -137,7 +137,7 @@ def test_whoever_may_read_the_folder_may_read_what_was_written_for_the_owner_alo
 def test_a_folder_that_is_filled_meanwhile_is_kept_unless_it_is_to_be_replaced(tmp_path, replace):
     target = tmp_path / "target"
     target.mkdir()
-    refused = pytest.raises(RunError, match="cannot be written: Directory not empty")
+    refused = pytest.raises(TakenError, match="exists, expected a new or an empty folder")
 
     with nullcontext() if replace else refused, whole_folder(target, replace=replace) as part:
         (part / "ours").touch()
@@ -147,21 +147,66 @@ def test_a_folder_that_is_filled_meanwhile_is_kept_unless_it_is_to_be_replaced(t
     assert names(tmp_path) == ["target"]
 
 
-def test_what_killed_processes_left_is_removed_and_nothing_else(tmp_path):
-    for name in ("file", ".hidden"):
-        (tmp_path / name).touch()
-    run(
-        "with whole_file(Path('file')), whole_folder(Path('folder')) as part:\n"
-        "    (part / 'half').touch()\n"
-        "    os._exit(1)",
-        tmp_path,
-    )
+def test_what_a_killed_process_left_goes_with_the_next_write_and_nothing_else(tmp_path):
+    for name in ("file", ".hidden", ".foreign.1234abcd.partial"):
+        (tmp_path / name).mkdir()
+    killed = "with whole_file(Path('a')), whole_folder(Path('b')):\n    os._exit(1)"
+    for _ in range(2):
+        run(killed, tmp_path)
     left = names(tmp_path)
 
-    remove_partial(tmp_path)
+    with whole_folder(tmp_path / "held") as part:
+        (part / "half").touch()
+        write_whole(tmp_path / "other", "whole")
+        remove_abandoned(tmp_path)
+        held = names(tmp_path)
 
-    assert len(left) == 4
-    assert names(tmp_path) == [".hidden", "file"]
+    assert len(left) == 3 + 2  # the second process removed what the first one left
+    assert len(held) == 3 + 2
+    assert names(tmp_path) == [".foreign.1234abcd.partial", ".hidden", "file", "held", "other"]
+    assert names(tmp_path / "held") == ["half"]
+
+
+def two_at_once(script, folder):
+    """Run a script in two processes that begin together; return their errors."""
+    start = "from esft.files import *\nimport sys\nprint(flush=True)\ninput()\nme = sys.argv[1]\n"
+    command = [sys.executable, "-c", start + script]
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    both = [subprocess.Popen([*command, me], cwd=folder, text=True, **pipes) for me in "ab"]
+    for one in both:
+        one.stdout.readline()
+    for one in both:
+        one.stdin.write("\n")
+        one.stdin.flush()
+    return [one.communicate()[1] for one in both]
+
+
+def test_two_processes_write_one_file_at_once_and_neither_fails_nor_mixes(tmp_path):
+    errors = two_at_once(
+        "for _ in range(100):\n"
+        "    write_whole(Path('file'), me * 100_000)\n"
+        "    assert len(set(Path('file').read_text())) == 1",
+        tmp_path,
+    )
+
+    assert errors == ["", ""]
+    assert len((tmp_path / "file").read_text()) == 100_000
+    assert names(tmp_path) == ["file"]
+
+
+def test_of_two_processes_that_make_one_folder_one_is_refused_and_the_other_whole(tmp_path):
+    errors = two_at_once(
+        "for number in range(50):\n"
+        "    with suppress(TakenError), whole_folder(Path(str(number))) as part:\n"
+        "        [(part / name).write_text(me) for name in 'xyz']",
+        tmp_path,
+    )
+
+    assert errors == ["", ""]
+    assert names(tmp_path) == sorted(map(str, range(50)))
+    for folder in tmp_path.iterdir():
+        assert len({path.read_text() for path in folder.iterdir()}) == 1
+        assert names(folder) == ["x", "y", "z"]
 
 
 @pytest.mark.parametrize(

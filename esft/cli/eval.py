@@ -86,7 +86,7 @@ def evaluate(
       esft eval runs/arc-qwen2.5-1.5b-1 --prior tasks.txt --at 25,50,100,last
       esft eval --model Qwen2.5-1.5B --prior gsm8k:100
     """
-    from esft.evals.run import EvalRequest, run_eval
+    from esft.evals.run import EvalRequest, run_eval, write_eval
     from esft.typed import to_json
 
     try:
@@ -103,6 +103,10 @@ def evaluate(
         click.echo(f"Error: {failed.task} was not measured: {failed.error}", err=True)
         if failed.hint is not None:
             click.echo(f"Hint: {failed.hint}", err=True)
+    if result.path is not None:  # after the figures: a full disk must not cost them
+        write_eval(result)
+        if not as_json:
+            click.echo(f"written to {result.path}")
     ctx.exit(1 if result.record.failed else 0)
 
 
@@ -133,8 +137,6 @@ def _print(result: EvalResult, texts: int) -> None:
         )
     if record.noise_floor is not None:
         click.echo(wrapped("noise floor: ", record.noise_floor.text))
-    if result.path is not None:
-        click.echo(f"written to {result.path}")
 
 
 def _step_line(

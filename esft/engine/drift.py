@@ -84,7 +84,7 @@ class Drift:
             raise ValueError(f"dtype is {dtype!r}, expected one of {', '.join(KINDS)}")
         self.weights = weights
         self.steps = 0
-        """Steps made, those without an update too."""
+        """Steps made whole, those without an update too."""
         self._store, self._kind, self._seed = store, dtype, seed
         self._sum_of_squares = 0.0
         self._torn = False
@@ -142,7 +142,8 @@ class Drift:
 
         Raises:
             ValueError: if a number is out of range, lengths differ, or a member is being held.
-            AnchorError: if an earlier step was interrupted half-way.
+            AnchorError: if an earlier step was interrupted half-way, or this one is so large that
+                a weight is not finite; the drift is of no use then.
 
         Source: arXiv:2605.30148, Algorithm 1.
         """
@@ -154,7 +155,6 @@ class Drift:
         nets = net_coefficients(members, coefficients)
         self.refuse_if_torn()
         with self.weights.held("a step"):
-            self.steps += 1
             if nets or pull:
                 self._torn = True
                 try:
@@ -168,6 +168,7 @@ class Drift:
                 finally:
                     self._stream.settle()
                 self._torn = False
+            self.steps += 1
 
     @contextmanager
     def at_base(self) -> Iterator[None]:
@@ -239,18 +240,18 @@ class Drift:
             self._torn = False
 
     def refuse_if_torn(self) -> None:
-        """Raise AnchorError if a step was interrupted half-way."""
+        """Raise AnchorError if a step was interrupted half-way, or overflowed."""
         if self._torn:
             raise AnchorError(
-                "a step was interrupted half-way, so the weights are between two steps",
+                f"step {self.steps + 1} was not made whole, so the weights are between two steps",
                 hint="load the model again and go on from the last recorded step",
             )
 
     def _update(self, nets: list[tuple[int, float]], scale: float, pull: float, norm: str) -> None:
         # The margin is for the rounding of the sum.
         largest_update = scale * MAX_NOISE * sum(abs(net) for _, net in nets) * (1 + 1e-5)
-        rounding = derived_seed("rounding", self._seed, self.steps)
-        peaks, lengths = Tally(), Tally()
+        rounding = derived_seed("rounding", self._seed, self.steps + 1)
+        peaks, reach, lengths = Tally(), Tally(), Tally()
         for kept in self._kept.values():
             kept.open_step(largest_update)
         for piece, (base, *parts) in self._stream.brought(self.weights.pieces(), self._parts_of):
@@ -263,7 +264,18 @@ class Drift:
             drift = kept.write(piece.start, drift, rounding, self._stream.put)
             lengths.note(piece.name, length(drift))
             piece.flat.copy_(composed(base, drift))
+            reach.note(piece.name, piece.flat.abs().max().float())
         largest = dict.fromkeys(self._kept, 0.0)
+        # Both: a narrow dtype overflows where D does not, and int8 keeps an infinite D as a finite.
+        for name, peak in (*reach.read(), *peaks.read()):
+            if not math.isfinite(peak):
+                dtype = self.weights.flat(name).dtype
+                raise AnchorError(
+                    f"step {self.steps + 1} makes {name} infinite in {dtype}, expected finite "
+                    "weights: the update is too large",
+                    hint="start a new run with a smaller --alpha; the model of the step before: "
+                    f"esft replay --at {self.steps} --out DIR",
+                )
         for name, peak in peaks.read():
             largest[name] = max(largest[name], peak)
         for name, kept in self._kept.items():

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 
@@ -66,11 +67,18 @@ class EvalResult:
 
     record: EvalRecord
     measured: list[MeasuredTask]  # the tasks of the record, row by row
-    path: str | None  # of eval.json; None where there is no run folder
+    path: str | None  # where `write_eval` puts the record; None where there is no run folder
+
+
+def write_eval(result: EvalResult) -> None:
+    """Write the record of an evaluation; RunError if that cannot be."""
+    write_whole(Path(result.path), json.dumps(to_json(result.record), indent=1) + "\n")
 
 
 def run_eval(request: EvalRequest, watcher: Watcher) -> EvalResult:
     """Measure prior tasks, and the target of a run, on the base model and on steps of a run.
+
+    Nothing is written but what was measured, to the cache: see `write_eval`.
 
     Raises:
         EsftError: if run, step or model is not there, or no task can be measured.
@@ -100,7 +108,6 @@ def run_eval(request: EvalRequest, watcher: Watcher) -> EvalResult:
     if run is None:
         return EvalResult(record=record, measured=tasks, path=None)
     path = run.path / ("eval.json" if record.load is None else f"eval-{record.load}.json")
-    write_whole(path, json.dumps(to_json(record), indent=1) + "\n")
     return EvalResult(record=record, measured=tasks, path=str(path))
 
 

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from esft.errors import AnchorError, RunError
-from esft.files import cache_folder, remove_partial, whole_file, writing
+from esft.files import cache_folder, remove_abandoned, whole_file, writing
 from esft.models.check import weight_files
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def _write_alone(path: Path, parameters: Mapping[str, Tensor]) -> tuple[MappedBa
     """Write and map the cache's file while no other process does; return also what was done."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.parent / ".lock"):
-        remove_partial(path.parent)  # what killed writers left has the size of a model
+        remove_abandoned(path.parent)  # what killed writers left has the size of a model
         try:  # another process may have written it while this one waited for its turn
             return _map_files([path], parameters), "mapped from"
         except _UnfitError:

@@ -9,7 +9,7 @@ from pathlib import Path
 from esft.engine.journal import Journal
 from esft.engine.journal_read import JournalRecord, read_journal
 from esft.errors import JournalError, RunError
-from esft.files import append_line, whole_folder, write_whole
+from esft.files import append_line, remove_abandoned, whole_folder, write_whole
 from esft.runs.records import RecordedRow, RecordedScore, RunInfo, StepMetrics, read_info, rows_path
 from esft.typed import to_json
 
@@ -68,7 +68,7 @@ class RunFolder:
 def create_run(path: Path, recipe: str, info: RunInfo, header: dict[str, object]) -> RunFolder:
     """Make a run folder; it appears by rename once recipe (TOML), run.json and journal are there.
 
-    RunError if it cannot be written, is not empty, or appeared in the meantime.
+    RunError if it cannot be written; TakenError if it is not empty, or was filled meanwhile.
     """
     with whole_folder(path) as part:
         write_whole(part / "recipe.toml", recipe)
@@ -90,8 +90,12 @@ def counted(steps: int) -> str:
 
 
 def require_room(path: Path, nbytes: int) -> None:
-    """Raise RunError if files of so many bytes would not fit on the disk."""
+    """Raise RunError if files of so many bytes would not fit on the disk.
+
+    What killed processes left half-written in `path` makes room first.
+    """
     path = path.absolute()
+    remove_abandoned(path)
     nearest = next(folder for folder in (path, *path.parents) if folder.exists())
     free = shutil.disk_usage(nearest).free
     if free < nbytes:

@@ -72,8 +72,8 @@ def _own_program(path: Path) -> Task:
     """The task of a program with `reward(row, answer)` and, where it likes, `rows()`.
 
     It runs in a process of its own, which starts when rows are read or an answer is graded.
-    Rewards are any finite numbers. `reward` gets a row as the file or `rows()` has it, with
-    columns prompt or messages and any others; columns answer and id are used where they fit.
+    Rewards are any numbers up to 1e38 in size. `reward` gets a row as the file or `rows()` has it,
+    with columns prompt or messages and any others; columns answer and id are used where they fit.
     """
     try:
         process = GraderProcess(path)

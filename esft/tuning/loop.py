@@ -117,7 +117,7 @@ class Loop:
         failures = self.recorder.count_failures(f"step {step}", rows, *results)
         seconds = time.monotonic() - began
         metrics = self._metrics(step, results, failures, len(takers), seconds)
-        self.recorder.end_step(metrics)
+        self.recorder.run.record_metrics(metrics)
         seconds = (time.monotonic() - self._first_began) / (step - self._first)
         self.watcher.step(metrics, search.steps, seconds * (search.steps - step))
 

@@ -3,7 +3,7 @@
 import math
 import reprlib
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 
 from esft.engine.journal import Journal
 from esft.engine.weights import identity
@@ -18,7 +18,6 @@ from esft.runs.records import (
     RecordedRow,
     RecordedScore,
     Saved,
-    StepMetrics,
     best_step,
     evaluation,
     metrics,
@@ -37,7 +36,6 @@ class Recorder:
         self, session: Session, run: RunFolder, journal: Journal, watcher: Watcher
     ) -> None:
         self.run, self.journal = run, journal
-        self.done = session.base.drift.steps  # the last step that was made and recorded
         self._evaluated = scores(run.path)
         self.failures = sum(line.grader_failures for line in [*metrics(run.path), *self._evaluated])
         self._session, self._watcher = session, watcher
@@ -45,6 +43,11 @@ class Recorder:
         self._base: tuple[Evaluation, ...] = ()
         self._snapshots = Snapshots(run.path / "drift")
         session.rollout.batches.on_split = self._record_split
+
+    @property
+    def done(self) -> int:
+        """The last step that was made; its line is in the journal."""
+        return self._session.base.drift.steps
 
     @property
     def best_step(self) -> int | None:
@@ -58,11 +61,6 @@ class Recorder:
         recipe = self._session.recipe
         return self.done >= recipe.search.steps or has_peaked(due, recipe.run.stop_after_peak)
 
-    def end_step(self, metrics: StepMetrics) -> None:
-        """Record what a step did that was just made; its line is in the journal already."""
-        self.done = metrics.step
-        self.run.record_metrics(metrics)
-
     def keep(self) -> None:
         """Take a snapshot, and evaluate, every so many steps."""
         recipe, done = self._session.recipe, self.done
@@ -75,14 +73,20 @@ class Recorder:
                 self._snapshot()
 
     def finish(self) -> tuple[TaskScores, ...]:
-        """Save the model, evaluate it and close the run; return target and prior tasks."""
+        """Save the model, evaluate it and close the run; return target and prior tasks.
+
+        RunError if the model saved overflows: a step after it would end so too.
+        """
         state = "finished" if self.over() else "stopped"
         # First the model, then the evaluation: a second Ctrl-C in the latter loses nothing.
         self._save()
         self._snapshot()
         scores = self.evaluate(self.done)
         self._snapshots.prune(self.best_step)
-        self.run.update_info(state=state)
+        overflows = math.isnan(scores[0].now.reward)
+        self.run.update_info(state="failed" if overflows else state)
+        if overflows:
+            raise self._overflow(f"the model of step {self.done}", "a smaller --alpha")
         return scores
 
     def fail(self) -> None:
@@ -91,9 +95,10 @@ class Recorder:
             if self.done:
                 self._session.base.drift.refuse_if_torn()
                 self._save()
-            self.run.update_info(state="failed")
         except EsftError as error:
             self._watcher.notice(f"the model of step {self.done} was not saved: {error}")
+        with suppress(EsftError):
+            self.run.update_info(state="failed")
 
     def evaluate(self, step: int) -> tuple[TaskScores, ...]:
         """Return target and prior tasks at `step`; evaluate what is not on record yet.
@@ -144,11 +149,7 @@ class Recorder:
         with nullcontext() if step else base.drift.at_base():
             result = evaluate(task.rollout, rows, self._cache, model)
         if step == 0 and task.role == "target" and math.isnan(result.reward):
-            raise RunError(
-                f"the base model gives NaN on holdout rows in {base.loaded.dtype}, "
-                "expected finite logits: its activations overflow",
-                hint="take --dtype bfloat16 or float32",
-            )
+            raise self._overflow("the base model", "--dtype bfloat16 or float32")
         self.count_failures(f"{task.name} at step {step}", rows, result.results)
         score = RecordedScore(step=step, task=task.name, role=task.role, **result.figures())
         pairs = zip(rows, result.results, strict=True)
@@ -156,6 +157,13 @@ class Recorder:
         self.run.record_evaluation(score, lines)
         self._evaluated.append(score)
         return result
+
+    def _overflow(self, which: str, instead: str) -> RunError:
+        return RunError(
+            f"{which} gives NaN on holdout rows in {self._session.base.loaded.dtype}, expected "
+            "finite logits: its activations overflow",
+            hint=f"take {instead}",
+        )
 
     def _due(self, step: int) -> bool:
         """Return whether `step` is evaluated also where it is not the last."""

@@ -30,11 +30,8 @@ _REPLAYED = (
 
 def run_info(session: Session) -> RunInfo:
     """Return the content of run.json: what could change a result and is no setting."""
-    loaded, device = session.base.loaded, session.base.loaded.device
+    loaded = session.base.loaded
     rows_folder = data_folder(session.recipe.task.data_dir, session.rollout.task)
-    machine = platform.machine()
-    if device.type == "cuda":
-        machine = torch.cuda.get_device_name(device)
     return RunInfo(
         state="running",
         journal="",
@@ -48,7 +45,7 @@ def run_info(session: Session) -> RunInfo:
             dtype=str(loaded.dtype).removeprefix("torch."),
             tuned_parameters=session.base.weights.numel,
         ),
-        device=f"{device} ({machine})",
+        device=device_of(session),
         threads=torch.get_num_threads(),
         noise_version=NOISE_VERSION,
         rows=_rows_info(session),
@@ -70,6 +67,14 @@ def versions() -> dict[str, str]:
         "torch": torch.__version__,
         "transformers": version("transformers"),
     }
+
+
+def device_of(session: Session) -> str:
+    """Return the device that the weights are on, with what it is."""
+    device, machine = session.base.loaded.device, platform.machine()
+    if device.type == "cuda":
+        machine = torch.cuda.get_device_name(device)
+    return f"{device} ({machine})"
 
 
 def journal_header(session: Session) -> dict[str, object]:

@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,8 +11,9 @@ import torch
 
 from esft.engine.forecast import forecast_of
 from esft.engine.journal_read import JournalRecord
-from esft.errors import RunError
-from esft.files import remove_partial, writing
+from esft.errors import RunError, TakenError
+from esft.files import writing
+from esft.models.save import save_model
 from esft.recipe.settings import Recipe, settings_of, with_recorded_paths
 from esft.recipe.toml import dump_recipe, load_recipe
 from esft.runs.folder import RunFolder, create_run, open_run, require_room
@@ -21,10 +23,18 @@ from esft.runs.snapshots import NEWEST, Snapshots
 from esft.tuning.loop import Loop
 from esft.tuning.plan import tell_plan
 from esft.tuning.population import Population
-from esft.tuning.rebuild import Source, bring_to
+from esft.tuning.rebuild import Source, bring_to, rebuild
 from esft.tuning.recorder import Recorder
-from esft.tuning.run_info import changed_files, changed_settings, journal_header, run_info, versions
+from esft.tuning.run_info import (
+    changed_files,
+    changed_settings,
+    device_of,
+    journal_header,
+    run_info,
+    versions,
+)
 from esft.tuning.session import Session, open_session
+from esft.tuning.verify import FAILED, checked, model_as_saved
 from esft.tuning.watcher import Outcome, Watcher
 
 
@@ -59,10 +69,9 @@ def run_tuning(
     watcher.phase(f"loading {recipe.model.id}")
     session = open_session(recipe)
     _require_room(session, path)
-    tell_plan(session, path, watcher)
-    recipe = dump_recipe(session.recipe)
-    run = create_run(path, recipe, run_info(session), journal_header(session))
-    with locked(path):
+    run = _create(session)
+    with locked(run.path):
+        tell_plan(session, run.path, watcher)
         return _go_on(session, run, run.read_journal(), watcher, stop, population)
 
 
@@ -81,6 +90,7 @@ def resume_tuning(path: Path, watcher: Watcher, stop: Callable[[], bool]) -> Out
         recipe = load_recipe(str(run.recipe_path), {})
         planned = run.info.settings["search.steps"]
         if run.info.state == "finished" and recipe.search.steps <= planned:
+            _require_model(run, record, watcher)
             return Finished(run_path=str(path), model_path=str(run.model_path), steps=record.last)
         _refuse(run, changed_settings(recipe, run.info))
         session = _open_again(run, record, recipe, watcher)
@@ -89,6 +99,17 @@ def resume_tuning(path: Path, watcher: Watcher, stop: Callable[[], bool]) -> Out
         tell_plan(session, path, watcher)
         run.update_info(state="running", settings=settings_of(recipe))
         return _go_on(session, run, record, watcher, stop, Population)
+
+
+def _create(session: Session) -> RunFolder:
+    """Make the run's folder, under the next free name if none is asked for."""
+    made = run_info(session), journal_header(session)
+    recipe = session.recipe
+    while True:
+        # Another run may have taken the name while this one loaded its model.
+        path = choose_run_path(recipe.run.dir, recipe.task.name, recipe.model.id)
+        with suppress(TakenError):
+            return create_run(path, dump_recipe(recipe), *made)
 
 
 def _require_room(session: Session, path: Path) -> None:
@@ -112,31 +133,41 @@ def _refuse(run: RunFolder, differences: list[str]) -> None:
 def _open_again(run: RunFolder, record: JournalRecord, recipe: Recipe, watcher: Watcher) -> Session:
     """Open a run's files where they were, with the threads, the dtype and the batch of then."""
     torch.set_num_threads(run.info.threads)
-    was = run.info.versions
-    others = [
-        f"{name} {now} (was {was.get(name, 'not recorded')})"
-        for name, now in versions().items()
-        if now != was.get(name)
-    ]
-    if others:
-        watcher.notice(f"{', '.join(others)}: from here on results can differ in their last bits")
     watcher.phase(f"loading {recipe.model.id}")
     recipe = with_recorded_paths(recipe, **vars(run.info.places))
     recipe = replace(recipe, model=replace(recipe.model, dtype=record.header["dtype"]))
     session = open_session(recipe, batch=run.info.batch)
+    now = versions() | {"device": device_of(session)}
+    was = run.info.versions | {"device": run.info.device}
+    others = [
+        f"{name} {now[name]} (was {was.get(name, 'not recorded')})"
+        for name in now
+        if now[name] != was.get(name)
+    ]
+    if others:
+        watcher.notice(f"{', '.join(others)}: from here on results can differ in their last bits")
     _refuse(run, changed_files(session, run.info, record))
     return session
 
 
+def _require_model(run: RunFolder, record: JournalRecord, watcher: Watcher) -> None:
+    """Make the model of a finished run again where it is gone, or another."""
+    check = checked("model/", lambda: model_as_saved(run, watcher))
+    if check.result != FAILED:
+        return
+    watcher.notice(f"{check.text}; the model is made again")
+    rebuilt = rebuild(Source(record=record, run=run), str(run.info.saved.step), watcher)
+    watcher.phase(f"saving the model to {run.model_path}")
+    save_model(rebuilt.base.loaded, run.model_path, replace=True)
+
+
 def _clear(run: RunFolder, record: JournalRecord, watcher: Watcher) -> None:
-    """Remove what came after the last whole step, and what was left half-written."""
+    """Remove what came after the last whole step."""
     if record.torn:
         watcher.notice(f"the journal's last line was cut off: step {record.last + 1} is made again")
         with writing(record.path), open(record.path, "r+b") as file:
             file.truncate(record.whole)
             os.fsync(file.fileno())
-    for folder in (run.path, run.path / "drift", run.path / "evals"):
-        remove_partial(folder)
     drop_after(run.path, record.last)
     Snapshots(run.path / "drift").drop_after(record.last)
 

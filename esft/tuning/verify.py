@@ -1,6 +1,6 @@
 """Whether a run still rebuilds the model that it claims."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,17 +62,53 @@ def checks_of(path: Path, watcher: Watcher, options: RebuildOptions) -> Iterator
     steps = {"journal" if run is None else run.journal_path.name: checks.journal}
     if run is not None:
         steps |= {"metrics.jsonl": checks.metrics, "evals.jsonl": checks.evaluations}
-        steps |= {"drift/": checks.snapshots, "model/": checks.model}
+        steps |= {"drift/": checks.snapshots, "model/": lambda: model_as_saved(run, watcher)}
     for what, check in (steps | {"rebuild": checks.rebuild}).items():
-        try:
-            result, text, hint = OK, check(), None
-        except _DoesNotApplyError as why:
-            result, text, hint = NOT_APPLICABLE, str(why), None
-        except EsftError as error:
-            result, text, hint = FAILED, str(error), error.hint
-        except _DAMAGE as error:
-            result, text, hint = FAILED, f"{type(error).__name__}: {error}", _COPY
-        yield Check(what=what, result=result, text=text, hint=hint)
+        yield checked(what, check)
+
+
+def checked(what: str, check: Callable[[], str]) -> Check:
+    """Return what a check came to; it returns what is good, and raises what is not."""
+    try:
+        result, text, hint = OK, check(), None
+    except _DoesNotApplyError as why:
+        result, text, hint = NOT_APPLICABLE, str(why), None
+    except EsftError as error:
+        result, text, hint = FAILED, str(error), error.hint
+    except _DAMAGE as error:
+        result, text, hint = FAILED, f"{type(error).__name__}: {error}", _COPY
+    return Check(what=what, result=result, text=text, hint=hint)
+
+
+def model_as_saved(run: RunFolder, watcher: Watcher) -> str:
+    """Load model/ of a run and say that it is what the run saved; see `checked`."""
+    saved, path = run.info.saved, run.model_path
+    if not saved:
+        raise _DoesNotApplyError("the run has not saved a model yet")
+    hint = f"esft replay {run.path} --at {saved.step} --out DIR writes it again"
+    if not path.is_dir():
+        raise RunError(f"{path} is not there", hint=hint)
+    files, was = small_files(path), saved.files
+    if other := [name for name in {**was, **files} if files.get(name) != was.get(name)]:
+        raise RunError(
+            f"{path} is not as it was saved: {', '.join(other)} differ, or are not there",
+            hint=hint,
+        )
+    watcher.phase(f"loading {path}")
+    loaded = load_model(
+        str(path.absolute()),
+        dtype=run.info.model.dtype,
+        device="cpu",  # the weights are read and no more
+        trust_remote_code=run.info.settings["model.trust_remote_code"],
+    )
+    weights = identity(loaded.model)
+    if weights != saved.weights:
+        raise RunError(
+            f"{path} has weights of sha256 {weights[:16]}..., expected "
+            f"{saved.weights[:16]}..., recorded at step {saved.step}",
+            hint=hint,
+        )
+    return f"has the weights and the other files of step {saved.step}, as recorded"
 
 
 @dataclass
@@ -121,35 +157,6 @@ class _Checks:
         if not steps:
             raise _DoesNotApplyError("there is no snapshot")
         return f"good and of this journal: step {', '.join(map(str, steps))}"
-
-    def model(self) -> str:
-        saved, path = self.saved, self.run.model_path
-        if not saved:
-            raise _DoesNotApplyError("the run has not saved a model yet")
-        hint = f"esft replay {self.run.path} --at {saved.step} --out DIR writes it again"
-        if not path.is_dir():
-            raise RunError(f"{path} is not there", hint=hint)
-        files, was = small_files(path), saved.files
-        if other := [name for name in {**was, **files} if files.get(name) != was.get(name)]:
-            raise RunError(
-                f"{path} is not as it was saved: {', '.join(other)} differ, or are not there",
-                hint=hint,
-            )
-        self.watcher.phase(f"loading {path}")
-        loaded = load_model(
-            str(path.absolute()),
-            dtype=self.run.info.model.dtype,
-            device="cpu",  # the weights are read and no more
-            trust_remote_code=self.run.info.settings["model.trust_remote_code"],
-        )
-        weights = identity(loaded.model)
-        if weights != saved.weights:
-            raise RunError(
-                f"{path} has weights of sha256 {weights[:16]}..., expected "
-                f"{saved.weights[:16]}..., recorded at step {saved.step}",
-                hint=hint,
-            )
-        return f"has the weights and the other files of step {saved.step}, as recorded"
 
     def rebuild(self) -> str:
         record, saved = self._good_record(), self.saved

@@ -83,6 +83,18 @@ def test_all_verdicts_stand_together_at_the_end(run, monkeypatch):
         assert line.endswith(f")  {task['verdict']['kind']}")
 
 
+@pytest.mark.parametrize("as_json", [(), ("--json",)])
+def test_the_figures_come_first_where_they_cannot_be_written(run, as_json):
+    (run / "eval.json").mkdir()
+
+    done = esft("eval", "--prior", "copy-letters:4", "--kl-prompts", "0", *as_json)
+
+    assert done.exit_code == 1
+    assert "copy-letters" in done.stdout
+    assert "written to" not in done.stdout
+    assert "Error: runs/tiny/eval.json cannot be written" in done.stderr
+
+
 def test_of_a_single_task_there_is_no_list_of_verdicts(run):
     done = esft("eval", run / "journal.jsonl", "--prior", "copy-letters:4", "--kl-prompts", "0")
 

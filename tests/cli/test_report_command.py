@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from command import esft
+from command import at_once, esft
 from report_runs import write_eval, write_run
 
 
@@ -49,3 +49,15 @@ def test_a_report_that_cannot_be_made_is_an_error_without_traceback(runs):
     assert "nosuch is not a run" in nosuch.stderr
     assert "Hint: esft runs lists them" in nosuch.stderr
     assert "cannot be written" in below.stderr
+
+
+def test_two_reports_of_one_run_at_once_leave_one_whole_page(runs):
+    command, folder = ("report", "with-awd"), runs / "with-awd"
+    pages = [done.stdout for done in at_once(runs.parent, command, command, command)]
+
+    assert pages == ["runs/with-awd/report.html\n"] * 3
+    page = (folder / "report.html").read_text()
+    assert page.endswith("</html>\n")
+    assert not [path for path in folder.rglob(".*") if path.name != ".lock"]
+    assert esft("report", "with-awd").exit_code == 0
+    assert (folder / "report.html").read_text() == page

@@ -7,7 +7,7 @@ import time
 from dataclasses import replace
 
 import pytest
-from command import esft
+from command import at_once, esft
 from tiny_models import write_model
 from tiny_runs import a_recipe
 
@@ -166,3 +166,29 @@ def test_a_stop_while_the_model_loads_leaves_no_run(base, tmp_path):
     assert process.returncode == 130
     assert "Traceback" not in stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_two_runs_started_together_get_two_names(base, tmp_path):
+    command = ("tune", "--model", base, *TINY, *ROWS, "--steps", 1, "--seed", 1)
+
+    done = at_once(tmp_path, command, command)
+
+    assert [process.returncode for process in done] == [0, 0], done
+    runs = [tmp_path / "runs" / f"conciseness-base-{number}" for number in (1, 2)]
+    assert sorted((tmp_path / "runs").iterdir()) == runs
+    assert (
+        runs[0].joinpath("journal.jsonl").read_bytes() == (runs[1] / "journal.jsonl").read_bytes()
+    )
+    told = {process.stderr.split("run     ")[1].split()[0] for process in done}
+    assert told == {str(run.relative_to(tmp_path)) for run in runs}
+
+
+def test_of_two_runs_started_together_in_one_folder_one_is_told_that_it_is_taken(base, tmp_path):
+    command = ("tune", "--model", base, *TINY, *ROWS, "--steps", 1, "--run-dir", "mine")
+
+    done = at_once(tmp_path, command, command)
+
+    assert sorted(process.returncode for process in done) == [0, 1], done
+    (refused,) = (process for process in done if process.returncode)
+    assert "Error: run folder mine exists, expected a new name" in refused.stderr
+    assert "esft resume mine goes on with it" in refused.stderr

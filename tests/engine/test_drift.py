@@ -168,9 +168,25 @@ def test_after_a_step_torn_half_way_everything_is_refused(failure, kept):
         perturbed(weights, Member(1), 1e-3, drift).__enter__,
         perturbed(weights, Member(1), 1e-3, drift, "log").__enter__,
     ):
-        with pytest.raises(AnchorError, match="a step was interrupted half-way") as caught:
+        with pytest.raises(AnchorError, match="was not made whole") as caught:
             use()
         assert "load the model again" in caught.value.hint
+
+
+@kinds
+@pytest.mark.parametrize(
+    ("dtype", "alpha"), [(torch.float16, 1e5), (torch.bfloat16, 1e39), (torch.float32, 1e300)]
+)
+def test_a_step_that_makes_a_weight_infinite_is_refused_and_so_is_the_drift(dtype, alpha, kept):
+    drift = Drift(Weights(Tensors(w=torch.ones(600, dtype=dtype))), dtype=kept)
+    drift.step([Member(1)], [1.0], 0.01)
+
+    with pytest.raises(AnchorError, match=rf"step 2 makes w infinite in {dtype}") as caught:
+        drift.step([Member(2)], [1.0], alpha)
+
+    assert "--at 1 --out" in caught.value.hint
+    with pytest.raises(AnchorError, match="step 2 was not made whole"):
+        drift.state()
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from tiny_runs import Notes, a_recipe, never, write_arc
 
 from esft.errors import RecipeError, RunError
 from esft.evals.results import read_eval
-from esft.evals.run import EvalRequest, run_eval
+from esft.evals.run import EvalRequest, run_eval, write_eval
 from esft.evals.steps import quantized_copy
 from esft.models.load import load_model
 from esft.recipe.priors import parse_prior_line
@@ -105,6 +105,8 @@ def test_what_the_run_measured_is_not_measured_again(tmp_path, counted):
         scores = [(score.accuracy, score.reward) for score in task.evaluations]
         assert scores == [(line["accuracy"], line["reward"]) for line in lines]
     assert result.path == str(run / "eval.json")
+    assert not (run / "eval.json").exists()
+    write_eval(result)
     assert read_eval(run / "eval.json") == result.record
 
 

@@ -1,11 +1,13 @@
 """A run goes on where it stopped, if everything is as it was."""
 
 import json
+import platform
 import shutil
 from dataclasses import replace
 
 import pytest
 import torch
+from damage import cut_off, flip_the_last_bit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import tiny_llama, write_model
@@ -101,8 +103,6 @@ def test_what_stands_in_the_way_is_cleared(runs, copy_of):
     whole, run = runs[5], copy_of(3)
     journal = run / "journal.jsonl"
     journal.write_bytes((whole / "journal.jsonl").read_bytes()[: journal.stat().st_size + 99])
-    (run / ".model.1234abcd.partial").mkdir()
-    (run / "drift" / ".step-000004.safetensors.1234abcd.partial").write_bytes(b"half")
     with open(run / "metrics.jsonl", "a") as file:
         file.write('{"step": 4, "rew')
 
@@ -111,7 +111,6 @@ def test_what_stands_in_the_way_is_cleared(runs, copy_of):
     assert told(notes) == ["the journal's last line was cut off: step 4 is made again"]
     assert journal.read_bytes() == (whole / "journal.jsonl").read_bytes()
     assert weights(run) == weights(whole)
-    assert not list(run.rglob("*.part*"))
     assert [line["step"] for line in jsonl(run / "evals.jsonl")] == [0, 3, 5]
 
 
@@ -138,8 +137,23 @@ def test_a_finished_run_says_so_and_does_nothing(copy_of):
     result, notes = resumed(run)
 
     assert result == Finished(run_path=str(run), model_path=str(run / "model"), steps=5)
-    assert notes.phases == []
+    assert notes.phases == [f"loading {run / 'model'}"]
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("change", [shutil.rmtree, flip_the_last_bit, cut_off])
+def test_the_model_of_a_finished_run_that_is_gone_or_another_is_made_again(change, runs, copy_of):
+    run = copy_of(5)
+    change(run / "model" if change is shutil.rmtree else run / "model" / "model.safetensors")
+
+    result, notes = resumed(run)
+    _, again = resumed(run)
+
+    assert isinstance(result, Finished)
+    assert notes.notices[0].endswith("; the model is made again")
+    assert again.notices == []
+    assert weights(run) == weights(runs[5])
+    assert info_of(run) == info_of(runs[5])
 
 
 def test_a_finished_run_whose_journal_lost_lines_is_no_finished_run(copy_of):
@@ -276,14 +290,16 @@ def test_a_run_goes_on_from_another_folder_and_without_its_variables(tmp_path, m
     assert weights(tmp_path / "run") == weights(whole)
 
 
-def test_other_versions_are_said(copy_of):
-    run = copy_of(2)
+def test_other_versions_and_another_device_are_said_in_one_line(copy_of):
+    run, device = copy_of(2), f"cpu ({platform.machine()})"
     edit(run / "run.json", f'"torch": "{torch.__version__}"', '"torch": "1.0"')
+    edit(run / "run.json", f'"device": "{device}"', '"device": "cuda (NVIDIA H100)"')
 
     _, notes = resumed(run)
 
     assert told(notes) == [
-        f"torch {torch.__version__} (was 1.0): from here on results can differ in their last bits"
+        f"torch {torch.__version__} (was 1.0), device {device} (was cuda (NVIDIA H100)): from here "
+        "on results can differ in their last bits"
     ]
 
 

@@ -9,13 +9,16 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from esft.engine import Drift
 from esft.engine.journal import Journal, unpack
+from esft.engine.journal_read import read_journal
 from esft.engine.weights import identity
-from esft.errors import ModelError, RunError
+from esft.errors import AnchorError, ModelError, RunError
 from esft.models.load import load_model
 from esft.recipe.settings import Run
 from esft.recipe.toml import load_recipe
+from esft.runs.folder import RunFolder
 from esft.tuning.population import Population
-from esft.tuning.start import run_tuning
+from esft.tuning.rebuild import find_source, rebuild
+from esft.tuning.start import resume_tuning, run_tuning
 
 
 def tuned_weights(run_path):
@@ -199,12 +202,65 @@ def test_a_step_that_cannot_be_recorded_is_not_made(tmp_path, monkeypatch):
     assert same(tuned_weights(tmp_path / "one"), tuned_weights(tmp_path / "run"))
 
 
+def test_an_error_after_a_step_saves_its_weights_as_those_of_that_step(tmp_path, monkeypatch):
+    whole = replace(a_recipe(tmp_path), run=Run(dir=str(tmp_path / "whole")))
+    run_tuning(whole, Notes(), never)
+    record, run = RunFolder.record_metrics, tmp_path / "run"
+
+    def full(self, metrics):
+        if metrics.step == 2:
+            raise RunError("metrics.jsonl cannot be written: No space left on device")
+        record(self, metrics)
+
+    with monkeypatch.context() as patches:
+        patches.setattr(RunFolder, "record_metrics", full)
+        with pytest.raises(RunError, match="No space left"):
+            run_tuning(a_recipe(tmp_path), Notes(), never)
+
+    saved = info_of(run)["saved"]
+    assert saved["step"] == read_journal(run / "journal.jsonl").last == 2
+    assert rebuild(find_source(str(run)), "2", Notes()).weights == saved["weights"]
+    resume_tuning(run, Notes(), never)
+    assert same(tuned_weights(run), tuned_weights(tmp_path / "whole"))
+    assert [line["step"] for line in jsonl(run / "metrics.jsonl")] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "alpha"), [(torch.float16, 1e5), (torch.float32, 1e38), (torch.bfloat16, 1e300)]
+)
+def test_a_step_that_overflows_ends_the_run_also_when_it_is_the_last(tmp_path, dtype, alpha):
+    recipe = a_recipe(tmp_path, model=tiny_llama(dtype=dtype), steps=1, alpha=alpha)
+    notes, run = Notes(), tmp_path / "run"
+
+    with pytest.raises(AnchorError, match=r"step 1 makes .* infinite"):
+        run_tuning(recipe, notes, never, given_rewards(0.0, 0.0, 0.0, 4.0))
+
+    assert not (run / "model").exists()
+    assert info_of(run)["state"] == "failed"
+    with pytest.raises(AnchorError, match=r"step 1 makes .* infinite"):
+        rebuild(find_source(str(run)), "last", Notes())
+    assert rebuild(find_source(str(run)), "0", Notes()).step == 0
+
+
+def test_a_last_model_that_gives_nan_is_saved_and_the_run_failed(tmp_path):
+    recipe = a_recipe(tmp_path, model=tiny_llama(dtype=torch.float16), steps=1, alpha=1e4)
+    rewards = given_rewards(0.0, 0.0, 0.0, 4.0)
+
+    with pytest.raises(RunError, match="model of step 1 gives NaN on holdout rows") as caught:
+        run_tuning(recipe, Notes(), never, rewards)
+
+    assert caught.value.hint == "take a smaller --alpha"
+    assert info_of(tmp_path / "run")["state"] == "failed"
+    assert jsonl(tmp_path / "run" / "evals.jsonl")[-1]["reward"] is None
+    tuned_weights(tmp_path / "run")
+
+
 def test_memory_that_runs_out_in_a_step_is_said_and_no_torn_model_is_saved(tmp_path, monkeypatch):
     update = Drift._update
 
     def cramped(self, *rest):
         update(self, *rest)
-        if self.steps == 2:
+        if self.steps == 1:
             raise torch.OutOfMemoryError("no room")
 
     monkeypatch.setattr(Drift, "_update", cramped)
@@ -214,7 +270,7 @@ def test_memory_that_runs_out_in_a_step_is_said_and_no_torn_model_is_saved(tmp_p
         run_tuning(a_recipe(tmp_path), notes, never, rewards)
 
     assert not (tmp_path / "run" / "model").exists()
-    assert "model of step 1 was not saved: a step was interrupted half-way" in notes.notices[-1]
+    assert "model of step 1 was not saved: step 2 was not made whole" in notes.notices[-1]
     assert len(jsonl(tmp_path / "run" / "journal.jsonl")) == 3
 
 

@@ -6,7 +6,6 @@ It is run as a file, with the descriptor of a pipe, and imports nothing of esft.
 import faulthandler
 import importlib
 import json
-import math
 import numbers
 import os
 import queue
@@ -23,6 +22,7 @@ from typing import Any
 
 SHOWN = 200  # characters of an error
 TRACEBACK = 8  # lines of it
+LARGEST = 2.0**127  # of a reward: a journal keeps float32, and squares of it stay finite
 GRACE_S = 2.0  # over its limit, a request ends this process, where nobody else did
 
 
@@ -100,13 +100,13 @@ def _reward(reward: Callable[..., Any], row: dict[str, Any], answer: str) -> flo
     complex_ = isinstance(value, numbers.Complex) and not isinstance(value, numbers.Real)
     if not complex_ and not isinstance(value, (str, bytes, bytearray)):
         with suppress(Exception):
-            if math.isfinite(number := float(value)):
+            if abs(number := float(value)) <= LARGEST:
                 return number
     try:
         shown = reprlib.repr(value)
     except Exception:  # such as an int too long for str
         shown = f"an object of type {type(value).__name__}"
-    raise Failure(f"returned {shown}, expected a finite number")
+    raise Failure(f"returned {shown}, expected a finite number, at most 1e38 in size")
 
 
 def _rows(rows: Callable[[], Any]) -> list[dict[str, Any]]:

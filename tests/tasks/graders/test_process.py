@@ -80,10 +80,14 @@ def has_ended(pid, within_s=10.0):
         ("long()", r"raised ValueError: x{188}\.\.\."),
         ("os._exit(3)", "ended with exit code 3"),
         ("os.kill(os.getpid(), 9)", r"was ended by signal 9 \(Killed.*\)"),
-        ("'0.5'", "returned '0.5', expected a finite number"),
-        ("math.nan", "returned nan, expected a finite number"),
-        ("1 + 0j", r"returned \(1\+0j\), expected a finite number"),
-        ("10 ** 10_000", "returned an object of type int, expected a finite number"),
+        ("'0.5'", "returned '0.5', expected a finite number, at most 1e38 in size"),
+        ("math.nan", "returned nan, expected a finite number, at most 1e38 in size"),
+        ("-1e200", r"returned -1e\+200, expected a finite number, at most 1e38 in size"),
+        ("1 + 0j", r"returned \(1\+0j\), expected a finite number, at most 1e38 in size"),
+        (
+            "10 ** 10_000",
+            "returned an object of type int, expected a finite number, at most 1e38 in size",
+        ),
     ],
 )
 def test_an_answer_that_gets_no_reward_is_worth_0_and_the_next_one_is_graded(
