@@ -181,14 +181,3 @@ def test_two_runs_started_together_get_two_names(base, tmp_path):
     )
     told = {process.stderr.split("run     ")[1].split()[0] for process in done}
     assert told == {str(run.relative_to(tmp_path)) for run in runs}
-
-
-def test_of_two_runs_started_together_in_one_folder_one_is_told_that_it_is_taken(base, tmp_path):
-    command = ("tune", "--model", base, *TINY, *ROWS, "--steps", 1, "--run-dir", "mine")
-
-    done = at_once(tmp_path, command, command)
-
-    assert sorted(process.returncode for process in done) == [0, 1], done
-    (refused,) = (process for process in done if process.returncode)
-    assert "Error: run folder mine exists, expected a new name" in refused.stderr
-    assert "esft resume mine goes on with it" in refused.stderr

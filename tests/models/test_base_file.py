@@ -262,8 +262,10 @@ def test_runs_that_write_at_once_do_not_disturb_each_other(start, loaded):
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX permissions")
 def test_only_its_owner_may_write_and_what_killed_writers_left_is_gone(loaded, cache):
-    (cache / "bases").mkdir(parents=True)
-    (cache / "bases" / ".another.safetensors.1234abcd.partial").write_text("half of a model")
+    left = cache / "bases" / ".another.safetensors.1234abcd.partial"
+    left.mkdir(parents=True)
+    (left / ".lock").touch()
+    (left / "new").write_text("half of a model")
     before = os.umask(0)
     try:
         mapped_base(loaded)

@@ -15,7 +15,7 @@ from esft.errors import AnchorError, ModelError, RunError
 from esft.models.load import load_model
 from esft.recipe.settings import Run
 from esft.recipe.toml import load_recipe
-from esft.runs.folder import RunFolder
+from esft.runs.folder import RunFolder, create_run
 from esft.tuning.population import Population
 from esft.tuning.rebuild import find_source, rebuild
 from esft.tuning.start import resume_tuning, run_tuning
@@ -90,6 +90,17 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_others(tmp_path):
     assert same(first[1], again[1])
     assert first[0] != zero[0]
     assert not same(first[1], zero[1])
+
+
+def test_a_folder_that_was_named_and_is_taken_meanwhile_is_refused(tmp_path):
+    notes, run = Notes(), tmp_path / "run"
+    notes.phase = lambda text: create_run(run, "", {}, {}) if not run.exists() else None
+
+    with pytest.raises(RunError, match=r"run folder .*run exists, expected a new name") as caught:
+        run_tuning(a_recipe(tmp_path), notes, never)
+
+    assert f"esft resume {run} goes on with it" in caught.value.hint
+    assert jsonl(run / "journal.jsonl")[0].keys() == {"format", "checksum"}
 
 
 def test_a_seed_that_is_not_given_is_drawn_and_recorded(tmp_path):
