@@ -39,7 +39,7 @@ def known(value: float | None) -> float | None:
 
 
 def to_json(value: object) -> Any:
-    """Return dataclasses, tuples, dicts and paths as `json.dumps` takes them: NaN is null."""
+    """Return dataclasses, tuples, dicts and paths as JSON has them: NaN and infinities are null."""
     if is_dataclass(value):
         return {field.name: to_json(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, dict):
@@ -49,6 +49,11 @@ def to_json(value: object) -> Any:
     if isinstance(value, Path):
         return str(value)
     return known(value) if isinstance(value, float) else value
+
+
+def json_text(value: object, indent: int | None = None) -> str:
+    """Return `to_json` of a value as JSON that every reader takes."""
+    return json.dumps(to_json(value), indent=indent, allow_nan=False)
 
 
 def from_json(kind: type[T], value: object, name: str = "") -> T:

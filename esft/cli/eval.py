@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from functools import partial
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ import click
 
 from esft.cli.options import GroupedCommand, device_option, grouped, json_option, prior_option
 from esft.cli.show import show_work, wrapped
+from esft.typed import json_text
 
 if TYPE_CHECKING:
     from esft.evals.results import Comparison, KlEstimate, KlPair
@@ -87,7 +87,6 @@ def evaluate(
       esft eval --model Qwen2.5-1.5B --prior gsm8k:100
     """
     from esft.evals.run import EvalRequest, run_eval, write_eval
-    from esft.typed import to_json
 
     try:
         with show_work() as watcher:
@@ -96,7 +95,7 @@ def evaluate(
         click.echo("What was measured is kept: the same command goes on from there.", err=True)
         raise
     if as_json:
-        click.echo(json.dumps(to_json(result.record)))
+        click.echo(json_text(result.record))
     else:
         _print(result, texts)
     for failed in result.record.failed:

@@ -1,6 +1,5 @@
 """`esft replay` and `esft export`: the model of any step, as a folder or a journal to mail."""
 
-import json
 import shlex
 from dataclasses import asdict
 from pathlib import Path
@@ -10,6 +9,7 @@ import click
 from esft.cli.options import GroupedCommand, json_option, rebuild_options
 from esft.cli.show import show_work
 from esft.models.device import DTYPES
+from esft.typed import json_text
 
 
 @click.command(cls=GroupedCommand, short_help="Rebuild the model of any step.")
@@ -83,7 +83,7 @@ def export(
         done = export_journal(*asked) if journal else export_folder(*asked, dtype)
     record, weights = asdict(done), f"weights  sha256 {done.weights}"
     if journal:
-        record["journal"] = str(out)
+        record["journal"] = out
         again = shlex.join(["esft", "replay", str(out), "--model", done.model, "--out", "DIR"])
         lines = [f"step {done.step} of {source.record.path}", weights]
         lines += [f"journal  {out}, {done.size / 1000:.1f} kB", f"rebuild  {again}"]
@@ -91,10 +91,10 @@ def export(
         kept = ("step", "dtype", "weights", "prompts", "prompts_from", "conversion")
         tuned = {"dtype": done.tuned_dtype, "weights": done.tuned_weights}
         tuned["recorded"] = done.recorded
-        record = {"model": str(out), "best_step": done.best, "tuned": tuned} | {
+        record = {"model": out, "best_step": done.best, "tuned": tuned} | {
             key: record[key] for key in kept
         }
         same = ", the weights that the run recorded" if done.recorded else ""
         lines = [f"step {done.step} of {source.record.path}{same}"]
         lines += [f"compared {comparison_text(done)}", weights, f"model    {out}"]
-    click.echo(json.dumps(record) if as_json else "\n".join(lines))
+    click.echo(json_text(record) if as_json else "\n".join(lines))

@@ -1,13 +1,12 @@
 """`esft runs`, `esft verify` and `esft report`: which runs there are, and what became of them."""
 
-import json
-from dataclasses import asdict
 from pathlib import Path
 
 import click
 
 from esft.cli.options import json_option
 from esft.cli.show import columns, show_work, wrapped
+from esft.typed import json_text
 
 
 @click.command(short_help="List the runs.")
@@ -24,7 +23,7 @@ def runs(as_json: bool) -> None:
 
     listed = listed_runs()
     if as_json:
-        click.echo(json.dumps([asdict(run) for run in listed]))
+        click.echo(json_text(listed))
         return
     if not listed:
         click.echo("There is no run under runs/.\nHint: start one: esft tune quickstart", err=True)
@@ -85,8 +84,7 @@ def verify(
                 click.echo(wrapped(" " * len(label), f"Hint: {check.hint}"))
     failed = sum(check.result == FAILED for check in found)
     if as_json:
-        checks = [asdict(check) for check in found]
-        click.echo(json.dumps({"run": str(path), "ok": not failed, "checks": checks}))
+        click.echo(json_text({"run": path, "ok": not failed, "checks": found}))
     else:
         total = f"{failed} of {len(found)} checks failed" if failed else "no check failed"
         click.echo(wrapped("", f"{path}: {total}"))
@@ -116,10 +114,9 @@ def report(runs: tuple[str, ...], out: Path | None, as_json: bool) -> None:
     """
     from esft.report.write import write_report
     from esft.runs.names import find_run
-    from esft.typed import to_json
 
     written = write_report([find_run(name) for name in runs or (None,)], out)
     for run in written.runs:
         for note in run.notes:
             click.echo(f"{run.name}: {note}", err=True)
-    click.echo(json.dumps(to_json(written)) if as_json else written.page)
+    click.echo(json_text(written) if as_json else written.page)

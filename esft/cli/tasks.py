@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import textwrap
 from collections.abc import Iterator
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
 
 from esft.cli.options import json_option
 from esft.cli.show import wrapped
+from esft.typed import json_text
 
 if TYPE_CHECKING:
     from esft.tasks.rows import Preview
@@ -47,7 +46,7 @@ def tasks(name: str | None, grader: str | None, data_dir: str | None, as_json: b
         return
     every = [get_task(name) for name in task_names()]
     if as_json:
-        click.echo(json.dumps([_task_record(task) for task in every]))
+        click.echo(json_text([_task_record(task) for task in every]))
         return
     for task in every:
         click.echo(wrapped(f"{task.name:<20}", task.summary))
@@ -68,11 +67,11 @@ def _task_record(task: Task) -> dict[str, object]:
 def _preview_json(task: Task, shown: Preview) -> str:
     rows = [
         {name: getattr(row, name) for name in ("id", "answer", "accepted", "gold")}
-        | {"questions": list(map(asdict, row.questions)), "options": list(map(asdict, row.options))}
+        | {"questions": row.questions, "options": row.options}
         for row in shown.rows
     ]
     where = {"where": shown.where, "split": shown.split, "total": shown.total}
-    return json.dumps(_task_record(task) | where | {"first": rows})
+    return json_text(_task_record(task) | where | {"first": rows})
 
 
 def _preview_text(task: Task, shown: Preview) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 import click
 
 from esft.cli import options
 from esft.cli.show import change_text, duration, show_run
+from esft.typed import json_text
 
 if TYPE_CHECKING:
     from esft.tuning.watcher import Outcome
@@ -46,7 +46,7 @@ def tune(ctx: click.Context, recipe: str | None, as_json: bool, **changes: objec
 
     with show_run() as watcher:
         outcome = run_tuning(settings, watcher, watcher.asked)
-    click.echo(json.dumps(_record(outcome)) if as_json else _text(outcome))
+    click.echo(json_text(_record(outcome)) if as_json else _text(outcome))
     if settings.anchor.awd and outcome.priors and not as_json:
         same = options.typed_with(ctx, ("--awd", "--run-dir"), "--awd", "0")
         click.echo(f"The same without AWD: {same}")
@@ -78,9 +78,9 @@ def resume(ctx: click.Context, run: str | None, as_json: bool) -> None:
     if isinstance(result, Finished):
         text = f"run {result.run_path} is finished: {result.steps} steps"
         record = {"run": result.run_path, "steps": result.steps, "state": "finished"}
-        click.echo(json.dumps(record) if as_json else f"{text}, model {result.model_path}")
+        click.echo(json_text(record) if as_json else f"{text}, model {result.model_path}")
         return
-    click.echo(json.dumps(_record(result)) if as_json else _text(result))
+    click.echo(json_text(_record(result)) if as_json else _text(result))
     ctx.exit(130 if result.stopped else 0)
 
 
@@ -120,11 +120,9 @@ def _text(outcome: Outcome) -> str:
 
 
 def _record(outcome: Outcome) -> dict[str, object]:
-    from esft.typed import to_json
-
     plain = ("task", "steps", "planned", "stopped", "best_step", "grader_failures", "drift")
     plain += ("forecast", "peak_memory")
-    record = {name: getattr(outcome, name) for name in plain} | {
+    return {name: getattr(outcome, name) for name in plain} | {
         "run": outcome.run_path,
         "model": outcome.model_path,
         "base": outcome.base.figures(),
@@ -135,4 +133,3 @@ def _record(outcome: Outcome) -> dict[str, object]:
         },
         "seconds": round(outcome.seconds, 3),
     }
-    return to_json(record)

@@ -1,6 +1,5 @@
 """`esft eval` as a library function: what is asked, and what it came to."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +29,7 @@ from esft.stats.verdict import MARGIN
 from esft.tuning.rebuild import RebuildOptions, Source, find_source, step_of
 from esft.tuning.tasks import EvalTask, eval_task, refuse_target, rows_hash, rows_of, task_and_rows
 from esft.tuning.watcher import Watcher
-from esft.typed import to_json
+from esft.typed import json_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +71,7 @@ class EvalResult:
 
 def write_eval(result: EvalResult) -> None:
     """Write the record of an evaluation; RunError if that cannot be."""
-    write_whole(Path(result.path), json.dumps(to_json(result.record), indent=1) + "\n")
+    write_whole(Path(result.path), json_text(result.record, indent=1) + "\n")
 
 
 def run_eval(request: EvalRequest, watcher: Watcher) -> EvalResult:

@@ -1,6 +1,5 @@
 """The run folder: what a run leaves behind, never half there."""
 
-import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,7 +10,7 @@ from esft.engine.journal_read import JournalRecord, read_journal
 from esft.errors import JournalError, RunError
 from esft.files import append_line, remove_abandoned, whole_folder, write_whole
 from esft.runs.records import RecordedRow, RecordedScore, RunInfo, StepMetrics, read_info, rows_path
-from esft.typed import to_json
+from esft.typed import json_text
 
 
 class RunFolder:
@@ -51,18 +50,18 @@ class RunFolder:
 
     def record_metrics(self, metrics: StepMetrics) -> None:
         """Append to metrics.jsonl what a plot of this step needs."""
-        append_line(self.path / "metrics.jsonl", json.dumps(to_json(metrics)))
+        append_line(self.path / "metrics.jsonl", json_text(metrics))
 
     def record_evaluation(self, score: RecordedScore, rows: Sequence[RecordedRow]) -> None:
         """Append to evals.jsonl, after writing the rows behind it to evals/."""
-        lines = [json.dumps(to_json(row)) + "\n" for row in rows]
+        lines = [json_text(row) + "\n" for row in rows]
         write_whole(rows_path(self.path, score), "".join(lines))
-        append_line(self.path / "evals.jsonl", json.dumps(to_json(score)))
+        append_line(self.path / "evals.jsonl", json_text(score))
 
     def update_info(self, **changes: object) -> None:
         """Replace values of run.json."""
         self.info = replace(self.info, **changes)
-        write_whole(self.path / "run.json", json.dumps(to_json(self.info), indent=2) + "\n")
+        write_whole(self.path / "run.json", json_text(self.info, indent=2) + "\n")
 
 
 def create_run(path: Path, recipe: str, info: RunInfo, header: dict[str, object]) -> RunFolder:

@@ -20,7 +20,7 @@ from esft.evals.results import (
     read_eval,
 )
 from esft.runs.records import StepScore
-from esft.typed import to_json
+from esft.typed import json_text, to_json
 
 ROWS = {0: [(1, 1.5), (1, 1.0), (0, 0.5)], 4: [(0, 0.0), (1, 1.0), (1, 0.25)]}
 KL = KlEstimate(kl=0.02, se=0.001, tokens=400, prompts=50, far=0.0)
@@ -98,3 +98,11 @@ def test_what_esft_did_not_write_is_refused_in_a_sentence(tmp_path, change, erro
         read_eval(write(tmp_path / "eval.json", to_json(RECORD) | change))
 
     assert caught.value.hint == "make it anew: esft eval"
+
+
+def test_what_is_printed_or_written_is_json_for_every_reader():
+    text = json_text({"drift": math.inf, "task": TASK, "shares": (math.nan, -math.inf, 0.5)})
+
+    read = json.loads(text, parse_constant=pytest.fail)
+    assert (read["drift"], read["shares"]) == (None, [None, None, 0.5])
+    assert read["task"]["name"] == TASK.name

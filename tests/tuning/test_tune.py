@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from records import an_info
 from tiny_models import tiny_llama, tiny_qwen2
 from tiny_runs import Notes, a_recipe, given_rewards, info_of, jsonl, never
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -94,7 +95,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_others(tmp_path):
 
 def test_a_folder_that_was_named_and_is_taken_meanwhile_is_refused(tmp_path):
     notes, run = Notes(), tmp_path / "run"
-    notes.phase = lambda text: create_run(run, "", {}, {}) if not run.exists() else None
+    notes.phase = lambda text: create_run(run, "", an_info(), {}) if not run.exists() else None
 
     with pytest.raises(RunError, match=r"run folder .*run exists, expected a new name") as caught:
         run_tuning(a_recipe(tmp_path), notes, never)
