@@ -8,6 +8,7 @@ from contextlib import nullcontext, suppress
 from esft.engine.journal import Journal
 from esft.engine.weights import identity
 from esft.errors import EsftError, RunError
+from esft.models.load import LoadedModel
 from esft.models.save import save_model, small_files
 from esft.rollout.cache import Cache
 from esft.rollout.encode import EncodedRow
@@ -183,15 +184,20 @@ class Recorder:
         was = self.run.info.saved
         if was == Saved(**saved, files=was.files if was else {}) and self.run.model_path.exists():
             return
-        self._watcher.phase(f"saving the model to {self.run.model_path}")
-        save_model(self._session.base.loaded, self.run.model_path, replace=True)
-        self.run.update_info(saved=Saved(**saved, files=small_files(self.run.model_path)))
+        save_tuned(self.run, self._session.base.loaded, self._watcher, **saved)
 
     def _record_split(self, size: int) -> None:
         self.run.update_info(batches=(*self.run.info.batches, (self.done, size)))
         self._watcher.notice(
             f"memory ran out: from here on {size} sequences at a time (recorded in run.json)"
         )
+
+
+def save_tuned(run: RunFolder, loaded: LoadedModel, watcher: Watcher, **saved: object) -> None:
+    """Write a run's model/, and then to run.json what it is: all of `Saved` but the files."""
+    watcher.phase(f"saving the model to {run.model_path}")
+    save_model(loaded, run.model_path, replace=True)
+    run.update_info(saved=Saved(**saved, files=small_files(run.model_path)))
 
 
 def has_peaked(scores: Sequence[RecordedScore], patience: int | None) -> bool:

@@ -13,7 +13,6 @@ from esft.engine.forecast import forecast_of
 from esft.engine.journal_read import JournalRecord
 from esft.errors import RunError, TakenError
 from esft.files import writing
-from esft.models.save import save_model
 from esft.recipe.settings import Recipe, settings_of, with_recorded_paths
 from esft.recipe.toml import dump_recipe, load_recipe
 from esft.runs.folder import RunFolder, create_run, open_run, require_room
@@ -24,7 +23,7 @@ from esft.tuning.loop import Loop
 from esft.tuning.plan import tell_plan
 from esft.tuning.population import Population
 from esft.tuning.rebuild import Source, bring_to, rebuild
-from esft.tuning.recorder import Recorder
+from esft.tuning.recorder import Recorder, save_tuned
 from esft.tuning.run_info import (
     changed_files,
     changed_settings,
@@ -156,9 +155,10 @@ def _require_model(run: RunFolder, record: JournalRecord, watcher: Watcher) -> N
     if check.result != FAILED:
         return
     watcher.notice(f"{check.text}; the model is made again")
-    rebuilt = rebuild(Source(record=record, run=run), str(run.info.saved.step), watcher)
-    watcher.phase(f"saving the model to {run.model_path}")
-    save_model(rebuilt.base.loaded, run.model_path, replace=True)
+    step = run.info.saved.step
+    rebuilt = rebuild(Source(record=record, run=run), str(step), watcher)
+    saved = {"step": step, "weights": rebuilt.weights, "journal": record.checksums[step]}
+    save_tuned(run, rebuilt.base.loaded, watcher, **saved)
 
 
 def _clear(run: RunFolder, record: JournalRecord, watcher: Watcher) -> None:

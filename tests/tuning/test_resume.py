@@ -141,10 +141,18 @@ def test_a_finished_run_says_so_and_does_nothing(copy_of):
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
-@pytest.mark.parametrize("change", [shutil.rmtree, flip_the_last_bit, cut_off])
-def test_the_model_of_a_finished_run_that_is_gone_or_another_is_made_again(change, runs, copy_of):
+@pytest.mark.parametrize(
+    ("file", "change"),
+    [
+        ("", shutil.rmtree),
+        ("model.safetensors", flip_the_last_bit),
+        ("model.safetensors", cut_off),
+        ("tokenizer.json", cut_off),
+    ],
+)
+def test_a_finished_runs_model_that_is_gone_or_another_is_made_again(file, change, runs, copy_of):
     run = copy_of(5)
-    change(run / "model" if change is shutil.rmtree else run / "model" / "model.safetensors")
+    change(run / "model" / file)
 
     result, notes = resumed(run)
     _, again = resumed(run)
