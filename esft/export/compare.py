@@ -78,10 +78,13 @@ def find_prompts(source: Source, watcher: Watcher) -> tuple[list[Prompt], str]:
 
 
 def tokens_of(prompt: Prompt, tokenizer) -> tuple[int, ...]:
-    """Return a prompt as a rollout would give it to the model."""
-    if isinstance(prompt, str):
-        return tuple(tokenizer(prompt)["input_ids"])
-    return encode_prompt(tokenizer, prompt)
+    """Return a prompt as a rollout would give it to the model; plain where that is refused."""
+    if not isinstance(prompt, str):
+        try:
+            return encode_prompt(tokenizer, prompt)
+        except TaskError:
+            prompt = prompt.prompt
+    return tuple(tokenizer(prompt)["input_ids"])
 
 
 def output_of(

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+_OTHER = "download it again, take another checkpoint, or a newer transformers: "
+_OTHER += "pip install -U transformers"
+
+
 @contextmanager
 def quiet(*, bars: bool = True) -> Iterator[None]:
     """Inside the block transformers logs errors only, and bars are shown on a terminal only.
@@ -36,16 +40,12 @@ def quiet(*, bars: bool = True) -> Iterator[None]:
 @contextmanager
 def clear_errors(name: str) -> Iterator[None]:
     """Turn what transformers raises about the checkpoint `name` into a ModelError."""
-    import torch
     from huggingface_hub.errors import StrictDataclassError
 
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise ModelError(
-            f"{name} does not fit into memory: {_first_line(error)}",
-            hint="name a smaller dtype (--dtype bfloat16), a smaller model or another device",
-        ) from error
+    except ModelError:
+        raise
     except ImportError as error:
         raise ModelError(
             f"{name} needs a package that is not installed: {_first_line(error)}",
@@ -58,10 +58,46 @@ def clear_errors(name: str) -> Iterator[None]:
                 hint="read that code; if you trust it: --set model.trust_remote_code=true",
             ) from error
         raise ModelError(
-            f"{name} cannot be loaded: {_first_line(error)}",
-            hint="download it again, take another checkpoint, or a newer transformers: "
-            "pip install -U transformers",
+            f"{name} cannot be loaded: {' '.join(str(error).split())}",
+            hint=_OTHER,
         ) from error
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+        raise ModelError(
+            f"{name} does not fit into memory: {_first_line(error)}",
+            hint="name a smaller dtype (--dtype bfloat16), a smaller model or another device",
+        ) from error
+
+
+@contextmanager
+def clear_config(name: str) -> Iterator[None]:
+    """Turn what transformers stumbles over in the values of a config into a ModelError.
+
+    What `clear_errors` has words for goes on to it.
+    """
+    from huggingface_hub.errors import StrictDataclassError
+
+    try:
+        yield
+    except (ModelError, ImportError, OSError, ValueError, StrictDataclassError):
+        raise
+    except Exception as error:  # a division by zero, a missing key, a list without an attribute
+        if out_of_memory(error):
+            raise
+        raise ModelError(
+            f"{name}: its config makes no model: {type(error).__name__}: {_first_line(error)}",
+            hint=_OTHER,
+        ) from error
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Return whether an exception says that memory ran out, on any device."""
+    import torch
+
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(
+        words in str(error) for words in ("can't allocate memory", "out of memory")
+    )
 
 
 def load_tokenizer(kind: type, where: str, name: str, **options: object) -> PreTrainedTokenizerBase:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
+import math
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from esft.errors import ModelError
 from esft.models.device import DTYPES
+from esft.typed import parse, read_file
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -18,7 +19,12 @@ _INDEX = "model.safetensors.index.json"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _CAUSAL_ENDINGS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 _FLOATS = ("F64", "F32", "F16", "BF16")
+_SMALL_FILES = ("*.json", "*.jinja", "*.txt", "*.model")
+_OBJECTS = ("generation_config.json", "tokenizer_config.json", "special_tokens_map.json")
+_LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+_MOST_LAYERS = 1000  # no published model has as many; building a million takes hours
 _AGAIN = "copy or download it again"
+_OTHERS = "config.json and the weights belong to different models: download both again"
 
 
 def check_files(folder: Path, name: str) -> None:
@@ -37,7 +43,16 @@ def check_files(folder: Path, name: str) -> None:
             else "name a folder with config.json, model.safetensors and tokenizer.json; "
             "of a repository of .gguf files, download one and name that",
         )
-    config = _read_json(folder / "config.json", name)
+    # transformers passes over what is no file, and over a generation config that it cannot read.
+    for path in (path for kind in _SMALL_FILES for path in folder.glob(kind)):
+        if not path.is_file():
+            raise ModelError(f"{name}: {path.name} is not a file", hint=_AGAIN)
+    config, *_ = [
+        _read_json(folder / file, name)
+        for file in ("config.json", *_OBJECTS)
+        if (folder / file).exists()
+    ]
+    check_layers(config, name)
     if config.get("transformers_weights", _WEIGHTS) not in (_WEIGHTS, _INDEX):
         raise no_safetensors(name, [str(config["transformers_weights"])])
     for part in (config, *(part for part in config.values() if isinstance(part, dict))):
@@ -45,7 +60,10 @@ def check_files(folder: Path, name: str) -> None:
         if scheme:
             method = scheme.get("quant_method") if isinstance(scheme, dict) else None
             raise _quantized(name, f"quantization_config: {method or 'unnamed'}")
-    classes = [str(listed) for listed in config.get("architectures") or []]
+    classes = config.get("architectures") or []
+    if not isinstance(classes, list):
+        raise ModelError(f"{name}: architectures of config.json is no list", hint=_AGAIN)
+    classes = list(map(str, classes))
     causal = "auto_map" in config or any(listed.endswith(_CAUSAL_ENDINGS) for listed in classes)
     if config.get("is_encoder_decoder") or (classes and not causal):
         raise ModelError(
@@ -55,13 +73,25 @@ def check_files(folder: Path, name: str) -> None:
         )
 
 
+def check_layers(config: dict[str, object], name: str) -> None:
+    """Check the numbers of layers in a config, also in its parts, before anything is made of it."""
+    for part in (config, *(part for part in config.values() if isinstance(part, dict))):
+        for key, count in part.items():
+            least = 1 if key in _LAYERS else -math.inf
+            if "layer" in str(key) and type(count) is int and not least <= count <= _MOST_LAYERS:
+                raise ModelError(
+                    f"{name}: {key} of its config is {count}, expected 1 to {_MOST_LAYERS}",
+                    hint=_AGAIN,
+                )
+
+
 def weight_files(folder: Path, name: str) -> list[str]:
     """Return the names of the safetensors files that `folder` has, or should have."""
     if (folder / _WEIGHTS).exists() or not (folder / _INDEX).exists():
         return [_WEIGHTS]
     weight_map = _read_json(folder / _INDEX, name).get("weight_map")
-    files = sorted(set(weight_map.values())) if isinstance(weight_map, dict) else []
-    if not files or not all(re.fullmatch(r"[\w.-]+\.safetensors", str(file)) for file in files):
+    files = sorted(set(map(str, weight_map.values()))) if isinstance(weight_map, dict) else []
+    if not files or not all(re.fullmatch(r"[\w.-]+\.safetensors", file) for file in files):
         raise ModelError(
             f"{name}: the weight_map of {_INDEX} names no or other files than *.safetensors",
             hint=_AGAIN,
@@ -69,22 +99,28 @@ def weight_files(folder: Path, name: str) -> list[str]:
     return files
 
 
-def check_weights(folder: Path, name: str) -> None:
-    """Check the safetensors files in `folder` as far as their headers tell; no pickle will do."""
+def check_weights(folder: Path, name: str, expected: int) -> None:
+    """Check the safetensors files in `folder` as far as their headers tell; no pickle will do.
+
+    `expected` is the number of weights that the config calls for.
+    """
     from safetensors import SafetensorError, safe_open
 
     files = weight_files(folder, name)
-    missing = [file for file in files if not (folder / file).exists()]
+    missing = [file for file in files if not (folder / file).is_file()]
     if missing == [_WEIGHTS]:
         raise no_safetensors(name, [path.name for kind in _PICKLES for path in folder.glob(kind)])
     if missing:
         raise ModelError(
             f"{name} lacks {missing[0]}, one of {len(files)} files of weights", hint=_AGAIN
         )
+    there = 0
     for file in files:
         try:
             with safe_open(folder / file, framework="pt") as stored:
-                kinds = {key: stored.get_slice(key).get_dtype() for key in stored.keys()}  # noqa: SIM118
+                slices = {key: stored.get_slice(key) for key in stored.keys()}  # noqa: SIM118
+                kinds = {key: part.get_dtype() for key, part in slices.items()}
+                there += sum(math.prod(part.get_shape()) for part in slices.values())
         except (SafetensorError, OSError) as error:
             raise ModelError(
                 f"{name}: {file} is damaged or cut short: {error}", hint=_AGAIN
@@ -93,6 +129,11 @@ def check_weights(folder: Path, name: str) -> None:
             # Masks and counters may be integers; as weights, integers would pass for floats.
             if key.endswith("weight") and kind not in _FLOATS:
                 raise _quantized(name, f"{key} is {kind}")
+    if expected > 2 * there:  # twice: embeddings may be tied in the file and not in the model
+        raise ModelError(
+            f"{name}: config.json calls for {expected:,} weights, the files hold {there:,}",
+            hint=_OTHERS,
+        )
 
 
 def check_loaded(model: PreTrainedModel, info: dict, name: str) -> None:
@@ -109,7 +150,16 @@ def check_loaded(model: PreTrainedModel, info: dict, name: str) -> None:
         key, shape, expected = sorted(info["mismatched_keys"])[0]
         raise ModelError(
             f"{name}: {key} has shape {tuple(shape)}, config.json expects {tuple(expected)}",
-            hint="config.json and the weights belong to different models: download both again",
+            hint=_OTHERS,
+        )
+    ends = model.generation_config.eos_token_id
+    if not all(
+        type(end) is int
+        for end in (ends if isinstance(ends, list) else [0 if ends is None else ends])
+    ):
+        raise ModelError(
+            f"{name}: eos_token_id is {ends!r:.60}, expected whole numbers: answers end there",
+            hint=_AGAIN,
         )
     for key, parameter in model.named_parameters():
         kind = str(parameter.dtype).removeprefix("torch.")
@@ -121,6 +171,14 @@ def check_loaded(model: PreTrainedModel, info: dict, name: str) -> None:
                 hint="name a dtype: --dtype float32",
             )
     _check_finite(model, name)
+
+
+def check_forward(model: PreTrainedModel) -> None:
+    """Let the model look at one token; whatever is raised where its config's values do not fit."""
+    import torch
+
+    with torch.inference_mode():
+        model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=model.device)).logits  # noqa: B018
 
 
 def no_safetensors(name: str, pickles: list[str] = ()) -> ModelError:
@@ -159,7 +217,9 @@ def _check_finite(model: PreTrainedModel, name: str) -> None:
 
 def _read_json(path: Path, name: str) -> dict:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = parse(read_file(path))
+    except OSError as error:
+        raise ModelError(f"{name}: {path.name} cannot be read: {error}", hint=_AGAIN) from error
     except ValueError as error:
         raise ModelError(f"{name}: {path.name} is not JSON: {error}", hint=_AGAIN) from error
     if not isinstance(value, dict):

@@ -40,10 +40,10 @@ def find_model(name: str) -> Path | str:
     path = Path(expanded)
     is_gguf = path.suffix.lower() == ".gguf"
     if os.path.exists(expanded):
-        if path.is_dir() or is_gguf:
+        if path.is_dir() or (is_gguf and path.is_file()):
             return path
         raise ModelError(
-            f"model {path} is a file, but not a .gguf file",
+            f"model {path} is neither a folder nor a .gguf file",
             hint=f"name the folder it is in: {path.parent}"
             if path.match("*.safetensors")
             else None,

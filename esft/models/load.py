@@ -10,8 +10,15 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from esft.errors import ModelError
-from esft.models.calling import clear_errors, load_tokenizer, quiet
-from esft.models.check import and_more, check_files, check_loaded, check_weights
+from esft.models.calling import clear_config, clear_errors, load_tokenizer, quiet
+from esft.models.check import (
+    and_more,
+    check_files,
+    check_forward,
+    check_layers,
+    check_loaded,
+    check_weights,
+)
 from esft.models.device import choose_device, choose_gguf_dtype, computes_bfloat16, parse_dtype
 from esft.models.find import fetch_small_files, fetch_weights, find_model
 from esft.models.identity import parts_of
@@ -93,6 +100,8 @@ def load_model(
             (model, info), tokenizer = _load_checkpoint(where, folder, trust_remote_code, options)
     check_loaded(model, info, str(where))
     model.eval().requires_grad_(False)
+    with clear_errors(str(where)), clear_config(str(where)):
+        check_forward(model)
     parts = parts_of(model, tokenizer)
     pad = _borrow_pad(tokenizer)
     notes += _notes(model, info, tokenizer, pad, dtype)
@@ -114,7 +123,7 @@ def _load_checkpoint(
     where: Path | str, folder: Path, trust_remote_code: bool, loading: dict[str, object]
 ) -> tuple[tuple[PreTrainedModel, dict], PreTrainedTokenizerBase]:
     """Load a folder or a hub id, the weights last: what cannot be tuned is refused before."""
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
     # A hub id stays a hub id, since transformers treats some tokenizers by it.
     name, on_hub = str(where), isinstance(where, str)
@@ -124,14 +133,34 @@ def _load_checkpoint(
         "local_files_only": True,  # everything has been fetched
         "trust_remote_code": trust_remote_code,
     }
-    AutoConfig.from_pretrained(name, **options)
+    with clear_config(name):
+        expected = _weights_of(AutoConfig.from_pretrained(name, **options), trust_remote_code)
+        if (folder / "generation_config.json").exists():
+            GenerationConfig.from_pretrained(name, **options)
     tokenizer = load_tokenizer(AutoTokenizer, name, name, **options)
     if on_hub:
         fetch_weights(name, folder)
-    check_weights(folder, name)
+    check_weights(folder, name, expected)
     # Mismatched sizes are reported in info, and refused by name.
     options |= {"use_safetensors": True, "ignore_mismatched_sizes": True} | loading
     return AutoModelForCausalLM.from_pretrained(name, **options), tokenizer
+
+
+def _weights_of(config: PreTrainedConfig, trust_remote_code: bool) -> int:
+    """Return how many weights a config calls for; whatever is raised where it makes no model."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    if trust_remote_code:  # that code may not know of the meta device
+        return 0
+    with torch.device("meta"):  # takes no memory, however many there are
+        try:
+            model = AutoModelForCausalLM.from_config(config)
+        except (RuntimeError, NotImplementedError) as error:
+            if "meta" not in str(error):
+                raise
+            return 0  # a part that computes with what it makes
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def _load_gguf(
@@ -151,6 +180,9 @@ def _load_gguf(
     # prefer to the tokenizer in the file: so it gets an empty folder to look into.
     with TemporaryDirectory(prefix="esft-gguf-") as empty:
         config = _gguf_config(path, empty, file)
+        check_layers(config.to_dict(), str(path))
+        with clear_config(str(path)):
+            _weights_of(config, trust_remote_code=False)
         # Not AutoTokenizer, which reads the whole file once more to find out the same class.
         tokenizer = load_tokenizer(PreTrainedTokenizerFast, empty, str(path), gguf_file=file)
         loaded = AutoModelForCausalLM.from_pretrained(empty, config=config, **options)

@@ -6,6 +6,7 @@ from typing import TypeVar
 import torch
 
 from esft.errors import ModelError
+from esft.models.calling import out_of_memory
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -74,10 +75,3 @@ def _within_memory(
         if not out_of_memory(error):
             raise
         return None
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Return whether an exception says that memory ran out, on any device."""
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(
-        words in str(error) for words in ("can't allocate memory", "out of memory")
-    )

@@ -7,6 +7,9 @@ from esft.models.identity import stop_tokens
 from esft.rollout.logprobs import Continuation
 from esft.tasks.task import Option, Question, Row
 
+_PLAIN = "A model without chat_template (in tokenizer_config.json or chat_template.jinja) is asked "
+_PLAIN += "in plain text"
+
 
 @dataclass(frozen=True, kw_only=True)
 class EncodedRow:
@@ -49,15 +52,27 @@ def encode_prompt(tokenizer, question: Question) -> tuple[int, ...]:
     """Return the tokens of a question: by the chat template where there is one, else plain text.
 
     A chat template writes its own special tokens, so no second BOS is added. The question's
-    opening stands at the end.
+    opening stands at the end. TaskError if the template refuses the messages.
     """
     if tokenizer.chat_template is None:
         opening = f" {question.opening}" if question.opening else ""
         return tuple(tokenizer(question.prompt + opening)["input_ids"])
-    text = tokenizer.apply_chat_template(
-        list(question.messages), tokenize=False, add_generation_prompt=True
-    )
-    return tuple(tokenizer(text + question.opening, add_special_tokens=False)["input_ids"])
+    try:
+        text = tokenizer.apply_chat_template(
+            list(question.messages), tokenize=False, add_generation_prompt=True
+        )
+    except Exception as error:  # a template is a program of its own, which raises what it likes
+        roles = ", ".join(message["role"] for message in question.messages)
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise TaskError(
+            f"the model's chat template refuses messages of {roles}: {reason}",
+            hint="many templates take no system message, or only user and assistant in turn: put "
+            f"what it says into the user's message. {_PLAIN}",
+        ) from error
+    tokens = tuple(tokenizer(text + question.opening, add_special_tokens=False)["input_ids"])
+    if not tokens:
+        raise TaskError("the model's chat template makes no tokens of a question", hint=_PLAIN)
+    return tokens
 
 
 def encode_option(tokenizer, option: Option) -> Continuation:

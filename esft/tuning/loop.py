@@ -14,7 +14,7 @@ from esft.engine.forecast import Forecast, sum_of_squares
 from esft.engine.journal import JournalStep, as_recorded
 from esft.engine.members import EQUAL, net_coefficients, population, shape, with_coefficients
 from esft.errors import EsftError, ModelError, RunError
-from esft.rollout.batches import out_of_memory
+from esft.models.calling import out_of_memory
 from esft.rollout.results import RowResult, mean_reward
 from esft.runs.records import StepMetrics
 from esft.tuning.population import Population

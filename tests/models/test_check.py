@@ -1,6 +1,7 @@
 """Checkpoints that cannot be tuned are refused, with the reason and a way out."""
 
 import json
+import os
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from transformers import AutoModelForCausalLM
 from esft.errors import ModelError
 from esft.models.load import load_model
 
+WEIGHTS = "model.safetensors"
 NORM = "model.norm.weight"
 UP = "model.layers.0.mlp.up_proj.weight"
 LAST_UP = "model.layers.1.mlp.up_proj.weight"
@@ -24,10 +26,25 @@ def pickle_only(folder):
     torch.save({NORM: torch.ones(32)}, folder / "pytorch_model.bin")
 
 
-def index_of_pickles(folder):
-    (folder / "model.safetensors").rename(folder / "weights.bin")
-    index = {"weight_map": {NORM: "weights.bin"}}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+def index_of(weight_map):
+    def change(folder):
+        (folder / WEIGHTS).rename(folder / "weights.bin")
+        index = json.dumps({"weight_map": weight_map})
+        (folder / "model.safetensors.index.json").write_text(index)
+
+    return change
+
+
+def instead_of(file, put):
+    def change(folder):
+        (folder / file).unlink(missing_ok=True)
+        put(folder / file)
+
+    return change
+
+
+def link_to_itself(path):
+    path.symlink_to(path.name)
 
 
 FILES = [
@@ -37,7 +54,7 @@ FILES = [
         r"pickles only \(adapter_model.bin\)",
         "save_pretrained",
     ),
-    (index_of_pickles, "names no or other files than", "again"),
+    (index_of({NORM: "weights.bin"}), "names no or other files than", "again"),
     (
         lambda folder: (folder / "adapter_config.json").write_text("{}"),
         "is an adapter",
@@ -47,6 +64,26 @@ FILES = [
         lambda folder: (folder / "config.json").write_text("{"),
         r"config\.json is not JSON",
         "again",
+    ),
+    (
+        lambda folder: (folder / "config.json").write_text("[" * 100_000),
+        r"config\.json is not JSON: brackets are nested too deeply",
+        "again",
+    ),
+    (
+        lambda folder: (folder / "generation_config.json").write_text("[]"),
+        r"generation_config\.json does not hold a JSON object",
+        "again",
+    ),
+    (index_of({NORM: ["m.safetensors"]}), "names no or other files than", "again"),
+    *(
+        (
+            instead_of(file, put),
+            rf"{file} is not a file|has no config|no weights as safetensors",
+            "",
+        )
+        for file in ("config.json", "chat_template.jinja", "generation_config.json", WEIGHTS)
+        for put in (os.mkfifo, os.mkdir, link_to_itself)
     ),
     (
         lambda folder: cut_off(folder / "model.safetensors"),
@@ -123,12 +160,45 @@ def test_a_missing_or_damaged_tokenizer_is_refused_before_weights_are_read(conte
         ({"is_encoder_decoder": True}, "is not a causal language model"),
         ({"model_type": "llama99"}, "cannot be loaded: .*llama99"),
         ({"hidden_size": "many"}, "cannot be loaded: .*hidden_size"),
+        ({"vocab_size": -1}, "makes no model: RuntimeError: .*negative dimension -1"),
+        ({"num_attention_heads": 0}, "makes no model: ZeroDivisionError"),
+        ({"num_key_value_heads": 0}, "makes no model: ZeroDivisionError"),
+        ({"hidden_act": "nope"}, "makes no model: KeyError: 'nope'"),
+        ({"pad_token_id": 10**9}, "makes no model: AssertionError: Padding_idx"),
+        ({"rope_scaling": {"rope_type": "yarn"}}, "makes no model: KeyError: .*factor"),
+        ({"num_hidden_layers": 10**6}, "num_hidden_layers of its config is 1000000, expected 1"),
+        ({"num_hidden_layers": 10**12}, "num_hidden_layers of its config is 1000000000000, ex"),
+        ({"num_hidden_layers": 0}, "num_hidden_layers of its config is 0, expected 1 to 1000"),
+        ({"text_config": {"n_layer": -1}}, "n_layer of its config is -1, expected 1 to 1000"),
+        ({"architectures": 3}, "architectures of config.json is no list"),
+        ({"model_type": []}, "makes no model: TypeError"),
+        ({"id2label": [1]}, "makes no model: AttributeError"),
+        ({"text_config": [1]}, "makes no model: AttributeError"),
+        ({"dtype": ["x"]}, "makes no model: IndexError"),
         ({"auto_map": {"AutoConfig": "own.A"}, "model_type": "own"}, "needs Python code of its"),
     ],
 )
 def test_a_config_that_cannot_be_tuned_is_refused_before_weights_are_read(config, message, folder):
     (folder / "model.safetensors").write_bytes(b"")
     change_config(folder, **config)
+
+    with pytest.raises(ModelError, match=message):
+        load_model(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"eos_token_id": "x"}, "eos_token_id is 'x', expected whole numbers"),
+        ({"eos_token_id": [2, "a"]}, "eos_token_id is .2, 'a'., expected whole numbers"),
+        ({"eos_token_id": {}}, "eos_token_id is {}, expected whole numbers"),
+        ({"eos_token_id": 1.5}, "eos_token_id is 1.5, expected whole numbers"),
+        ({"watermarking_config": 3}, "makes no model: AttributeError"),
+        ({"max_new_tokens": "x"}, "makes no model: TypeError"),
+    ],
+)
+def test_a_generation_config_out_of_its_kind_is_refused(config, message, folder):
+    (folder / "generation_config.json").write_text(json.dumps(config))
 
     with pytest.raises(ModelError, match=message):
         load_model(str(folder))
@@ -169,6 +239,31 @@ def test_weights_that_cannot_be_tuned_are_refused_by_name(change, dtype, message
         load_model(str(folder), dtype=dtype)
 
     assert hint in caught.value.hint
+
+
+@pytest.mark.parametrize("size", ["vocab_size", "intermediate_size"])
+def test_a_config_that_calls_for_far_more_weights_takes_no_memory_for_them(size, folder):
+    change_config(folder, **{size: 10**9})
+
+    with pytest.raises(ModelError, match=r"calls for [\d,]{14,} weights, .* hold 26,944") as error:
+        load_model(str(folder))
+
+    assert "different models" in error.value.hint
+
+
+@pytest.mark.parametrize("window", ["nope", [1], 1.5])
+def test_a_config_whose_values_fail_at_the_first_token_is_refused(window, folder):
+    change_config(folder, sliding_window=window)
+
+    with pytest.raises(ModelError, match="makes no model: TypeError"):
+        load_model(str(folder))
+
+
+def test_a_pipe_called_gguf_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "m.gguf")
+
+    with pytest.raises(ModelError, match=r"is neither a folder nor a \.gguf file"):
+        load_model(str(tmp_path / "m.gguf"))
 
 
 def test_parameters_that_are_not_floats_once_loaded_are_refused(folder, monkeypatch):

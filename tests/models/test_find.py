@@ -50,7 +50,7 @@ def test_a_path_that_is_not_there_is_said_to_be_missing(name):
 def test_a_safetensors_file_is_refused_with_its_folder_as_hint(here):
     (here / "model.safetensors").touch()
 
-    with pytest.raises(ModelError, match=r"is a file, but not a \.gguf file") as caught:
+    with pytest.raises(ModelError, match=r"is neither a folder nor a \.gguf file") as caught:
         find_model(str(here / "model.safetensors"))
 
     assert caught.value.hint == f"name the folder it is in: {here}"

@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from esft.errors import ModelError
-from esft.rollout.batches import Batches, out_of_memory
+from esft.models.calling import out_of_memory
+from esft.rollout.batches import Batches
 
 
 def squares_up_to(limit, error):

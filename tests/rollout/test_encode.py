@@ -7,7 +7,7 @@ from tokenizers.processors import TemplateProcessing
 
 from esft.errors import TaskError
 from esft.rollout.encode import encode_option, encode_prompt, encode_reference
-from esft.tasks.task import Option
+from esft.tasks.task import Option, ask
 
 
 def test_a_template_is_used_where_there_is_one_without_a_second_bos():
@@ -37,6 +37,36 @@ def test_a_rows_opening_ends_its_prompt():
 
     assert with_template.endswith("<|im_start|>assistant\n<think>")
     assert plain.decode(encode_prompt(plain, question)) == f"{question.prompt} <think>"
+
+
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        ("{{ raise_exception('System role not supported') }}", "System role not supported"),
+        ("{% if messages[0]['role'] != 'user' %}{{ messages.a.b }}{% endif %}", "has no attribute"),
+        ("{% for message in messages %}", "end of template"),
+        ("{{ 1 / 0 }}", "division by zero"),
+        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "recursion"),
+        ({"other": "x"}, "no default specified"),
+    ],
+)
+def test_a_template_that_refuses_the_messages_says_so_with_their_roles(template, reason):
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = template
+    question = ask("hi", before=({"role": "system", "content": "Be kind."},))
+
+    with pytest.raises(TaskError, match=rf"refuses messages of system, user: .*{reason}") as caught:
+        encode_prompt(tokenizer, question)
+
+    assert "put what it says into the user's message" in caught.value.hint
+
+
+def test_a_template_that_makes_no_tokens_is_refused():
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = "{% if false %}a{% endif %}"
+
+    with pytest.raises(TaskError, match="makes no tokens of a question"):
+        encode_prompt(tokenizer, ask("hi"))
 
 
 def test_spaces_at_the_end_of_a_context_belong_to_the_continuation():
