@@ -270,6 +270,26 @@ def test_the_batch_that_was_found_to_fit_is_kept_also_below_that_of_the_recipe(t
     assert [step.batch for step in notes.steps] == [2, 2, 2]
 
 
+@pytest.mark.parametrize(
+    ("file", "old", "new", "problem"),
+    [
+        ("run.json", '"threads": ', '"threads": 1000000', "threads is 1000000"),
+        ("run.json", '"batches": [', '"batches": [[0, 0], ', "a size in batches is 0"),
+        ("evals.jsonl", '"n": 5', '"n": 3', "has 3 rows and evals.jsonl says 3, expected 5"),
+        ("evals.jsonl", '"step": 0', '"step": "0"', "line 1 .* step is '0', expected a whole"),
+        ("metrics.jsonl", '"step": 1', '"step": null', "line 1 .* step is None, expected a whole"),
+    ],
+)
+def test_an_edited_record_is_refused_by_name(copy_of, file, old, new, problem):
+    run = copy_of(2)
+    edit(run / file, old, new)
+    for rows in (run / "evals").iterdir():
+        rows.write_text("".join(rows.read_text().splitlines(keepends=True)[:3]))
+
+    with pytest.raises(RunError, match=problem):
+        resumed(run)
+
+
 def test_a_damaged_journal_is_refused_and_left_alone(copy_of):
     run = copy_of(3)
     edit(run / "journal.jsonl", '"step":2', '"step":3')
