@@ -100,9 +100,9 @@ def load_model(
             (model, info), tokenizer = _load_checkpoint(where, folder, trust_remote_code, options)
     check_loaded(model, info, str(where))
     model.eval().requires_grad_(False)
+    parts = parts_of(model, tokenizer)
     with clear_errors(str(where)), clear_config(str(where)):
         check_forward(model)
-    parts = parts_of(model, tokenizer)
     pad = _borrow_pad(tokenizer)
     notes += _notes(model, info, tokenizer, pad, dtype)
     return LoadedModel(
