@@ -13,6 +13,7 @@ from esft.engine.forecast import forecast_of
 from esft.engine.journal_read import JournalRecord
 from esft.errors import RunError, TakenError
 from esft.files import writing
+from esft.models.find import at_commit
 from esft.recipe.settings import Recipe, settings_of, with_recorded_paths
 from esft.recipe.toml import dump_recipe, load_recipe
 from esft.runs.folder import RunFolder, create_run, open_run, require_room
@@ -134,7 +135,9 @@ def _open_again(run: RunFolder, record: JournalRecord, recipe: Recipe, watcher: 
     torch.set_num_threads(run.info.threads)
     watcher.phase(f"loading {recipe.model.id}")
     recipe = with_recorded_paths(recipe, **vars(run.info.places))
-    recipe = replace(recipe, model=replace(recipe.model, dtype=record.header["dtype"]))
+    as_then = {"id": at_commit(recipe.model.id, record.header["model"])}
+    as_then["dtype"] = record.header["dtype"]
+    recipe = replace(recipe, model=replace(recipe.model, **as_then))
     session = open_session(recipe, batch=run.info.batch)
     now = versions() | {"device": device_of(session)}
     was = run.info.versions | {"device": run.info.device}

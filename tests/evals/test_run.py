@@ -3,6 +3,7 @@
 import errno
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -345,3 +346,25 @@ def test_other_rows_and_weights_are_other_evaluations(tmp_path, model, counted):
     run_eval(request, Notes())
 
     assert counted == [2, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [
+        ("chat_template.jinja", "im_start", "im_begin"),
+        ("config.json", '"rms_norm_eps": 1e-06', '"rms_norm_eps": 0.1'),
+    ],
+)
+def test_the_same_weights_with_other_files_are_another_model(model, counted, file, old, new):
+    request = EvalRequest(priors=("copy-letters:4",), **model)
+    run_eval(request, Notes())
+    path = Path(model["model"]) / file
+    before = path.read_text()
+
+    path.write_text(before.replace(old, new))
+    run_eval(request, Notes())
+    path.write_text(before)
+    run_eval(request, Notes())
+
+    assert old in before
+    assert counted == [4, 4]
