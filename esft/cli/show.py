@@ -96,7 +96,7 @@ class PlainWatcher:
         """Print nothing: a line each time is too much."""
 
     def estimate(self, seconds: float, steps: int) -> None:
-        self._print(f"expected {duration(seconds)} for {steps} steps, from the first member")
+        self._print(f"expected {duration(seconds)} for {steps} steps, from the first members")
         if seconds > 24 * 3600:
             self._print(f"hint: --steps {max(1, steps // 2)} would halve it")
 

@@ -50,13 +50,28 @@ class Forecast:
 
 
 def forecast_norm(
-    numel: int, steps: int, size: int, alpha: float, decay: float = 0.0, norm: str = "l2"
+    numel: int,
+    steps: int,
+    size: int,
+    squares: float,
+    alpha: float,
+    decay: float = 0.0,
+    norm: str = "l2",
 ) -> float:
-    """Return the ||D|| to expect of a run before it starts, taking S = N for every step."""
-    forecast = Forecast(numel, alpha, decay, norm)
-    for _ in range(steps):
-        forecast.step(size, size)
-    return forecast.norms[-1]
+    """Return the ||D|| to expect of a run before it starts: N is `size` and S `squares` in each
+    of its steps. Closed but for L1, which takes as long as `steps` of the simulation."""
+    pull = pull_of(alpha, decay, norm)
+    if norm == "l1" and pull > 0:
+        forecast = Forecast(numel, alpha, decay, norm)
+        for _ in range(steps):
+            forecast.step(size, squares)
+        return forecast.norms[-1]
+    # The sum of (1 - pull)^(2 t) over t = 1 to T, which for a small pull is all but T.
+    passed = float(steps)
+    if pull > 0:
+        fade = 2 * math.log1p(-pull) if pull < 1 else -math.inf
+        passed = math.exp(fade) * math.expm1(steps * fade) / math.expm1(fade)
+    return alpha / size * math.sqrt(numel) * math.sqrt(squares) * math.sqrt(passed)
 
 
 def forecast_of(record: JournalRecord, numel: int, free: bool = False) -> Forecast:

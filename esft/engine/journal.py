@@ -23,7 +23,7 @@ class JournalStep:
     coefficients: tuple[float, ...]
     """What each member's noise was weighed with; NaN for a member that got none; float32."""
     rows_at: int  # position of the row sampler before the step
-    rows_hash: str  # of the rows' keys, in order
+    rows_hash: str  # of what they ask and how answers to them are graded, in order
 
 
 class Journal:

@@ -51,10 +51,7 @@ def shape(
     """
     if shaping not in SHAPINGS:
         raise ValueError(f"shaping is {shaping!r}, expected one of {', '.join(SHAPINGS)}")
-    if antithetic and len(rewards) % 2:
-        raise ValueError(f"{len(rewards)} antithetic rewards, expected an even number")
-    finite = [math.isfinite(reward) for reward in rewards]
-    counted = [i for i in range(len(rewards)) if finite[i] and finite[i ^ antithetic]]
+    counted = with_finite_rewards(rewards, antithetic)
     values = [rewards[i] for i in counted]
     coefficients: list[float | None] = [None] * len(rewards)
     if not values or max(values) - min(values) <= EQUAL:
@@ -70,6 +67,29 @@ def shape(
     for i, coefficient in zip(counted, shaped, strict=True):
         coefficients[i] = coefficient
     return coefficients
+
+
+def with_finite_rewards(rewards: list[float], antithetic: bool = False) -> list[int]:
+    """Return which members have a finite reward, and an antithetic partner that has one too."""
+    if antithetic and len(rewards) % 2:
+        raise ValueError(f"{len(rewards)} antithetic rewards, expected an even number")
+    finite = [math.isfinite(reward) for reward in rewards]
+    return [i for i in range(len(rewards)) if finite[i] and finite[i ^ antithetic]]
+
+
+def expected_squares(
+    size: int, shaping: str = "zscore", antithetic: bool = False
+) -> tuple[float, float]:
+    """Return the sum S of the squared net coefficients of a step that is expected without signal,
+    and the largest one; there are `size` members, of different rewards.
+
+    Without pairs both are the sum of the squared coefficients, which the shaping fixes. With
+    them S is from 0 (the two of each pair get the same reward) to twice that sum (opposite
+    ones); the expectation is a little above the sum, since coefficients add up to 0, so that
+    those of two members are opposed by 1 in size - 1.
+    """
+    squares = float(size) if shaping == "zscore" else size * (size + 1) / (12 * (size - 1))
+    return (squares * size / (size - 1), 2 * squares) if antithetic else (squares, squares)
 
 
 def with_coefficients(

@@ -76,7 +76,9 @@ class PriorSpec(Answers):
 
     table = "prior task"
 
-    rows: int | None = setting("The first rows of the split", example=100, unset="prior.rows")
+    rows: int | None = setting(
+        "Rows of the split, the first by a hash of what they ask", example=100, unset="prior.rows"
+    )
     split: str | None = setting("Which rows", unset="test, else validation", choices=SPLITS)
 
     def __str__(self) -> str:

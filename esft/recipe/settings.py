@@ -6,6 +6,7 @@ import ast
 import hashlib
 import math
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -71,7 +72,11 @@ class TaskSettings(Answers):
     table = "task"
     rules = (*Answers.rules, (("rows_per_step", "train"), _train_has_them))
 
-    train: int | None = setting("Rows to tune on", example=200, unset="200, or what there is")
+    train: int | None = setting(
+        "Rows to tune on, the first by a hash of what they ask",
+        example=200,
+        unset="200, or what there is",
+    )
     holdout: int | None = setting(
         "Rows the model is measured on before and after, none of them tuned on",
         example=200,
@@ -89,6 +94,15 @@ class TaskSettings(Answers):
     )
 
 
+MEMBERS = 100_000
+
+
+def _members_of_a_line(population: int) -> Iterator[tuple[str, str]]:
+    if population > MEMBERS:
+        expected = f"at most {MEMBERS}: a line of the journal holds the rewards of a step"
+        yield expected, f"set population = {MEMBERS}, and more steps"
+
+
 def _members_in_pairs(population: int, antithetic: bool) -> Iterator[tuple[str, str]]:
     if antithetic and population % 2:
         fix = f"set population = {population + 1}, or antithetic = false"
@@ -100,9 +114,13 @@ class Search(Settings):
     """How a step explores the weights: the [search] table."""
 
     table = "search"
-    rules = ((("population", "antithetic"), _members_in_pairs),)
+    rules = (
+        (("population",), _members_of_a_line),
+        (("population", "antithetic"), _members_in_pairs),
+    )
 
-    steps: int = setting("Updates of the weights", 500, flag="--steps")
+    # Larger ones are not exact in floating point, which the forecast is made of.
+    steps: int = setting("Updates of the weights", 500, flag="--steps", at_most=10**15)
     population: int = setting(
         "Members per step, an even number if antithetic", 30, flag="--population", at_least=2
     )
@@ -181,8 +199,8 @@ class Prior(Settings):
         flag="--prior-every",
     )
     rows: int = setting(
-        "Rows of each prior task that names no number: the first of its test split, else of "
-        "its validation split",
+        "Rows of each prior task that names no number: of its test split, else of its validation "
+        "split, the first by a hash of what they ask",
         200,
     )
 
@@ -245,15 +263,28 @@ def settings_of(recipe: Recipe) -> dict[str, object]:
     }
 
 
-def _a_pull_below_one(awd: float, norm: str, alpha: float) -> Iterator[tuple[str, str]]:
+def _a_pull_that_acts(awd: float, norm: str, alpha: float) -> Iterator[tuple[str, str]]:
     """In norm l2, alpha * awd is the share of the drift that goes."""
-    if norm == "l2" and alpha * awd > 1:
+    if awd > 0 and not sys.float_info.min <= alpha * awd < math.inf:
+        way = "less" if alpha * awd > 1 else "0 for none, or more"
+        yield f"{way}: alpha * awd is {alpha * awd:g}", "for example awd = 0.01"
+    elif norm == "l2" and alpha * awd > 1:
         limit = 1 / alpha
         # Rounded down, since an awd rounded up would be refused again.
         most = math.floor(limit) if 1 <= limit < 1e9 else limit
         expected = f"at most {most} with norm l2: alpha * awd is {alpha * awd:g}, and above 1 a "
         expected += "step jumps past the base weights"
         yield expected, f'set awd = {most} or lower, or norm = "l1"'
+
+
+SIMULATED = 100_000
+"""Steps of a run in norm l1, whose forecast of the drift is simulated: a millisecond a step."""
+
+
+def _steps_to_simulate(steps: int, awd: float, norm: str) -> Iterator[tuple[str, str]]:
+    if norm == "l1" and awd > 0 and steps > SIMULATED:
+        expected = f"at most {SIMULATED} with norm l1, whose forecast is simulated step by step"
+        yield expected, f'set steps = {SIMULATED}, or norm = "l2"'
 
 
 def _evaluations_to_see_a_peak(peak: int | None, every: int | None) -> Iterator[tuple[str, str]]:
@@ -263,7 +294,8 @@ def _evaluations_to_see_a_peak(peak: int | None, every: int | None) -> Iterator[
 
 
 RULES: tuple[Rule, ...] = (
-    (("anchor.awd", "anchor.norm", "search.alpha"), _a_pull_below_one),
+    (("anchor.awd", "anchor.norm", "search.alpha"), _a_pull_that_acts),
+    (("search.steps", "anchor.awd", "anchor.norm"), _steps_to_simulate),
     (("run.stop_after_peak", "prior.every"), _evaluations_to_see_a_peak),
 )
 

@@ -18,6 +18,9 @@ class Split:
 
     train: tuple[Row, ...]
     holdout: tuple[Row, ...]
+    left_out: tuple[int, int] = (0, 0)
+    """Train and validation rows that are neither: they ask what a row before them asks, or one of
+    a split that comes before theirs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +61,9 @@ def split_rows(
 ) -> Split:
     """The rows to tune on and the rows to measure on.
 
-    Train rows are the first `train` of the train split. Holdout rows are the first `holdout` of
-    the validation split, or, where the source has none, of what is left of the train split.
+    Train rows are the first `train` of the train split, by `first_rows`. Holdout rows are the first
+    `holdout` of the validation split, or, where the source has none, of what is left of the train
+    split.
 
     Why they never overlap: of rows with equal `Row.key` only the first counts; a row that the
     test split has too is left out of both; a validation row that is anywhere in the train split
@@ -81,7 +85,7 @@ def split_rows(
         source.has(task.splits.get(split, "")) for split in ("test", "validation")
     )
     test = {row.key for row in _read(task, "test", source)} if has_test else set()
-    tunable = _distinct(_read(task, "train", source), test)
+    tunable, left_out = _distinct(_read(task, "train", source), test)
     if train is None:
         left = len(tunable)
         if not has_validation:
@@ -89,17 +93,28 @@ def split_rows(
         train = max(1, min(DEFAULT, left))
     if len(tunable) < train:
         raise _too_few(task, source, "train", train, len(tunable))
-    if not has_validation:
-        measurable = tunable[train:]
-    else:
+    measurable, left_out_too = tunable[train:], 0
+    if has_validation:
         known = test | {row.key for row in tunable}
-        measurable = _distinct(_read(task, "validation", source), known)
+        measurable, left_out_too = _distinct(_read(task, "validation", source), known)
     if holdout is None:
         # At least one, so that a run without any says how to get them.
         holdout = max(1, min(DEFAULT, len(measurable)))
     if len(measurable) < holdout:
         raise _too_few(task, source, "holdout", holdout, len(measurable), not has_validation)
-    return Split(train=tuple(tunable[:train]), holdout=tuple(measurable[:holdout]))
+    return Split(
+        train=tuple(tunable[:train]),
+        holdout=tuple(measurable[:holdout]),
+        left_out=(left_out, left_out_too),
+    )
+
+
+def first_rows(rows: Iterable[Row]) -> list[Row]:
+    """Rows in the order in which the first are taken: by `Row.key`, not by place in the file.
+
+    Benchmarks are sorted: the first 200 of MMLU are 11 of its 57 subjects.
+    """
+    return sorted(rows, key=lambda row: row.key)
 
 
 def row_source(task: Task, data_dir: Path | None = None) -> RowSource:
@@ -129,13 +144,14 @@ def _read(task: Task, split: str, source: RowSource) -> Iterator[Row]:
             raise TaskError(f"{where}: {error}", hint=hint) from error
 
 
-def _distinct(rows: Iterable[Row], without: Set[str]) -> list[Row]:
-    """The first row of each key, none of those in `without`."""
-    first: dict[str, Row] = {}
+def _distinct(rows: Iterable[Row], without: Set[str]) -> tuple[list[Row], int]:
+    """One row of each key, none of those in `without`, as `first_rows` has them; and how many
+    rows are not among them."""
+    rows, first = list(rows), {}
     for row in rows:
         if row.key not in without:
             first.setdefault(row.key, row)
-    return list(first.values())
+    return first_rows(first.values()), len(rows) - len(first)
 
 
 def _too_few(

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -88,6 +88,12 @@ class Row:
         }
         plain = sorted(" ".join(text.casefold().split()) for text in asked)
         return hashlib.sha256("\0".join(plain).encode()).hexdigest()
+
+    @property
+    def content(self) -> str:
+        """Sha256 (hex) of all that can change an answer or its grade: questions, options, right
+        answers and facts; not the id."""
+        return hashlib.sha256(repr(replace(self, id="")).encode()).hexdigest()
 
 
 def made_id(task: str, *asked: str) -> str:

@@ -1,18 +1,25 @@
 """The loop: perturb, roll out, shape, step."""
 
 import math
-import resource
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+import psutil
 import torch
 
 from esft.engine.forecast import Forecast, sum_of_squares
 from esft.engine.journal import JournalStep, as_recorded
-from esft.engine.members import EQUAL, net_coefficients, population, shape, with_coefficients
+from esft.engine.members import (
+    EQUAL,
+    net_coefficients,
+    population,
+    shape,
+    with_coefficients,
+    with_finite_rewards,
+)
 from esft.errors import EsftError, ModelError, RunError
 from esft.models.calling import out_of_memory
 from esft.rollout.results import RowResult, mean_reward
@@ -23,6 +30,8 @@ from esft.tuning.recorder import Recorder
 from esft.tuning.session import Session, rows_of_step
 from esft.tuning.tasks import rows_hash
 from esft.tuning.watcher import Outcome, Watcher
+
+_TIMED = 4  # members whose time, without that of the first, tells how long the run will take
 
 
 @dataclass
@@ -38,6 +47,7 @@ class Loop:
     def __post_init__(self) -> None:
         self._search, self._base = self.session.recipe.search, self.session.base
         self._first, self._started = self.recorder.done, time.monotonic()
+        self._warm: tuple[float, int] | None = None
         self._estimated = False
 
     def run(self, stop: Callable[[], bool]) -> Outcome:
@@ -96,7 +106,7 @@ class Loop:
 
         results = self.population.roll_out(members, rows, partial(self._tell, step, began))
         rewards = [mean_reward(member) for member in results]
-        self._check_rewards(step, rewards)
+        self._refuse_overflow(step, rewards)
         coefficients = as_recorded(shape(rewards, search.shaping, search.antithetic))
         self._base.refuse_if_changed()
         # Line before step: what cannot be recorded is not made, and what was recorded but not made
@@ -113,7 +123,9 @@ class Loop:
         takers, weights = with_coefficients(members, coefficients)
         anchor = self.session.recipe.anchor
         self._base.drift.step(takers, weights, search.alpha, anchor.awd, anchor.norm)
-        self.forecast.step(len(takers), sum_of_squares(net_coefficients(takers, weights)))
+        nets = net_coefficients(takers, weights)
+        self.forecast.step(len(takers), sum_of_squares(nets))
+        self._tell_what_is_missing(step, rewards, bool(nets))
         failures = self.recorder.count_failures(f"step {step}", rows, *results)
         seconds = time.monotonic() - began
         metrics = self._metrics(step, results, failures, len(takers), seconds)
@@ -123,16 +135,19 @@ class Loop:
 
     def _tell(self, step: int, began: float, done: int) -> None:
         """Tell how many members of a step are done; once, how long the run will take."""
-        members = self._search.population
-        if not self._estimated:
+        members, now = self._search.population, time.monotonic()
+        since, before = (began, 0) if self._warm is None else self._warm
+        if not self._estimated and done >= min(_TIMED, members):
             self._estimated = True
             left = self._search.steps - self._first
             # A step draws every member's noise once more than its perturbing and reverting do.
-            seconds = (time.monotonic() - began) / done + seconds_a_noise(self._base.weights)
+            seconds = (now - since) / (done - before) + seconds_a_noise(self._base.weights)
             self.watcher.estimate(seconds * members * left, left)
+        if self._warm is None:
+            self._warm = now, done  # the first members take longer
         self.watcher.progress(f"step {step}, member", done, members)
 
-    def _check_rewards(self, step: int, rewards: list[float]) -> None:
+    def _refuse_overflow(self, step: int, rewards: list[float]) -> None:
         lost = sum(not math.isfinite(reward) for reward in rewards)
         if 2 * lost > len(rewards):
             raise RunError(
@@ -140,17 +155,28 @@ class Loop:
                 "at least half: the model overflows",
                 hint="take --dtype bfloat16 or float32, or a smaller --sigma",
             )
+
+    def _tell_what_is_missing(self, step: int, rewards: list[float], updated: bool) -> None:
+        """Tell which members had no share in the step that was made, and why it had no update."""
+        finite = [i for i, reward in enumerate(rewards) if math.isfinite(reward)]
+        counted = with_finite_rewards(rewards, self._search.antithetic)
+        lost, partners = len(rewards) - len(finite), len(finite) - len(counted)
         if lost:
-            self.watcher.notice(
-                f"step {step}: {lost} of {len(rewards)} members gave no finite reward and "
-                "are left out"
-            )
-        finite = [reward for reward in rewards if math.isfinite(reward)]
-        if max(finite) - min(finite) <= EQUAL:
-            acts = "only the decay acts" if self.session.recipe.anchor.awd else "the weights stay"
-            self.watcher.notice(
-                f"step {step}: all rewards are {finite[0]:.4g}, so there is no update; {acts}"
-            )
+            text = f"{lost} of {len(rewards)} members gave no finite reward and are left out"
+            if partners:
+                text += f", and so {'is' if partners == 1 else 'are'} {partners} antithetic "
+                text += f"partner{'s' if partners > 1 else ''}"
+            self.watcher.notice(f"step {step}: {text}")
+        if updated:
+            return
+        values = [rewards[i] for i in counted]
+        why = "the rewards within each antithetic pair are equal"
+        if not values:
+            why = "no antithetic pair is whole"
+        elif max(values) - min(values) <= EQUAL:
+            why = f"all rewards are {values[0]:.4g}"
+        acts = "only the decay acts" if self.session.recipe.anchor.awd else "the weights stay"
+        self.watcher.notice(f"step {step}: {why}, so there is no update; {acts}")
 
     def _metrics(
         self, step: int, results: list[list[RowResult]], failures: int, size: int, seconds: float
@@ -177,5 +203,9 @@ def peak_memory(device: torch.device) -> int:
     """Return the most bytes held so far: on the device for cuda, else (mps, too) by the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    if sys.platform == "win32":
+        return psutil.Process().memory_info().peak_wset
+    import resource  # which Windows does not have
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

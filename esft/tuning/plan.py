@@ -5,7 +5,7 @@ from pathlib import Path
 
 from esft.engine.anchor import pull_of
 from esft.engine.forecast import IDLE, forecast_norm
-from esft.engine.members import population
+from esft.engine.members import expected_squares, population
 from esft.engine.perturb import revert_way, unmoved_share
 from esft.recipe.settings import Anchor, Search
 from esft.tuning.session import Session
@@ -18,6 +18,7 @@ def tell_plan(session: Session, run_path: Path, watcher: Watcher) -> None:
     """Tell what `session` is going to do, and warn of it; passes once over the weights."""
     search, base, loaded = session.recipe.search, session.base, session.base.loaded
     dtype = str(loaded.dtype).removeprefix("torch.")
+    watcher.phase("working out what the run will do")
     member = population(search.seed, 1, search.population, search.antithetic)[0]
     unmoved = unmoved_share(base.weights, member, search.sigma)
     decay, warning = decay_effect(base.weights.numel, search, session.recipe.anchor)
@@ -52,23 +53,30 @@ def decay_effect(numel: int, search: Search, anchor: Anchor) -> tuple[str, str |
 
     The decay is measured by the forecast of ||D|| with and without it (see `Forecast`).
     """
-    free = forecast_norm(numel, search.steps, search.population, search.alpha)
+    size, alpha = search.population, search.alpha
+    squares, most = expected_squares(size, search.shaping, search.antithetic)
+
+    def forecast(squares: float, awd: float) -> float:
+        return forecast_norm(numel, search.steps, size, squares, alpha, awd, anchor.norm)
+
+    free, held = forecast(squares, 0.0), forecast(squares, anchor.awd)
+    told = f"||D|| forecast {held:.3g} after the last step"
+    if search.antithetic:
+        told += f" (0 to {forecast(most, anchor.awd):.3g}, as rewards of pairs are alike or differ)"
     if anchor.awd == 0:
-        return f"none: the drift is free, ||D|| forecast {free:.3g} after the last step", None
-    pull = pull_of(search.alpha, anchor.awd, anchor.norm)
-    held = forecast_norm(
-        numel, search.steps, search.population, search.alpha, anchor.awd, anchor.norm
-    )
+        return f"none: the drift is free, {told}", None
+    pull = pull_of(alpha, anchor.awd, anchor.norm)
     if anchor.norm == "l2":
         # The whole steps after which half of a drift is gone.
-        half = 1 if pull >= 0.5 else math.ceil(math.log(2) / -math.log1p(-pull))
-        effect = f"half-life {half:,} step{'s' if half > 1 else ''}"
+        half = 1.0 if pull >= 0.5 else math.log(2) / -math.log1p(-pull)
+        whole = f"{math.ceil(half):,}" if half < 1e9 else f"{half:.2g}"
+        effect = f"half-life {whole} step{'s' if half > 1 else ''}"
     else:
-        walk = search.alpha / math.sqrt(search.population)
+        walk = alpha / size * math.sqrt(squares)
         effect = f"against a random-walk step of {walk:.2g} a weight"
     text = (
-        f"{anchor.norm.upper()}, alpha * lambda {pull:.2g} a step, {effect}; "
-        f"||D|| forecast {held:.3g} after the last step, {free:.3g} without"
+        f"{anchor.norm.upper()}, alpha * lambda {pull:.2g} a step, {effect}; {told}, "
+        f"{free:.3g} without"
     )
     if held < (1 - IDLE) * free:
         return text, None
@@ -90,14 +98,19 @@ def _task_lines(session: Session) -> list[tuple[str, str]]:
         f"{session.rollout.task.name} by {how}: {settings.train} train rows, {per_step} a step; "
         f"{settings.holdout} holdout rows"
     )
+    lines = [("task", target)]
+    if any(session.left_out):
+        train, validation = session.left_out
+        why = "they ask what another row asks, of their split or of one that stays apart from it"
+        lines.append(("", f"left out: {train:,} train and {validation:,} validation rows; {why}"))
     counts = {task.name: len(task.encoded) for task in session.tasks[1:]}
     if not counts:
-        return [("task", target)]
+        return lines
     priors = ", ".join(f"{name} {count} rows" for name, count in counts.items())
     if len(set(counts.values())) == 1:
         priors = f"{', '.join(counts)}: {min(counts.values())} rows each"
     when = "before and after" if prior.every is None else f"every {prior.every} steps"
-    return [("task", target), ("prior", f"{priors}, {when}")]
+    return [*lines, ("prior", f"{priors}, {when}")]
 
 
 def _anchor_lines(session: Session) -> list[tuple[str, str]]:

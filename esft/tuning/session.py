@@ -73,6 +73,7 @@ class Session:
     base: Base
     train: tuple[EncodedRow, ...]
     tasks: tuple[EvalTask, ...]  # the target on its holdout rows, then the prior tasks
+    left_out: tuple[int, int]  # train and validation rows, as `Split.left_out`
 
     @property
     def rollout(self) -> Rollout:
@@ -128,4 +129,6 @@ def open_session(recipe: Recipe, batch: int | None = None) -> Session:
     ]
     base = open_base(loaded, recipe.anchor, seed, model.include, model.exclude)
     encoded = target.rollout.encode(split.train)
-    return Session(recipe=recipe, base=base, train=encoded, tasks=(target, *tasks))
+    return Session(
+        recipe=recipe, base=base, train=encoded, tasks=(target, *tasks), left_out=split.left_out
+    )

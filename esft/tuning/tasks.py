@@ -14,7 +14,7 @@ from esft.rollout.batches import Batches
 from esft.rollout.encode import EncodedRow
 from esft.rollout.rollout import Rollout
 from esft.tasks.registry import data_folder, get_task
-from esft.tasks.rows import Split, read_split, row_source, split_rows
+from esft.tasks.rows import Split, first_rows, read_split, row_source, split_rows
 from esft.tasks.task import Row, RowSource, Task
 
 
@@ -53,7 +53,8 @@ def refuse_target(specs: Iterable[PriorSpec], target: str) -> None:
 def rows_of(
     spec: PriorSpec, default_rows: int, data_dir: str | None
 ) -> tuple[Task, tuple[Row, ...]]:
-    """Return a prior task with its rows: the first of its split, without a look at other splits.
+    """Return a prior task with its rows, the first of its split by `first_rows`, without a look at
+    other splits.
 
     Where `spec` names none, there are `default_rows` rows, of test, else of validation, and those
     of a task on the hub are in `data_dir`. TaskError if the task cannot be scored so, or its rows
@@ -66,7 +67,7 @@ def rows_of(
     if spec.data_dir is not None:
         folder = Path(spec.data_dir)
     split = _split(spec, task, row_source(task, folder))
-    rows = read_split(task, split, folder)
+    rows = first_rows(read_split(task, split, folder))
     count = default_rows if spec.rows is None else spec.rows
     if len(rows) < count:
         there = replace(spec, rows=len(rows))
@@ -108,8 +109,8 @@ def task_and_rows(settings: TaskSettings) -> tuple[Task, Split]:
 
 
 def rows_hash(rows: Iterable[Row]) -> str:
-    """Return a hash of what the model is asked, in order."""
-    return hashlib.sha256("".join(row.key for row in rows).encode()).hexdigest()[:16]
+    """Return a hash of what the model is asked and how its answers are graded, in order."""
+    return hashlib.sha256("".join(row.content for row in rows).encode()).hexdigest()[:16]
 
 
 def _split(spec: PriorSpec, task: Task, source: RowSource) -> str:

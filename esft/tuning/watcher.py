@@ -63,7 +63,7 @@ class Watcher(Protocol):
         """The base is evaluated and the first step begins: from here on there is one in hand."""
 
     def estimate(self, seconds: float, steps: int) -> None:
-        """The first member is done: the run of `steps` will take about so long."""
+        """The first members are done: the run of `steps` will take about so long."""
 
     def step(self, metrics: StepMetrics, steps: int, seconds_left: float) -> None:
         """A step is done and recorded."""

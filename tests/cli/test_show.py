@@ -49,7 +49,7 @@ def test_above_a_day_the_estimate_says_what_would_halve_it(capsys):
     short = told(lambda watcher: watcher.estimate(3600, 500), capsys)
     long = told(lambda watcher: watcher.estimate(100 * 3600, 500), capsys)
 
-    assert short == "expected 1 h 0 min for 500 steps, from the first member\n"
+    assert short == "expected 1 h 0 min for 500 steps, from the first members\n"
     assert "expected 4 d 4 h for 500 steps" in long
     assert "--steps 250 would halve it" in long
 

@@ -1,6 +1,7 @@
 """The forecast of ||D||: closed for L2, simulated for L1."""
 
 import math
+import random
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ import torch
 from esft.engine.forecast import Forecast, forecast_norm, forecast_of, sum_of_squares
 from esft.engine.journal import Journal, JournalStep
 from esft.engine.journal_read import read_journal
-from esft.engine.members import net_coefficients, population, shape
+from esft.engine.members import expected_squares, net_coefficients, population, shape
 from esft.files import append_line
 
 ALPHA, SIZE, STEPS = 5e-4, 30, 500  # the published settings
@@ -21,17 +22,25 @@ def closed(numel, squares, pull):
     return math.sqrt(numel) * ALPHA / SIZE * math.sqrt(total)
 
 
-@pytest.mark.parametrize("decay", [0.0, 1.0, 10.0, 1000.0])
+@pytest.mark.parametrize("decay", [0.0, 1e-300, 1e-9, 1.0, 10.0, 1000.0, 2000.0])
 def test_l2_follows_the_closed_formula_and_before_a_run_a_step_counts_with_n_squares(decay):
     squares = [SIZE * (1 + 0.5 * math.sin(t)) for t in range(STEPS)]
     forecast = Forecast(12345, ALPHA, decay, "l2")
 
     for s in squares:
         forecast.step(SIZE, s)
-    before = forecast_norm(12345, STEPS, SIZE, ALPHA, decay, "l2")
+    before = forecast_norm(12345, STEPS, SIZE, 7.0, ALPHA, decay, "l2")
 
     assert forecast.norms[-1] == pytest.approx(closed(12345, squares, ALPHA * decay), rel=1e-9)
-    assert before == pytest.approx(closed(12345, [SIZE] * STEPS, ALPHA * decay))
+    assert before == pytest.approx(closed(12345, [7.0] * STEPS, ALPHA * decay), rel=1e-9)
+
+
+@pytest.mark.parametrize(("decay", "expected"), [(0.0, 1e6), (10.0, 1 / math.sqrt(2 * 5e-3))])
+def test_l2_takes_no_time_however_many_steps(decay, expected):
+    norm = forecast_norm(1, 10**12, SIZE, SIZE, ALPHA, decay, "l2")
+
+    # 1 / (1 - (1 - k)^2) - 1 steps count at the end, 1 / (2 k) but for terms of k.
+    assert norm == pytest.approx(ALPHA / SIZE**0.5 * expected, rel=0.01)
 
 
 @pytest.mark.parametrize("decay", [0.001, 0.01, 0.1])
@@ -44,13 +53,15 @@ def test_l1_follows_the_recursion_of_a_random_walk(decay):
 
     # Two simulations of 65,536 and 131,072 elements: 0.3 and 0.2 % a standard error.
     expected = math.sqrt(12345) * float(walk.square().mean().sqrt())
-    assert forecast_norm(12345, 200, SIZE, ALPHA, decay, "l1") == pytest.approx(expected, rel=0.01)
+    norm = forecast_norm(12345, 200, SIZE, SIZE, ALPHA, decay, "l1")
+    assert norm == pytest.approx(expected, rel=0.01)
 
 
 def test_no_decay_is_the_same_in_both_norms_and_the_simulation_the_same_every_time():
-    assert forecast_norm(100, 50, SIZE, ALPHA, 0.0, "l1") == forecast_norm(100, 50, SIZE, ALPHA)
+    run = (100, 50, SIZE, SIZE, ALPHA)
+    assert forecast_norm(*run, 0.0, "l1") == forecast_norm(*run)
 
-    one, other = (forecast_norm(100, 20, SIZE, ALPHA, 0.01, "l1") for _ in range(2))
+    one, other = (forecast_norm(*run, 0.01, "l1") for _ in range(2))
     assert one == other
 
 
@@ -101,6 +112,25 @@ def test_s_of_shaped_rewards(rewards, shaping, antithetic, squares, within):
     s = sum_of_squares(net_coefficients(members, shape(rewards, shaping)))
 
     assert s == pytest.approx(squares, rel=within, abs=1e-9)
+
+
+@pytest.mark.parametrize("antithetic", [False, True])
+@pytest.mark.parametrize("shaping", ["zscore", "ranks"])
+@pytest.mark.parametrize("size", [2, 4, 30])
+def test_s_without_signal_is_the_one_expected_and_never_above_the_most(size, shaping, antithetic):
+    draw, members = random.Random(size), population(0, 1, size, antithetic)
+
+    def squares():
+        rewards = shape(draw.sample(range(1000), size), shaping, antithetic)
+        return sum_of_squares(net_coefficients(members, rewards))
+
+    drawn = [squares() for _ in range(4000)]
+
+    expected, most = expected_squares(size, shaping, antithetic)
+    # S of a step is spread by less than its own size, so 4,000 steps leave 2 % of it, or less.
+    assert math.fsum(drawn) / len(drawn) == pytest.approx(expected, rel=0.04)
+    assert max(drawn) <= most * (1 + 1e-6)
+    assert antithetic or min(drawn) == pytest.approx(expected, rel=1e-6)
 
 
 def test_a_decay_out_of_range_is_refused():

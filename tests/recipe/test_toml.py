@@ -11,7 +11,17 @@ from hypothesis import strategies as st
 
 from esft.errors import RecipeError
 from esft.recipe.check import SettingsError
-from esft.recipe.settings import TABLES, Anchor, Model, Recipe, Search, TaskSettings, settings_of
+from esft.recipe.settings import (
+    MEMBERS,
+    SIMULATED,
+    TABLES,
+    Anchor,
+    Model,
+    Recipe,
+    Search,
+    TaskSettings,
+    settings_of,
+)
 from esft.recipe.toml import dump_recipe, find_recipe, load_recipe, parse_change, shipped_recipes
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -58,8 +68,12 @@ def recipes(draw):
         values["task.reward"] = None
     if values["task.train"] is not None:
         values["task.rows_per_step"] = draw(st.integers(1, values["task.train"]))
-    if values["anchor.norm"] == "l2":
-        values["anchor.awd"] = min(values["anchor.awd"], 0.5 / values["search.alpha"])
+    values["search.population"] = min(values["search.population"], MEMBERS)
+    if values["anchor.awd"] > 0:
+        values["search.alpha"] = draw(st.floats(1e-100, 1e100))
+        values["anchor.awd"] = 0.5 / values["search.alpha"]
+        if values["anchor.norm"] == "l1":
+            values["search.steps"] = min(values["search.steps"], SIMULATED)
     if values["run.stop_after_peak"] is not None:
         values["prior.every"] = 1
     return values, load_recipe(None, values)

@@ -7,7 +7,7 @@ from esft.errors import TaskError
 from esft.tasks.own import own_task
 from esft.tasks.rows import read_split, split_rows
 
-from .some_rows import write_rows
+from .some_rows import prompts, write_rows
 
 REWARD = """
 def reward(row, answer):
@@ -31,12 +31,14 @@ def test_rows_come_from_the_program_and_go_back_to_it(tmp_path, capfd):
     task = task_of(tmp_path, ROWS + REWARD)
 
     split = split_rows(task, 3, 2)
-    grades = [task.grade(row, ["four"]) for row in split.train]
+    rows = [*split.train, *split.holdout]
+    grades = [task.grade(row, ["four"]) for row in rows]
 
-    assert [row.questions[0].messages[0]["content"] for row in split.train] == ["Q0?", "Q1?", "Q2?"]
-    assert [row.questions[0].reference for row in split.holdout] == ["3", "4"]
-    assert [grade.reward for grade in grades] == [0.0, 2.0, 4.0]
-    assert [grade.correct for grade in grades] == [False, True, True]
+    numbers = [int(row.questions[0].reference) for row in rows]
+    assert len(set(numbers) & set(range(6))) == 5
+    assert prompts(rows) == [f"Q{number}?" for number in numbers]
+    assert [grade.reward for grade in grades] == [number * 2.0 for number in numbers]
+    assert [grade.correct for grade in grades] == [number > 0 for number in numbers]
     assert capfd.readouterr().out == ""
     assert "esft_program" not in sys.modules  # it never runs in this process
 

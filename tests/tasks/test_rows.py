@@ -1,3 +1,4 @@
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,28 +25,44 @@ def split_prompts(folder, train, holdout):
     return prompts(split.train), prompts(split.holdout)
 
 
+def by_hash(texts):
+    return sorted(texts, key=lambda text: hashlib.sha256(text.encode()).hexdigest())
+
+
 @pytest.mark.parametrize(
-    ("splits", "train", "holdout"),
+    ("splits", "train", "holdout", "left_out"),
     [
-        ({"train": "abcd", "validation": "wxyz"}, "ab", "wxy"),
-        ({"train": "abcde"}, "ab", "cde"),
-        ({"train": ["a", "A ", "b", "a", "c"], "validation": "vvw"}, "abc", "vw"),
-        ({"train": "abcd", "validation": "vwxy", "test": "bw"}, "acd", "vxy"),
+        ({"train": "abcd", "validation": "wxyz"}, "abcd", "wxyz", (0, 0)),
+        ({"train": ["a", "A ", "b", "a", "c"], "validation": "vvw"}, "abc", "vw", (2, 1)),
+        ({"train": "abcd", "validation": "vwxya", "test": "bw"}, "acd", "vxy", (1, 2)),
     ],
 )
-def test_rows_are_the_first_of_train_and_validation_that_come_nowhere_before(
-    tmp_path, splits, train, holdout
+def test_rows_are_those_that_come_nowhere_before_in_the_order_of_the_hash_of_what_they_ask(
+    tmp_path, splits, train, holdout, left_out
 ):
     write_prompts(tmp_path, **splits)
 
-    assert split_prompts(tmp_path, len(train), len(holdout)) == (list(train), list(holdout))
+    for counts in ((len(train), len(holdout)), (2, 1), (1, 2)):
+        tuned, measured = split_prompts(tmp_path, *counts)
+        assert tuned == by_hash(train)[: counts[0]]
+        assert measured == by_hash(holdout)[: counts[1]]
+    assert split_rows(plain_task(), 1, 1, tmp_path).left_out == left_out
+    assert prompts(read_split(plain_task(), "train", tmp_path)) == [*splits["train"]]
 
 
-def test_holdout_rows_are_the_same_whatever_the_number_of_train_rows(tmp_path):
-    write_prompts(tmp_path, train="abcd", validation="dvawx")
+def test_without_validation_rows_the_holdout_rows_are_those_behind_the_train_rows(tmp_path):
+    write_prompts(tmp_path, train="abcde")
 
-    assert split_prompts(tmp_path, 1, 3)[1] == split_prompts(tmp_path, 4, 3)[1] == ["v", "w", "x"]
-    assert prompts(read_split(plain_task(), "validation", tmp_path)) == [*"dvawx"]
+    assert split_prompts(tmp_path, 2, 3) == (by_hash("abcde")[:2], by_hash("abcde")[2:])
+
+
+def test_the_order_of_a_file_does_not_change_which_rows_are_first(tmp_path):
+    sorted_, mixed = tmp_path / "sorted", tmp_path / "mixed"
+    for folder, order in ((sorted_, 1), (mixed, -1)):
+        folder.mkdir()
+        write_prompts(folder, train="abcdefgh"[::order], validation="uvwxyz"[::order])
+
+    assert split_prompts(sorted_, 3, 3) == split_prompts(mixed, 3, 3)
 
 
 @pytest.mark.parametrize("has_validation", [True, False])

@@ -97,8 +97,8 @@ from esft.errors import TaskError
 from esft.tasks.registry import get_task
 from esft.tasks.rows import split_rows
 try:
-    split = split_rows(get_task({task!r}), 3, 2)
-    print("rows", [row.id for row in split.train], [row.id for row in split.holdout])
+    split = split_rows(get_task({task!r}), 4, 4)
+    print("rows", *(sorted(row.id for row in rows) for rows in (split.train, split.holdout)))
 except TaskError as error:
     print("error", error)
     print("hint", error.hint)
@@ -219,7 +219,9 @@ def test_a_dataset_is_read_from_a_hub_and_then_from_the_cache_without_one(tmp_pa
         online = run_python(easy, endpoint=hub.url, home=home)
     offline = run_python(easy + challenge + piqa, endpoint=hub.url, home=home, offline=True)
 
-    assert online.stdout == "rows ['r0', 'r1', 'r2'] ['r10', 'r11']\n", online.stderr
+    assert online.stdout == "rows ['r0', 'r1', 'r2', 'r3'] ['r10', 'r11', 'r12', 'r13']\n", (
+        online.stderr
+    )
     assert offline.stdout.startswith(online.stdout), offline.stderr
     assert "error dataset allenai/ai2_arc, ARC-Challenge cannot be loaded" in offline.stdout
     assert "arc_challenge.train.jsonl as --data-dir" in offline.stdout

@@ -1,6 +1,7 @@
 """What a decay is told to do before the first step."""
 
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -41,12 +42,49 @@ def test_a_decay_is_told_by_its_pull_and_by_the_forecast_of_the_drift(anchor, to
 
 @pytest.mark.parametrize("norm", ["l1", "l2"])
 def test_a_decay_is_warned_of_just_where_its_forecast_is_within_a_percent_of_none(norm):
-    free = forecast_norm(NUMEL, 500, 30, 5e-4)
+    free = forecast_norm(NUMEL, 500, 30, 30, 5e-4)
     warned = {}
     for awd in (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0):
-        held = forecast_norm(NUMEL, 500, 30, 5e-4, awd, norm)
+        held = forecast_norm(NUMEL, 500, 30, 30, 5e-4, awd, norm)
         _, warning = decay_effect(NUMEL, PUBLISHED, Anchor(awd=awd, norm=norm))
         warned[held >= 0.99 * free] = warning
 
     assert "does next to nothing within 500 steps" in warned[True]
     assert warned[False] is None
+
+
+@pytest.mark.parametrize(
+    ("anchor", "held", "most"),
+    [
+        ({}, 2.04, 2.84),
+        ({"awd": 10.0, "norm": "l2"}, 0.906, 1.26),
+        ({"awd": 0.01, "norm": "l1"}, 1.04, 1.79),
+    ],
+)
+def test_with_antithetic_pairs_the_plan_says_the_range_of_the_drift(anchor, held, most):
+    search = replace(PUBLISHED, antithetic=True)
+
+    text, _ = decay_effect(NUMEL, search, Anchor(**anchor))
+
+    told = re.search(r"forecast ([\d.]+) after the last step \(0 to ([\d.]+), as rewards", text)
+    # Without signal S is N^2 / (N - 1), with opposite rewards in all pairs 2 N.
+    assert float(told[1]) == pytest.approx(held, rel=0.03)
+    assert float(told[2]) == pytest.approx(most, rel=0.03)
+
+
+def test_ranks_drift_less_than_z_scores_by_their_spread():
+    text, _ = decay_effect(NUMEL, replace(PUBLISHED, shaping="ranks"), Anchor())
+
+    told = float(re.search(r"forecast ([\d.]+) after", text)[1])
+    assert told == pytest.approx(2.04 * (31 / (12 * 29)) ** 0.5, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("awd", "half"), [(2e-304, "6.9e+306"), (1e-6, "1.4e+09"), (0.1, "13,863")]
+)
+def test_a_half_life_of_any_length_is_told(awd, half):
+    search = replace(PUBLISHED, steps=10**12)
+
+    text, _ = decay_effect(NUMEL, search, Anchor(awd=awd, norm="l2"))
+
+    assert f"half-life {half} steps" in text

@@ -11,11 +11,11 @@ from damage import cut_off, flip_the_last_bit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import tiny_llama, write_model
-from tiny_runs import Notes, a_recipe, info_of, jsonl, never
+from tiny_runs import Notes, a_recipe, info_of, jsonl, never, write_arc
 
 from esft.engine.journal_read import read_journal
 from esft.errors import AnchorError, JournalError, RunError
-from esft.recipe.settings import Run
+from esft.recipe.settings import Run, TaskSettings
 from esft.runs.names import is_locked, locked
 from esft.tuning.start import Finished, resume_tuning, run_tuning
 
@@ -248,6 +248,19 @@ def test_changed_rows_are_refused(tmp_path, old, new, problem):
     edit(file, old, new)
 
     with pytest.raises(RunError, match=problem):
+        resumed(tmp_path / "run")
+
+
+@pytest.mark.parametrize(("split", "rows"), [("train", "train"), ("validation", "holdout")])
+def test_other_answers_to_the_same_questions_are_refused(tmp_path, split, rows):
+    data = write_arc(tmp_path / "data", rows=6)
+    base = a_recipe(tmp_path, steps=5)
+    task = TaskSettings(name="arc-easy", train=6, holdout=5, data_dir=str(data))
+    run_tuning(replace(base, task=task), Notes(), lambda: True)
+
+    edit(data / f"arc_easy.{split}.jsonl", '"answerKey": "2"', '"answerKey": "1"')
+
+    with pytest.raises(RunError, match=rf"rows {rows} is \d rows of hash \w+, the run has \d rows"):
         resumed(tmp_path / "run")
 
 

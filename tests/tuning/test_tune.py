@@ -1,4 +1,6 @@
+import json
 import math
+import time
 from dataclasses import replace
 
 import pytest
@@ -64,7 +66,7 @@ def test_the_saved_model_answers_as_the_tuned_one(tmp_path):
         return Population(session)
 
     model = tiny_qwen2(dtype=torch.bfloat16)
-    run_tuning(a_recipe(tmp_path, model=model), Notes(), never, population)
+    run_tuning(a_recipe(tmp_path, model=model, sigma=0.1), Notes(), never, population)
 
     in_memory = sessions[0].base.loaded.model
     saved = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "model")
@@ -167,6 +169,64 @@ def test_a_member_without_a_finite_reward_is_left_out_and_said(tmp_path):
     assert notes.steps[0].reward_mean == pytest.approx(0.7 / 3)
     coefficients = unpack(jsonl(tmp_path / "run" / "journal.jsonl")[1]["coefficients"])
     assert [math.isnan(c) for c in coefficients] == [False, True, False, False]
+
+
+LOST = "1 of 4 members gave no finite reward and are left out, and so is 1 antithetic partner"
+ALL_LOST = "2 of 4 members gave no finite reward and are left out, and so are 2 antithetic partners"
+
+
+@pytest.mark.parametrize(
+    ("rewards", "lost", "why", "members"),
+    [
+        ((0.1, math.nan, 0.2, 0.4), [LOST], [], 2),
+        ((0.1, math.nan, math.inf, 0.4), [ALL_LOST], ["no antithetic pair is whole"], 0),
+        ((math.nan, 0.5, 0.2, 0.2), [LOST], ["all rewards are 0.2"], 0),
+        ((0.1, 0.1, 0.2, 0.2), [], ["the rewards within each antithetic pair are equal"], 4),
+    ],
+)
+def test_dropped_partners_and_missing_updates_are_said(tmp_path, rewards, lost, why, members):
+    notes, recipe = Notes(), a_recipe(tmp_path, steps=1, antithetic=True)
+
+    outcome = run_tuning(recipe, notes, never, given_rewards(*rewards))
+
+    told = [*lost, *(f"{text}, so there is no update; the weights stay" for text in why)]
+    assert notes.notices == [f"step 1: {text}" for text in told]
+    assert (outcome.drift == 0) == bool(why)
+    assert notes.steps[0].members == members
+
+
+def test_the_time_a_run_takes_is_told_from_several_members_without_the_first(tmp_path):
+    class SlowFirst(Population):
+        def roll_out(self, members, rows, on_members):
+            results = []
+            for done, member in enumerate(members, start=1):
+                time.sleep(1.0 if done == 1 else 0.05)
+                results += super().roll_out([member], rows, lambda done: None)
+                on_members(done)
+            return results
+
+    notes, recipe = Notes(), a_recipe(tmp_path, anchor={"awd": 0.01}, steps=2, population=6)
+
+    run_tuning(recipe, notes, never, SlowFirst)
+
+    ((seconds, steps),) = notes.estimates
+    assert steps == 2
+    # Of one member in one step: the sleep and the little that a tiny model takes.
+    assert 0.05 < seconds / 12 < 0.5
+
+
+def test_rows_left_out_as_repeated_are_said(tmp_path):
+    prompts = {"train": "abcdefgA", "validation": "avwxyzw", "test": "b"}
+    (tmp_path / "data").mkdir()
+    for split, texts in prompts.items():
+        rows = [json.dumps({"prompt": text, "answer": "yes"}) + "\n" for text in texts]
+        (tmp_path / "data" / f"conciseness.{split}.jsonl").write_text("".join(rows))
+    notes, data = Notes(), {"data_dir": str(tmp_path / "data")}
+
+    run_tuning(a_recipe(tmp_path, task=data, steps=1), notes, never)
+
+    (told,) = (text for _, text in notes.plans[0] if text.startswith("left out"))
+    assert told.startswith("left out: 2 train and 2 validation rows; they ask what another")
 
 
 def test_mostly_overflowing_members_end_the_run_with_the_last_good_model(tmp_path):
