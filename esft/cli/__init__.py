@@ -3,6 +3,11 @@
 Knows nothing of tensors, files or formulas: what works here works from a Python prompt too.
 """
 
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
 import click
 
 from esft import __version__
@@ -12,23 +17,64 @@ from esft.cli.export import export, replay
 from esft.cli.runs import report, runs, verify
 from esft.cli.tasks import tasks
 from esft.cli.tune import resume, tune
-from esft.errors import EsftError
+from esft.errors import EsftError, RunError
+from esft.recipe.check import cut
 
 
 class _Main(click.Group):
-    """Prints what a user can fix without a traceback, and turns Ctrl-C into exit code 130."""
+    """Prints what a user or the system can fix without a traceback; Ctrl-C is exit code 130."""
+
+    def make_context(self, *args, **kwargs) -> click.Context:
+        with _without_traceback():
+            return super().make_context(*args, **kwargs)
 
     def invoke(self, ctx: click.Context) -> object:
-        try:
+        with _without_traceback():
+            _require_current_folder()
             return super().invoke(ctx)
-        except EsftError as error:
-            click.echo(f"Error: {error}", err=True)
-            if error.hint is not None:
-                click.echo(f"Hint: {error.hint}", err=True)
-            ctx.exit(error.exit_code)
-        except KeyboardInterrupt:
-            click.echo("Stopped.", err=True)
-            ctx.exit(130)
+
+
+@contextmanager
+def _without_traceback() -> Iterator[None]:
+    try:
+        yield
+    except EsftError as error:
+        _tell(error)
+        raise click.exceptions.Exit(error.exit_code) from error
+    except KeyboardInterrupt as stopped:
+        click.echo("Stopped.", err=True)
+        raise click.exceptions.Exit(130) from stopped
+    except OSError as error:
+        if error.errno == errno.EPIPE:  # whoever read the output went away; click knows
+            raise
+        _tell(_of_the_system(error))
+        raise click.exceptions.Exit(EsftError.exit_code) from error
+
+
+def _tell(error: EsftError) -> None:
+    with suppress(OSError):
+        click.echo(f"Error: {error}", err=True)
+        if error.hint is not None:
+            click.echo(f"Hint: {error.hint}", err=True)
+
+
+def _of_the_system(error: OSError) -> EsftError:
+    """Return what the system refused, such as a path too long, or a page on a full disk."""
+    text, where = error.strerror or str(error), error.filename
+    if where is None and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+        return EsftError(f"the output cannot be written: {text}", hint="send it somewhere else")
+    text = text if where is None else f"{cut(str(where))}: {text}"
+    return EsftError(text, hint="check that the path is right, yours, and on a disk with room")
+
+
+def _require_current_folder() -> None:
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise RunError(
+            f"the current folder is not there ({error.strerror}), expected one to work in",
+            hint="cd to a folder that exists",
+        ) from error
 
 
 @click.group(cls=_Main, context_settings={"help_option_names": ["-h", "--help"]})

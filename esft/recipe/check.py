@@ -5,9 +5,11 @@ from __future__ import annotations
 import difflib
 import json
 import math
+import re
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
+from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -16,6 +18,9 @@ from esft.errors import RecipeError
 Rule = tuple[tuple[str, ...], Callable[..., Iterator[tuple[str, str]]]]
 """Settings, and what yields expected and hint where their values contradict each other; the message
 is about the first of them."""
+
+HANDFUL = 10
+"""Problems of one kind that are said one by one; the others are counted."""
 
 
 class Problem(NamedTuple):
@@ -160,11 +165,21 @@ def _contradiction(keys: tuple[str, ...], value: object, expected: str, hint: st
 
 def unknown(table: str, key: str, value: object, known: Iterable[str]) -> Problem:
     """Return the problem of a key that is none of those known."""
-    known = list(known)
+    known, name = list(known), cut(key)
     meant = nearest(key.replace("-", "_"), known)
-    text = f"{key} = {shown(value)} is not a setting, expected one of: {', '.join(known)}"
-    hint = f"take {key} out" if meant is None else f"did you mean {meant}?"
+    text = f"{name} = {shown(value)} is not a setting, expected one of: {', '.join(known)}"
+    hint = f"take {name} out" if meant is None else f"did you mean {meant}?"
     return Problem((f"{table}.{key}",), f"[{table}] {text}", hint)
+
+
+def first_of(
+    strange: Mapping[str, object], problem: Callable[[str, object], Problem], known: str
+) -> Iterator[Problem]:
+    """Yield the problem of each of a handful of keys, and one that counts those beyond it."""
+    for key, value in islice(strange.items(), HANDFUL):
+        yield problem(key, value)
+    if (others := len(strange) - HANDFUL) > 0:
+        yield Problem((), f"{others:,} more keys are not {known} either", None)
 
 
 def as_toml(value: object) -> str:
@@ -178,6 +193,8 @@ def as_toml(value: object) -> str:
             # JSON escapes what TOML wants escaped, apart from DEL.
             return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
         case list() | tuple():
+            if any(isinstance(inner, list) for inner in value):  # at any depth
+                return "a list of lists"
             return f"[{', '.join(map(as_toml, value))}]"
         case dict():
             return "a table"
@@ -187,7 +204,11 @@ def as_toml(value: object) -> str:
 
 def shown(value: object) -> str:
     """Return a value for a message: as TOML writes it, cut at 80 characters."""
-    text = as_toml(value)
+    return cut(as_toml(value))
+
+
+def cut(text: str) -> str:
+    """Return a text for a message, cut at 80 characters."""
     return text if len(text) <= 80 else f"{text[:79]}…"
 
 
@@ -209,6 +230,7 @@ def read_text(file: Path, hint: str | None = None) -> str:
 
 
 def _is_text(value: object) -> bool:
-    # Half of a surrogate pair, as from a file name in bytes, cannot be written to a recipe.
-    plain = isinstance(value, str) and not any("\ud800" <= char <= "\udfff" for char in value)
+    # Half of a surrogate pair, as from a file name in bytes, cannot be written to a recipe; and
+    # no path has a NUL.
+    plain = isinstance(value, str) and not re.search("[\0\ud800-\udfff]", value)
     return plain and bool(value.strip())

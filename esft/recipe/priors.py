@@ -12,7 +12,16 @@ from typing import NamedTuple, Self
 
 from esft.errors import RecipeError, TaskError, UnknownTaskError
 from esft.files import slug
-from esft.recipe.check import Problem, Settings, SettingsError, read_text, setting, shown, unknown
+from esft.recipe.check import (
+    HANDFUL,
+    Problem,
+    Settings,
+    SettingsError,
+    read_text,
+    setting,
+    shown,
+    unknown,
+)
 from esft.tasks.words import GRADERS, REWARDS, SCORINGS, SPLITS
 
 OWN = (".jsonl", ".py")  # how the names of files with a user's own tasks end
@@ -210,7 +219,14 @@ def _parse_all(lines: Iterable[_Line], check: Callable[[PriorSpec], None]) -> tu
     specs: list[str] = []
     problems: list[Problem] = []
     lines_by_task: dict[str, _Line] = {}
-    for line in lines:
+    lines = list(lines)
+    for number, line in enumerate(lines):
+        if len(problems) >= HANDFUL:
+            text = (
+                f"{line.origin}: not looked at, nor is what follows ({len(lines) - number:,} lines)"
+            )
+            problems.append(Problem(("prior.tasks",), text, None))
+            break
         try:
             spec = parse_prior_line(line.text).with_paths(line.path)
             check(spec)

@@ -29,12 +29,14 @@ def load_recipe(
     """
     file = None if name is None else find_recipe(name)
     values: dict[str, object] = {}
+    strange: dict[str, object] = {}
     problems: list[Problem] = []
     for table, body in ({} if file is None else _read_toml(file)).items():
         if table in TABLES and isinstance(body, dict):
             values |= {f"{table}.{key}": value for key, value in body.items()}
         else:
-            problems.append(_not_a_table(table, table, body))
+            strange[table] = body
+    problems += check.first_of(strange, _not_a_table, "tables of a recipe")
     origins = dict.fromkeys(values, str(file))
     for change, value in changes.items():
         origins[change] = (labels or {}).get(change, f"--set {change}")
@@ -42,7 +44,7 @@ def load_recipe(
         if table in TABLES:
             values[change] = value
         else:
-            problems.append(_not_a_table(change, table, {}))
+            problems.append(_not_a_table(table, {}, change))
     tables = {table: _build(table, values, problems) for table in TABLES}
     defaults = {
         f"{table}.{key}": setting.default
@@ -83,7 +85,7 @@ def find_recipe(name: str) -> Path:
     listed = ", ".join(shipped) or "(none is installed)"
     message = f"no recipe is called {shown(name)}, expected a file or one of: {listed}"
     if name.endswith(".toml"):
-        message = f"{name}: no such file"
+        message = f"{check.cut(name)}: no such file"
     raise RecipeError(message, hint=hint)
 
 
@@ -95,10 +97,10 @@ def parse_change(text: str) -> tuple[str, object]:
     if not equals or not table or not setting or "." in setting:
         home = _home(key) if equals else None
         hint = f"write --set {home}.{text}" if home else "for example --set search.sigma=0.002"
-        raise RecipeError(f"--set {text}: expected table.key=value", hint=hint)
+        raise RecipeError(f"--set {check.cut(text)}: expected table.key=value", hint=hint)
     try:
         parsed = tomllib.loads(f"value = {raw}")
-    except ValueError:
+    except (ValueError, RecursionError):
         return key, raw.strip()
     value = parsed.pop("value")
     # No setting is a date or a table, so those are text too: --set run.dir=2026-03-01
@@ -123,10 +125,13 @@ def _build(table: str, values: Mapping[str, object], problems: list[Problem]) ->
     """Return the table with its values; None where some are wrong, which `problems` get."""
     declared, head = TABLES[table].declared(), f"{table}."
     given = {key.removeprefix(head): values[key] for key in values if key.startswith(head)}
-    for key in [key for key in given if key not in declared]:
-        problem, home = check.unknown(table, key, given[key], declared), _home(key)
-        hint = problem.hint if home is None else f"{key} belongs under [{home}]"
-        problems.append(problem._replace(hint=hint))
+
+    def unknown(key: str, value: object) -> Problem:
+        problem, home = check.unknown(table, key, value, declared), _home(key)
+        return problem if home is None else problem._replace(hint=f"{key} belongs under [{home}]")
+
+    strange = {key: given[key] for key in given if key not in declared}
+    problems += check.first_of(strange, unknown, f"settings of [{table}]")
     try:
         return TABLES[table](**{key: given[key] for key in declared if key in given})
     except SettingsError as error:
@@ -134,22 +139,22 @@ def _build(table: str, values: Mapping[str, object], problems: list[Problem]) ->
         return None
 
 
-def _not_a_table(key: str, table: str, body: object) -> Problem:
-    meant = nearest(table, TABLES)
+def _not_a_table(table: str, body: object, key: str | None = None) -> Problem:
+    meant, name = nearest(table, TABLES), check.cut(table)
     hint = None if meant is None else f"did you mean [{meant}]?"
-    text = f"[{table}] is not a table of a recipe, expected one of: {', '.join(TABLES)}"
+    text = f"[{name}] is not a table of a recipe, expected one of: {', '.join(TABLES)}"
     if not isinstance(body, dict):
         home = table if table in TABLES else _home(table) or "search"
         hint = f"begin a table with a line [{home}], its settings on the lines below"
-        text = f"{table} is {shown(body)}, expected tables of settings: {', '.join(TABLES)}"
-    return Problem((key,), text, hint)
+        text = f"{name} is {shown(body)}, expected tables of settings: {', '.join(TABLES)}"
+    return Problem((table if key is None else key,), text, hint)
 
 
 def _read_toml(file: Path) -> dict[str, object]:
     text = check.read_text(file)
     try:
         return tomllib.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         last = f"line {text.count(chr(10)) + 1}, the last one"
         raise RecipeError(
             f"{file}: not valid TOML: {str(error).replace('end of document', last)}",

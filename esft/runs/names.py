@@ -31,7 +31,8 @@ def choose_run_path(named: str | None, task: str, model: str) -> Path:
                 hint=hint,
             )
         return path
-    stem = f"{slug(Path(task).stem)}-{slug(Path(model).name.removesuffix('.gguf'))}"
+    # Cut, since no name of a folder may be longer than 255 bytes.
+    stem = f"{slug(Path(task).stem)[:80]}-{slug(Path(model).name.removesuffix('.gguf'))[:80]}"
     names = (RUNS / f"{stem}-{number}" for number in count(1))
     return next(path for path in names if not path.exists())
 

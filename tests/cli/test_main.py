@@ -1,6 +1,8 @@
+import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -62,3 +64,86 @@ def test_a_wrong_command_line_exits_with_2(arguments):
 
     assert done.exit_code == 2
     assert "Error" in done.stderr
+
+
+def run_python(code, *words, **options):
+    """Run the command line behind some code, in a process of its own."""
+    command = [sys.executable, "-c", f"{code}\nfrom esft.__main__ import run\nrun()", *words]
+    options = {"stdout": subprocess.PIPE} | options
+    return subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False, **options)
+
+
+WHILE_IT_IS_IMPORTED = """
+import signal, sys
+class Interrupts:
+    def find_spec(name, path, target=None):
+        if name == "click":
+            signal.raise_signal(signal.SIGINT)
+sys.meta_path.insert(0, Interrupts)
+"""
+AT_ITS_END = "import atexit, signal; atexit.register(signal.raise_signal, signal.SIGINT)"
+WHILE_IT_READS_WORDS = """
+import signal
+from esft.cli import main
+parse = main.parse_args
+def parse_args(*args):
+    signal.raise_signal(signal.SIGINT)
+    return parse(*args)
+main.parse_args = parse_args
+"""
+
+
+@pytest.mark.parametrize("code", [WHILE_IT_IS_IMPORTED, AT_ITS_END, WHILE_IT_READS_WORDS])
+def test_ctrl_c_is_130_without_a_traceback_at_any_moment(code):
+    done = run_python(code, "--version")
+
+    assert done.returncode == 130
+    assert done.stderr in ("", "Stopped.\n")
+
+
+def test_who_starts_esft_with_ctrl_c_ignored_has_it_ignored():
+    ignored = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
+
+    assert run_python(ignored + WHILE_IT_IS_IMPORTED, "--version").returncode == 0
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@pytest.mark.parametrize("words", [["--version"], ["tasks"], ["runs", "--json"]])
+def test_an_output_that_cannot_be_written_is_said(words):
+    with open("/dev/full", "w") as full:
+        done = run_python("", *words, stdout=full)
+
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        "Error: the output cannot be written: No space left on device",
+        "Hint: send it somewhere else",
+    ]
+
+
+def test_a_current_folder_that_is_gone_is_said_before_anything_is_done(tmp_path):
+    done = run_python("import os; os.rmdir(os.getcwd())", "runs", cwd=tmp_path)
+
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error: the current folder is not there (No such file")
+    assert "Hint: cd to a folder" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["tune", "--model", "tiny", "--task", "arc", "--run-dir", "x" * 5000],
+        ["resume", "x" * 5000],
+        ["verify", "x" * 5000],
+        ["report", "x" * 5000],
+        ["replay", "x" * 5000, "--out", "y"],
+        ["tasks", "arc", "--data-dir", "x" * 5000],
+    ],
+)
+def test_a_path_that_is_too_long_is_an_error_without_a_traceback(words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    done = CliRunner().invoke(main, words)
+
+    assert done.exit_code == 1
+    assert re.match(r"Error: (runs/)?x{60,}…: File name too long\nHint: ", done.stderr)
+    assert not list(Path(tmp_path).iterdir())

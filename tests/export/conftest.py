@@ -10,5 +10,5 @@ from esft.tuning.start import run_tuning
 def run(tmp_path_factory):
     """The folder of a run of three steps on a tied Llama; base/ beside it is its model."""
     folder = tmp_path_factory.mktemp("one")
-    run_tuning(a_recipe(folder, population=2, anchor={"awd": 0.5}), Notes(), never)
+    run_tuning(a_recipe(folder, anchor={"awd": 0.5}), Notes(), never)
     return folder / "run"

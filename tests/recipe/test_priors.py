@@ -4,7 +4,7 @@ import json
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from esft.errors import RecipeError
@@ -70,7 +70,8 @@ def test_a_line_names_a_task_its_rows_and_settings_in_words_of_a_shell(line, spe
 
 
 def texts():
-    return st.text(st.characters(codec="utf-8"), min_size=1).filter(str.strip)
+    characters = st.characters(codec="utf-8", exclude_characters="\0")
+    return st.text(characters, min_size=1).filter(str.strip)
 
 
 @given(
@@ -143,6 +144,46 @@ def test_a_file_has_a_task_a_line_with_comments_and_blank_lines(tmp_path):
     file.write_bytes(b"\xef\xbb\xbf# keep\r\n\r\ngsm8k:9  split=test  # sums\r\n  arc\r\n#mmlu\r\n")
 
     assert read(file) == ("gsm8k:9 split=test", "arc")
+
+
+def test_of_thousands_of_wrong_lines_a_handful_is_said_and_the_rest_counted(tmp_path):
+    error = refusal("arc", *(f"task{n}" for n in range(5000)), file=tmp_path / "tasks.txt")
+
+    assert len(error.problems) == 11
+    assert "line 12: not looked at, nor is what follows (4,990 lines)" in str(error)
+
+
+WORDS = ["gsm8k", "arc", ":9", ":", "rows=3", "split=test", "grader=exact", "x.jsonl", "data_dir=."]
+WORDS += [
+    "scoring=choice",
+    "reward=prob",
+    "#",
+    "'",
+    '"',
+    " ",
+    "\t",
+    "\n",
+    "\r\n",
+    "\0",
+    "max_new_tokens=",
+]
+
+
+@settings(max_examples=600, deadline=None)
+@given(st.lists(st.sampled_from(WORDS) | st.text(max_size=3), max_size=12).map("".join))
+def test_a_file_of_any_lines_is_read_or_refused_in_words(tmp_path_factory, text):
+    file = tmp_path_factory.getbasetemp() / "any.txt"
+    file.write_bytes(text.encode(errors="surrogatepass"))
+
+    tasks, refused = (), str(file)
+    try:
+        tasks = read(file)
+    except RecipeError as error:
+        refused = str(error)
+
+    assert Prior(tasks=tasks).tasks == tasks
+    assert refused.startswith(str(file))
+    assert len(refused) < 20_000
 
 
 def test_every_error_of_a_file_is_said_at_once_with_its_line(tmp_path):

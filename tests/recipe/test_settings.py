@@ -94,7 +94,7 @@ def test_a_switch_is_true_or_false_and_nothing_like_it(table, setting, value):
 
 
 @of_kind("str")
-@pytest.mark.parametrize("text", ["", "  ", 5, False, ["a"], "half a pair \ud800"])
+@pytest.mark.parametrize("text", ["", "  ", 5, False, ["a"], "half a pair \ud800", "a\0b"])
 def test_text_is_refused_when_empty_or_not_text(table, setting, text):
     with pytest.raises(RecipeError, match=r" is .*, expected ") as caught:
         make(table, **{setting.name: text})
@@ -169,6 +169,34 @@ def test_the_largest_awd_that_the_hint_names_is_accepted(alpha):
     most = float(re.search(r"awd = (\S+) or lower", caught.value.hint)[1])
     a_recipe(search=Search(alpha=alpha), anchor=Anchor(awd=most, norm="l2"))
     assert most * alpha > 0.4
+
+
+@pytest.mark.parametrize(
+    ("search", "anchor", "message", "hint"),
+    [
+        ({}, {"awd": 1e-320}, "awd is 1e-320, expected 0 for none, or more", "awd = 0.01"),
+        ({}, {"awd": 1e-320, "norm": "l2"}, "awd is 1e-320, expected 0 for none", "awd = 0.01"),
+        ({"alpha": 1e200}, {"awd": 1e200}, "expected less: alpha * awd is inf", "awd = 0.01"),
+        (
+            *({"steps": 10**12}, {"awd": 0.01}),
+            "steps is 1000000000000, expected at most 100000 with norm l1, whose forecast is",
+            'set steps = 100000, or norm = "l2"',
+        ),
+    ],
+)
+def test_a_decay_that_cannot_be_worked_with_is_refused(search, anchor, message, hint):
+    with pytest.raises(RecipeError, match=re.escape(message)) as caught:
+        a_recipe(search=Search(**search), anchor=Anchor(**anchor))
+
+    assert hint in caught.value.hint
+    a_recipe(search=Search(steps=10**12), anchor=Anchor(awd=1.0, norm="l2"))
+
+
+def test_a_population_that_no_journal_holds_is_refused_with_the_reason():
+    with pytest.raises(RecipeError, match="at most 100000: a line of the journal holds") as caught:
+        Search(population=10**30)
+
+    assert caught.value.hint == "set population = 100000, and more steps"
 
 
 def test_an_end_at_a_peak_needs_evaluations_to_see_it():

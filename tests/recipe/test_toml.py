@@ -6,7 +6,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from esft.errors import RecipeError
@@ -41,7 +41,8 @@ def write(tmp_path):
 
 def values_of(setting):
     """What a setting takes, each by itself."""
-    texts = st.text(min_size=1).filter(str.strip)
+    texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1)
+    texts = texts.filter(str.strip)
     values = {
         "str": st.sampled_from(setting.choices) if setting.choices else texts,
         "int": st.integers(int(max(setting.at_least, 0)), int(min(setting.at_most, 2**63))),
@@ -97,7 +98,7 @@ def test_every_setting_can_be_changed_is_dumped_and_loads_again(tmp_path_factory
 
 def test_text_of_any_kind_is_dumped_and_loads_again(write):
     text = "quoted \" and ' and \"\"\" and ''' back\\slash \\n \\u0041 C:\\new é 日本語 \ufeff"
-    text += "".join(map(chr, range(0x20))) + "\x7f\x80\x9f\U0001f600\r\n\u2028\u2029\x85 # none"
+    text += "".join(map(chr, range(1, 0x20))) + "\x7f\x80\x9f\U0001f600\r\n\u2028\u2029\x85 # none"
     recipe = Recipe(model=Model(id=text, include=(text, text)), task=TaskSettings(name=text))
 
     assert load_recipe(write(dump_recipe(recipe)), {}) == recipe
@@ -163,6 +164,7 @@ def test_a_recipe_that_is_not_there_is_named_with_a_hint(name, message, hint):
         ("[model]\nid = ", "not valid TOML: .*line 2, the last one"),
         ('[model]\nid = "a"\nid = "b"\n', "not valid TOML: .*line 3, column"),
         ("[search]\nseed = " + "9" * 5000, "not valid TOML: Exceeds the limit"),
+        ("[model]\ninclude = " + "[" * 3000 + "]" * 3000, "not valid TOML: maximum recursion"),
         (b'\nid = "\xff"', "line 2 is not UTF-8"),
     ],
 )
@@ -238,6 +240,108 @@ def test_a_wrong_key_or_value_is_said_with_file_and_fix(write, text, message, hi
 
     assert str(caught.value).startswith(f"{file}: {message}")
     assert hint in caught.value.hint
+
+
+@pytest.mark.parametrize("depth", [2, 3, 30, 300])
+def test_lists_in_lists_are_refused_as_such_at_any_depth(write, depth):
+    file = write(f"{MINIMAL}[prior]\ntasks = {'[' * depth}{']' * depth}\n")
+
+    with pytest.raises(RecipeError, match="tasks is a list of lists, expected a list of texts"):
+        load_recipe(file, {})
+
+
+@pytest.mark.parametrize(
+    ("head", "rest"),
+    [
+        ("[search]\n", "4,990 more keys are not settings of \\[search\\] either"),
+        ("", "4,990 more keys are not tables of a recipe either"),
+    ],
+)
+def test_of_thousands_of_unknown_keys_a_handful_is_said_and_the_rest_counted(write, head, rest):
+    file = write(head + "".join(f"{'k' * 100}{n} = {n}\n" for n in range(5000)))
+
+    with pytest.raises(RecipeError, match=rf"recipe\.toml: {rest}") as caught:
+        load_recipe(file, {})
+
+    assert len(str(caught.value).splitlines()) == 13  # 10, the count, and the two that are needed
+    assert max(map(len, str(caught.value).splitlines())) < 400
+
+
+KNOWN = [*TABLES, *(name for kind in TABLES.values() for name in kind.declared())]
+VALUES = [
+    "1",
+    "-1",
+    "0",
+    "1e-320",
+    "1e308",
+    "nan",
+    "inf",
+    "true",
+    "2026-01-01",
+    "9" * 30,
+    '"arc"',
+    "'",
+]
+VALUES += [
+    '"l2"',
+    '"a\\u0000b"',
+    '"\\uFFFF"',
+    "''",
+    '"exact"',
+    '"x.jsonl"',
+    "[",
+    "}",
+    '"',
+    "{a = {b = 1}}",
+]
+VALUES += [
+    "[]",
+    "[[]]",
+    '["arc"]',
+    '["arc:0", "arc"]',
+    "[1, [2]]",
+    "{}",
+    "[{}]",
+    "30",
+    "0.5",
+    '"float16"',
+]
+FORMS = [
+    "{key} = {value}",
+    "{key} = {value}",
+    "{key}.a = {value}",
+    "[{key}]",
+    "[[{key}]]",
+    "{value}",
+]
+
+
+def lines():
+    """Lines of TOML or nearly: the head of a table, or a key and a value of any shape."""
+    keys, values = st.sampled_from(KNOWN) | st.text(max_size=4), st.sampled_from(VALUES)
+    return st.builds(
+        lambda form, key, value: form.format(key=key, value=value),
+        st.sampled_from(FORMS), keys, values | st.text(max_size=5),
+    )  # fmt: skip
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.sampled_from(["", MINIMAL]), st.lists(lines(), max_size=6))
+def test_a_recipe_of_any_shape_loads_or_is_refused_in_words(tmp_path_factory, head, written):
+    file = tmp_path_factory.getbasetemp() / "shape.toml"
+    file.write_bytes((head + "\n".join(written)).encode(errors="surrogatepass"))
+
+    recipe, refused = None, str(file)
+    try:
+        recipe = load_recipe(str(file), {})
+    except RecipeError as error:
+        refused = str(error)
+
+    assert refused.startswith(str(file))
+    assert len(refused) < 20_000
+    if recipe is not None:
+        file.write_bytes(dump_recipe(recipe).encode())
+        assert load_recipe(str(file), {}) == recipe
 
 
 def test_everything_wrong_with_a_recipe_is_said_at_once_a_line_each(write):

@@ -233,7 +233,7 @@ def test_a_changed_base_model_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "problem"),
     [
-        ("What is 3?", "What is three?", r"rows train is 6 rows of hash \w+, the run has 6 rows"),
+        ("What is 3?", "What is three?", r"rows \w+ is \d rows of hash \w+, the run has \d rows"),
         ('"abc"', '"abd"', r"file own.jsonl is sha256 \w+\.\.\., the run has sha256"),
     ],
 )

@@ -92,6 +92,12 @@ class GraderProcess:
             ) from None
 
     def _start(self) -> None:
+        if sys.platform == "win32":
+            raise TaskError(
+                f"{self.target} grades in a process of its own, with a pipe that Windows does not "
+                "have; expected Linux or macOS",
+                hint="run esft in WSL, or take a task or a grader that needs none",
+            )
         self._pipe, theirs = multiprocessing.Pipe()
         # -P: a user's folder with a numbers.py in it must not take the place of Python's own.
         # -u: what a program prints must not wait for an end that may be a kill.
