@@ -1,5 +1,7 @@
 """Answers are those of transformers' own greedy `generate`, to the token."""
 
+import warnings
+
 import pytest
 import torch
 import transformers
@@ -54,6 +56,15 @@ def generated(model, prompt, count, stops=()):
 
 def answers_of(model, prompts=PROMPTS, count=20, size=64, **options):
     return greedy_answers(model, tiny_tokenizer(), prompts, count, Batches(size), **options)
+
+
+def test_no_library_warns_while_answers_are_made(caplog):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # transformers once had a FutureWarning a run
+        answers = answers_of(tiny_llama())
+
+    assert len(answers) == len(PROMPTS)
+    assert caplog.records == []
 
 
 def rows_of_each_forward(model):
