@@ -33,7 +33,8 @@ def parts_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict
     package = type(model).__module__.rpartition(".")[0]
     if package.startswith("transformers_modules"):
         own = [module for name, module in sys.modules.items() if name.startswith(f"{package}.")]
-        parts["code"] = sorted(Path(module.__file__).read_text("utf-8") for module in own)
+        files = {module.__file__ for module in own if getattr(module, "__file__", None)}
+        parts["code"] = sorted(Path(file).read_bytes().decode("latin-1") for file in files)
     texts = {name: json.dumps(part, sort_keys=True, default=str) for name, part in parts.items()}
     return {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()}
 

@@ -5,11 +5,26 @@ import shutil
 
 import pytest
 import torch
-from tiny_models import write_gguf, write_model
+from loopback_hub import run_python
+from tiny_models import change_config, write_gguf, write_model
 
 from esft.models.identity import parts_of
 from esft.models.load import load_model
 from esft.models.save import save_model
+
+OWN = """
+from transformers import LlamaConfig, LlamaForCausalLM
+class OwnConfig(LlamaConfig):
+    model_type = "own"
+class OwnForCausalLM(LlamaForCausalLM):
+    config_class = OwnConfig
+"""
+LOAD_BOTH = """
+import json
+from esft.models.load import load_model
+loaded = [load_model(name, trust_remote_code=True, device="cpu") for name in {names!r}]
+print(json.dumps([dict(one.parts) for one in loaded]))
+"""
 
 
 @pytest.fixture(scope="module")
@@ -113,3 +128,20 @@ def test_using_a_tokenizer_changes_no_part(written):
 
     assert parts_of(loaded.model, loaded.tokenizer) == loaded.parts
     assert parts_of(loaded.model.to(torch.float16), loaded.tokenizer) == loaded.parts
+
+
+def test_code_that_comes_with_a_model_is_a_part_of_it(written, tmp_path):
+    classes = {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnForCausalLM"}
+    names = []
+    for name, code in (("one", OWN), ("same", OWN), ("two", f"{OWN}# changed")):
+        folder = shutil.copytree(written, tmp_path / name)
+        change_config(folder, model_type="own", auto_map=classes)
+        (folder / "own.py").write_text(code)
+        names.append(str(folder))
+
+    done = run_python(LOAD_BOTH.format(names=names), endpoint="", home=tmp_path / "home")
+
+    assert done.returncode == 0, done.stderr
+    one, same, two = json.loads(done.stdout)
+    assert one == same
+    assert [part for part in one if one[part] != two[part]] == ["code"]
