@@ -76,7 +76,7 @@ def whole_folder(folder: Path, *, replace: bool = False) -> Iterator[Path]:
                 path.chmod(part.stat().st_mode & 0o666)
             sync(path)
         sync(part)
-        if replace and folder.exists():
+        if replace and os.path.lexists(folder):  # also a link to nowhere
             folder.rename(held / "old")
         try:
             if folder.exists():

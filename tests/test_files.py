@@ -147,6 +147,18 @@ def test_a_folder_that_is_filled_meanwhile_is_kept_unless_it_is_to_be_replaced(t
     assert names(tmp_path) == ["target"]
 
 
+def test_a_file_or_a_link_to_nowhere_makes_way_too(tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+
+    for name in ("file", "link"):
+        with whole_folder(tmp_path / name, replace=True) as part:
+            (part / "ours").touch()
+
+        assert names(tmp_path / name) == ["ours"]
+    assert names(tmp_path) == ["file", "link"]
+
+
 def test_what_a_killed_process_left_goes_with_the_next_write_and_nothing_else(tmp_path):
     for name in ("file", ".hidden", ".foreign.1234abcd.partial"):
         (tmp_path / name).mkdir()
