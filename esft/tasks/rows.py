@@ -1,7 +1,7 @@
 """The rows of a task, split so that train, holdout and test never overlap."""
 
 from collections.abc import Iterable, Iterator, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from esft.errors import TaskError
@@ -85,7 +85,7 @@ def split_rows(
         source.has(task.splits.get(split, "")) for split in ("test", "validation")
     )
     test = {row.key for row in _read(task, "test", source)} if has_test else set()
-    tunable, left_out = _distinct(_read(task, "train", source), test)
+    tunable, left_out = _distinct(task, "train", source, test)
     if train is None:
         left = len(tunable)
         if not has_validation:
@@ -96,7 +96,7 @@ def split_rows(
     measurable, left_out_too = tunable[train:], 0
     if has_validation:
         known = test | {row.key for row in tunable}
-        measurable, left_out_too = _distinct(_read(task, "validation", source), known)
+        measurable, left_out_too = _distinct(task, "validation", source, known)
     if holdout is None:
         # At least one, so that a run without any says how to get them.
         holdout = max(1, min(DEFAULT, len(measurable)))
@@ -109,12 +109,13 @@ def split_rows(
     )
 
 
-def first_rows(rows: Iterable[Row]) -> list[Row]:
+def first_rows(rows: Iterable[Row], source: RowSource) -> list[Row]:
     """Rows in the order in which the first are taken: by `Row.key`, not by place in the file.
 
-    Benchmarks are sorted: the first 200 of MMLU are 11 of its 57 subjects.
+    Benchmarks are sorted: the first 200 of MMLU are 11 of its 57 subjects. Rows that stand in
+    random order already stay in it.
     """
-    return sorted(rows, key=lambda row: row.key)
+    return list(rows) if source.shuffled else sorted(rows, key=lambda row: row.key)
 
 
 def row_source(task: Task, data_dir: Path | None = None) -> RowSource:
@@ -127,7 +128,7 @@ def row_source(task: Task, data_dir: Path | None = None) -> RowSource:
         return folder_rows(data_dir.expanduser(), task.file, fix)
     if task.make_source is not None:
         return task.make_source()
-    return folder_rows(SHIPPED, task.file, "install esft again")
+    return replace(folder_rows(SHIPPED, task.file, "install esft again"), shuffled=True)
 
 
 def _read(task: Task, split: str, source: RowSource) -> Iterator[Row]:
@@ -144,14 +145,16 @@ def _read(task: Task, split: str, source: RowSource) -> Iterator[Row]:
             raise TaskError(f"{where}: {error}", hint=hint) from error
 
 
-def _distinct(rows: Iterable[Row], without: Set[str]) -> tuple[list[Row], int]:
+def _distinct(
+    task: Task, split: str, source: RowSource, without: Set[str]
+) -> tuple[list[Row], int]:
     """One row of each key, none of those in `without`, as `first_rows` has them; and how many
-    rows are not among them."""
-    rows, first = list(rows), {}
+    rows of the split are not among them."""
+    rows, first = list(_read(task, split, source)), {}
     for row in rows:
         if row.key not in without:
             first.setdefault(row.key, row)
-    return first_rows(first.values()), len(rows) - len(first)
+    return first_rows(first.values(), source), len(rows) - len(first)
 
 
 def _too_few(

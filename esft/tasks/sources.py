@@ -3,7 +3,7 @@
 import json
 import reprlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,8 @@ class RowSource:
     """The raw rows of a split; TaskError where there are none."""
     fix: str
     """What to do about rows that are missing or wrong, the end of each hint."""
+    shuffled: bool = False
+    """Whether the rows stand in random order already, as those that esft draws or ships."""
 
 
 def folder_rows(folder: Path, file: str, fix: str) -> RowSource:
@@ -84,9 +86,10 @@ def numbered(name: str, rows: Iterable[Mapping[str, Any]]) -> Iterator[LocatedRo
 
 def generated_rows(name: str, make: Callable[[str], Iterable[Mapping[str, Any]]]) -> RowSource:
     """The rows that `make` gives for a split, made anew each time they are read."""
-    return split_source(
+    source = split_source(
         name, lambda: SPLITS, lambda split: numbered(f"{name}, split {split}", make(split))
     )
+    return replace(source, shuffled=True)
 
 
 def hub_rows(name: str, file: str) -> RowSource:

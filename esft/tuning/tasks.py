@@ -66,8 +66,9 @@ def rows_of(
     folder = None if task.hub is None else data_folder(data_dir, task)
     if spec.data_dir is not None:
         folder = Path(spec.data_dir)
-    split = _split(spec, task, row_source(task, folder))
-    rows = first_rows(read_split(task, split, folder))
+    source = row_source(task, folder)
+    split = _split(spec, task, source)
+    rows = first_rows(read_split(task, split, folder), source)
     count = default_rows if spec.rows is None else spec.rows
     if len(rows) < count:
         there = replace(spec, rows=len(rows))

@@ -44,8 +44,8 @@ def test_the_target_is_learned_and_the_prior_tasks_stay(with_awd):
 
     assert done.exit_code == 0, done.stderr
     before, after = (recorded(run, step, "reward") for step in (0, STEPS))
-    # A log-probability: 0.09 was seen with these rows and this seed.
-    assert after["subtract-two-digits"] - before["subtract-two-digits"] >= 0.05
+    # A log-probability, 4 standard errors of the change.
+    assert after["subtract-two-digits"] - before["subtract-two-digits"] >= 0.15
     assert prior_mean(run, STEPS) >= prior_mean(run, 0) - 0.10
 
 

@@ -20,6 +20,7 @@ from lm_eval.tasks import TaskManager
 
 from esft.evals.run import EvalRequest, MeasuredTask, run_eval
 from esft.models.load import load_model
+from esft.tasks.registry import get_task
 from esft.tuning.watcher import Watcher
 
 FIXTURE = Path(__file__).with_name("scores.json")
@@ -65,16 +66,31 @@ def main() -> None:
     }
     model = os.environ["ESFT_TEST_MODEL"]
     theirs = their_rows(load_model(model, dtype="float32", device="cpu"), rows)
-    priors = tuple(f"{task}:{arguments.rows}" for task in FILES)
-    request = EvalRequest(model=model, dtype="float32", device="cpu", priors=priors)
-    for measured in run_eval(request, Quiet()).measured:
-        task = measured.task.name
-        print(line_of(task, our_rows(measured), theirs[task]), flush=True)
+    for measured in ours_of(model, rows):
+        task = get_task(measured.task.name)
+        # Theirs in the order of esft's, which is that of the hash of what rows ask.
+        order = sorted(
+            enumerate(theirs[task.name]), key=lambda at: task.read(rows[task.name][at[0]]).key
+        )
+        print(line_of(task.name, our_rows(measured), [row for _, row in order]), flush=True)
     if arguments.write:
         scores = {task: [row["logprobs"] for row in found] for task, found in theirs.items()}
         head = {"lm_eval": version("lm_eval"), "dtype": "float32", "files": {}}
         head["files"] = {task: file for task, (file, _) in FILES.items()}
         FIXTURE.write_text(json.dumps(head | {"logprobs": scores}, indent=1) + "\n")
+
+
+def ours_of(model: str, rows: dict[str, list[dict]]) -> tuple[MeasuredTask, ...]:
+    """What esft eval measures on these rows alone."""
+    with tempfile.TemporaryDirectory() as folder:
+        for task, (file, _) in FILES.items():
+            lines = "".join(json.dumps(row) + "\n" for row in rows[task])
+            (Path(folder) / f"{file}.jsonl").write_text(lines)
+        priors = tuple(f"{task}:{len(rows[task])}" for task in FILES)
+        request = EvalRequest(
+            model=model, dtype="float32", device="cpu", priors=priors, data_dir=folder
+        )
+        return run_eval(request, Quiet()).measured
 
 
 def first_lines(path: Path, count: int) -> list[str]:
