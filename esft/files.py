@@ -1,9 +1,10 @@
 """Writing so that nothing is ever half there: the one writer of whole files and folders.
 
-All of it raises RunError, with a hint, where the disk is full or something cannot be written.
+What writes raises RunError, with a hint, where the disk is full or something cannot be written.
 """
 
 import errno
+import json
 import os
 import re
 import shutil
@@ -11,6 +12,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 from safetensors import SafetensorError
@@ -171,3 +173,18 @@ def _write_all(file, data: bytes) -> None:
     rest = memoryview(data)
     while rest:
         rest = rest[file.write(rest) :]
+
+
+def read_file(path: Path) -> bytes:
+    """Return what a file holds; OSError also where it is none: a pipe would be waited for."""
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "it is not a file")
+    return path.read_bytes()
+
+
+def parse(text: str | bytes) -> Any:
+    """Return what a JSON text holds; ValueError if it is none, or nested too deeply to be read."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("brackets are nested too deeply") from None

@@ -10,7 +10,7 @@ import click
 
 from esft.cli.options import GroupedCommand, device_option, grouped, json_option, prior_option
 from esft.cli.show import show_work, wrapped
-from esft.typed import json_text
+from esft.rollout.typed import json_text
 
 if TYPE_CHECKING:
     from esft.evals.results import Comparison, KlEstimate, KlPair

@@ -9,7 +9,7 @@ import click
 from esft.cli.options import GroupedCommand, json_option, rebuild_options
 from esft.cli.show import show_work
 from esft.models.device import DTYPES
-from esft.typed import json_text
+from esft.rollout.typed import json_text
 
 
 @click.command(cls=GroupedCommand, short_help="Rebuild the model of any step.")

@@ -6,7 +6,7 @@ import click
 
 from esft.cli.options import json_option
 from esft.cli.show import columns, show_work, wrapped
-from esft.typed import json_text
+from esft.rollout.typed import json_text
 
 
 @click.command(short_help="List the runs.")

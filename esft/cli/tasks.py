@@ -10,7 +10,7 @@ import click
 
 from esft.cli.options import json_option
 from esft.cli.show import wrapped
-from esft.typed import json_text
+from esft.rollout.typed import json_text
 
 if TYPE_CHECKING:
     from esft.tasks.rows import Preview

@@ -8,7 +8,7 @@ import click
 
 from esft.cli import options
 from esft.cli.show import change_text, duration, show_run
-from esft.typed import json_text
+from esft.rollout.typed import json_text
 
 if TYPE_CHECKING:
     from esft.tuning.watcher import Outcome

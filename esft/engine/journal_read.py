@@ -10,7 +10,7 @@ from esft.engine.drift import Drift
 from esft.engine.journal import JOURNAL_FORMAT, JournalStep, chained, unpack
 from esft.engine.members import Member, population, with_coefficients
 from esft.errors import JournalError
-from esft.typed import parse, read_file
+from esft.files import parse, read_file
 
 _MARK = ',"checksum":"'
 _TAIL = re.compile(r'[0-9a-f]{16}"\}')

@@ -19,9 +19,9 @@ from esft.rollout.cache import Cache
 from esft.rollout.evaluate import evaluate, scoring_settings
 from esft.rollout.results import Evaluation
 from esft.rollout.rollout import Rollout
+from esft.rollout.typed import from_json, to_json
 from esft.tuning.tasks import EvalTask
 from esft.tuning.watcher import Watcher
-from esft.typed import from_json, to_json
 
 T = TypeVar("T")
 

@@ -10,10 +10,11 @@ from typing import Literal
 
 from esft.engine.measures import LayerDrift
 from esft.errors import RunError
+from esft.files import parse, read_file
+from esft.rollout.typed import from_json, known
 from esft.runs.records import StepScore
 from esft.stats.paired import compare, compare_rewards
 from esft.stats.verdict import MARGIN, Verdict, diagnose
-from esft.typed import from_json, known, parse, read_file
 
 EVAL_FORMAT = 2  # of eval.json; another number is another form
 

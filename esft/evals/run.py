@@ -24,12 +24,12 @@ from esft.recipe.priors import PriorSpec, parse_prior_line
 from esft.recipe.settings import Prior, Recipe, TaskSettings
 from esft.rollout.batches import Batches
 from esft.rollout.results import Evaluation
+from esft.rollout.typed import json_text
 from esft.runs.records import StepScore
 from esft.stats.verdict import MARGIN
 from esft.tuning.rebuild import RebuildOptions, Source, find_source, step_of
 from esft.tuning.tasks import EvalTask, eval_task, refuse_target, rows_hash, rows_of, task_and_rows
 from esft.tuning.watcher import Watcher
-from esft.typed import json_text
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from esft.errors import ModelError
+from esft.files import parse, read_file
 from esft.models.device import DTYPES
-from esft.typed import parse, read_file
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

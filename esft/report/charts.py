@@ -9,7 +9,7 @@ from functools import partial
 
 from esft.evals.results import TaskResult
 from esft.report.numbers import RunNumbers
-from esft.typed import known
+from esft.rollout.typed import known
 
 WIDE = 1.96  # standard errors on either side that hold the truth in 95 % of cases
 

@@ -12,7 +12,7 @@ from esft.report.charts import NAMES, Section, sections_of
 from esft.report.draw import DARK, LIGHT, MARKERS, as_png, as_svg, marker
 from esft.report.numbers import RunNumbers
 from esft.report.read import named_apart, read_run
-from esft.typed import known
+from esft.rollout.typed import known
 
 
 @dataclass(frozen=True, kw_only=True)

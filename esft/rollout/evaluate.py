@@ -11,7 +11,7 @@ from esft.rollout.cache import Cache
 from esft.rollout.encode import EncodedRow
 from esft.rollout.results import Evaluation, RowResult
 from esft.rollout.rollout import Rollout
-from esft.typed import from_json, to_json
+from esft.rollout.typed import from_json, to_json
 
 PART = 64
 """Rows of a part, at least: what an interruption loses at most."""

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from functools import cached_property, reduce
 from operator import add
 
+from esft.rollout.typed import known
 from esft.stats.intervals import mean_and_error
-from esft.typed import known
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from esft.errors import RunError
+from esft.files import read_file
 from esft.runs.names import is_locked, is_run, list_runs
 from esft.runs.records import RunInfo, metrics, read_info, scores
-from esft.typed import read_file
 
 KILLED, DAMAGED = "killed", "damaged"
 

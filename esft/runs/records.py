@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from esft.errors import RecipeError, RunError
-from esft.files import slug, write_whole
+from esft.files import parse, read_file, slug, write_whole
 from esft.recipe.settings import settings_of
 from esft.recipe.toml import load_recipe
 from esft.rollout.results import Evaluation, RowResult
-from esft.typed import from_json, parse, read_file
+from esft.rollout.typed import from_json
 
 T = TypeVar("T")
 

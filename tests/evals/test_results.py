@@ -19,8 +19,8 @@ from esft.evals.results import (
     compared,
     read_eval,
 )
+from esft.rollout.typed import json_text, to_json
 from esft.runs.records import StepScore
-from esft.typed import json_text, to_json
 
 ROWS = {0: [(1, 1.5), (1, 1.0), (0, 0.5)], 4: [(0, 0.0), (1, 1.0), (1, 0.25)]}
 KL = KlEstimate(kl=0.02, se=0.001, tokens=400, prompts=50, far=0.0)

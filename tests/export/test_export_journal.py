@@ -9,8 +9,8 @@ from tiny_runs import Notes
 
 from esft.errors import RunError
 from esft.export.journal import export_journal
+from esft.rollout.typed import to_json
 from esft.tuning.rebuild import RebuildOptions, find_source, rebuild
-from esft.typed import to_json
 
 
 def exported(source, at, out, watcher=None, **options):

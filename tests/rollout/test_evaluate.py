@@ -11,10 +11,10 @@ from esft.rollout.cache import Cache
 from esft.rollout.evaluate import PART, ModelVersion, evaluate
 from esft.rollout.results import Evaluation, RowResult, paired_change
 from esft.rollout.rollout import Rollout
+from esft.rollout.typed import from_json, to_json
 from esft.tasks.registry import get_task
 from esft.tasks.rows import read_split
 from esft.tasks.task import Grade
-from esft.typed import from_json, to_json
 
 ROWS = tuple(choice_row(number, gold=number % 3) for number in range(PART + 6))
 RESULTS = (

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from records import a_score, a_step, an_info
 
 from esft.errors import RunError
+from esft.rollout.typed import to_json
 from esft.runs.listing import DAMAGED, listed_runs
 from esft.runs.records import (
     RecordedRow,
@@ -22,7 +23,6 @@ from esft.runs.records import (
     rows_path,
     scores,
 )
-from esft.typed import to_json
 
 INFO = to_json(an_info())
 SCORE = to_json(a_score(0))

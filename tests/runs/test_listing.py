@@ -7,10 +7,10 @@ import pytest
 from records import a_score, a_step, an_info
 
 import esft.runs.listing
+from esft.rollout.typed import to_json
 from esft.runs.listing import listed_runs
 from esft.runs.names import RUNS, locked
 from esft.runs.records import RUN_FORMAT
-from esft.typed import to_json
 
 HEADER = '{"format":1,"checksum":"0"}\n'
 

@@ -1,6 +1,5 @@
 """JSON that stands for a dataclass: read back as one, or refused by the name of what is wrong."""
 
-import errno
 import json
 import math
 import re
@@ -16,21 +15,6 @@ T = TypeVar("T")
 
 _WORDS = {int: "a whole number", float: "a finite number", bool: "true or false", str: "a text"}
 _WORDS |= {tuple: "a list", dict: "an object"}
-
-
-def read_file(path: Path) -> bytes:
-    """Return what a file holds; OSError also where it is none: a pipe would be waited for."""
-    if path.exists() and not path.is_file():
-        raise OSError(errno.EINVAL, "it is not a file")
-    return path.read_bytes()
-
-
-def parse(text: str | bytes) -> Any:
-    """Return what a JSON text holds; ValueError if it is none, or nested too deeply to be read."""
-    try:
-        return json.loads(text)
-    except RecursionError:
-        raise ValueError("brackets are nested too deeply") from None
 
 
 def known(value: float | None) -> float | None:
