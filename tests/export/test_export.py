@@ -168,7 +168,7 @@ def test_what_overflows_in_the_dtype_is_refused(factor, error, tmp_path):
     ],
 )
 def test_a_folder_that_is_not_the_tuned_model_is_refused(change, error, message, run, tmp_path):
-    watcher = WhenLoaded(lambda: change(next(tmp_path.glob(".out.*"))))
+    watcher = WhenLoaded(lambda: change(next(tmp_path.glob(".out.*/*/"))))
 
     with pytest.raises(error, match=message):
         exported(run, tmp_path / "out", watcher=watcher)

@@ -112,7 +112,7 @@ def test_the_card_has_the_settings_and_the_step_with_its_scores(run):
         "- anchor.awd: 0.5",
         "- anchor.norm: l1",
         "- task.max_new_tokens: 6",
-        "- drift from the base model: norm 0.788511 over 29,000 tuned parameters",
+        "- drift from the base model: norm 1.5 over 29,000 tuned parameters",
     ):
         assert f"{line}\n" in text
     assert f"| {base['reward']:.4f} ± {base['reward_se']:.4f} " in text
