@@ -22,9 +22,7 @@ from esft.recipe.check import (
     shown,
     unknown,
 )
-from esft.tasks.words import GRADERS, REWARDS, SCORINGS, SPLITS
-
-OWN = (".jsonl", ".py")  # how the names of files with a user's own tasks end
+from esft.tasks.words import GRADERS, OWN, REWARDS, SCORINGS, SPLITS
 
 
 def _options_to_choose_from(reward: str | None, scoring: str | None) -> Iterator[tuple[str, str]]:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import ast
-import hashlib
 import math
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from esft.recipe.check import Rule, Settings, SettingsError, broken, setting
-from esft.recipe.priors import OWN, Answers, PriorSpec, parse_prior_line, parse_prior_lines
+from esft.recipe.priors import Answers, PriorSpec, parse_prior_line, parse_prior_lines
 
 
 def _something_to_tune(include: tuple[str, ...] | None) -> Iterator[tuple[str, str]]:
@@ -315,40 +312,3 @@ def with_recorded_paths(recipe: Recipe, folder: str, data_dir: str | None) -> Re
         task=replace(task, data_dir=data_dir or task.data_dir),
         prior=replace(recipe.prior, tasks=priors),
     )
-
-
-def own_files(recipe: Recipe) -> dict[str, str]:
-    """Return the sha256 of each file with a task of the user's own, by its name."""
-    return file_hashes(recipe.task.name, *(spec.name for spec in recipe.prior.specs))
-
-
-def file_hashes(*names: str) -> dict[str, str]:
-    """Return the sha256 of the files among names of tasks; of a program also of the rows beside it,
-    and of what it imports from there."""
-    hashes = {}
-    for task in (Path(name).expanduser() for name in names if name.endswith(OWN)):
-        program = task.suffix == ".py"
-        files = [*_imported(task), task.with_suffix(".jsonl")] if program else [task]
-        for file in files:
-            if file.is_file():
-                name = file.relative_to(task.parent).as_posix()
-                hashes[name] = hashlib.sha256(file.read_bytes()).hexdigest()
-    return hashes
-
-
-def _imported(program: Path) -> list[Path]:
-    """Return a program and the modules beside it that it imports, and those that they import."""
-    found, left = [], [program]
-    while left:
-        file = left.pop()
-        if file in found or not file.is_file():
-            continue
-        found.append(file)
-        with suppress(SyntaxError, ValueError, RecursionError):  # it will say so when it runs
-            for node in ast.walk(ast.parse(file.read_bytes())):
-                names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-                if isinstance(node, ast.ImportFrom) and node.module:
-                    names = [node.module]
-                for module in {program.parent / name.partition(".")[0] for name in names}:
-                    left += [module.with_suffix(".py"), *module.rglob("*.py")]
-    return found

@@ -22,7 +22,7 @@ KINDS = {
 }
 """The folders of the cache, and what is in them."""
 _OWN = re.compile(r"[0-9a-f]{64}\.(json|safetensors)|\.[0-9a-f]{64}\..+\.partial")
-_MEASURING = ("engine", "tasks", "models", "rollout", "evals")
+_MEASURING = ("stats", "engine", "tasks", "models", "rollout", "evals")
 """The packages whose code makes figures."""
 
 

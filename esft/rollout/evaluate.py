@@ -6,12 +6,12 @@ from importlib.metadata import version
 
 import torch
 
-from esft.recipe.settings import file_hashes
 from esft.rollout.cache import Cache
 from esft.rollout.encode import EncodedRow
 from esft.rollout.results import Evaluation, RowResult
 from esft.rollout.rollout import Rollout
 from esft.rollout.typed import from_json, to_json
+from esft.tasks.own import file_hashes
 
 PART = 64
 """Rows of a part, at least: what an interruption loses at most."""

@@ -1,9 +1,12 @@
 """A user's own task: a .jsonl file with a named grader, or a .py file that grades itself."""
 
+import ast
+import hashlib
 import math
 import string
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from decimal import Decimal
 from functools import cache, partial
@@ -25,7 +28,7 @@ from esft.tasks.task import (
     row_id,
     text_options,
 )
-from esft.tasks.words import GRADERS, SPLITS
+from esft.tasks.words import GRADERS, OWN, SPLITS
 
 FIX = "correct the file"
 ROLES = ("system", "user", "assistant")
@@ -239,3 +242,35 @@ def _gold(raw: Mapping[str, Any], texts: list[str]) -> int:
         expected = f"a text or a letter: {answer} is the index of {texts[answer]!r}, and a choice"
         raise wrong_column("answer", answer, expected)
     return answer
+
+
+def file_hashes(*names: str) -> dict[str, str]:
+    """Return the sha256 of the files among names of tasks; of a program also of the rows beside it,
+    and of what it imports from there."""
+    hashes = {}
+    for task in (Path(name).expanduser() for name in names if name.endswith(OWN)):
+        program = task.suffix == ".py"
+        files = [*_imported(task), task.with_suffix(".jsonl")] if program else [task]
+        for file in files:
+            if file.is_file():
+                name = file.relative_to(task.parent).as_posix()
+                hashes[name] = hashlib.sha256(file.read_bytes()).hexdigest()
+    return hashes
+
+
+def _imported(program: Path) -> list[Path]:
+    """Return a program and the modules beside it that it imports, and those that they import."""
+    found, left = [], [program]
+    while left:
+        file = left.pop()
+        if file in found or not file.is_file():
+            continue
+        found.append(file)
+        with suppress(SyntaxError, ValueError, RecursionError):  # it will say so when it runs
+            for node in ast.walk(ast.parse(file.read_bytes())):
+                names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+                if isinstance(node, ast.ImportFrom) and node.module:
+                    names = [node.module]
+                for module in {program.parent / name.partition(".")[0] for name in names}:
+                    left += [module.with_suffix(".py"), *module.rglob("*.py")]
+    return found

@@ -10,6 +10,7 @@ answer is the reference to the token, which takes one forward and no answer."""
 REWARDS = ("correct", "prob", "logprob")
 """0 or 1, the probability of the right option, or the log-probability of the reference, a token."""
 SPLITS = ("train", "validation", "test")
+OWN = (".jsonl", ".py")  # how the names of files with a user's own tasks end
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ from esft import __version__
 from esft.engine.journal_read import JournalRecord
 from esft.engine.noise import NOISE_VERSION
 from esft.recipe.check import shown
-from esft.recipe.settings import Recipe, own_files, settings_of
+from esft.recipe.settings import Recipe, settings_of
 from esft.runs.records import ModelInfo, Places, RowsInfo, RunInfo
+from esft.tasks.own import file_hashes
 from esft.tasks.registry import data_folder
 from esft.tuning.session import Session
 from esft.tuning.tasks import rows_hash
@@ -141,3 +142,8 @@ def _rows_info(session: Session) -> dict[str, RowsInfo]:
         name: RowsInfo(n=len(rows), hash=rows_hash(one.row for one in rows))
         for name, rows in kinds.items()
     }
+
+
+def own_files(recipe: Recipe) -> dict[str, str]:
+    """Return the sha256 of each file with a task of the user's own, by its name."""
+    return file_hashes(recipe.task.name, *(spec.name for spec in recipe.prior.specs))

@@ -65,6 +65,13 @@ def test_the_order_of_a_file_does_not_change_which_rows_are_first(tmp_path):
     assert split_prompts(sorted_, 3, 3) == split_prompts(mixed, 3, 3)
 
 
+@pytest.mark.parametrize("name", ["conciseness", "countdown", "sort-digits"])
+def test_rows_that_esft_ships_or_draws_are_in_random_order_and_keep_it(name):
+    split = split_rows(get_task(name), 20, 20)
+
+    assert list(split.train) == read_split(get_task(name), "train")[:20]
+
+
 @pytest.mark.parametrize("has_validation", [True, False])
 @pytest.mark.parametrize(("train", "holdout"), SIZES)
 def test_no_row_is_in_two_of_train_holdout_and_test(tmp_path, train, holdout, has_validation):

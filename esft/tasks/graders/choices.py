@@ -17,7 +17,7 @@ _STATING = re.compile(
     rf"(?:\b(?:answer|choose|pick|select|go with)\b|boxed"
     rf"|\b(?:correct|right|best|likely|my) (?:{_OPTION}|one)\b"
     rf"|\b(?:it|this|that)(?:['’]s| is| was| must be| would be)\b)"
-    rf"(?:{_MARKS}(?:\b(?:{_LINKS}|{_OPTION}|answer|either|neither)\b|['’]s\b))*{_MARKS}$",
+    rf"(?:{_MARKS}(?:\b(?:{_LINKS}|{_OPTION}|answer|either|neither)\b))*{_MARKS}$",
     re.IGNORECASE,
 )
 _CALLING_RIGHT = re.compile(
