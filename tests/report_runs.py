@@ -10,7 +10,7 @@ from esft.engine.journal import JournalStep
 from esft.engine.members import net_coefficients, population
 from esft.evals.results import EVAL_FORMAT
 from esft.runs.folder import create_run
-from esft.runs.records import RecordedRow, Saved
+from esft.runs.records import RecordedRow, Saved, StepTimes
 
 NUMEL = 1000
 ROWS = 40
@@ -113,5 +113,7 @@ def _write_steps(run, settings, steps, rewards):
         forecast.step(4, sum_of_squares(net_coefficients(members, list(coefficients))))
         drift = 1.01 * forecast.norms[-1]
         figures = {"reward_best": max(rewards), "correct": 0.5, "forecast": forecast.norms[-1]}
-        run.record_metrics(a_step(step, drift=drift, **figures))
+        # Another esft may not have recorded where the time of the first step went.
+        times = StepTimes(engine=1.0, rollout=4.0, grading=3.0, other=0.0) if step > 1 else None
+        run.record_metrics(a_step(step, drift=drift, times=times, **figures))
     return journal

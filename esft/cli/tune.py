@@ -113,6 +113,7 @@ def _text(outcome: Outcome) -> str:
     lines += [
         f"drift      ||D|| {outcome.drift:.4g}, forecast {outcome.forecast:.4g}",
         f"run        {state}, {duration(outcome.seconds)}, {memory}",
+        *([] if outcome.times is None else [f"time       {outcome.times} of the steps"]),
         f"model      {outcome.model_path}",
         *([f"go on      esft resume {outcome.run_path}"] if outcome.stopped else []),
     ]
@@ -121,7 +122,7 @@ def _text(outcome: Outcome) -> str:
 
 def _record(outcome: Outcome) -> dict[str, object]:
     plain = ("task", "steps", "planned", "stopped", "best_step", "grader_failures", "drift")
-    plain += ("forecast", "peak_memory")
+    plain += ("forecast", "peak_memory", "times")
     return {name: getattr(outcome, name) for name in plain} | {
         "run": outcome.run_path,
         "model": outcome.model_path,

@@ -14,7 +14,7 @@ from esft.engine.anchor import pull_of
 from esft.engine.forecast import forecast_of
 from esft.engine.journal_read import JournalRecord
 from esft.evals.results import StepDrift, TaskResult
-from esft.runs.records import metrics
+from esft.runs.records import StepTimes, metrics
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +32,8 @@ class StepNumbers:
     free: float | None  # forecast without decay
     ratio: float | None  # drift over forecast
     left: float | None  # drift over `free`: what the decay left of it
+    seconds: float | None
+    times: StepTimes | None  # where the seconds went
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +66,7 @@ class RunNumbers:
     settings: dict[str, object] = field(default_factory=dict)
     tasks: tuple[TaskResult, ...] = ()
     progress: tuple[StepNumbers, ...] = ()
+    times: StepTimes | None = None  # of all steps whose times are known
     decay: Decay | None = None
     drift: tuple[StepDrift, ...] = ()
     notes: tuple[str, ...] = ()
@@ -93,6 +96,8 @@ def progress_of(
             free=expected,
             ratio=drift / forecast if drift is not None and forecast else None,
             left=drift / expected if drift is not None and expected else None,
+            seconds=line.seconds,
+            times=line.times,
         )
         steps.append(numbers)
     return tuple(steps)

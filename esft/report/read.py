@@ -17,6 +17,7 @@ from esft.runs.records import (
     read_lines,
     rows_path,
     scores,
+    sum_of_times,
 )
 
 T = TypeVar("T")
@@ -45,6 +46,7 @@ def read_run(path: Path) -> RunNumbers:
         settings=settings,
         tasks=tuple(_merged(recorded, measured, notes)),
         progress=progress,
+        times=sum_of_times(step.times for step in progress),
         decay=decay_of(settings, progress),
         drift=drift,
         notes=tuple(notes),

@@ -32,8 +32,11 @@ class Batches:
         items: Sequence[Item],
         work: Callable[[Sequence[Item]], list[Result]],
         length: Callable[[Item], int],
+        on_batch: Callable[[Sequence[int], Sequence[Result]], None] = lambda numbers, results: None,
     ) -> list[Result]:
         """Return work's results, one an item of a batch, for all items in their order.
+
+        `on_batch` is called after each batch, with the numbers of its items and their results.
 
         The longest items go first, so that those of a batch are about as long and memory runs
         out at once or never. ModelError if it does with a single item.
@@ -47,6 +50,7 @@ class Batches:
                 self._halve(len(batch))
             else:
                 results |= zip(batch, done, strict=True)
+                on_batch(batch, done)
         return [results[i] for i in range(len(items))]
 
     def _halve(self, failed: int) -> None:

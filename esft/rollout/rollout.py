@@ -1,7 +1,8 @@
 """Rollouts: from rows and a model to rewards."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
 from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any
 
@@ -9,6 +10,7 @@ from esft.errors import TaskError
 from esft.rollout.batches import Batches
 from esft.rollout.encode import EncodedRow, encode_row
 from esft.rollout.generate import Answer, greedy_answers
+from esft.rollout.grading import Grading, one_grader
 from esft.rollout.logprobs import Continuation, TeacherForced, teacher_forced
 from esft.rollout.results import RowResult
 from esft.tasks.task import Row, Task
@@ -70,15 +72,27 @@ class Rollout:
         With reward "logprob" no answer is made or chosen, so that nothing is said of its being
         right, but by scoring "exact".
         """
+        with one_grader() as grader:
+            return self.begin(encoded, grader)()
+
+    def begin(
+        self, encoded: Sequence[EncodedRow], grader: Executor
+    ) -> Callable[[], list[RowResult]]:
+        """Do the model's part of `roll_out`; what comes back waits for the grades and returns it.
+
+        Answers are graded on `grader` (see `one_grader`) from their batch on: while the next one
+        decodes, and behind the last while the weights already become those of another member.
+        """
         if self._rewards_are_of_answers:
-            return self._answered(encoded)
-        return [
-            RowResult(reward=reward, correct=None) for reward in self._reference_logprobs(encoded)
-        ]
+            return self._answered(encoded, grader)
+        rewards = self._reference_logprobs(encoded)
+        results = [RowResult(reward=reward, correct=None) for reward in rewards]
+        return lambda: results
 
     def evaluate(self, encoded: Sequence[EncodedRow]) -> list[RowResult]:
         """Return the rewards and whether the answers are right, in row order."""
-        results = self._answered(encoded)
+        with one_grader() as grader:
+            results = self._answered(encoded, grader)()
         if self._rewards_are_of_answers:
             return results
         rewards = self._reference_logprobs(encoded)
@@ -95,19 +109,29 @@ class Rollout:
     def _rewards_are_of_answers(self) -> bool:
         return self.reward != "logprob" or self.scoring == "exact"
 
-    def _answered(self, encoded: Sequence[EncodedRow]) -> list[RowResult]:
+    def _answered(
+        self, encoded: Sequence[EncodedRow], grader: Executor
+    ) -> Callable[[], list[RowResult]]:
         if self.scoring == "choice":
             pairs = zip(encoded, self.option_logprobs(encoded), strict=True)
-            return [_choice_result(one.row, logprobs, self.reward) for one, logprobs in pairs]
+            results = [_choice_result(one.row, logprobs, self.reward) for one, logprobs in pairs]
+            return lambda: results
         if self.scoring == "exact":
             forced = self._forced([one.references for one in encoded])
             pairs = zip(encoded, forced, strict=True)
-            return [self._exact_result(one.references, forced) for one, forced in pairs]
+            results = [self._exact_result(one.references, forced) for one, forced in pairs]
+            return lambda: results
+        grading = Grading(encoded, self._graded, grader)
         prompts = [prompt for one in encoded for prompt in one.prompts]
-        answers = iter(
-            greedy_answers(self.model, self.tokenizer, prompts, self.max_new_tokens, self.batches)
+        greedy_answers(
+            self.model,
+            self.tokenizer,
+            prompts,
+            self.max_new_tokens,
+            self.batches,
+            on_batch=grading.take,
         )
-        return [self._graded(one.row, [next(answers) for _ in one.prompts]) for one in encoded]
+        return grading.results
 
     def _reference_logprobs(self, encoded: Sequence[EncodedRow]) -> list[float]:
         references = [one.references for one in encoded]

@@ -1,7 +1,7 @@
 """What a run folder has on record, read back without loading torch."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -104,6 +104,28 @@ class RunInfo:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StepTimes:
+    """Where the seconds of a step went; together they are all of them."""
+
+    engine: float  # perturbing, reverting and the update
+    rollout: float  # the model's part of it
+    grading: float  # that the loop waited for grades; most are made while the model goes on
+    other: float  # journal, metrics, what is shown
+
+    def __str__(self) -> str:
+        total = math.fsum(vars(self).values()) or 1.0
+        return ", ".join(f"{name} {seconds / total:.1%}" for name, seconds in vars(self).items())
+
+
+def sum_of_times(times: Iterable[StepTimes | None]) -> StepTimes | None:
+    """Return the seconds of several steps together; None where those of none are known."""
+    parts = [vars(step) for step in times if step is not None]
+    if not parts:
+        return None
+    return StepTimes(**{name: math.fsum(part[name] for part in parts) for name in parts[0]})
+
+
+@dataclass(frozen=True, kw_only=True)
 class StepMetrics:
     """What a step did: a line of metrics.jsonl; None where it is not known or was not finite."""
 
@@ -116,6 +138,7 @@ class StepMetrics:
     drift: float | None  # ||D||
     forecast: float | None  # the ||D|| to expect by now, with the real coefficients but no signal
     seconds: float | None = None
+    times: StepTimes | None = None  # where they went
     peak_memory: int | None = None  # bytes
     batch: int | None = None  # sequences at a time
     replayed: bool = False  # whether it was made again from the journal, which knows no more

@@ -23,8 +23,8 @@ from esft.engine.members import (
 from esft.errors import EsftError, ModelError, RunError
 from esft.models.calling import out_of_memory
 from esft.rollout.results import RowResult, mean_reward
-from esft.runs.records import StepMetrics
-from esft.tuning.population import Population
+from esft.runs.records import StepMetrics, StepTimes, sum_of_times
+from esft.tuning.population import Laps, Population
 from esft.tuning.rebuild import seconds_a_noise
 from esft.tuning.recorder import Recorder
 from esft.tuning.session import Session, rows_of_step
@@ -49,6 +49,7 @@ class Loop:
         self._first, self._started = self.recorder.done, time.monotonic()
         self._warm: tuple[float, int] | None = None
         self._estimated = False
+        self._times: list[StepTimes] = []
 
     def run(self, stop: Callable[[], bool]) -> Outcome:
         """Make the steps that are left or until `stop`; save the model, also on errors."""
@@ -83,6 +84,7 @@ class Loop:
             drift=self._base.drift.norm(),
             forecast=self.forecast.norms[-1],
             seconds=time.monotonic() - self._started,
+            times=sum_of_times(self._times),
             peak_memory=peak_memory(self._base.loaded.device),
         )
 
@@ -98,13 +100,14 @@ class Loop:
 
     def _step(self, step: int) -> None:
         began, search = time.monotonic(), self._search
+        laps = Laps(self._base.loaded.device)
         members = population(search.seed, step, search.population, search.antithetic)
         total, per_step = len(self.session.train), self.session.recipe.task.rows_per_step
         per_step = total if per_step is None else per_step
         numbers = rows_of_step(step, total, per_step, search.seed)
         rows = [self.session.train[number] for number in numbers]
 
-        results = self.population.roll_out(members, rows, partial(self._tell, step, began))
+        results = self.population.roll_out(members, rows, partial(self._tell, step, began), laps)
         rewards = [mean_reward(member) for member in results]
         self._refuse_overflow(step, rewards)
         coefficients = as_recorded(shape(rewards, search.shaping, search.antithetic))
@@ -122,13 +125,15 @@ class Loop:
         )
         takers, weights = with_coefficients(members, coefficients)
         anchor = self.session.recipe.anchor
+        laps.lap("other")
         self._base.drift.step(takers, weights, search.alpha, anchor.awd, anchor.norm)
+        laps.lap("engine")
         nets = net_coefficients(takers, weights)
         self.forecast.step(len(takers), sum_of_squares(nets))
         self._tell_what_is_missing(step, rewards, bool(nets))
         failures = self.recorder.count_failures(f"step {step}", rows, *results)
-        seconds = time.monotonic() - began
-        metrics = self._metrics(step, results, failures, len(takers), seconds)
+        metrics = self._metrics(step, results, failures, len(takers), laps)
+        self._times.append(metrics.times)
         self.recorder.run.record_metrics(metrics)
         seconds = (time.monotonic() - self._first_began) / (step - self._first)
         self.watcher.step(metrics, search.steps, seconds * (search.steps - step))
@@ -179,11 +184,12 @@ class Loop:
         self.watcher.notice(f"step {step}: {why}, so there is no update; {acts}")
 
     def _metrics(
-        self, step: int, results: list[list[RowResult]], failures: int, size: int, seconds: float
+        self, step: int, results: list[list[RowResult]], failures: int, size: int, laps: Laps
     ) -> StepMetrics:
         finite = [member for member in results if math.isfinite(mean_reward(member))]
         rewards = [mean_reward(member) for member in finite]
         judged = [row.correct for member in finite for row in member if row.correct is not None]
+        drift, times = self._base.drift.norm(), laps.times()
         return StepMetrics(
             step=step,
             reward_mean=sum(rewards) / len(rewards),
@@ -191,9 +197,10 @@ class Loop:
             correct=sum(judged) / len(judged) if judged else None,
             grader_failures=failures,
             members=size,
-            drift=self._base.drift.norm(),
+            drift=drift,
             forecast=self.forecast.norms[-1],
-            seconds=seconds,
+            seconds=math.fsum(vars(times).values()),
+            times=times,
             peak_memory=peak_memory(self._base.loaded.device),
             batch=self.session.rollout.batches.size,
         )

@@ -1,12 +1,43 @@
 """The population of a step: members and rows in, rewards out."""
 
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import fields
+from typing import Literal
+
+import torch
 
 from esft.engine.members import Member
 from esft.engine.perturb import perturbed
 from esft.rollout.encode import EncodedRow
+from esft.rollout.grading import one_grader
 from esft.rollout.results import RowResult
+from esft.runs.records import StepTimes
 from esft.tuning.session import Session
+
+
+class Laps:
+    """Where the time of a step goes: every moment counts to one part of `StepTimes`.
+
+    What was queued on `device` is waited for, so that it counts where it was asked for.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device, self._last = device, time.monotonic()
+        self._seconds = {part.name: 0.0 for part in fields(StepTimes)}
+
+    def lap(self, part: Literal["engine", "rollout", "grading", "other"]) -> None:
+        """Count the time since the last lap to a part."""
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        now = time.monotonic()
+        self._seconds[part] += now - self._last
+        self._last = now
+
+    def times(self) -> StepTimes:
+        """Return all of the time since the beginning; that since the last lap is of part other."""
+        self.lap("other")
+        return StepTimes(**self._seconds)
 
 
 class Population:
@@ -24,16 +55,28 @@ class Population:
         members: Sequence[Member],
         rows: Sequence[EncodedRow],
         on_members: Callable[[int], None],
+        laps: Laps,
     ) -> list[list[RowResult]]:
         """Return what each member made of `rows`, row by row, in the members' order.
 
         The weights are exactly as they were after each. `on_members` is called with the number of
-        members done, each time some are.
+        members done, each time some are. A member's last answers are graded while the next one
+        decodes; no more than one member waits for its grades.
         """
         base, sigma = self._session.base, self._session.recipe.search.sigma
         results: list[list[RowResult]] = []
-        for member in members:
-            with perturbed(base.weights, member, sigma, base.drift):
-                results.append(self._session.rollout.roll_out(rows))
-            on_members(len(results))
+        with one_grader() as grader:
+            waiting: list[Callable[[], list[RowResult]]] = []
+            for done, member in enumerate(members, start=1):
+                with perturbed(base.weights, member, sigma, base.drift):
+                    laps.lap("engine")
+                    waiting.append(self._session.rollout.begin(rows, grader))
+                    laps.lap("rollout")
+                laps.lap("engine")
+                if len(waiting) > 1:
+                    results.append(waiting.pop(0)())
+                    laps.lap("grading")
+                on_members(done)
+            results += [graded() for graded in waiting]
+            laps.lap("grading")
         return results

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from esft.rollout.results import Evaluation
-from esft.runs.records import StepMetrics
+from esft.runs.records import StepMetrics, StepTimes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +35,7 @@ class Outcome:
     drift: float
     forecast: float
     seconds: float
+    times: StepTimes | None  # of the steps that were made now
     peak_memory: int
 
 

@@ -84,6 +84,10 @@ def test_the_page_needs_nothing_but_itself(page):
         assert not re.search(r'(?:url\(|href="|src=")(?!#|data:|report/)', text)
 
 
+def test_the_page_says_where_the_time_went(page):
+    assert "engine 12.5%, rollout 50.0%, grading 37.5%, other 0.0%" in page.text
+
+
 def test_each_chart_is_drawn_in_light_and_in_dark_and_said_in_words(page):
     charts, dark = page.all("img"), page.all("source")
     assert len(charts) == len(dark) == len(page.all("figure"))

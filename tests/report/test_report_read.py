@@ -6,6 +6,7 @@ from report_runs import ROWS, write_eval, write_run
 
 from esft.errors import RunError
 from esft.report.read import named_apart, read_run
+from esft.runs.records import StepTimes
 
 
 @pytest.fixture
@@ -156,6 +157,14 @@ def test_the_spread_of_the_population_leaves_out_members_without_a_reward(tmp_pa
 
     assert step.reward_sd == pytest.approx(math.sqrt(2 / 3))
     assert step.reward_worst == 0
+
+
+def test_where_the_time_went_is_summed_over_the_steps_that_know_it(run):
+    numbers = read_run(run)
+
+    assert numbers.times == StepTimes(engine=3.0, rollout=12.0, grading=9.0, other=0.0)
+    assert str(numbers.times) == "engine 12.5%, rollout 50.0%, grading 37.5%, other 0.0%"
+    assert [step.times is None for step in numbers.progress] == [True, False, False, False]
 
 
 def test_a_run_that_has_just_begun_has_no_numbers_yet(tmp_path):

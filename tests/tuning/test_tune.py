@@ -1,5 +1,6 @@
 import json
 import math
+import threading
 import time
 from dataclasses import replace
 
@@ -19,6 +20,7 @@ from esft.models.load import load_model
 from esft.recipe.settings import Run
 from esft.recipe.toml import load_recipe
 from esft.runs.folder import RunFolder, create_run
+from esft.runs.records import metrics, sum_of_times
 from esft.tuning.population import Population
 from esft.tuning.rebuild import find_source, rebuild
 from esft.tuning.start import resume_tuning, run_tuning
@@ -134,9 +136,9 @@ def test_every_step_has_rows_of_its_own_until_all_were_seen(tmp_path):
     seen = []
 
     class Noting(Population):
-        def roll_out(self, members, rows, on_members):
+        def roll_out(self, members, rows, on_members, laps):
             seen.append([one.row.id for one in rows])
-            return super().roll_out(members, rows, on_members)
+            return super().roll_out(members, rows, on_members, laps)
 
     run_tuning(a_recipe(tmp_path, task={"rows_per_step": 2}), Notes(), never, Noting)
 
@@ -197,11 +199,11 @@ def test_dropped_partners_and_missing_updates_are_said(tmp_path, rewards, lost, 
 
 def test_the_time_a_run_takes_is_told_from_several_members_without_the_first(tmp_path):
     class SlowFirst(Population):
-        def roll_out(self, members, rows, on_members):
+        def roll_out(self, members, rows, on_members, laps):
             results = []
             for done, member in enumerate(members, start=1):
                 time.sleep(1.0 if done == 1 else 0.05)
-                results += super().roll_out([member], rows, lambda done: None)
+                results += super().roll_out([member], rows, lambda done: None, laps)
                 on_members(done)
             return results
 
@@ -227,6 +229,60 @@ def test_rows_left_out_as_repeated_are_said(tmp_path):
 
     (told,) = (text for _, text in notes.plans[0] if text.startswith("left out"))
     assert told.startswith("left out: 2 train and 2 validation rows; they ask what another")
+
+
+def test_a_members_last_answers_are_graded_while_the_next_one_decodes(tmp_path):
+    begun, met = [], []
+    second = threading.Event()
+
+    def watched(session):
+        rollout, begin = session.rollout, session.rollout.begin
+        grade = rollout.task.grade
+
+        def noting(rows, grader):
+            begun.append(len(rows))
+            if len(begun) == 2:
+                second.set()
+            return begin(rows, grader)
+
+        def late(row, answers):
+            if begun:  # not for the base model
+                met.append(second.wait(20))
+            return grade(row, answers)
+
+        rollout.begin, rollout.task = noting, replace(rollout.task, grade=late)
+        return Population(session)
+
+    run_tuning(a_recipe(tmp_path, steps=1), Notes(), never, watched)
+
+    assert begun == [6] * 4
+    assert met[:6] == [True] * 6  # those of the first member
+
+
+def test_the_parts_of_a_steps_time_sum_to_it_and_waiting_for_grades_is_one(tmp_path):
+    pause = 0.05
+
+    def slowly_graded(session):
+        task = session.rollout.task
+
+        def grade(row, answers):
+            time.sleep(pause)
+            return task.grade(row, answers)
+
+        session.rollout.task = replace(task, grade=grade)
+        return Population(session)
+
+    notes = Notes()
+
+    outcome = run_tuning(a_recipe(tmp_path, steps=2), notes, never, slowly_graded)
+
+    for step in notes.steps:
+        assert math.fsum(vars(step.times).values()) == pytest.approx(step.seconds)
+        # No decoding hides the six rows of the last member.
+        assert step.times.grading > 5 * pause
+        assert min(step.times.engine, step.times.rollout, step.times.other) > 0
+    assert metrics(tmp_path / "run") == notes.steps
+    assert outcome.times == sum_of_times(step.times for step in notes.steps)
 
 
 def test_mostly_overflowing_members_end_the_run_with_the_last_good_model(tmp_path):

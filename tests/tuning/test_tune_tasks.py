@@ -60,7 +60,7 @@ def test_with_reward_logprob_members_answer_nothing_and_the_base_and_the_end_do(
     monkeypatch.setattr(
         Rollout,
         "_answered",
-        lambda self, rows: answered.append(len(rows)) or answer(self, rows),
+        lambda self, rows, *rest: answered.append(len(rows)) or answer(self, rows, *rest),
     )
     recipe = a_recipe(tmp_path, task={"reward": "logprob"})
 
