@@ -7,7 +7,7 @@ It knows tensors and numbers, and nothing of text, tasks or run folders.
 from esft.engine.drift import Drift
 from esft.engine.members import Member
 from esft.engine.noise import noise
-from esft.engine.perturb import perturbed
+from esft.engine.perturb import perturbed, visiting
 from esft.engine.weights import Weights
 
-__all__ = ["Drift", "Member", "Weights", "noise", "perturbed"]
+__all__ = ["Drift", "Member", "Weights", "noise", "perturbed", "visiting"]

@@ -68,22 +68,3 @@ def pull_of(alpha: float, decay: float, norm: str) -> float:
     if norm == "l2" and pull > 1:
         raise ValueError(f"alpha * decay is {pull:g}, expected 0 to 1: lower decay")
     return pull
-
-
-def decay_(drift: Tensor, pull: float, norm: str) -> None:
-    """Shrink `drift`, float32 of any shape, towards the anchor, in place.
-
-    L2: d <- (1 - pull) * d. L1: d <- sign(d) * max(|d| - pull, 0). `pull` is from `pull_of`.
-
-    Source: arXiv:2605.30148, Algorithm 1, line 8, as a proximal step.
-    """
-    if pull == 0:
-        return
-    if norm == "l2":
-        # Not a product with 1 - pull: its rounding error adds up over thousands of steps.
-        drift -= drift * pull
-        return
-    shrunk = drift.abs()
-    shrunk -= pull
-    shrunk.clamp_(min=0)
-    torch.copysign(shrunk, drift, out=drift)

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from esft.engine.anchor import anchor_of, decay_, forms, pull_of
+from esft.engine.anchor import anchor_of, forms, pull_of
 from esft.engine.kept import KINDS
-from esft.engine.kernels import accumulate, composed
+from esft.engine.kernels.reference import Stored, Update, read
 from esft.engine.members import Member, net_coefficients
 from esft.engine.noise import MAX_NOISE, derived_seed
 from esft.engine.stream import Parts, Stream, Tally, length
 from esft.engine.undo import finish
+from esft.engine.update import update_piece
 from esft.engine.weights import Piece, Weights
 from esft.errors import AnchorError
 
@@ -160,11 +161,15 @@ class Drift:
                 try:
                     # All are kept alike: either every one can decay without a pass or none.
                     if nets or not all(k.decay_alone(pull, norm) for k in self._kept.values()):
-                        self._update(nets, alpha / max(1, len(members)), pull, norm)
+                        rounding = derived_seed("rounding", self._seed, self.steps + 1)
+                        scale = alpha / max(1, len(members))
+                        self._update(Update(nets, scale, pull, norm, rounding))
                     else:
                         lengths = Tally()
-                        self._round_weights(lengths)
+                        for piece, _, drift in self.streamed():
+                            lengths.note(piece.name, length(drift))
                         self._sum_of_squares = lengths.sum_of_squares()
+                        self.round_weights()
                 finally:
                     self._stream.settle()
                 self._torn = False
@@ -176,16 +181,22 @@ class Drift:
         self.refuse_if_torn()
         with self.weights.held("at_base"):
             try:
-                for piece, base, _ in self.streamed():
+                for piece, base, _ in self.stored():
                     piece.flat.copy_(base)
                 yield
             finally:
-                finish(self._round_weights)
+                finish(self.round_weights)
 
-    def composed(self, piece: Piece) -> Tensor:
-        """Return round(theta_0 + D) of a piece, in the weights' dtype, shape (count,)."""
+    def round_weights(self) -> None:
+        """Write theta = round(theta_0 + D) to the weights."""
+        for piece, base, stored in self.stored():
+            self.weights.kernels.compose(piece.flat, base, stored)
+
+    def compose(self, piece: Piece) -> None:
+        """Write theta = round(theta_0 + D) to a piece."""
         base, *parts = self._stream.moved(self._parts_of(piece))
-        return composed(base, self._kept[piece.name].read(parts))
+        stored = self._kept[piece.name].stored(parts)
+        self.weights.kernels.compose(piece.flat, base, stored)
 
     def streamed(self) -> Iterator[tuple[Piece, Tensor, Tensor]]:
         """Yield each piece of the weights with theta_0 and D of it, brought to their device.
@@ -193,7 +204,13 @@ class Drift:
         theta_0 has the dtype of the weights, D is float32 as it is kept: (count,) each.
         """
         for piece, (base, *parts) in self._stream.brought(self.weights.pieces(), self._parts_of):
-            yield piece, base, self._kept[piece.name].read(parts)
+            yield piece, base, read(self._kept[piece.name].stored(parts))
+
+    def stored(self) -> Iterator[tuple[Piece, Tensor, Stored]]:
+        """Yield as `streamed` does, but D as it is kept; larger pieces where no scratch is used."""
+        pieces = self.weights.pieces(self.weights.kernels.fused and self.on_device)
+        for piece, (base, *parts) in self._stream.brought(pieces, self._parts_of):
+            yield piece, base, self._kept[piece.name].stored(parts)
 
     def state(self) -> DriftState:
         """Return what `load` needs to go on from here; views of D where it lies on the host."""
@@ -236,7 +253,7 @@ class Drift:
             for name, kept in self._kept.items():
                 kept.figures = state.figures[name]
             self.steps, self._sum_of_squares = state.steps, state.sum_of_squares
-            self._round_weights()
+            self.round_weights()
             self._torn = False
 
     def refuse_if_torn(self) -> None:
@@ -247,24 +264,20 @@ class Drift:
                 hint="load the model again and go on from the last recorded step",
             )
 
-    def _update(self, nets: list[tuple[int, float]], scale: float, pull: float, norm: str) -> None:
+    def _update(self, update: Update) -> None:
+        kernels, total = self.weights.kernels, sum(abs(net) for _, net in update.nets)
         # The margin is for the rounding of the sum.
-        largest_update = scale * MAX_NOISE * sum(abs(net) for _, net in nets) * (1 + 1e-5)
-        rounding = derived_seed("rounding", self._seed, self.steps + 1)
+        largest_update = update.scale * MAX_NOISE * total * (1 + 1e-5)
         peaks, reach, lengths = Tally(), Tally(), Tally()
         for kept in self._kept.values():
             kept.open_step(largest_update)
-        for piece, (base, *parts) in self._stream.brought(self.weights.pieces(), self._parts_of):
-            kept = self._kept[piece.name]
-            drift = kept.read(parts)
-            if nets:
-                drift += accumulate(piece, nets, scale)
-            decay_(drift, pull, norm)
-            peaks.note(piece.name, drift.abs().max())
-            drift = kept.write(piece.start, drift, rounding, self._stream.put)
-            lengths.note(piece.name, length(drift))
-            piece.flat.copy_(composed(base, drift))
-            reach.note(piece.name, piece.flat.abs().max().float())
+        pieces = self.weights.pieces(kernels.fused_update)
+        for piece, (base, *parts) in self._stream.brought(pieces, self._parts_of):
+            kept, put = self._kept[piece.name], self._stream.put
+            found = update_piece(kernels, piece, base, kept, parts, update, put)
+            peaks.note(piece.name, found.peak)
+            lengths.note(piece.name, found.length)
+            reach.note(piece.name, found.reach)
         largest = dict.fromkeys(self._kept, 0.0)
         # Both: a narrow dtype overflows where D does not, and int8 keeps an infinite D as a finite.
         for name, peak in (*reach.read(), *peaks.read()):
@@ -281,12 +294,6 @@ class Drift:
         for name, kept in self._kept.items():
             kept.close_step(largest[name])
         self._sum_of_squares = lengths.sum_of_squares()
-
-    def _round_weights(self, lengths: Tally | None = None) -> None:
-        for piece, base, drift in self.streamed():
-            if lengths is not None:
-                lengths.note(piece.name, length(drift))
-            piece.flat.copy_(composed(base, drift))
 
     def _parts_of(self, piece: Piece) -> Parts:
         base = self._base[piece.name][piece.start : piece.start + piece.count]

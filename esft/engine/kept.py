@@ -1,14 +1,13 @@
 """How the drift of one parameter is kept between steps: float32, scaled float16, int8 in blocks."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from esft.engine.anchor import decay_
+from esft.engine.kernels.reference import BLOCK, Stored, blocks, decay_, read
 from esft.engine.noise import random_bits
-from esft.engine.weights import PIECE_STEP
 
 Put = Callable[[Tensor, Tensor], object]
 
@@ -19,8 +18,7 @@ _DROPPED = (1 << 13) - 1
 _TOP = 15
 _LARGEST_EXPONENT = 100
 
-# int8. Elements that share a scale, counted from the start of the parameter.
-BLOCK = PIECE_STEP
+# int8.
 _TOP_CODE = 127
 # Bits behind the point while a code is rounded: 127 and they fit int32, and float32 has no
 # finer ones above 1.
@@ -34,7 +32,7 @@ _LARGEST_SCALE = 2.0**121
 class KeptDrift:
     """D of one parameter, all zeros at first; here with every bit of float32, 4 bytes an element.
 
-    A step is one pass of `read` and `write` over all pieces between `open_step` and
+    A step is one pass of `stored` and `write` over all pieces between `open_step` and
     `close_step`; a piece is read before it is written. Where the parts lie and what carries
     them to the device of the weights and back is the caller's business. `pin` keeps them in
     page-locked memory, for copies to cuda.
@@ -45,6 +43,8 @@ class KeptDrift:
     _layout: Mapping[str, tuple[torch.dtype, int]] = {"": (torch.float32, 1)}
     figures: Mapping[str, int | float] = {}
     """What is needed to read the tensors besides themselves; replaced, never changed."""
+    next_factor = 1.0
+    """During a step: what a piece that was written is to be multiplied by; see `Stored`."""
 
     def __init__(
         self, name: str, numel: int, device: torch.device | str = "cpu", pin: bool = False
@@ -56,13 +56,13 @@ class KeptDrift:
         }
 
     def parts(self, start: int, count: int) -> tuple[Tensor, ...]:
-        """Return views of what is kept of some elements; `start` is a multiple of PIECE_STEP."""
+        """Return views of what is kept of some elements; `start` is a multiple of BLOCK."""
         shares = zip(self.tensors.values(), self._layout.values(), strict=True)
         return tuple(t[start // share : -(-(start + count) // share)] for t, (_, share) in shares)
 
-    def read(self, parts: Sequence[Tensor]) -> Tensor:
-        """Return D of `parts`, on their device: float32 of shape (count,), the caller's own."""
-        return parts[0].clone()
+    def stored(self, parts: Sequence[Tensor]) -> Stored:
+        """Return how D lies in `parts`, on whatever device they are."""
+        return Stored(*parts)
 
     def write(self, start: int, values: Tensor, seed: int, put: Put) -> Tensor:
         """Keep `values`, float32 of shape (count,), overwritten; return them as they are kept.
@@ -93,17 +93,18 @@ class _Float16(KeptDrift):
     _layout: Mapping = {"": (torch.float16, 1)}
     figures: Mapping[str, int | float] = {"exponent": 0, "largest": 0.0}
 
-    def read(self, parts: Sequence[Tensor]) -> Tensor:
-        return parts[0].to(torch.float32).mul_(2.0 ** -self.figures["exponent"])
+    def stored(self, parts: Sequence[Tensor]) -> Stored:
+        return Stored(*parts, factor=2.0 ** -self.figures["exponent"])
 
     def open_step(self, largest_update: float) -> None:
         # What brings the largest value that may come close below 2**_TOP.
         largest = self.figures["largest"] + largest_update
         exponent = _TOP - math.frexp(largest)[1] if largest else 0
         self._next_exponent = max(-_LARGEST_EXPONENT, min(_LARGEST_EXPONENT, exponent))
+        self.next_factor = 2.0**-self._next_exponent
 
     def write(self, start: int, values: Tensor, seed: int, put: Put) -> Tensor:
-        values.mul_(2.0**self._next_exponent)
+        values.mul_(1 / self.next_factor)
         # To the 11 significant bits of float16, up or down by chance.
         chance = random_bits("rounding", seed, self._name, start, values.numel(), values.device)
         chance &= _DROPPED
@@ -113,7 +114,7 @@ class _Float16(KeptDrift):
         # Below the normals of float16 this rounds once more.
         kept = values.to(torch.float16)
         put(*self.parts(start, values.numel()), kept)
-        return kept.to(torch.float32).mul_(2.0**-self._next_exponent)
+        return read(Stored(kept, factor=self.next_factor))
 
     def close_step(self, largest: float) -> None:
         self.figures = {"exponent": self._next_exponent, "largest": largest}
@@ -134,20 +135,18 @@ class _Int8(KeptDrift):
     _layout: Mapping = {"": (torch.int8, 1), ":scales": (torch.float32, BLOCK)}
     figures: Mapping[str, int | float] = {"owed": 0.0}
 
-    def read(self, parts: Sequence[Tensor]) -> Tensor:
-        values = _times_scales(*parts)
-        decay_(values, self.figures["owed"], "l1")
-        return values
+    def stored(self, parts: Sequence[Tensor]) -> Stored:
+        return Stored(*parts, owed=self.figures["owed"])
 
     def write(self, start: int, values: Tensor, seed: int, put: Put) -> Tensor:
         scales = torch.empty(-(-values.numel() // BLOCK), device=values.device)
-        for block, scale in _blocks(values, scales):
+        for block, scale in blocks(values, scales):
             torch.amax(block.abs(), 1, keepdim=True, out=scale)
         nonzero = scales > 0
         # A product: dividing by a number is a product on some devices, and rounds otherwise.
         scales *= 1 / _TOP_CODE
         scales.clamp_(_SMALLEST_SCALE, _LARGEST_SCALE).mul_(nonzero)
-        for block, scale in _blocks(values, scales.clamp(min=_SMALLEST_SCALE)):
+        for block, scale in blocks(values, scales.clamp(min=_SMALLEST_SCALE)):
             block /= scale
         codes = random_bits("rounding", seed, self._name, start, values.numel(), values.device)
         codes &= (1 << _FRACTION) - 1
@@ -158,7 +157,7 @@ class _Int8(KeptDrift):
         kept_codes, kept_scales = self.parts(start, values.numel())
         put(kept_codes, codes)
         put(kept_scales, scales)
-        return _times_scales(codes, scales)
+        return read(Stored(codes, scales))
 
     def close_step(self, largest: float) -> None:
         self.figures = {"owed": 0.0}
@@ -173,22 +172,6 @@ class _Int8(KeptDrift):
         scales *= scales >= _SMALLEST_SCALE
         self.figures = {"owed": owed - owed * pull}
         return True
-
-
-def _blocks(values: Tensor, scales: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield views of the whole blocks (n, BLOCK) and scales (n, 1), then of a shorter last one."""
-    whole = values.numel() // BLOCK
-    if whole:
-        yield values[: whole * BLOCK].view(whole, BLOCK), scales[:whole].view(whole, 1)
-    if values.numel() % BLOCK:
-        yield values[whole * BLOCK :].view(1, -1), scales[whole:].view(1, 1)
-
-
-def _times_scales(codes: Tensor, scales: Tensor) -> Tensor:
-    values = codes.to(torch.float32)
-    for block, scale in _blocks(values, scales):
-        block *= scale
-    return values
 
 
 KINDS = {"float32": KeptDrift, "float16": _Float16, "int8": _Int8}

@@ -5,8 +5,8 @@ from collections import Counter
 from dataclasses import dataclass
 
 from esft.engine.drift import Drift
-from esft.engine.kernels import differing_bits
 from esft.engine.stream import Tally, length
+from esft.engine.undo import differing_bits
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,14 +8,14 @@ from torch import Tensor
 NOISE_VERSION = 1
 """What a journal records; a new noise gets a new version and leaves this one as it is."""
 
-_STRIDE = 0x9E3779B9
-_MIX_1 = 0x7FEB352D
-_MIX_2 = 0x846CA68B
+STRIDE = 0x9E3779B9
+MIX_1 = 0x7FEB352D
+MIX_2 = 0x846CA68B
 _BYTES_0_AND_2 = 0x00FF00FF
-_MEAN_BYTE_SUM = 510
-_CUBIC = 1_150_000
-# 1 / standard deviation of y * (y * y + _CUBIC), summed exactly over the law of four bytes.
-_UNIT = 5.593022820053089e-09
+MEAN_BYTE_SUM = 510
+CUBIC = 1_150_000
+# 1 / standard deviation of y * (y * y + CUBIC), summed exactly over the law of four bytes.
+UNIT = 5.593022820053089e-09
 
 MAX_NOISE = 4.0223
 """No noise value is larger than this in magnitude."""
@@ -46,12 +46,12 @@ def noise(
     torch.bitwise_right_shift(bits, 16, out=high)
     bits += high
     bits &= 0xFFFF
-    bits -= _MEAN_BYTE_SUM
+    bits -= MEAN_BYTE_SUM
     torch.mul(bits, bits, out=high)
-    high += _CUBIC
+    high += CUBIC
     bits *= high
     values = bits.to(torch.float32)
-    values *= _UNIT
+    values *= UNIT
     return values
 
 
@@ -66,19 +66,19 @@ def random_bits(
     """
     if start < 0 or count < 0 or start + count > MAX_ELEMENTS:
         raise ValueError(f"elements {start} to {start + count}, expected 0 to {MAX_ELEMENTS}")
-    key_1, key_2 = _keys(purpose, seed, name)
+    key_1, key_2 = hash_keys(purpose, seed, name)
     bits = torch.arange(count, dtype=torch.int32, device=device)
-    bits *= _signed(_STRIDE)
-    bits += _signed(key_1 + start * _STRIDE)
+    bits *= _signed(STRIDE)
+    bits += _signed(key_1 + start * STRIDE)
     shifted = bits >> 16
     shifted &= 0xFFFF
     bits ^= shifted
-    bits *= _MIX_1
+    bits *= MIX_1
     bits ^= _signed(key_2)
     torch.bitwise_right_shift(bits, 15, out=shifted)
     shifted &= 0x1FFFF
     bits ^= shifted
-    bits *= _signed(_MIX_2)
+    bits *= _signed(MIX_2)
     torch.bitwise_right_shift(bits, 16, out=shifted)
     shifted &= 0xFFFF
     bits ^= shifted
@@ -91,7 +91,8 @@ def derived_seed(purpose: str, *numbers: int) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
 
 
-def _keys(purpose: str, seed: int, name: str) -> tuple[int, int]:
+def hash_keys(purpose: str, seed: int, name: str) -> tuple[int, int]:
+    """Return the two 32-bit keys of a stream: what makes its bits its own."""
     text = f"esft noise {NOISE_VERSION}:{purpose}:{seed}:{name}"
     digest = hashlib.sha256(text.encode()).digest()
     return int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:8], "little")

@@ -1,35 +1,35 @@
-"""Perturb the weights for one member, and give back their exact bits."""
+"""Perturb the weights for members, one after the other, and give back their exact bits."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import torch
+from torch import Tensor
+
 from esft.engine.drift import Drift
-from esft.engine.kernels import differing_bits, perturb, scaled_noise
 from esft.engine.members import Member
-from esft.engine.undo import Undo
-from esft.engine.weights import Weights
+from esft.engine.undo import Undo, differing_bits, finish
+from esft.engine.weights import Piece, Weights
 
 
 @contextmanager
-def perturbed(
-    weights: Weights,
-    member: Member,
-    sigma: float,
-    drift: Drift | None = None,
-    revert: str | None = None,
-) -> Iterator[None]:
-    """Hold `weights` at round(w + sigma * sign * noise(seed)) in the block; the bits of w after it.
+def visiting(
+    weights: Weights, sigma: float, drift: Drift | None = None, revert: str | None = None
+) -> Iterator[Callable[[Member], None]]:
+    """Hold `weights` at round(w + sigma * sign * noise(seed)) of the member visited last.
 
-    They come back also when the block raises and when the perturbing is interrupted half-way.
+    The block gets `visit`, which takes a Member: w is what the weights were before the block,
+    for all of them. The bits of w come back after it, also when it raises and when a perturbing is
+    interrupted half-way.
 
     Args:
         weights: changed in place, piece by piece within their scratch.
-        member: whose noise is added.
         sigma: noise scale, > 0.
         drift: of the weights; None where they have none.
-        revert: "restore" writes round(theta_0 + D) and needs a drift; "log" subtracts the noise
-            and writes back the few weights that this misses; None: see `revert_way`.
+        revert: "restore" writes every member straight from theta_0 + D and needs a drift; "log"
+            subtracts the noise and writes back the few weights that this misses; None: see
+            `revert_way`.
 
     Raises:
         ValueError: if sigma or `revert` cannot be, or `drift` is that of other weights.
@@ -49,19 +49,70 @@ def perturbed(
         raise ValueError(f"revert is {revert!r}, expected 'restore' or 'log'")
     if revert == "restore" and drift is None:
         raise ValueError("revert is 'restore', which needs a Drift")
-    scale = sigma * member.sign
+    way = _Restoring(drift, sigma) if revert == "restore" else _Logging(weights, drift, sigma)
     with weights.held("perturbed"):
-        undo = Undo(
-            lambda piece: scaled_noise(piece, member.seed, scale),
-            None if drift is None else drift.composed,
-            logs=revert == "log",
-        )
         try:  # also around the perturbing: an interruption half-way must leave no trace either
-            for piece in weights.pieces():
-                undo.replace(piece)
-            yield
+            yield way.visit
         finally:
-            undo.restore()
+            way.leave()
+
+
+@contextmanager
+def perturbed(
+    weights: Weights,
+    member: Member,
+    sigma: float,
+    drift: Drift | None = None,
+    revert: str | None = None,
+) -> Iterator[None]:
+    """Hold `weights` at one member in the block, and give back their bits: see `visiting`."""
+    with visiting(weights, sigma, drift, revert) as visit:
+        visit(member)
+        yield
+
+
+class _Restoring:
+    """Members straight from theta_0 and D: one pass a member, and one at the end."""
+
+    def __init__(self, drift: Drift, sigma: float) -> None:
+        self._drift, self._sigma = drift, sigma
+        self._moved = False
+
+    def visit(self, member: Member) -> None:
+        perturb, scale = self._drift.weights.kernels.perturb, self._sigma * member.sign
+        self._moved = True
+        for piece, base, stored in self._drift.stored():
+            perturb(piece.flat, base, stored, piece.name, piece.start, member.seed, scale)
+
+    def leave(self) -> None:
+        if self._moved:
+            finish(self._drift.round_weights)
+
+
+class _Logging:
+    """Each member undone before the next: noise subtracted, and the few misses of that logged."""
+
+    def __init__(self, weights: Weights, drift: Drift | None, sigma: float) -> None:
+        self._weights, self._sigma = weights, sigma
+        self._compose = None if drift is None else drift.compose
+        self._undo: Undo | None = None
+
+    def visit(self, member: Member) -> None:
+        self.leave()
+        perturb, scale = self._weights.kernels.perturb, self._sigma * member.sign
+
+        def moved(piece: Piece, flat: Tensor, sign: int) -> Tensor:
+            out = torch.empty_like(flat)
+            perturb(out, flat, None, piece.name, piece.start, member.seed, sign * scale)
+            return out
+
+        self._undo = Undo(moved, self._compose)
+        for piece in self._weights.pieces():
+            self._undo.replace(piece)
+
+    def leave(self) -> None:
+        if self._undo is not None:
+            self._undo.restore()
 
 
 def revert_way(drift: Drift | None) -> str:
@@ -76,6 +127,8 @@ def unmoved_share(weights: Weights, member: Member, sigma: float) -> float:
     """
     unmoved = 0
     for piece in weights.pieces():
-        shift = scaled_noise(piece, member.seed, sigma * member.sign)
-        unmoved += int((differing_bits(perturb(piece.flat, shift), piece.flat) == 0).sum())
+        moved, scale = torch.empty_like(piece.flat), sigma * member.sign
+        where = piece.name, piece.start, member.seed
+        weights.kernels.perturb(moved, piece.flat, None, *where, scale)
+        unmoved += int((differing_bits(moved, piece.flat) == 0).sum())
     return unmoved / weights.numel

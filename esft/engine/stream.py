@@ -84,9 +84,10 @@ class Tally:
         self._names: list[str] = []
         self._scalars: list[Tensor | float] = []
 
-    def note(self, name: str, scalar: Tensor) -> None:
+    def note(self, name: str, scalar: Tensor | float) -> None:
+        on_device = isinstance(scalar, Tensor) and scalar.device.type != "cpu"
         self._names.append(name)
-        self._scalars.append(float(scalar) if scalar.device.type == "cpu" else scalar)
+        self._scalars.append(scalar if on_device else float(scalar))
 
     def read(self) -> list[tuple[str, float]]:
         """Return all that was noted, in its order."""

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from esft.engine.kernels import differing_bits, perturb, subtract
 from esft.engine.weights import Piece
 
 # A log larger than this share of a piece's bytes is dropped for theta_0 + D, where they are.
 _LOG_SHARE = 0.1
 _BLOCK = 1 << 16
+_BITS = {2: torch.int16, 4: torch.int32}
 
 
 @dataclass(frozen=True)
@@ -37,31 +37,24 @@ class Undo:
     the piece is written, the copy is exchanged for the log. Restoring keeps to the same
     order, so it may itself be interrupted and done again.
 
-    `shift` gives the scaled noise of a piece, the same at every call; `composed` round(theta_0 +
-    D), None without a drift. `logs`: subtract and log what that misses, do not compose all.
+    `moved` returns round(w + sign * shift) for a piece, weights w of it and a sign, the same at
+    every call; `compose` writes round(theta_0 + D) to a piece, None without a drift.
     """
 
     def __init__(
         self,
-        shift: Callable[[Piece], Tensor],
-        composed: Callable[[Piece], Tensor] | None,
-        logs: bool,
+        moved: Callable[[Piece, Tensor, int], Tensor],
+        compose: Callable[[Piece], None] | None,
     ) -> None:
-        self._shift = shift
-        self._composed = composed
-        self._logs = logs
+        self._moved = moved
+        self._compose = compose
         # None stands for theta_0 + D.
         self._done: list[tuple[Piece, Tensor | _Log | None]] = []
 
     def replace(self, piece: Piece) -> None:
         """Write round(w + shift) to `piece`."""
-        shift = self._shift(piece)
-        moved = perturb(piece.flat, shift)
-        if not self._logs:
-            self._done.append((piece, None))
-            piece.flat.copy_(moved)
-            return
-        kept = self._to_keep(piece.flat, subtract(moved, shift))
+        moved = self._moved(piece, piece.flat, 1)
+        kept = self._to_keep(piece.flat, self._moved(piece, moved, -1))
         self._done.append((piece, piece.flat.clone() if isinstance(kept, _Log) else kept))
         piece.flat.copy_(moved)
         self._done[-1] = (piece, kept)
@@ -74,24 +67,33 @@ class Undo:
         while self._done:
             piece, kept = self._done[-1]
             if isinstance(kept, _Log):
-                before = subtract(piece.flat, self._shift(piece))
+                before = self._moved(piece, piece.flat, -1)
                 kept.write_to(before)
                 # The copy comes first: once the piece is written, subtracting would be wrong.
                 self._done[-1] = (piece, before)
                 kept = before
-            piece.flat.copy_(self._composed(piece) if kept is None else kept)
+            if kept is None:
+                self._compose(piece)
+            else:
+                piece.flat.copy_(kept)
             self._done.pop()
 
     def _to_keep(self, before: Tensor, back: Tensor) -> Tensor | _Log | None:
         missed = torch.nonzero(differing_bits(before, back)).view(-1)  # (misses,)
         nbytes = missed.numel() * (2 + before.element_size())
-        if self._composed is not None and nbytes > _LOG_SHARE * before.nbytes:
+        if self._compose is not None and nbytes > _LOG_SHARE * before.nbytes:
             return None
         if nbytes >= before.nbytes:
             return before.clone()
         blocks = -(-before.numel() // _BLOCK)
         per_block = torch.bincount(missed // _BLOCK, minlength=blocks)
         return _Log((missed % _BLOCK).to(torch.int16), per_block, before[missed])
+
+
+def differing_bits(left: Tensor, right: Tensor) -> Tensor:
+    """Return the bits in which two tensors of one dtype differ, as integers; -0.0 is not 0.0."""
+    bits = _BITS[left.element_size()]
+    return left.view(bits) ^ right.view(bits)
 
 
 def finish(action: Callable[[], None]) -> None:

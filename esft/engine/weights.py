@@ -9,8 +9,8 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor, nn
 
-PIECE_STEP = 256
-"""Pieces start at multiples of this many elements, so that no block of a kept drift is split."""
+from esft.engine.kernels import Kernels, chosen_kernels
+from esft.engine.kernels.reference import BLOCK
 
 # Noise, weights before and after and the hash's own buffers: what one element needs while a
 # piece is worked on.
@@ -40,6 +40,7 @@ class Weights:
         include: globs on parameter names; None takes all.
         exclude: globs on names to leave alone; wins over `include`.
         scratch: bytes of working memory on the device.
+        kernels: passes over them; None takes the fastest of their device.
 
     Raises:
         ValueError: if no parameter is left, a glob matches none, or one has a dtype that cannot
@@ -52,6 +53,7 @@ class Weights:
         include: Sequence[str] | None = None,
         exclude: Sequence[str] | None = None,
         scratch: int = 64 << 20,
+        kernels: Kernels | None = None,
     ) -> None:
         self.scratch = scratch
         self._claimed = False
@@ -67,7 +69,8 @@ class Weights:
         for name in self.names:
             # Elements are counted in row-major order; the one copy is laid out so once.
             parameters[name].data = parameters[name].data.contiguous()
-            self._flat[name] = parameters[name].data.view(-1)
+            flat = self._flat[name] = parameters[name].data.view(-1)
+        self.kernels = chosen_kernels(flat.device) if kernels is None else kernels
         self.numel = sum(flat.numel() for flat in self._flat.values())
         """Elements tuned, tied ones counted once."""
         self.nbytes = sum(flat.nbytes for flat in self._flat.values())
@@ -76,12 +79,17 @@ class Weights:
         """Return the view of one parameter, shape (numel,)."""
         return self._flat[name]
 
-    def pieces(self) -> Iterator[Piece]:
-        """Yield the weights in pieces that fit the scratch, always in the same order."""
-        # PIECE_STEP elements at least, whatever the scratch.
-        most = max(1, self.scratch // _SCRATCH_PER_ELEMENT // PIECE_STEP) * PIECE_STEP
+    def pieces(self, whole: bool = False) -> Iterator[Piece]:
+        """Yield the weights in pieces that fit the scratch, always in the same order.
+
+        Pieces start at multiples of BLOCK. `whole`: each parameter in one piece, for passes that
+        need no scratch.
+        """
+        # BLOCK elements at least, whatever the scratch.
+        most = max(1, self.scratch // _SCRATCH_PER_ELEMENT // BLOCK) * BLOCK
         for name, flat in self._flat.items():
             size = min(most, _CPU_PIECE) if flat.device.type == "cpu" else most
+            size = max(1, flat.numel()) if whole else size
             for start in range(0, flat.numel(), size):
                 yield Piece(name, start, flat[start : start + size])
 

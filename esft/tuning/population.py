@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 
 from esft.engine.members import Member
-from esft.engine.perturb import perturbed
+from esft.engine.perturb import visiting
 from esft.rollout.encode import EncodedRow
 from esft.rollout.grading import one_grader
 from esft.rollout.results import RowResult
@@ -59,7 +59,7 @@ class Population:
     ) -> list[list[RowResult]]:
         """Return what each member made of `rows`, row by row, in the members' order.
 
-        The weights are exactly as they were after each. `on_members` is called with the number of
+        The weights are exactly as they were at the end. `on_members` is called with the number of
         members done, each time some are. A member's last answers are graded while the next one
         decodes; no more than one member waits for its grades.
         """
@@ -67,16 +67,17 @@ class Population:
         results: list[list[RowResult]] = []
         with one_grader() as grader:
             waiting: list[Callable[[], list[RowResult]]] = []
-            for done, member in enumerate(members, start=1):
-                with perturbed(base.weights, member, sigma, base.drift):
+            with visiting(base.weights, sigma, base.drift) as visit:
+                for done, member in enumerate(members, start=1):
+                    visit(member)
                     laps.lap("engine")
                     waiting.append(self._session.rollout.begin(rows, grader))
                     laps.lap("rollout")
-                laps.lap("engine")
-                if len(waiting) > 1:
-                    results.append(waiting.pop(0)())
-                    laps.lap("grading")
-                on_members(done)
+                    if len(waiting) > 1:
+                        results.append(waiting.pop(0)())
+                        laps.lap("grading")
+                    on_members(done)
+            laps.lap("engine")
             results += [graded() for graded in waiting]
             laps.lap("grading")
         return results

@@ -1,0 +1,24 @@
+"""The passes over weights in three forms of the same bits, and which of them serves a device."""
+
+import torch
+
+from esft.engine.kernels.reference import Kernels
+from esft.files import cache_folder
+
+__all__ = ["Kernels", "chosen_kernels"]
+
+
+def chosen_kernels(device: torch.device) -> Kernels:
+    """Return the fastest passes that can run here: numba on a CPU, Triton on cuda, else torch."""
+    try:
+        if device.type == "cpu":
+            import numba
+
+            # Before the module: its functions look for their compiled form when they are made.
+            numba.config.CACHE_DIR = numba.config.CACHE_DIR or str(cache_folder() / "numba")
+            from esft.engine.kernels.numba_cpu import NumbaKernels
+
+            return NumbaKernels()
+    except ImportError:
+        pass
+    return Kernels()
