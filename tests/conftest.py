@@ -17,6 +17,8 @@ if IS_WORKER:
 # None of the user's own cache, nor of one that another session left.
 CACHES = tempfile.TemporaryDirectory(prefix="esft-tests-")
 os.environ["ESFT_CACHE_DIR"] = CACHES.name
+# But compiled kernels, which are made anew where their source changed: 10 s in every process.
+os.environ.setdefault("NUMBA_CACHE_DIR", f"{tempfile.gettempdir()}/esft-tests-numba")
 
 # An example may take long because something else runs: that is no failure.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -54,7 +54,7 @@ def visiting(
         try:  # also around the perturbing: an interruption half-way must leave no trace either
             yield way.visit
         finally:
-            way.leave()
+            finish(way.leave)
 
 
 @contextmanager
@@ -86,7 +86,7 @@ class _Restoring:
 
     def leave(self) -> None:
         if self._moved:
-            finish(self._drift.round_weights)
+            self._drift.round_weights()
 
 
 class _Logging:

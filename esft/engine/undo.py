@@ -60,10 +60,7 @@ class Undo:
         self._done[-1] = (piece, kept)
 
     def restore(self) -> None:
-        """Give every piece written so far the bits it had, also when Ctrl-C comes in between."""
-        finish(self._restore_all)
-
-    def _restore_all(self) -> None:
+        """Give every piece written so far the bits it had; where it is interrupted, once more."""
         while self._done:
             piece, kept = self._done[-1]
             if isinstance(kept, _Log):

@@ -18,6 +18,7 @@ def tell_plan(session: Session, run_path: Path, watcher: Watcher) -> None:
     """Tell what `session` is going to do, and warn of it; passes once over the weights."""
     search, base, loaded = session.recipe.search, session.base, session.base.loaded
     dtype = str(loaded.dtype).removeprefix("torch.")
+    device = f"{loaded.device}, kernels: {base.weights.kernels.name}"
     watcher.phase("working out what the run will do")
     member = population(search.seed, 1, search.population, search.antithetic)[0]
     unmoved = unmoved_share(base.weights, member, search.sigma)
@@ -29,7 +30,7 @@ def tell_plan(session: Session, run_path: Path, watcher: Watcher) -> None:
         f"alpha {search.alpha:g}, {search.shaping}, seed {search.seed}"
     )
     lines = (
-        ("model", f"{loaded.id}: {tuned}, {dtype} on {loaded.device}"),
+        ("model", f"{loaded.id}: {tuned}, {dtype} on {device}"),
         *(("", note) for note in loaded.notes),
         *_task_lines(session),
         ("search", steps),

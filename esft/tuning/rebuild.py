@@ -5,9 +5,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
+
 from esft.engine.journal_read import JournalRecord, contributions, read_journal, replay
 from esft.engine.members import net_coefficients
-from esft.engine.noise import NOISE_VERSION, noise
+from esft.engine.noise import NOISE_VERSION
 from esft.engine.weights import Weights, identity
 from esft.errors import AnchorError, JournalError, RunError, SnapshotError
 from esft.models.find import at_commit
@@ -225,8 +227,9 @@ def seconds_a_noise(weights: Weights) -> float:
     """Return about how long a step takes for one noise, drawn and added for every weight."""
     began, drawn = 0.0, 0
     for piece in weights.pieces():
-        shift = noise(0, piece.name, piece.start, piece.count, piece.flat.device)
-        float(shift.mul_(0.5).add_(shift)[0])
+        total = torch.zeros(piece.count, device=piece.flat.device)
+        weights.kernels.accumulate(total, piece.name, piece.start, [(0, 0.5)])
+        float(total[0])
         if not began:  # the first one warms up
             began = time.monotonic()
             continue

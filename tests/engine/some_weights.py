@@ -9,12 +9,16 @@ from torch import Tensor, nn
 from esft.engine import Drift, Member, Weights, noise
 from esft.engine.anchor import STORES
 from esft.engine.drift import DRIFT_STORES
+from esft.engine.kernels import Kernels
+from esft.engine.kernels.reference import read
 from esft.engine.members import population
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 DRIFT_DTYPES = ("float32", "float16", "int8")
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 kinds = pytest.mark.parametrize("kept", DRIFT_DTYPES)
+both_kernels = pytest.mark.parametrize("kernels", [None, Kernels()], ids=["chosen", "torch"])
+"""The passes that are chosen on this device, and those in plain torch."""
 stores = pytest.mark.parametrize("store", STORES)
 drift_stores = pytest.mark.parametrize("drift_store", DRIFT_STORES)
 SMALL_SCRATCH = 48 * 256
@@ -56,22 +60,24 @@ class FailingWeights(Weights):
 
     fails_at = failure = None
 
-    def pieces(self):
-        for piece in super().pieces():
+    def pieces(self, whole=False):
+        for piece in super().pieces(whole):
             if piece.name == self.fails_at and self.failure is not None:
                 failure, self.failure = self.failure, None
                 raise failure
             yield piece
 
 
-def some_weights(dtype: torch.dtype) -> FailingWeights:
+def some_weights(dtype: torch.dtype, kernels: Kernels | None = None) -> FailingWeights:
     """Weights of `some_model`."""
-    return FailingWeights(some_model(dtype), scratch=SMALL_SCRATCH)
+    return FailingWeights(some_model(dtype), scratch=SMALL_SCRATCH, kernels=kernels)
 
 
-def some_drift(dtype: torch.dtype, kept: str = "float32", steps: int = 3) -> Drift:
+def some_drift(
+    dtype: torch.dtype, kept: str = "float32", steps: int = 3, kernels: Kernels | None = None
+) -> Drift:
     """A drift of `some_weights`, kept as `kept`, moved by some steps."""
-    drift = Drift(some_weights(dtype), dtype=kept)
+    drift = Drift(some_weights(dtype, kernels), dtype=kept)
     walk(drift, steps)
     return drift
 
@@ -101,7 +107,7 @@ def tensor_bits(tensor: Tensor) -> bytes:
 def drift_of(drift: Drift, name: str) -> Tensor:
     """D of one tensor as it is kept, in float32, shape (numel,)."""
     kept = drift._kept[name]
-    return kept.read(kept.parts(0, drift.weights.flat(name).numel()))
+    return read(kept.stored(kept.parts(0, drift.weights.flat(name).numel())))
 
 
 def whole_drift(drift: Drift) -> Tensor:

@@ -6,21 +6,24 @@ from itertools import count
 
 import pytest
 import torch
-from some_weights import bits_of, dtypes, kinds, some_drift, some_weights
+from some_weights import bits_of, both_kernels, dtypes, kinds, some_drift, some_weights
 
-from esft.engine import Member, perturbed
+from esft.engine import Member, visiting
+from esft.engine.kernels import Kernels
 
 # The lines of `finish` itself are left out: what the interpreter runs between the end of a block
 # and the first line of a `try` is out of reach of any code.
 MEMBER = {
-    "undo.py": ("replace", "_to_keep", "_restore_all", "write_to"),
-    "kernels.py": ("perturb", "subtract"),
+    "perturb.py": ("visit", "moved", "leave"),
+    "undo.py": ("replace", "_to_keep", "restore", "write_to"),
+    "drift.py": ("round_weights", "compose", "stored", "_parts_of"),
+    "reference.py": ("perturb", "compose"),
+    "numba_cpu.py": ("perturb", "compose", "_write", "_shared", "share", "work"),
 }
 BASE = {
-    "drift.py": ("at_base", "_round_weights", "streamed", "_parts_of"),
+    "drift.py": ("at_base", "round_weights", "stored", "_parts_of"),
     "stream.py": ("brought",),
-    "kept.py": ("read",),
-    "kernels.py": ("composed",),
+    "reference.py": ("compose", "composed", "read"),
 }
 
 
@@ -50,12 +53,12 @@ def ctrl_c_at(nth, functions):
         sys.settrace(None)
 
 
-def interrupted_everywhere(weights, functions, block):
+def interrupted_everywhere(weights, functions, block, stride=1):
     """Run `block` with Ctrl-C before every line in turn; return the functions it came in."""
     before = bits_of(weights)
     nth, reached, interrupted = 0, set(), True
     while interrupted:
-        nth += 1
+        nth += stride
         traced = dict(functions)
         try:
             with ctrl_c_at(nth, traced) as interrupted, block(nth):
@@ -71,21 +74,27 @@ def interrupted_everywhere(weights, functions, block):
 @pytest.mark.parametrize(
     ("kept", "revert"), [(None, "log"), ("float32", "log"), ("float16", "restore")]
 )
+@both_kernels
 @dtypes
-def test_ctrl_c_before_any_line_of_a_member_leaves_every_bit(dtype, kept, revert, sigma):
-    drift = None if kept is None else some_drift(dtype, kept)
-    weights = some_weights(dtype) if drift is None else drift.weights
+def test_ctrl_c_before_any_line_of_a_member_leaves_every_bit(dtype, kernels, kept, revert, sigma):
+    drift = None if kept is None else some_drift(dtype, kept, kernels=kernels)
+    weights = some_weights(dtype, kernels) if drift is None else drift.weights
 
-    reached = interrupted_everywhere(
-        weights, MEMBER, lambda nth: perturbed(weights, Member(nth), sigma, drift, revert)
-    )
+    @contextmanager
+    def two_members(nth):
+        with visiting(weights, sigma, drift, revert) as visit:
+            visit(Member(nth, -1))
+            visit(Member(nth))
+            yield
 
-    assert {"replace", "_restore_all"} <= reached
+    reached = interrupted_everywhere(weights, MEMBER, two_members, stride=7)
+
+    assert ({"replace", "restore"} if revert == "log" else {"stored"}) <= reached
 
 
 @kinds
 def test_ctrl_c_before_any_line_of_a_visit_to_the_base_leaves_every_bit(kept):
-    drift = some_drift(torch.bfloat16, kept)
+    drift = some_drift(torch.bfloat16, kept, kernels=Kernels())
 
     reached = interrupted_everywhere(drift.weights, BASE, lambda _: drift.at_base())
 

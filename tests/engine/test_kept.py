@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from esft.engine.kept import KINDS
+from esft.engine.kernels.reference import read as read_stored
 
 N = 100_000
 TOP = 127  # the largest code of int8
@@ -32,7 +33,7 @@ def kept_in(kind, values, seed=0, name="w"):
 
 
 def read(kept, start=0, count=N):
-    return kept.read(kept.parts(start, count))
+    return read_stored(kept.stored(kept.parts(start, count)))
 
 
 def coarseness(kind, values):

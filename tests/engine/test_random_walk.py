@@ -7,9 +7,9 @@ import pytest
 import torch
 from some_weights import DRIFT_DTYPES, Tensors, Transcript, drift_of, kinds, sum_of_noises
 
-import esft.engine.drift as drift_module
-from esft.engine import Drift, Weights, kernels, noise
+from esft.engine import Drift, Weights, noise
 from esft.engine.forecast import Forecast, sum_of_squares
+from esft.engine.kernels import Kernels
 from esft.engine.members import net_coefficients, population, shape
 
 STEPS, SIZE, ALPHA = 500, 30, 5e-4  # the published settings
@@ -27,10 +27,25 @@ decays = pytest.mark.parametrize("decay", DECAYS)
 stds = pytest.mark.parametrize("std", STDS)
 
 
-def some_weights():
+class SumsOnce(Kernels):
+    """The passes in torch; the sum over the members is made once for the drifts that all add it."""
+
+    def __init__(self, draw):
+        self.draw, self.latest = draw, {}
+
+    def accumulate(self, total, name, start, nets):
+        if self.latest.get((name, start), [None])[0] != nets:
+            for seed, net in nets:
+                total += self.draw(seed, name, start, total.numel()) * net
+            self.latest[name, start] = nets, total.clone()
+        total.copy_(self.latest[name, start][1])
+
+
+def some_weights(kernels=None):
     draw = torch.Generator().manual_seed(0)
     tensors = {name: std * torch.randn(ELEMENTS, generator=draw) for name, std in STDS.items()}
-    return Weights(Tensors(**{name: t.to(torch.bfloat16) for name, t in tensors.items()}))
+    tensors = {name: tensor.to(torch.bfloat16) for name, tensor in tensors.items()}
+    return Weights(Tensors(**tensors), kernels=kernels)
 
 
 class InPlace(Transcript):
@@ -49,9 +64,10 @@ class InPlace(Transcript):
 class Walk:
     """All that walked, after the last step."""
 
-    def __init__(self):
+    def __init__(self, draw):
+        kernels = SumsOnce(draw)
         self.drifts = {
-            (decay, kept): Drift(some_weights(), dtype=kept)
+            (decay, kept): Drift(some_weights(kernels), dtype=kept)
             for decay in DECAYS
             for kept in DRIFT_DTYPES
         }
@@ -78,30 +94,14 @@ class Walk:
 @pytest.fixture(scope="module")
 def walk():
     """One walk for all tests; drifts and transcripts share each step's noises, drawn once."""
-    walk = Walk()
     drawn = lru_cache(maxsize=2 * SIZE)(noise)
+    walk = Walk(drawn)
     rewards = torch.Generator().manual_seed(1)
-    with pytest.MonkeyPatch.context() as patch:
-        # The engine works in place on what it draws.
-        patch.setattr(kernels, "noise", lambda *where: drawn(*where[:4]).clone())
-        patch.setattr(drift_module, "accumulate", once_a_step())
-        for step in range(1, STEPS + 1):
-            members = population(0, step, SIZE)
-            coefficients = shape(torch.randn(SIZE, generator=rewards).tolist())
-            walk.step(members, coefficients, drawn)
+    for step in range(1, STEPS + 1):
+        members = population(0, step, SIZE)
+        coefficients = shape(torch.randn(SIZE, generator=rewards).tolist())
+        walk.step(members, coefficients, drawn)
     return walk
-
-
-def once_a_step():
-    """The engine's sum over the members, worked out once for the drifts that all add it."""
-    latest = {}
-
-    def shared(piece, nets, scale):
-        if piece.name not in latest or latest[piece.name][0] != nets:
-            latest[piece.name] = nets, kernels.accumulate(piece, nets, scale)
-        return latest[piece.name][1]
-
-    return shared
 
 
 @decays

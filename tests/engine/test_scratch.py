@@ -4,11 +4,21 @@ import weakref
 
 import pytest
 import torch
-from some_weights import DRIFT_DTYPES, Tensors, bits_of, drift_of, dtypes, kinds, walk
+from some_weights import (
+    DRIFT_DTYPES,
+    Tensors,
+    bits_of,
+    both_kernels,
+    drift_of,
+    dtypes,
+    kinds,
+    walk,
+)
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from esft.engine import Drift, Member, Weights, perturbed
+from esft.engine.kernels import Kernels
 from esft.engine.measures import measures
 from esft.engine.perturb import unmoved_share
 
@@ -45,9 +55,10 @@ def place_of(tensor):
     return tensor.untyped_storage().data_ptr()
 
 
-def large_weights(dtype, scratch=SCRATCH):
+def large_weights(dtype, scratch=SCRATCH, kernels=None):
     draw = torch.Generator().manual_seed(0)
-    return Weights(Tensors(w=torch.randn(NUMEL, generator=draw).to(dtype)), scratch=scratch)
+    tensors = Tensors(w=torch.randn(NUMEL, generator=draw).to(dtype))
+    return Weights(tensors, scratch=scratch, kernels=kernels)
 
 
 def moved_once(weights, kept):
@@ -68,9 +79,10 @@ def test_what_is_allocated_is_seen():
 
 @pytest.mark.parametrize("kept", [None, *DRIFT_DTYPES])
 @pytest.mark.parametrize("sigma", [1e-3, 0.5, 1e4])
+@both_kernels
 @dtypes
-def test_a_member_needs_the_scratch_and_its_log(dtype, sigma, kept):
-    weights = large_weights(dtype)
+def test_a_member_needs_the_scratch_and_its_log(dtype, kernels, sigma, kept):
+    weights = large_weights(dtype, kernels=kernels)
     drift = None if kept is None else moved_once(weights, kept)
     # Without a Drift there is nothing else to restore from: at worst a copy is kept.
     log = (0.1 if drift else 1) * weights.nbytes
@@ -84,9 +96,10 @@ def test_a_member_needs_the_scratch_and_its_log(dtype, sigma, kept):
 
 
 @kinds
+@both_kernels
 @dtypes
-def test_restoring_a_step_the_base_and_measures_need_the_scratch_alone(dtype, kept):
-    weights = large_weights(dtype)
+def test_restoring_a_step_the_base_and_measures_need_the_scratch_alone(dtype, kernels, kept):
+    weights = large_weights(dtype, kernels=kernels)
     drift = moved_once(weights, kept)
 
     with Allocated() as seen:
@@ -104,7 +117,8 @@ def test_restoring_a_step_the_base_and_measures_need_the_scratch_alone(dtype, ke
 @kinds
 @dtypes
 def test_the_size_of_the_scratch_changes_no_bit(dtype, kept):
-    sizes = [large_weights(dtype, scratch=scratch) for scratch in (48 * 7, 48 * 1000, 64 << 20)]
+    scratches = (48 * 7, 48 * 1000, 64 << 20)
+    sizes = [large_weights(dtype, scratch, Kernels()) for scratch in scratches]
     assert [len(list(weights.pieces())) for weights in sizes] == [40, 14, 1]
     seen = []
 

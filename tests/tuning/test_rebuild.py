@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -77,6 +78,22 @@ def test_the_journal_alone_rebuilds_the_final_weights(tmp_path, dtype, kept, dec
     )
     assert left.keys() == right.keys()
     assert all(left[name].view(torch.uint8).equal(right[name].view(torch.uint8)) for name in left)
+
+
+# Of runs made with esft before it had kernels (2026-11-26), and the weights that they saved.
+BEFORE = {
+    "float32-l1": ("2bd3a80a621e4af1191cd36050f53d6cc2e77b32251ce84bfdee2913ff465b49"),
+    "bfloat16-int8-l2-antithetic": (
+        "119b93995a30604ff34531c9fb53039f182eb4fb71b63e8fec2c8068179ea4f7"
+    ),
+}
+
+
+@pytest.mark.parametrize("journal", BEFORE)
+def test_a_journal_of_before_rebuilds_the_same_bits(journal):
+    made, _ = rebuilt(Path(__file__).parent / "journals" / f"{journal}.jsonl")
+
+    assert made.weights == BEFORE[journal]
 
 
 def test_the_nearest_snapshot_and_the_base_lead_to_the_same_bits(run):

@@ -100,14 +100,13 @@ class NumbaKernels(Kernels):
         chance = [u32(key) for key in hash_keys("rounding", update.rounding, name)]
         codes = _CODES[out.dtype], _CODES[drift.values.dtype]
         norm = _NORMS[update.norm] if update.pull else 0
-        numbers = f32(drift.factor), f32(1 / next_factor), f32(next_factor), f32(drift.owed)
+        numbers = _floats(drift.factor, 1 / next_factor, next_factor, drift.owed)
         found = {}
 
         def work(first: int, last: int) -> None:
             found[first] = _update(
                 *(theta, theta_0, kept, scales.view(f32), first, last, *codes, *numbers),
-                *(start, *noises, f32(update.scale)),
-                *(f32(update.pull), norm, *chance),
+                *(start, *noises, *_floats(update.scale, update.pull), norm, *chance),
             )
 
         _shared(out.numel(), work)
@@ -128,7 +127,7 @@ class NumbaKernels(Kernels):
         theta, theta_0, kept, scales = map(_bytes, (out, base, drift.values, drift.scales))
         has_drift = drift.values.numel() > 0
         codes = _CODES[out.dtype], _CODES[drift.values.dtype] if has_drift else _NONE
-        numbers = f32(drift.factor), f32(drift.owed)
+        numbers = _floats(drift.factor, drift.owed)
 
         def work(first: int, last: int) -> None:
             _write(
@@ -143,9 +142,14 @@ def _bytes(tensor: Tensor | None) -> np.ndarray:
     return np.empty(0, np.uint8) if tensor is None else tensor.view(torch.uint8).numpy()
 
 
+def _floats(*numbers: float) -> list[np.float32]:
+    with np.errstate(over="ignore"):  # an update too large for float32 is infinite
+        return [f32(number) for number in numbers]
+
+
 def _noises(name: str, nets: Sequence[tuple[int, float]]) -> tuple[np.ndarray, ...]:
     keys = np.array([hash_keys("noise", seed, name) for seed, _ in nets], np.uint32).reshape(-1, 2)
-    nets = np.array([net for _, net in nets], f32)
+    nets = np.array(_floats(*(net for _, net in nets)), f32)
     return np.ascontiguousarray(keys[:, 0]), np.ascontiguousarray(keys[:, 1]), nets
 
 
@@ -244,7 +248,7 @@ def _update(
                 values[j] = values[j] + total[j] * scale
         _decay(norm, pull, count, values)
         peak = max(peak, _largest(values[:count]))
-        _keep(drift, kept, scales, at, count, next_factor, next_inverse, start, r1, r2, values)
+        _keep(drift, kept, scales, at, count, next_inverse, next_factor, start, r1, r2, values)
         _load(weight, theta_0, at, count, total)
         for j in range(count):
             squares[j] += np.float64(values[j]) * np.float64(values[j])
