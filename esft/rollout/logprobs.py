@@ -3,14 +3,19 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from esft.rollout.batches import Batches
 
+Item = TypeVar("Item")
+
 LOGITS = 2**27
 """Logits held at once: 537 MB in float32, beside them as many log-probabilities."""
+PADDING = 1 / 10
+"""Of the tokens that go through a model at once, fewer than this share are padding."""
 
 
 @dataclass(frozen=True)
@@ -51,15 +56,19 @@ def teacher_forced(
     return batches.run(continuations, work, length=lambda continuation: len(continuation.tokens))
 
 
-def in_groups(batch: Sequence[Continuation], most: int) -> Iterator[list[Continuation]]:
-    """Cut a batch where it would have more than `most` targets."""
-    group, positions = [], 0
-    for continuation in batch:
-        if group and positions + len(continuation.targets) > most:
+def in_groups(batch: Sequence[Item], most: int) -> Iterator[list[Item]]:
+    """Cut a batch, longest first, where it would have more than `most` targets, or much padding.
+
+    Items are Continuations or others with `tokens` and `targets`.
+    """
+    group, positions, read = [], 0, 0
+    for item in batch:
+        positions, read = positions + len(item.targets), read + len(item.tokens)
+        padded = len(group[0].tokens) * (len(group) + 1) if group else read
+        if group and (positions > most or padded - read >= PADDING * padded):
             yield group
-            group, positions = [], 0
-        group.append(continuation)
-        positions += len(continuation.targets)
+            group, positions, read = [], len(item.targets), len(item.tokens)
+        group.append(item)
     yield group
 
 
@@ -83,17 +92,23 @@ def vocabulary_logprobs(model, group: list[Continuation]) -> Tensor:
     lengths = [(len(continuation.tokens), len(continuation.targets)) for continuation in group]
     width = max(whole for whole, _ in lengths)
     padded = [one.tokens + (0,) * (width - len(one.tokens)) for one in group]
-    tokens = torch.tensor(padded, device=model.device)  # (group, width)
     predicting = [
         (row, position)
         for row, (whole, count) in enumerate(lengths)
         for position in range(whole - count, whole)
     ]
-    rows, positions = torch.tensor(predicting, device=model.device).unbind(1)  # (targets,) each
+    return torch.log_softmax(logits_at(model, padded, predicting), dim=-1)
+
+
+def logits_at(
+    model, tokens: Sequence[tuple[int, ...]], places: Sequence[tuple[int, int]], **inputs: Tensor
+) -> Tensor:
+    """Return the logits at (row, position) `places` of `tokens`: float32, (places, vocabulary)."""
+    rows, positions = torch.tensor(places, device=model.device).unbind(1)  # (places,) each
+    ids = torch.tensor(tokens, device=model.device)  # (rows, width)
     # Neither memory nor time goes to logits nobody looks at.
     with output_layer_sees(model, lambda hidden: hidden[rows, positions].unsqueeze(0)):
-        logits = model(input_ids=tokens, use_cache=False).logits[0]  # (targets, vocabulary)
-    return torch.log_softmax(logits.float(), dim=-1)
+        return model(input_ids=ids, use_cache=False, **inputs).logits[0].float()
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from esft.rollout.encode import EncodedRow, encode_row
 from esft.rollout.generate import Answer, greedy_answers
 from esft.rollout.grading import Grading, one_grader
 from esft.rollout.logprobs import Continuation, TeacherForced, teacher_forced
+from esft.rollout.options import option_logprobs, tree_span
 from esft.rollout.results import RowResult
 from esft.tasks.task import Row, Task
 
@@ -42,6 +43,8 @@ class Rollout:
         self.scoring = self.task.choose_scoring(self.scoring, self.reward)
         if self.max_new_tokens is None:
             self.max_new_tokens = self.task.max_new_tokens
+        # Now, not when first needed: the same whatever the weights are by then.
+        self._span = tree_span(self.model) if self.scoring == "choice" else 0
 
     def encode(self, rows: Sequence[Row]) -> tuple[EncodedRow, ...]:
         """Tokenize rows.
@@ -102,8 +105,8 @@ class Rollout:
 
     def option_logprobs(self, encoded: Sequence[EncodedRow]) -> list[list[float]]:
         """Return log p(continuation | context) of each option of each row."""
-        forced = self._forced([one.options for one in encoded])
-        return [[option.logprob for option in options] for options in forced]
+        rows = [one.options for one in encoded]
+        return option_logprobs(self.model, rows, self.batches, self._span)
 
     @property
     def _rewards_are_of_answers(self) -> bool:
