@@ -14,6 +14,9 @@ from esft.rollout.generate import greedy_answers
 
 PROMPTS = [tuple(range(50 + i, 53 + i + i * 7 % 17)) for i in range(13)]
 STOPS = list(range(60, 160))
+SHARED = tuple(range(100, 130))
+LONG = [SHARED + tuple(range(50 + i, 53 + i + i * i)) for i in range(13)]
+"""Prompts of 33 to 177 tokens with a beginning that pays to be read once."""
 
 
 def tiny(name, **changes):
@@ -67,24 +70,25 @@ def test_no_library_warns_while_answers_are_made(caplog):
     assert caplog.records == []
 
 
-def rows_of_each_forward(model):
+def shapes_of_each_forward(model):
     seen = []
     model.register_forward_pre_hook(
-        lambda _, args, kwargs: seen.append(len(kwargs["input_ids"])), with_kwargs=True
+        lambda _, args, kwargs: seen.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
     )
     return seen
 
 
+@pytest.mark.parametrize("prompts", [PROMPTS, LONG], ids=["short", "long"])
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_answers_are_those_of_generate_to_the_token(name):
+def test_answers_are_those_of_generate_to_the_token(name, prompts):
     model = ARCHITECTURES[name]()
-    alone = [generated(model, prompt, 20) for prompt in PROMPTS]
+    alone = [generated(model, prompt, 20) for prompt in prompts]
     # Tokens of some answers end an answer, so that rows end early, late and never.
     model.generation_config.eos_token_id = stops = sorted({t for each in alone[::4] for t in each})
-    expected = [generated(model, prompt, 20, stops) for prompt in PROMPTS]
+    expected = [generated(model, prompt, 20, stops) for prompt in prompts]
 
     for size in (1, 4, 64):
-        answers = answers_of(model, size=size)
+        answers = answers_of(model, prompts, size=size)
 
         assert [answer.tokens for answer in answers] == expected
         assert all(answer.finite for answer in answers)
@@ -118,29 +122,55 @@ def test_an_answer_ends_with_its_first_stop_token_and_its_text_has_no_special_to
 def test_rows_that_are_done_leave_the_batch():
     model = tiny_llama()
     model.generation_config.eos_token_id = STOPS
-    seen = rows_of_each_forward(model)
+    seen = shapes_of_each_forward(model)
 
     answers = answers_of(model)
 
-    lengths = [len(answer.tokens) for answer in answers]
-    assert seen[0] == 13
-    assert seen == sorted(seen, reverse=True)
-    # A forward for each token of each row, plus rows that wait until enough are done.
-    assert sum(lengths) <= sum(seen) < 13 * max(lengths)
-    seen.clear()
-    assert answers_of(model, leave=1.1) == answers
-    assert seen == [13] * max(lengths)
+    rows = [rows for rows, _ in seen]
+    assert rows[0] == 13 > min(rows)
+    assert sum(rows) == sum(len(answer.tokens) for answer in answers)
 
 
 def test_rows_stay_where_a_cache_holds_more_than_keys_and_values():
     model = ARCHITECTURES["convolution and attention"]()
     model.generation_config.eos_token_id = STOPS
-    seen = rows_of_each_forward(model)
+    seen = shapes_of_each_forward(model)
 
     answers = answers_of(model)
 
-    assert seen == [13] * max(len(answer.tokens) for answer in answers)
+    assert [rows for rows, _ in seen] == [13] * max(len(answer.tokens) for answer in answers)
     assert len({answer.tokens for answer in answers}) > 1
+
+
+@pytest.mark.parametrize("size", [4, 64])
+def test_what_all_prompts_begin_with_is_read_once_and_little_padding(size):
+    model = tiny_llama()
+    seen = shapes_of_each_forward(model)
+
+    answers_of(model, LONG, count=1, size=size)
+
+    own = sum(len(prompt) - len(SHARED) for prompt in LONG)
+    assert seen[0] == (1, len(SHARED))
+    assert own <= sum(rows * width for rows, width in seen[1:]) < 1.3 * own
+    assert len(seen) < 10
+
+
+def test_one_beginning_is_not_taken_for_that_of_other_weights():
+    model = tiny_llama()
+    answers_of(model, LONG)
+    model.model.layers[0].self_attn.v_proj.weight.data.neg_()
+
+    answers = answers_of(model, LONG)
+
+    assert [answer.tokens for answer in answers] == [generated(model, p, 20, [2]) for p in LONG]
+
+
+def test_prompts_that_are_all_the_same_are_answered():
+    model = tiny_llama()
+
+    answers = answers_of(model, [LONG[5]] * 4)
+
+    assert {answer.tokens for answer in answers} == {generated(model, LONG[5], 20, [2])}
 
 
 def test_a_row_whose_logits_are_nan_is_marked():
@@ -157,10 +187,10 @@ def test_a_nan_that_comes_with_a_later_token_counts_until_the_row_is_done(stops)
     (token,) = generated(model, PROMPTS[0], 1)
     assert not any(token in prompt for prompt in PROMPTS)
     model.model.embed_tokens.weight.data[token] = float("nan")
-    # Where the token is a stop, the row that is done stays in the batch and reads it all the same.
+    # Where the token is a stop, the row that is done must not be read any more.
     model.generation_config.eos_token_id = [token if stops else 2]
 
-    answers = answers_of(model, leave=1.1)
+    answers = answers_of(model)
 
     assert answers[0].finite == stops
     assert len(answers[0].tokens) == 1 if stops else len(answers[0].tokens) > 1
