@@ -15,6 +15,10 @@ from esft.rollout.logprobs import LOGITS, Continuation, in_groups, logits_at
 _ADDED = ("sdpa", "eager")
 """Attention that adds a mask, in whatever form, to its scores."""
 
+ATTENTION = 2
+"""How many times the pairs of tokens that options have one by one their tree may have: what it
+saves in tokens is more, and memory stays within bounds."""
+
 
 @dataclass(frozen=True)
 class TokenTree:
@@ -86,13 +90,10 @@ def option_logprobs(
 
 
 def _trees(options: Sequence[Continuation], span: float) -> list[TokenTree]:
-    """Return one tree of all options, or one of each where they share too little.
-
-    Attention is to cost no more, in time and memory, than that of the options one by one.
-    """
+    """Return one tree of all options, or one of each where they share too little for it."""
     tree = token_tree(options)
     lengths = [len(path) for path in tree.paths]
-    small = len(tree.tokens) ** 2 <= sum(length**2 for length in lengths)
+    small = len(tree.tokens) ** 2 <= ATTENTION * sum(length**2 for length in lengths)
     if not tree.branches or (max(lengths) <= span and small):
         return [tree]
     return [token_tree([option]) for option in options]

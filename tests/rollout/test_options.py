@@ -10,6 +10,8 @@ from transformers import (
     GPT2LMHeadModel,
     GPTNeoXConfig,
     GPTNeoXForCausalLM,
+    Lfm2Config,
+    Lfm2ForCausalLM,
     LlamaForCausalLM,
     MambaConfig,
     MambaForCausalLM,
@@ -129,7 +131,17 @@ def test_options_that_share_too_little_are_taken_one_by_one():
     assert tokens_read(tiny_llama(), rows) == (30, 0)
 
 
+def a_lfm2(kind):
+    return Lfm2ForCausalLM(Lfm2Config(**SIZES, layer_types=["full_attention", kind]))
+
+
 def test_a_model_with_a_state_takes_options_one_by_one():
+    hybrid = made(lambda: a_lfm2("conv"))
+    for layer in hybrid.model.layers[1:]:
+        layer.conv.out_proj.weight.zero_()  # no token hears of another by it: not yet, that is
+
+    assert tree_span(made(lambda: a_lfm2("full_attention"))) > 0
+    assert tree_span(hybrid) == 0
     assert tree_span(made(a_mamba)) == 0
 
 
