@@ -87,7 +87,7 @@ class TaskSettings(Answers):
     batch: int | None = setting(
         "Sequences (prompts or options) at a time",
         example=16,
-        unset="64, halved where memory runs out",
+        unset="as many as fit into memory, at most 64 on a CPU",
     )
 
 

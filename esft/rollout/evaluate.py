@@ -54,6 +54,8 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate rows on the model as it is, in parts that are always the same.
 
+    All rows come from batches of one size: where memory ran out they are scored once more.
+
     Args:
         rollout: scores the rows that `cache` does not know.
         encoded: at least one row.
@@ -81,4 +83,6 @@ def evaluate(
         else:
             scored = [from_json(RowResult, record) for record in records]
         results += scored
+    if rollout.batches.size < size:
+        return evaluate(rollout, encoded, cache, model)
     return Evaluation(tuple(results))

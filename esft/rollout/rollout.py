@@ -4,9 +4,13 @@ import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import KW_ONLY, dataclass, field, replace
+from itertools import cycle, islice
 from typing import Any
 
+from torch import Tensor
+
 from esft.errors import TaskError
+from esft.models.identity import stop_tokens
 from esft.rollout.batches import Batches
 from esft.rollout.encode import EncodedRow, encode_row
 from esft.rollout.generate import Answer, greedy_answers
@@ -103,6 +107,31 @@ class Rollout:
             replace(result, reward=reward) for result, reward in zip(results, rewards, strict=True)
         ]
 
+    def fill(self, encoded: Sequence[EncodedRow], batches: Batches) -> None:
+        """Work on the longest rows in `batches`, with answers as long as they may be.
+
+        So that it takes the memory that a batch of this size can take at most. A batch is full also
+        where there are fewer rows.
+        """
+        rows = sorted(encoded, key=lambda one: one.longest(self.max_new_tokens), reverse=True)
+        rows = list(islice(cycle(rows), batches.size))
+        filling = replace(self, batches=batches)
+        if self.scoring == "choice":
+            filling.option_logprobs(rows)
+        if self.scoring == "generate":
+            stops = stop_tokens(self.model, self.tokenizer)
+            prompts = [prompt for one in rows for prompt in one.prompts]
+            greedy_answers(
+                self.model,
+                self.tokenizer,
+                prompts,
+                self.max_new_tokens,
+                batches,
+                bend=lambda _, count, logits: _without(logits, stops),
+            )
+        if any(one.references for one in rows):
+            filling._forced([one.references for one in rows])
+
     def option_logprobs(self, encoded: Sequence[EncodedRow]) -> list[list[float]]:
         """Return log p(continuation | context) of each option of each row."""
         rows = [one.options for one in encoded]
@@ -176,6 +205,11 @@ class Rollout:
             answers=texts,
             failure=grade.failure,
         )
+
+
+def _without(logits: Tensor, tokens: Sequence[int]) -> Tensor:
+    logits[:, list(tokens)] = -math.inf
+    return logits
 
 
 def _mean_logprob(references: Sequence[Continuation], forced: Sequence[TeacherForced]) -> float:

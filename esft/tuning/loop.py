@@ -1,14 +1,10 @@
 """The loop: perturb, roll out, shape, step."""
 
 import math
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-
-import psutil
-import torch
 
 from esft.engine.forecast import Forecast, sum_of_squares
 from esft.engine.journal import JournalStep, as_recorded
@@ -22,6 +18,7 @@ from esft.engine.members import (
 )
 from esft.errors import EsftError, ModelError, RunError
 from esft.models.calling import out_of_memory
+from esft.models.memory import peak_memory
 from esft.rollout.results import RowResult, mean_reward
 from esft.runs.records import StepMetrics, StepTimes, sum_of_times
 from esft.tuning.population import Laps, Population
@@ -204,15 +201,3 @@ class Loop:
             peak_memory=peak_memory(self._base.loaded.device),
             batch=self.session.rollout.batches.size,
         )
-
-
-def peak_memory(device: torch.device) -> int:
-    """Return the most bytes held so far: on the device for cuda, else (mps, too) by the process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    if sys.platform == "win32":
-        return psutil.Process().memory_info().peak_wset
-    import resource  # which Windows does not have
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

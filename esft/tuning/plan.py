@@ -95,6 +95,7 @@ def _task_lines(session: Session) -> list[tuple[str, str]]:
         how += f" up to {rollout.max_new_tokens} tokens"
     if settings.reward is not None:
         how += f", reward {settings.reward}"
+    how += f", {rollout.batches.size} sequences at a time"
     target = (
         f"{session.rollout.task.name} by {how}: {settings.train} train rows, {per_step} a step; "
         f"{settings.holdout} holdout rows"

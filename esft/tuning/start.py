@@ -34,6 +34,7 @@ from esft.tuning.run_info import (
     versions,
 )
 from esft.tuning.session import Session, open_session
+from esft.tuning.tasks import find_batch
 from esft.tuning.verify import FAILED, checked, model_as_saved
 from esft.tuning.watcher import Outcome, Watcher
 
@@ -69,6 +70,11 @@ def run_tuning(
     watcher.phase(f"loading {recipe.model.id}")
     session = open_session(recipe)
     _require_room(session, path)
+    if recipe.task.batch is None:
+        watcher.phase("finding how many sequences fit into memory")
+        settings = session.recipe.task
+        per_step = settings.train if settings.rows_per_step is None else settings.rows_per_step
+        session.rollout.batches.size = find_batch(session.tasks, session.train, per_step)
     run = _create(session)
     with locked(run.path):
         tell_plan(session, run.path, watcher)

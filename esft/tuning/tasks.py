@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -10,8 +11,9 @@ from esft.errors import RecipeError, TaskError
 from esft.models.load import LoadedModel
 from esft.recipe.priors import PriorSpec
 from esft.recipe.settings import Recipe, TaskSettings
-from esft.rollout.batches import Batches
+from esft.rollout.batches import MOST, Batches, largest_batch
 from esft.rollout.encode import EncodedRow
+from esft.rollout.evaluate import PART
 from esft.rollout.rollout import Rollout
 from esft.tasks.registry import data_folder, get_task
 from esft.tasks.rows import Split, first_rows, read_split, row_source, split_rows
@@ -99,6 +101,31 @@ def eval_task(
         batches=batches,
     )
     return EvalTask(role=role, rollout=rollout, encoded=rollout.encode(rows))
+
+
+def find_batch(tasks: Sequence[EvalTask], train: Sequence[EncodedRow], per_step: int) -> int:
+    """Return how many sequences of a run's longest rows fit into memory at once.
+
+    No more than a step has, or a part of an evaluation: they would bring nothing.
+
+    Args:
+        tasks: the target, then the prior tasks.
+        train: rows that are tuned on.
+        per_step: how many of them a step sees.
+    """
+    device = tasks[0].rollout.model.device
+    longest: dict[str, tuple[int, Rollout, list[EncodedRow]]] = {}
+    for number, task in enumerate(tasks):
+        rows = [*task.encoded, *(train if number == 0 else ())]
+        tokens = max(one.longest(task.rollout.max_new_tokens) for one in rows)
+        kind = task.rollout.scoring
+        if kind not in longest or tokens > longest[kind][0]:
+            longest[kind] = tokens, task.rollout, rows
+    sequences = max(len(one.prompts) + len(one.options) + len(one.references) for one in train)
+    most = min(MOST[device.type], max(PART, per_step * sequences))
+    for _, rollout, rows in longest.values():
+        most = largest_batch(partial(rollout.fill, rows), device, most)
+    return most
 
 
 def task_and_rows(settings: TaskSettings) -> tuple[Task, Split]:

@@ -157,15 +157,22 @@ def test_what_grades_a_users_own_rows_makes_it_another_evaluation(tmp_path, file
     assert [rollout.scored for rollout in rollouts] == [1, 1]
 
 
-def test_results_from_batches_of_two_sizes_are_not_kept(tmp_path):
+def test_where_memory_ran_out_all_rows_come_from_the_smaller_batches_and_those_are_kept(tmp_path):
+    sizes = []
+
     class Halved(Counting):
         def evaluate(self, encoded):
-            self.batches.size //= 2
+            sizes.append(self.batches.size)
+            if len(sizes) == 2:
+                self.batches.size = 16
             return super().evaluate(encoded)
 
     evaluated(tmp_path, Halved(tiny_llama(), tiny_tokenizer(), a_task()))
+    again = a_rollout(batches=Batches(16))
+    evaluated(tmp_path, again)
 
-    assert list(tmp_path.iterdir()) == []
+    assert sizes == [64, 64, 16, 16]
+    assert again.scored == 0
 
 
 def test_a_part_in_which_a_grader_failed_is_scored_again(tmp_path):

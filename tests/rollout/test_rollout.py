@@ -9,6 +9,7 @@ from tiny_models import letters_model, tiny_llama, tiny_tokenizer
 
 from esft.errors import TaskError
 from esft.rollout.batches import Batches
+from esft.rollout.generate import greedy_answers
 from esft.rollout.logprobs import teacher_forced
 from esft.rollout.results import RowResult, mean_reward
 from esft.rollout.rollout import Rollout
@@ -252,3 +253,40 @@ def test_rewards_are_averaged_in_row_order():
     results = [RowResult(reward=reward, correct=False) for reward in rewards]
 
     assert mean_reward(results) == (((1e16 + 1.0) - 1e16) + 1.0) / 4
+
+
+@pytest.mark.parametrize("size", [1, 5, 16])
+def test_filling_a_batch_takes_what_it_can_take_at_most(size):
+    model, shapes = tiny_llama(), []
+    rollout = a_rollout(model, scoring="generate", max_new_tokens=9)
+    encoded = rollout.encode(QUESTIONS[:3])
+    prompts = [prompt for one in encoded for prompt in one.prompts]
+    firsts = greedy_answers(model, rollout.tokenizer, prompts, 1, Batches())
+    # Every answer would end with its first token.
+    model.generation_config.eos_token_id = [answer.tokens[0] for answer in firsts]
+    forward = model.forward
+
+    def watched(*args, **kwargs):
+        shapes.append(tuple(kwargs["input_ids"].shape))
+        return forward(*args, **kwargs)
+
+    model.forward = watched
+    model.forward.__signature__ = inspect.signature(forward)
+
+    rollout.fill(encoded, Batches(size))
+
+    assert shapes == [(size, max(map(len, prompts))), *[(size, 1)] * 8]
+
+
+@pytest.mark.parametrize("scoring", ["choice", "exact"])
+def test_filling_a_batch_of_forced_continuations_has_as_many_as_it_says(scoring):
+    model, rows = tiny_llama(), []
+    forward = model.forward
+    model.forward = lambda *args, **kwargs: (
+        rows.append(len(kwargs["input_ids"])) or forward(*args, **kwargs)
+    )
+    rollout = a_rollout(model, scoring=scoring)
+
+    rollout.fill(rollout.encode(CHOICES[:2]), Batches(7))
+
+    assert max(rows) == 7

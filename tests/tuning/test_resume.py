@@ -283,6 +283,17 @@ def test_the_batch_that_was_found_to_fit_is_kept_also_below_that_of_the_recipe(t
     assert [step.batch for step in notes.steps] == [2, 2, 2]
 
 
+def test_the_batch_is_found_once_before_all_else_and_never_again(tmp_path, monkeypatch):
+    sizes = iter([3, 5])
+    monkeypatch.setattr("esft.tuning.start.find_batch", lambda *args: next(sizes))
+    run = stopped_after(tmp_path, 2)
+
+    _, notes = resumed(run)
+
+    assert info_of(run)["batches"] == [[0, 3]]
+    assert [step.batch for step in notes.steps] == [3, 3, 3]
+
+
 @pytest.mark.parametrize(
     ("file", "old", "new", "problem"),
     [

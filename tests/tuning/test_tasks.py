@@ -14,7 +14,7 @@ from esft.tasks.registry import get_task
 from esft.tasks.rows import read_split
 from esft.tuning.run_info import own_files
 from esft.tuning.start import run_tuning
-from esft.tuning.tasks import eval_task, prior_rows, rows_of
+from esft.tuning.tasks import eval_task, find_batch, prior_rows, rows_of
 
 
 def with_priors(recipe, *tasks, **settings):
@@ -155,6 +155,37 @@ def test_each_prior_task_is_scored_as_its_line_says(tmp_path):
     assert all(0 < each.reward < 1 for each in priors[1].rollout.evaluate(priors[1].encoded))
     graded, _ = rows_of(specs[2], 4, None)
     assert graded.grade(priors[2].encoded[0].row, ["it is 7, no less"]).correct
+
+
+@pytest.mark.parametrize(("per_step", "most"), [(1, 64), (1000, 64)])
+def test_the_batch_of_a_run_is_the_least_over_its_ways_to_score(
+    tmp_path, monkeypatch, per_step, most
+):
+    data, filled = write_arc(tmp_path / "data", rows=6), []
+    lines = ["arc:3 scoring=generate max_new_tokens=3", "arc-easy:3", "countdown:2", "arc:2"]
+    specs = [parse_prior_line(line) for line in lines]
+    loaded = load_model(str(write_model(tmp_path / "base")), device="cpu")
+    tasks = [
+        eval_task("prior", task, spec, rows, loaded, Batches())
+        for spec in specs
+        for task, rows in [rows_of(spec, 4, str(data))]
+    ]
+
+    def found(fill, device, most):
+        fill(Batches(1))
+        filled[-1].append(most)
+        return most // 2
+
+    monkeypatch.setattr("esft.tuning.tasks.largest_batch", found)
+    for task in tasks:
+        name = task.name
+        task.rollout.fill = lambda rows, batches, name=name: filled.append([name, len(rows)])
+
+    size = find_batch(tasks, tasks[0].encoded, per_step)
+
+    # The one with the longest rows of each way, the target's with those that it is tuned on.
+    assert filled == [["countdown", 2, most], ["arc-easy", 3, most // 2]]
+    assert size == most // 4
 
 
 @pytest.mark.parametrize("name", ["home", "a b=c #d"])
