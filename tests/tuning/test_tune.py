@@ -409,13 +409,13 @@ def test_a_batch_too_large_is_split_recorded_and_changes_no_answer(tmp_path, mon
         batches = session.rollout.batches
         run = batches.run
 
-        def limited(items, work, **options):
+        def limited(items, work, *rest):
             def work_within(batch):
                 if len(batch) > 2:
                     raise torch.OutOfMemoryError("no room")
                 return work(batch)
 
-            return run(items, work_within, **options)
+            return run(items, work_within, *rest)
 
         batches.run = limited
         return Population(session)
