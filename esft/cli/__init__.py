@@ -14,6 +14,7 @@ from esft import __version__
 from esft.cli.cache import cache
 from esft.cli.eval import evaluate
 from esft.cli.export import export, replay
+from esft.cli.plan import plan
 from esft.cli.runs import report, runs, verify
 from esft.cli.tasks import tasks
 from esft.cli.tune import resume, tune
@@ -90,5 +91,5 @@ def main() -> None:
     """
 
 
-for command in (tune, resume, replay, evaluate, export, verify, report, runs, tasks, cache):
+for command in (tune, resume, replay, evaluate, export, verify, report, runs, tasks, cache, plan):
     main.add_command(command)

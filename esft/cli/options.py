@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import reduce
 
 import click
@@ -53,15 +53,27 @@ def typed_with(ctx: click.Context, without: tuple[str, ...], *added: str) -> str
     return shlex.join([*ctx.command_path.split(), *kept, *added])
 
 
-def recipe_of(ctx: click.Context, name: str | None) -> Recipe:
-    """Return the recipe `name` with the values of `--set` and of the plainer options above it."""
+def recipe_of(
+    ctx: click.Context, name: str | None, fallback: Mapping[str, object] | None = None
+) -> Recipe:
+    """Return the recipe `name` with the values of `--set` and of the plainer options above it.
+
+    `fallback` has values for where nothing else says them.
+    """
+    changes, labels = typed_settings(ctx)
+    return load_recipe(name, {**(fallback or {}), **changes}, labels=labels)
+
+
+def typed_settings(ctx: click.Context) -> tuple[dict[str, object], dict[str, str]]:
+    """Return the settings that a command was given, as "table.key" to value, and the options that
+    gave them, those of `--set` not among them."""
     changes, labels = dict(map(parse_change, ctx.params["set"])), {}
     for table, setting in with_flags():
         value = ctx.params[setting.flag[2:].replace("-", "_")]
         if value is not None:
             changes[f"{table}.{setting.name}"] = value
             labels[f"{table}.{setting.name}"] = setting.flag
-    return load_recipe(name, changes, labels=labels)
+    return changes, labels
 
 
 def grouped(group: str, *flags: str, help: str, **kwargs) -> Callable:
@@ -103,6 +115,13 @@ def _setting_option(table: str, setting: Setting) -> Callable:
 
 
 prior_option = _setting_option("prior", TABLES["prior"].declared()["tasks"])
+set_option = grouped(
+    "Run",
+    "--set",
+    multiple=True,
+    metavar="TABLE.KEY=VALUE",
+    help="Replace any setting of a recipe; may be repeated.",
+)
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print the result as JSON on stdout."
 )

@@ -7,26 +7,27 @@ from typing import TYPE_CHECKING
 import click
 
 from esft.cli import options
+from esft.cli.plan import costs_record, costs_text
 from esft.cli.show import change_text, duration, show_run
 from esft.rollout.typed import json_text
 
 if TYPE_CHECKING:
+    from esft.recipe.settings import Recipe
     from esft.tuning.watcher import Outcome
 
 
 @click.command(cls=options.GroupedCommand, short_help="Fine-tune a model on a task.")
 @click.argument("recipe", required=False)
 @options.setting_options
+@options.set_option
 @options.grouped(
-    "Run",
-    "--set",
-    multiple=True,
-    metavar="TABLE.KEY=VALUE",
-    help="Replace any setting of a recipe; may be repeated.",
+    "Run", "--dry-run", is_flag=True, help="Stop after plan and checks, before weights are read."
 )
 @options.json_option
 @click.pass_context
-def tune(ctx: click.Context, recipe: str | None, as_json: bool, **changes: object) -> None:
+def tune(
+    ctx: click.Context, recipe: str | None, dry_run: bool, as_json: bool, **changes: object
+) -> None:
     """Fine-tune a model as RECIPE (a name or a .toml file) says; options replace its values.
 
     Leaves a run folder with the tuned model. Ctrl-C finishes the step in hand, saves the model
@@ -44,6 +45,9 @@ def tune(ctx: click.Context, recipe: str | None, as_json: bool, **changes: objec
     settings = options.recipe_of(ctx, recipe)
     from esft.tuning.start import run_tuning  # torch comes with it: --help does not wait for it
 
+    if dry_run:
+        _dry_run(recipe, settings, as_json)
+        ctx.exit()
     with show_run() as watcher:
         outcome = run_tuning(settings, watcher, watcher.asked)
     click.echo(json_text(_record(outcome)) if as_json else _text(outcome))
@@ -51,6 +55,14 @@ def tune(ctx: click.Context, recipe: str | None, as_json: bool, **changes: objec
         same = options.typed_with(ctx, ("--awd", "--run-dir"), "--awd", "0")
         click.echo(f"The same without AWD: {same}")
     ctx.exit(130 if outcome.stopped else 0)
+
+
+def _dry_run(name: str | None, recipe: Recipe, as_json: bool) -> None:
+    from esft.tuning.costs import check_run
+
+    with show_run() as watcher:
+        costs = check_run(recipe, watcher)
+    click.echo(json_text(costs_record(name, costs)) if as_json else costs_text(costs))
 
 
 @click.command(cls=options.GroupedCommand, short_help="Go on with a run that stopped.")

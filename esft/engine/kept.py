@@ -174,6 +174,12 @@ class _Int8(KeptDrift):
         return True
 
 
+def kept_bytes(kind: str, numel: int) -> int:
+    """Return the bytes that a drift of one parameter takes, kept as one of `KINDS`."""
+    layout = KINDS[kind]._layout.values()
+    return sum(-(-numel // share) * dtype.itemsize for dtype, share in layout)
+
+
 KINDS = {"float32": KeptDrift, "float16": _Float16, "int8": _Int8}
 """The ways to keep a drift.
 

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from esft.engine.weights import Piece
 
-# A log larger than this share of a piece's bytes is dropped for theta_0 + D, where they are.
-_LOG_SHARE = 0.1
+LOG_SHARE = 0.1
+"""A log larger than this share of a piece's bytes is dropped for theta_0 + D, where they are."""
 _BLOCK = 1 << 16
 _BITS = {2: torch.int16, 4: torch.int32}
 
@@ -78,7 +78,7 @@ class Undo:
     def _to_keep(self, before: Tensor, back: Tensor) -> Tensor | _Log | None:
         missed = torch.nonzero(differing_bits(before, back)).view(-1)  # (misses,)
         nbytes = missed.numel() * (2 + before.element_size())
-        if self._compose is not None and nbytes > _LOG_SHARE * before.nbytes:
+        if self._compose is not None and nbytes > LOG_SHARE * before.nbytes:
             return None
         if nbytes >= before.nbytes:
             return before.clone()

@@ -12,6 +12,9 @@ from torch import Tensor, nn
 from esft.engine.kernels import Kernels, chosen_kernels
 from esft.engine.kernels.reference import BLOCK
 
+SCRATCH = 64 << 20
+"""Bytes of working memory on the device where nothing else is said."""
+
 # Noise, weights before and after and the hash's own buffers: what one element needs while a
 # piece is worked on.
 _SCRATCH_PER_ELEMENT = 48
@@ -52,14 +55,14 @@ class Weights:
         model: nn.Module,
         include: Sequence[str] | None = None,
         exclude: Sequence[str] | None = None,
-        scratch: int = 64 << 20,
+        scratch: int = SCRATCH,
         kernels: Kernels | None = None,
     ) -> None:
         self.scratch = scratch
         self._claimed = False
         self._held_by: str | None = None
         parameters = _distinct_parameters(model)
-        self.names = _chosen(list(parameters), include, exclude)
+        self.names = chosen_names(list(parameters), include, exclude)
         """Canonical names of the tuned parameters, in the module's order."""
         for name in self.names:
             dtype = parameters[name].dtype
@@ -111,6 +114,11 @@ class Weights:
             self._held_by = None
 
 
+def scratch_bytes(device: str) -> int:
+    """Return what working on the weights takes at most on a kind of device: cpu, cuda or mps."""
+    return min(SCRATCH, _CPU_PIECE * _SCRATCH_PER_ELEMENT) if device == "cpu" else SCRATCH
+
+
 def identity(model: nn.Module) -> str:
     """Return the sha256, in hex, over (name, dtype, shape, bytes) of a module's parameters.
 
@@ -138,9 +146,10 @@ def _distinct_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     return distinct
 
 
-def _chosen(
+def chosen_names(
     names: list[str], include: Sequence[str] | None, exclude: Sequence[str] | None
 ) -> list[str]:
+    """Return those of a model's parameters that are tuned; ValueError as `Weights`."""
     if isinstance(include, str) or isinstance(exclude, str):
         raise ValueError("include or exclude is a string, expected a list of globs")
     for glob in [*(include or ()), *(exclude or ())]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,12 +19,16 @@ _WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _CAUSAL_ENDINGS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
-_FLOATS = ("F64", "F32", "F16", "BF16")
 _SMALL_FILES = ("*.json", "*.jinja", "*.txt", "*.model")
 _OBJECTS = ("generation_config.json", "tokenizer_config.json", "special_tokens_map.json")
 _LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 _MOST_LAYERS = 1000  # no published model has as many; building a million takes hours
 _AGAIN = "copy or download it again"
+
+Header = tuple[str, Sequence[int]]
+"""Of a tensor in a safetensors file: dtype as that names it (BF16), and shape."""
+FLOATS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+"""Bytes of an element, by such a dtype."""
 _OTHERS = "config.json and the weights belong to different models: download both again"
 
 
@@ -99,10 +104,10 @@ def weight_files(folder: Path, name: str) -> list[str]:
     return files
 
 
-def check_weights(folder: Path, name: str, expected: int) -> None:
+def check_weights(folder: Path, name: str, expected: int) -> dict[str, Header]:
     """Check the safetensors files in `folder` as far as their headers tell; no pickle will do.
 
-    `expected` is the number of weights that the config calls for.
+    `expected` is the number of weights that the config calls for. Returns the headers, by name.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -114,21 +119,27 @@ def check_weights(folder: Path, name: str, expected: int) -> None:
         raise ModelError(
             f"{name} lacks {missing[0]}, one of {len(files)} files of weights", hint=_AGAIN
         )
-    there = 0
+    headers: dict[str, Header] = {}
     for file in files:
         try:
             with safe_open(folder / file, framework="pt") as stored:
                 slices = {key: stored.get_slice(key) for key in stored.keys()}  # noqa: SIM118
-                kinds = {key: part.get_dtype() for key, part in slices.items()}
-                there += sum(math.prod(part.get_shape()) for part in slices.values())
+                headers |= {k: (one.get_dtype(), one.get_shape()) for k, one in slices.items()}
         except (SafetensorError, OSError) as error:
             raise ModelError(
                 f"{name}: {file} is damaged or cut short: {error}", hint=_AGAIN
             ) from error
-        for key, kind in kinds.items():
-            # Masks and counters may be integers; as weights, integers would pass for floats.
-            if key.endswith("weight") and kind not in _FLOATS:
-                raise _quantized(name, f"{key} is {kind}")
+    check_headers(headers, name, expected)
+    return headers
+
+
+def check_headers(headers: Mapping[str, Header], name: str, expected: int) -> None:
+    """Check the headers of all safetensors files of a model; see `check_weights`."""
+    for key, (kind, _) in headers.items():
+        # Masks and counters may be integers; as weights, integers would pass for floats.
+        if key.endswith("weight") and kind not in FLOATS:
+            raise _quantized(name, f"{key} is {kind}")
+    there = sum(math.prod(shape) for _, shape in headers.values())
     if expected > 2 * there:  # twice: embeddings may be tied in the file and not in the model
         raise ModelError(
             f"{name}: config.json calls for {expected:,} weights, the files hold {there:,}",

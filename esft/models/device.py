@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import re
 from typing import TYPE_CHECKING
 
@@ -61,6 +62,18 @@ def computes_bfloat16(device: torch.device) -> bool:
     return device.type == "mps" or any(
         capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")
     )
+
+
+def emulates(device: torch.device, dtype: torch.dtype) -> bool:
+    """Return whether `device` is a CPU that computes in half precision by way of float32."""
+    import torch
+
+    if device.type != "cpu" or platform.machine().lower() not in ("x86_64", "amd64"):
+        return False
+    if dtype == torch.float16:
+        capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+        return not any(capabilities.get(name) for name in ("avx512_fp16", "amx_fp16"))
+    return dtype == torch.bfloat16 and not computes_bfloat16(device)
 
 
 def choose_gguf_dtype(device: torch.device) -> tuple[torch.dtype, str]:

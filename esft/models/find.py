@@ -8,7 +8,7 @@ from pathlib import Path
 
 from esft.embedded import EMBEDDED
 from esft.errors import ModelError
-from esft.models.check import no_safetensors, weight_files
+from esft.models.check import Header, no_safetensors, weight_files
 
 _OWNERS = (
     (r"Qwen\d[\w.]*-.+", "Qwen"),
@@ -105,6 +105,22 @@ def fetch_weights(repo: str, folder: Path) -> None:
                 raise no_safetensors(repo) from error
 
 
+def fetch_headers(repo: str, revision: str) -> dict[str, dict[str, Header]]:
+    """Return the headers of the safetensors files of `repo` on the hub, by file and tensor."""
+    from huggingface_hub import get_safetensors_metadata
+    from huggingface_hub.errors import NotASafetensorsRepoError
+
+    with _clear_errors(repo):
+        try:
+            files = get_safetensors_metadata(repo, revision=revision).files_metadata
+        except NotASafetensorsRepoError as error:
+            raise no_safetensors(repo) from error
+    return {
+        name: {key: (one.dtype, one.shape) for key, one in file.tensors.items()}
+        for name, file in files.items()
+    }
+
+
 @contextmanager
 def _clear_errors(where: str) -> Iterator[None]:
     """Turn what huggingface_hub raises about a repository, or a revision of it, into a ModelError
@@ -132,7 +148,7 @@ def _explain(error: Exception, repo: str, revision: str) -> tuple[str, str]:
     if isinstance(error, errors.RevisionNotFoundError):
         hint = f"name one of {hub}/{repo}/commits/main, or a folder that holds the same files"
         return f"was not found on {hub}: the repository has no such commit, tag or branch", hint
-    if isinstance(error, errors.LocalEntryNotFoundError):
+    if isinstance(error, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled):
         if constants.HF_HUB_OFFLINE:
             hint = f"where there is network: {download}; or name a local folder"
             where = f"is not, or not wholly, in the cache {cache}"

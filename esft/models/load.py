@@ -19,7 +19,7 @@ from esft.models.check import (
     check_loaded,
     check_weights,
 )
-from esft.models.device import choose_device, choose_gguf_dtype, computes_bfloat16, parse_dtype
+from esft.models.device import choose_device, choose_gguf_dtype, parse_dtype
 from esft.models.find import fetch_small_files, fetch_weights, find_model
 from esft.models.identity import parts_of
 
@@ -104,7 +104,7 @@ def load_model(
     with clear_errors(str(where)), clear_config(str(where)):
         check_forward(model)
     pad = _borrow_pad(tokenizer)
-    notes += _notes(model, info, tokenizer, pad, dtype)
+    notes += _notes(info, tokenizer, pad)
     return LoadedModel(
         model=model,
         tokenizer=tokenizer,
@@ -123,7 +123,27 @@ def _load_checkpoint(
     where: Path | str, folder: Path, trust_remote_code: bool, loading: dict[str, object]
 ) -> tuple[tuple[PreTrainedModel, dict], PreTrainedTokenizerBase]:
     """Load a folder or a hub id, the weights last: what cannot be tuned is refused before."""
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+    from transformers import AutoModelForCausalLM
+
+    name, on_hub = str(where), isinstance(where, str)
+    config, tokenizer, options = config_and_tokenizer(where, folder, trust_remote_code)
+    with clear_config(name):
+        outline = None if trust_remote_code else outline_of(config)
+    if on_hub:
+        fetch_weights(name, folder)
+    expected = 0 if outline is None else sum(weight.numel() for weight in outline.parameters())
+    check_weights(folder, name, expected)
+    # Mismatched sizes are reported in info, and refused by name.
+    options |= {"use_safetensors": True, "ignore_mismatched_sizes": True} | loading
+    return AutoModelForCausalLM.from_pretrained(name, **options), tokenizer
+
+
+def config_and_tokenizer(
+    where: Path | str, folder: Path, trust_remote_code: bool
+) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase, dict[str, object]]:
+    """Return what a folder or a hub id has beside its weights, checked, and the options of
+    transformers that find it."""
+    from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
     # A hub id stays a hub id, since transformers treats some tokenizers by it.
     name, on_hub = str(where), isinstance(where, str)
@@ -134,40 +154,33 @@ def _load_checkpoint(
         "trust_remote_code": trust_remote_code,
     }
     with clear_config(name):
-        expected = _weights_of(AutoConfig.from_pretrained(name, **options), trust_remote_code)
+        config = AutoConfig.from_pretrained(name, **options)
         if (folder / "generation_config.json").exists():
             GenerationConfig.from_pretrained(name, **options)
-    tokenizer = load_tokenizer(AutoTokenizer, name, name, **options)
-    if on_hub:
-        fetch_weights(name, folder)
-    check_weights(folder, name, expected)
-    # Mismatched sizes are reported in info, and refused by name.
-    options |= {"use_safetensors": True, "ignore_mismatched_sizes": True} | loading
-    return AutoModelForCausalLM.from_pretrained(name, **options), tokenizer
+    return config, load_tokenizer(AutoTokenizer, name, name, **options), options
 
 
-def _weights_of(config: PreTrainedConfig, trust_remote_code: bool) -> int:
-    """Return how many weights a config calls for; whatever is raised where it makes no model."""
+def outline_of(config: PreTrainedConfig) -> PreTrainedModel | None:
+    """Return the model of a config on torch's meta device, where weights take no memory, however
+    many there are; None if a part of it computes with what it makes. Whatever is raised where the
+    config makes no model."""
     import torch
     from transformers import AutoModelForCausalLM
 
-    if trust_remote_code:  # that code may not know of the meta device
-        return 0
-    with torch.device("meta"):  # takes no memory, however many there are
+    with torch.device("meta"):
         try:
-            model = AutoModelForCausalLM.from_config(config)
+            return AutoModelForCausalLM.from_config(config)
         except (RuntimeError, NotImplementedError) as error:
             if "meta" not in str(error):
                 raise
-            return 0  # a part that computes with what it makes
-    return sum(parameter.numel() for parameter in model.parameters())
+            return None
 
 
 def _load_gguf(
     path: Path, **options: object
 ) -> tuple[tuple[PreTrainedModel, dict], PreTrainedTokenizerBase]:
     """Load a .gguf file, its weights dequantized."""
-    from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+    from transformers import AutoModelForCausalLM
 
     try:
         from transformers import GgufConfig
@@ -175,19 +188,31 @@ def _load_gguf(
         options["quantization_config"] = GgufConfig(dequantize=True)
     except ImportError:
         pass  # before it came, transformers always dequantized
-    options["gguf_file"] = file = str(path.resolve())
-    # Beside the file there may lie a tokenizer.json of another model, which transformers would
-    # prefer to the tokenizer in the file: so it gets an empty folder to look into.
     with TemporaryDirectory(prefix="esft-gguf-") as empty:
-        config = _gguf_config(path, empty, file)
-        check_layers(config.to_dict(), str(path))
+        config, tokenizer = gguf_config_and_tokenizer(path, empty)
         with clear_config(str(path)):
-            _weights_of(config, trust_remote_code=False)
-        # Not AutoTokenizer, which reads the whole file once more to find out the same class.
-        tokenizer = load_tokenizer(PreTrainedTokenizerFast, empty, str(path), gguf_file=file)
+            outline_of(config)
+        options["gguf_file"] = str(path.resolve())
         loaded = AutoModelForCausalLM.from_pretrained(empty, config=config, **options)
     loaded[0].config.name_or_path = tokenizer.name_or_path = str(path)
     return loaded, tokenizer
+
+
+def gguf_config_and_tokenizer(
+    path: Path, empty: str
+) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase]:
+    """Return what a .gguf file has beside its weights, checked.
+
+    Beside the file there may lie a tokenizer.json of another model, which transformers would
+    prefer to the tokenizer in the file: so it gets an `empty` folder to look into.
+    """
+    from transformers import PreTrainedTokenizerFast
+
+    file = str(path.resolve())
+    config = _gguf_config(path, empty, file)
+    check_layers(config.to_dict(), str(path))
+    # Not AutoTokenizer, which reads the whole file once more to find out the same class.
+    return config, load_tokenizer(PreTrainedTokenizerFast, empty, str(path), gguf_file=file)
 
 
 def _gguf_config(path: Path, empty: str, file: str) -> PreTrainedConfig:
@@ -216,9 +241,7 @@ def _borrow_pad(tokenizer: PreTrainedTokenizerBase) -> str | None:
     return tokenizer.pad_token
 
 
-def _notes(model, info: dict, tokenizer, pad: str | None, dtype: str | None) -> Iterator[str]:
-    if dtype is None and _plain(model.dtype) == "bfloat16" and not computes_bfloat16(model.device):
-        yield f"{model.device.type} emulates bfloat16, slowly: --dtype float32 is faster here"
+def _notes(info: dict, tokenizer, pad: str | None) -> Iterator[str]:
     unused = sorted(info["unexpected_keys"])
     if unused:
         some = unused[0] + and_more(unused)

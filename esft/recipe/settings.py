@@ -163,9 +163,9 @@ class Anchor(Settings):
     )
     store: str = setting(
         "Where the base weights lie: mapped from the checkpoint, without memory of their own, "
-        "or copied",
-        "cpu",
-        choices=("disk", "cpu", "device"),
+        "or copied; auto takes the fastest that fits beside weights and batch",
+        "auto",
+        choices=("auto", "disk", "cpu", "device"),
     )
     drift: str = setting("How the drift is kept", "float16", choices=("float32", "float16", "int8"))
     drift_store: str | None = setting(

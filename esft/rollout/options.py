@@ -75,7 +75,7 @@ def option_logprobs(
         span: as `tree_span` says of the model.
         logits: how many are held at once, unless one row alone has more.
     """
-    trees = [_trees(options, span) for options in rows]
+    trees = [trees_of(options, span) for options in rows]
     most = logits // model.get_output_embeddings().weight.shape[0]
 
     def work(batch: Sequence[TokenTree]) -> list[list[float]]:
@@ -89,7 +89,7 @@ def option_logprobs(
     return [[one for tree in row for one in next(left[tree.branches])] for row in trees]
 
 
-def _trees(options: Sequence[Continuation], span: float) -> list[TokenTree]:
+def trees_of(options: Sequence[Continuation], span: float) -> list[TokenTree]:
     """Return one tree of all options, or one of each where they share too little for it."""
     tree = token_tree(options)
     lengths = [len(path) for path in tree.paths]
@@ -155,7 +155,9 @@ def tree_span(model) -> float:
         return 0
     layers = DynamicCache(config=model.config).layers
     plain = (DynamicLayer, DynamicSlidingWindowLayer)
-    if any(type(layer) not in plain for layer in layers) or not _same_by_tree(model):
+    if any(type(layer) not in plain for layer in layers):
+        return 0
+    if model.device.type != "meta" and not _same_by_tree(model):  # without weights: taken as said
         return 0
     return min((layer.sliding_window for layer in layers if layer.is_sliding), default=math.inf)
 

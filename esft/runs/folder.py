@@ -88,18 +88,26 @@ def counted(steps: int) -> str:
     return f"{steps} step{'' if steps == 1 else 's'}"
 
 
+def free_on_disk(path: Path) -> int:
+    """Return the bytes that are free where `path` is, or would be."""
+    return shutil.disk_usage(_nearest(path)).free
+
+
+def _nearest(path: Path) -> Path:
+    path = path.absolute()
+    return next(folder for folder in (path, *path.parents) if folder.exists())
+
+
 def require_room(path: Path, nbytes: int) -> None:
     """Raise RunError if files of so many bytes would not fit on the disk.
 
     What killed processes left half-written in `path` makes room first.
     """
-    path = path.absolute()
-    remove_abandoned(path)
-    nearest = next(folder for folder in (path, *path.parents) if folder.exists())
-    free = shutil.disk_usage(nearest).free
+    remove_abandoned(path.absolute())
+    free = free_on_disk(path)
     if free < nbytes:
         raise RunError(
-            f"{nearest} has {free / 1e6:,.0f} MB free, expected {nbytes / 1e6:,.0f} MB for the "
-            "tuned model and the snapshots of its drift",
+            f"{_nearest(path)} has {free / 1e6:,.0f} MB free, expected {nbytes / 1e6:,.0f} MB for "
+            "the tuned model and the snapshots of its drift",
             hint="make room, or name a --run-dir on another disk",
         )

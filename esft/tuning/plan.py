@@ -1,16 +1,32 @@
 """What a run is going to do, worked out before its first step."""
 
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+
+import torch
 
 from esft.engine.anchor import pull_of
 from esft.engine.forecast import IDLE, forecast_norm
 from esft.engine.members import expected_squares, population
 from esft.engine.perturb import revert_way, unmoved_share
+from esft.models.device import emulates
+from esft.models.shape import Shape, shape_of
 from esft.recipe.settings import Anchor, Search
-from esft.tuning.session import Session
+from esft.tuning.memory import Batch, Memory, Room, memory_of
+from esft.tuning.session import Session, Work
 from esft.tuning.watcher import Watcher
 
+TIGHT = (
+    "this may not fit into memory: esft plan, with the same recipe and options, says what to change"
+)
+CHOSEN = {
+    "device": "there they fit beside weights and batch",
+    "cpu": "the fastest that fits",
+    "disk": "memory for a copy is short",
+}
+"""Why [anchor] store = "auto" took a place."""
 UNMOVED = 0.1  # a larger share of weights that sigma does not move is warned of
 
 
@@ -18,35 +34,80 @@ def tell_plan(session: Session, run_path: Path, watcher: Watcher) -> None:
     """Tell what `session` is going to do, and warn of it; passes once over the weights."""
     search, base, loaded = session.recipe.search, session.base, session.base.loaded
     dtype = str(loaded.dtype).removeprefix("torch.")
-    device = f"{loaded.device}, kernels: {base.weights.kernels.name}"
     watcher.phase("working out what the run will do")
     member = population(search.seed, 1, search.population, search.antithetic)[0]
     unmoved = unmoved_share(base.weights, member, search.sigma)
-    decay, warning = decay_effect(base.weights.numel, search, session.recipe.anchor)
-    tuned = f"{base.weights.numel:,} parameters tuned in {len(base.weights.names)} tensors"
-    pairs = " in antithetic pairs" if search.antithetic else ""
-    steps = (
-        f"{search.steps} steps, N {search.population}{pairs}, sigma {search.sigma:g}, "
-        f"alpha {search.alpha:g}, {search.shaping}, seed {search.seed}"
-    )
+    kernels = f", kernels: {base.weights.kernels.name}"
+    what, warning = work_lines(session, base.weights.numel, kernels)
+    memory, shape, device = session.memory, shape_of(loaded.model), loaded.device.type
+    rest = base.weights.numel, device, session.batches, base.anchor, session.room
+    slow = slow_dtype(shape, *rest)
     lines = (
-        ("model", f"{loaded.id}: {tuned}, {dtype} on {device}"),
-        *(("", note) for note in loaded.notes),
-        *_task_lines(session),
-        ("search", steps),
-        ("decay", decay),
+        what[0],
+        *(("", note) for note in (*loaded.notes, *([slow] if slow else []))),
+        *what[1:],
         ("sigma", f"leaves {unmoved:.1%} of the weights as they are (rounding to {dtype})"),
         *_anchor_lines(session),
+        *memory_lines(memory, session.room),
         ("run", str(run_path)),
     )
     watcher.plan(lines)
-    if warning is not None:
-        watcher.notice(warning)
+    for warned in (warning, None if memory.fits(session.room) else TIGHT):
+        if warned is not None:
+            watcher.notice(warned)
     if unmoved > UNMOVED:
         watcher.notice(
             f"sigma {search.sigma:g} is too small to move {unmoved:.0%} of the weights in "
             f"{dtype}: raise --sigma, or take --dtype float32"
         )
+
+
+def work_lines(work: Work, numel: int, how: str = "") -> tuple[list[tuple[str, str]], str | None]:
+    """Return what a run is to do with `numel` weights, as (label, text), and what to warn of."""
+    search, model = work.recipe.search, work.model
+    decay, warning = decay_effect(numel, search, work.recipe.anchor)
+    dtype = str(model.dtype).removeprefix("torch.")
+    tuned = f"{numel:,} parameters tuned, {dtype} on {model.device}{how}"
+    pairs = " in antithetic pairs" if search.antithetic else ""
+    steps = (
+        f"{search.steps} steps, N {search.population}{pairs}, sigma {search.sigma:g}, "
+        f"alpha {search.alpha:g}, {search.shaping}, seed {search.seed}"
+    )
+    lines = [("model", f"{model.id}: {tuned}"), *_task_lines(work)]
+    return [*lines, ("search", steps), ("decay", decay)], warning
+
+
+def memory_lines(memory: Memory, room: Room) -> list[tuple[str, str]]:
+    """Return what a run takes of what was free before its model was loaded."""
+    parts = [f"{name} {in_bytes(size)}" for name, size in memory.device.items()]
+    either = " or ".join(f"{name} {in_bytes(size)}" for name, size in memory.passing.items())
+    took = f"{in_bytes(memory.on_device)} of {in_bytes(room.device)} free"
+    lines = [("memory", f"{took}: {', '.join(parts)}, {either}")]
+    if memory.host:
+        parts = [f"{name} {in_bytes(size)}" for name, size in memory.host.items()]
+        took = f"{in_bytes(memory.on_host)} of {in_bytes(room.host)} free on the host"
+        lines.append(("", f"{took}: {', '.join(parts)}"))
+    return lines
+
+
+def in_bytes(size: int) -> str:
+    """Return a number of bytes in MB, or in GB from 1 GB on."""
+    return f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{math.ceil(size / 1e6)} MB"
+
+
+def slow_dtype(
+    shape: Shape, tuned: int, device: str, batches: Sequence[Batch], anchor: Anchor, room: Room
+) -> str | None:
+    """Return what makes a run slow where float32 is faster and fits, and None where it does not."""
+    if not emulates(torch.device(device), getattr(torch, shape.dtype)):
+        return None
+    whole = replace(shape, dtype="float32")
+    if not memory_of(whole, tuned, anchor, device, batches).fits(room):
+        return None
+    return (
+        f"this CPU has no units for {shape.dtype} and is about 6 times faster in float32, which "
+        "takes twice the memory and fits: --dtype float32"
+    )
 
 
 def decay_effect(numel: int, search: Search, anchor: Anchor) -> tuple[str, str | None]:
@@ -87,8 +148,8 @@ def decay_effect(numel: int, search: Search, anchor: Anchor) -> tuple[str, str |
     )
 
 
-def _task_lines(session: Session) -> list[tuple[str, str]]:
-    settings, prior, rollout = session.recipe.task, session.recipe.prior, session.rollout
+def _task_lines(work: Work) -> list[tuple[str, str]]:
+    settings, prior, rollout = work.recipe.task, work.recipe.prior, work.rollout
     per_step = settings.train if settings.rows_per_step is None else settings.rows_per_step
     how = rollout.scoring
     if how == "generate":
@@ -97,15 +158,15 @@ def _task_lines(session: Session) -> list[tuple[str, str]]:
         how += f", reward {settings.reward}"
     how += f", {rollout.batches.size} sequences at a time"
     target = (
-        f"{session.rollout.task.name} by {how}: {settings.train} train rows, {per_step} a step; "
+        f"{rollout.task.name} by {how}: {settings.train} train rows, {per_step} a step; "
         f"{settings.holdout} holdout rows"
     )
     lines = [("task", target)]
-    if any(session.left_out):
-        train, validation = session.left_out
+    if any(work.left_out):
+        train, validation = work.left_out
         why = "they ask what another row asks, of their split or of one that stays apart from it"
         lines.append(("", f"left out: {train:,} train and {validation:,} validation rows; {why}"))
-    counts = {task.name: len(task.encoded) for task in session.tasks[1:]}
+    counts = {task.name: len(task.encoded) for task in work.tasks[1:]}
     if not counts:
         return lines
     priors = ", ".join(f"{name} {count} rows" for name, count in counts.items())
@@ -116,10 +177,12 @@ def _task_lines(session: Session) -> list[tuple[str, str]]:
 
 
 def _anchor_lines(session: Session) -> list[tuple[str, str]]:
-    anchor, base, device = session.recipe.anchor, session.base, session.base.loaded.device
-    lines = [] if base.mapped is None else [("anchor", base.mapped.note)]
-    if anchor.store == "device" and device.type != "cpu":
-        lines.append(("anchor", f"base weights on {device}"))
+    base, device = session.base, session.base.loaded.device
+    anchor, asked = base.anchor, session.recipe.anchor
+    at = device if anchor.store == "device" else "the host"
+    lies = f"base weights copied, on {at}" if base.mapped is None else base.mapped.note
+    why = "" if asked.store == anchor.store else f"; chosen: {CHOSEN[anchor.store]}"
+    lines = [("anchor", lies + why)]
     kept = f"drift kept in {anchor.drift}, {base.drift.nbytes / 1e6:,.0f} MB"
     if anchor.store != "disk":
         kept += " with the base weights"

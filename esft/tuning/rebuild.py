@@ -12,6 +12,7 @@ from esft.engine.members import net_coefficients
 from esft.engine.noise import NOISE_VERSION
 from esft.engine.weights import Weights, identity
 from esft.errors import AnchorError, JournalError, RunError, SnapshotError
+from esft.models.device import choose_device
 from esft.models.find import at_commit
 from esft.models.load import LoadedModel, load_model
 from esft.recipe.settings import Anchor, Model, Recipe, with_recorded_paths
@@ -20,6 +21,7 @@ from esft.runs.folder import RunFolder, open_run
 from esft.runs.names import find_run
 from esft.runs.records import best_step, scores
 from esft.runs.snapshots import Snapshots
+from esft.tuning.memory import room_on
 from esft.tuning.session import Base, open_base
 from esft.tuning.watcher import Watcher
 
@@ -158,15 +160,17 @@ def open_at_base(source: Source, watcher: Watcher, options: RebuildOptions) -> B
     model = model if options.model is None else replace(model, id=options.model)
     model = replace(model, id=at_commit(model.id, header["model"]))
     watcher.phase(f"loading {model.id}")
+    device = model.device if options.device is None else options.device
+    room = room_on(choose_device(device))
     loaded = load_model(
         model.id,
         dtype=header["dtype"],
-        device=model.device if options.device is None else options.device,
+        device=device,
         trust_remote_code=model.trust_remote_code,
     )
     _refuse_other_base(loaded, record)
     globs = [None if header[key] is None else tuple(header[key]) for key in ("include", "exclude")]
-    return open_base(loaded, anchor, header["seed"], *globs)
+    return open_base(loaded, anchor, header["seed"], *globs, room)
 
 
 def _refuse_other_base(loaded: LoadedModel, record: JournalRecord) -> None:

@@ -1,6 +1,7 @@
 """What a run records about itself, and whether a run that goes on is still the same one."""
 
 import platform
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -55,9 +56,15 @@ def run_info(session: Session) -> RunInfo:
             folder=str(Path.cwd()),
             data_dir=None if rows_folder is None else str(rows_folder.absolute()),
         ),
-        settings=settings_of(session.recipe),
+        settings=recorded_settings(session),
         batches=((0, session.rollout.batches.size),),
     )
+
+
+def recorded_settings(session: Session) -> dict[str, object]:
+    """Return every setting of a run, with the places that were chosen in it."""
+    recipe = replace(session.recipe, anchor=session.base.anchor)
+    return settings_of(recipe)
 
 
 def versions() -> dict[str, str]:

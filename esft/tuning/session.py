@@ -1,18 +1,23 @@
 """What a run works with: model, weights, drift and rows, loaded and checked."""
 
 import os
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from esft.engine import Drift, Weights
 from esft.engine.noise import derived_seed
-from esft.engine.weights import identity
+from esft.engine.weights import chosen_names, identity
 from esft.errors import AnchorError, RecipeError
 from esft.models.base_file import MappedBase, map_base
+from esft.models.device import choose_device
 from esft.models.load import LoadedModel, load_model
+from esft.models.outline import Outline
+from esft.models.shape import Shape, shape_of
 from esft.recipe.settings import Anchor, Recipe
 from esft.rollout.batches import Batches
 from esft.rollout.encode import EncodedRow
 from esft.rollout.rollout import Rollout
+from esft.tuning.memory import Batch, Memory, Room, batches_of, memory_of, placed, room_on
 from esft.tuning.tasks import EvalTask, eval_task, prior_rows, task_and_rows
 
 
@@ -24,6 +29,7 @@ class Base:
     identity: str  # of the base model
     weights: Weights
     drift: Drift
+    anchor: Anchor  # with the places that were chosen for base weights and drift
     mapped: MappedBase | None  # the files of the base weights, where they stay on the disk
 
     def refuse_if_changed(self) -> None:
@@ -43,15 +49,20 @@ def open_base(
     seed: int,
     include: tuple[str, ...] | None,
     exclude: tuple[str, ...] | None,
+    room: Room,
+    batches: Iterable[Batch] = (),
 ) -> Base:
-    """Return a model just loaded with a drift of its own; see `Weights` for the globs."""
-    try:
-        weights = Weights(loaded.model, include, exclude)
-    except ValueError as error:
-        raise RecipeError(
-            f"[model] include, exclude: {error}",
-            hint="globs such as 'model.layers.*.mlp.*' match parameter names",
-        ) from error
+    """Return a model just loaded with a drift of its own.
+
+    Args:
+        include, exclude: globs, see `Weights`.
+        room: what was free before it was loaded, for the places that `anchor` leaves open.
+        batches: what else goes into it.
+    """
+    shape = shape_of(loaded.model)
+    tuned = tuned_elements(shape, include, exclude)
+    anchor = placed(anchor, shape, tuned, loaded.device.type, batches, room)
+    weights = Weights(loaded.model, include, exclude)
     base_identity = identity(loaded.model)
     mapped = map_base(loaded, weights.names, base_identity) if anchor.store == "disk" else None
     drift = Drift(
@@ -62,23 +73,66 @@ def open_base(
         base=None if mapped is None else mapped.tensors,
         drift_store=anchor.drift_store,
     )
-    return Base(loaded=loaded, identity=base_identity, weights=weights, drift=drift, mapped=mapped)
+    return Base(
+        loaded=loaded,
+        identity=base_identity,
+        weights=weights,
+        drift=drift,
+        anchor=anchor,
+        mapped=mapped,
+    )
+
+
+def tuned_elements(
+    shape: Shape, include: tuple[str, ...] | None, exclude: tuple[str, ...] | None
+) -> int:
+    """Return how many elements are tuned; RecipeError if the globs choose none."""
+    try:
+        names = chosen_names(list(shape.parameters), include, exclude)
+    except ValueError as error:
+        raise RecipeError(
+            f"[model] include, exclude: {error}",
+            hint="globs such as 'model.layers.*.mlp.*' match parameter names",
+        ) from error
+    return sum(shape.parameters[name] for name in names)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Session:
-    """Everything between a recipe and its first step."""
+class Work:
+    """What a run has to do, without the weights it does it on."""
 
     recipe: Recipe  # with a seed, and with the numbers of rows that there are
-    base: Base
+    model: LoadedModel | Outline
     train: tuple[EncodedRow, ...]
     tasks: tuple[EvalTask, ...]  # the target on its holdout rows, then the prior tasks
     left_out: tuple[int, int]  # train and validation rows, as `Split.left_out`
+    room: Room  # before the model was loaded
 
     @property
     def rollout(self) -> Rollout:
         """Of the target."""
         return self.tasks[0].rollout
+
+    @property
+    def batches(self) -> list[Batch]:
+        """The largest batches of its tasks."""
+        size, target = self.rollout.batches.size, (self.rollout, self.train)
+        pairs = [target, *((task.rollout, task.encoded) for task in self.tasks)]
+        return [batch for pair in pairs for batch in batches_of(*pair, size)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session(Work):
+    """Everything between a recipe and its first step."""
+
+    base: Base
+
+    @property
+    def memory(self) -> Memory:
+        """What the run takes, by part."""
+        base = self.base
+        shape, device = shape_of(base.loaded.model), base.loaded.device.type
+        return memory_of(shape, base.weights.numel, base.anchor, device, self.batches)
 
 
 def rows_of_step(step: int, total: int, per_step: int, seed: int) -> list[int]:
@@ -103,6 +157,17 @@ def open_session(recipe: Recipe, batch: int | None = None) -> Session:
 
     A missing seed is drawn; `batch` is the number of sequences at a time that was found to fit.
     """
+    work = open_work(recipe, load_model, batch)
+    model, seed = work.recipe.model, work.recipe.search.seed
+    globs = model.include, model.exclude
+    base = open_base(work.model, recipe.anchor, seed, *globs, work.room, work.batches)
+    return Session(**vars(work), base=base)
+
+
+def open_work(
+    recipe: Recipe, load: Callable[..., LoadedModel | Outline], batch: int | None = None
+) -> Work:
+    """Return what a recipe names, its model by `load`; see `open_session`."""
     task, split = task_and_rows(recipe.task)
     train, asked, seed = len(split.train), recipe.task.rows_per_step, recipe.search.seed
     if asked is not None and asked > train:
@@ -118,7 +183,8 @@ def open_session(recipe: Recipe, batch: int | None = None) -> Session:
         task=replace(recipe.task, train=train, holdout=len(split.holdout)),
     )
     priors, model = prior_rows(recipe, task), recipe.model
-    loaded = load_model(
+    room = room_on(choose_device(model.device))
+    loaded = load(
         model.id, dtype=model.dtype, device=model.device, trust_remote_code=model.trust_remote_code
     )
     batches = Batches(recipe.task.batch if batch is None else batch)
@@ -127,8 +193,11 @@ def open_session(recipe: Recipe, batch: int | None = None) -> Session:
         eval_task("prior", prior, spec, rows, loaded, batches)
         for spec, (prior, rows) in zip(recipe.prior.specs, priors, strict=True)
     ]
-    base = open_base(loaded, recipe.anchor, seed, model.include, model.exclude)
-    encoded = target.rollout.encode(split.train)
-    return Session(
-        recipe=recipe, base=base, train=encoded, tasks=(target, *tasks), left_out=split.left_out
+    return Work(
+        recipe=recipe,
+        model=loaded,
+        train=target.rollout.encode(split.train),
+        tasks=(target, *tasks),
+        left_out=split.left_out,
+        room=room,
     )

@@ -14,13 +14,15 @@ from esft.engine.journal_read import JournalRecord
 from esft.errors import RunError, TakenError
 from esft.files import writing
 from esft.models.find import at_commit
-from esft.recipe.settings import Recipe, settings_of, with_recorded_paths
+from esft.models.shape import shape_of
+from esft.recipe.settings import Recipe, with_recorded_paths
 from esft.recipe.toml import dump_recipe, load_recipe
 from esft.runs.folder import RunFolder, create_run, open_run, require_room
 from esft.runs.names import choose_run_path, locked
 from esft.runs.records import StepMetrics, drop_after, metrics
-from esft.runs.snapshots import NEWEST, Snapshots
+from esft.runs.snapshots import Snapshots
 from esft.tuning.loop import Loop
+from esft.tuning.memory import disk_bytes
 from esft.tuning.plan import tell_plan
 from esft.tuning.population import Population
 from esft.tuning.rebuild import Source, bring_to, rebuild
@@ -30,6 +32,7 @@ from esft.tuning.run_info import (
     changed_settings,
     device_of,
     journal_header,
+    recorded_settings,
     run_info,
     versions,
 )
@@ -103,7 +106,7 @@ def resume_tuning(path: Path, watcher: Watcher, stop: Callable[[], bool]) -> Out
         _require_room(session, path)
         _clear(run, record, watcher)
         tell_plan(session, path, watcher)
-        run.update_info(state="running", settings=settings_of(recipe))
+        run.update_info(state="running", settings=recorded_settings(session))
         return _go_on(session, run, record, watcher, stop, Population)
 
 
@@ -120,11 +123,11 @@ def _create(session: Session) -> RunFolder:
 
 def _require_room(session: Session, path: Path) -> None:
     """Refuse a disk without room for the model and the snapshots that a run leaves."""
-    model = sum(parameter.nbytes for parameter in session.base.loaded.model.parameters())
-    # The newest, that of the best step, and one being written; those there make way for them.
-    drift = (NEWEST + 2) * session.base.drift.state_nbytes
+    base = session.base
+    needed = disk_bytes(shape_of(base.loaded.model), base.weights.numel, base.anchor)
+    # Those there make way for new ones.
     there = sum(file.stat().st_size for file in (path / "drift").glob("step-*.safetensors"))
-    require_room(path, model + drift - there)
+    require_room(path, needed - there)
 
 
 def _refuse(run: RunFolder, differences: list[str]) -> None:

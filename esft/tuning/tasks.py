@@ -9,6 +9,7 @@ from typing import Literal
 
 from esft.errors import RecipeError, TaskError
 from esft.models.load import LoadedModel
+from esft.models.outline import Outline
 from esft.recipe.priors import PriorSpec
 from esft.recipe.settings import Recipe, TaskSettings
 from esft.rollout.batches import MOST, Batches, largest_batch
@@ -87,7 +88,7 @@ def eval_task(
     task: Task,
     settings: TaskSettings | PriorSpec,
     rows: Sequence[Row],
-    loaded: LoadedModel,
+    loaded: LoadedModel | Outline,
     batches: Batches,
 ) -> EvalTask:
     """Return a task ready to be evaluated on a model, scored as `settings` say."""

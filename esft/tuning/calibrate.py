@@ -1,0 +1,150 @@
+"""How long a run will take: one real member on real rows, timed."""
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from esft.engine.members import Member, population
+from esft.recipe.settings import Recipe
+from esft.rollout.encode import EncodedRow
+from esft.rollout.results import RowResult
+from esft.tuning.population import Population
+from esft.tuning.session import Session, open_session, rows_of_step
+from esft.tuning.watcher import Watcher
+
+_RAPL = Path("/sys/class/powercap")
+_SAMPLE = 64
+"""Rows of a task whose time tells that of all."""
+_MEMBERS = 6
+"""Members of an update whose time, less that of one, tells what each adds."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Times:
+    """What a run will take, in seconds; `member` to `evaluation` are measured, from parts."""
+
+    member: float  # perturb, roll out, revert
+    engine: float  # of that, perturb and revert
+    update: float  # of a whole population
+    evaluation: float  # of target and prior tasks
+    step: float
+    run: float  # with its evaluations; without loading, snapshots and saving
+    tokens_a_second: float  # read and written by a member
+    joules: float | None  # of the run; None where the device does not tell
+
+
+def calibrate(recipe: Recipe, watcher: Watcher) -> Times:
+    """Load a model, time what a run does with it, and say how long all of it takes.
+
+    No run is begun. EsftError as `open_session`.
+    """
+    watcher.phase(f"loading {recipe.model.id}")
+    session = open_session(recipe)
+    search, every = session.recipe.search, session.recipe.prior.every
+    per_step, total = session.recipe.task.rows_per_step, len(session.train)
+    numbers = rows_of_step(1, total, per_step or total, search.seed)
+    rows = [session.train[number] for number in numbers]
+    members = population(search.seed, 1, search.population, search.antithetic)
+    watcher.phase("timing a member, an update and an evaluation")
+    _roll_out(session, members[0], rows[: session.rollout.batches.size])  # the first takes longer
+    joules = energy_since(session.base.loaded.device)
+    member, results = _timed(lambda: _roll_out(session, members[1], rows))
+    spent = joules()
+    engine, _ = _timed(lambda: _roll_out(session, members[1], ()))
+    evaluation = sum(_evaluation(task.rollout, task.encoded) for task in session.tasks)
+    update = _update(session, members)
+    step = search.population * member + update
+    evaluations = 2 + (0 if every is None else (search.steps - 1) // every)
+    run = search.steps * step + evaluations * evaluation
+    return Times(
+        member=member,
+        engine=engine,
+        update=update,
+        evaluation=evaluation,
+        step=step,
+        run=run,
+        tokens_a_second=_tokens(session, rows, results) / max(member - engine, 1e-9),
+        joules=None if spent is None else spent / member * run,
+    )
+
+
+def energy_since(device: torch.device, rapl: Path = _RAPL) -> Callable[[], float | None]:
+    """Return what tells the joules that a device took from now on; None where it does not tell.
+
+    Of a GPU by NVML, if it is installed; of a CPU the counters of all its packages.
+    """
+    if device.type == "cuda":
+        with suppress(Exception):  # no package, no driver, no counter: whatever NVML raises
+            import pynvml
+
+            pynvml.nvmlInit()
+            uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
+            handle = pynvml.nvmlDeviceGetHandleByUUID(uuid)
+            before = pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)  # millijoules
+            return lambda: (pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) - before) / 1e3
+        return lambda: None
+    began: dict[Path, int] = {}
+    with suppress(OSError, ValueError):  # not there, or not for every user to read
+        began = {file: int(file.read_text()) for file in rapl.glob("*-rapl:[0-9]/energy_uj")}
+
+    def since() -> float | None:
+        with suppress(OSError, ValueError):
+            spans = {file: int((file.parent / "max_energy_range_uj").read_text()) for file in began}
+            took = [(int(file.read_text()) - began[file]) % spans[file] for file in began]
+            return sum(took) / 1e6 if took else None
+        return None
+
+    return since
+
+
+def _timed(work: Callable[[], object]) -> tuple[float, object]:
+    began = time.monotonic()
+    result = work()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.monotonic() - began, result
+
+
+def _roll_out(session: Session, member: Member, rows: Sequence[EncodedRow]) -> list[RowResult]:
+    """Perturb, roll out and revert, as the loop does."""
+    return Population(session).roll_out([member], rows, lambda done: None)[0]
+
+
+def _update(session: Session, members: Sequence[Member]) -> float:
+    """Return how long the update of a population takes."""
+    search, anchor, drift = session.recipe.search, session.recipe.anchor, session.base.drift
+
+    def update(count: int) -> float:
+        signs = [1.0 if at % 3 else -0.5 for at in range(count)]  # no pair of them cancels
+        rest = search.alpha, anchor.awd, anchor.norm
+        return _timed(lambda: drift.step(list(members[:count]), signs, *rest))[0]
+
+    few, some = min(2, len(members)), min(_MEMBERS, len(members))
+    update(few)  # the first takes longer
+    one, more = update(few), update(some)
+    each = max(0.0, more - one) / max(1, some - few)
+    return one + each * (len(members) - few)
+
+
+def _evaluation(rollout, encoded: Sequence[EncodedRow]) -> float:
+    """Return how long the evaluation of all rows takes, from that of some."""
+    some = encoded[:: -(-len(encoded) // _SAMPLE)]
+    return _timed(lambda: rollout.evaluate(some))[0] * len(encoded) / len(some)
+
+
+def _tokens(session: Session, rows: Sequence[EncodedRow], results: Sequence[RowResult]) -> int:
+    """Return the tokens of a member's sequences: as given, and as answered."""
+    given = [one for row in rows for one in (row.options or row.references)]
+    read = sum(len(one.tokens) + 1 for one in given)
+    read += sum(len(prompt) for row in rows for prompt in row.prompts)
+    if session.rollout.scoring != "generate":
+        return read
+    tokenize = session.rollout.tokenizer
+    answers = [text for result in results for text in result.answers]
+    return read + sum(
+        len(tokenize(text, add_special_tokens=False)["input_ids"]) for text in answers
+    )

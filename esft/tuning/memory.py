@@ -1,0 +1,184 @@
+"""What memory a run takes, by part; and where base weights and drift lie so that it fits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from esft.engine.kept import KINDS, kept_bytes
+from esft.engine.undo import LOG_SHARE
+from esft.engine.weights import scratch_bytes
+from esft.recipe.settings import Anchor
+from esft.rollout.logprobs import LOGITS
+from esft.rollout.options import trees_of
+from esft.runs.snapshots import NEWEST
+
+if TYPE_CHECKING:
+    import torch
+
+    from esft.models.shape import Shape
+    from esft.rollout.encode import EncodedRow
+    from esft.rollout.rollout import Rollout
+
+MARGIN = 0.1
+"""Share of the free memory that stays free in what is said to fit: predictions are as exact."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """The sequences that go through a model at once, all as long as the longest."""
+
+    sequences: int
+    tokens: int  # of a sequence, as it is given
+    answer: int = 0  # tokens that are then made one by one
+    targets: int = 0  # positions of the batch whose logits are looked at together
+
+
+@dataclass(frozen=True, kw_only=True)
+class Room:
+    """Free bytes, those that a model takes once it is loaded among them."""
+
+    device: int
+    host: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """Bytes by part; all of them on the device where that has no memory of its own (cpu, mps)."""
+
+    device: Mapping[str, int]
+    passing: Mapping[str, int]
+    """On the device too, one after the other: the largest counts."""
+    host: Mapping[str, int]
+
+    @property
+    def on_device(self) -> int:
+        return sum(self.device.values()) + max(self.passing.values(), default=0)
+
+    @property
+    def on_host(self) -> int:
+        return sum(self.host.values())
+
+    def fits(self, room: Room) -> bool:
+        free = 1 - MARGIN
+        return self.on_device <= free * room.device and self.on_host <= free * room.host
+
+
+def room_on(device: torch.device) -> Room:
+    """Return what is free for a run whose weights are not loaded yet."""
+    import psutil
+    import torch
+
+    host = psutil.virtual_memory().available
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else host
+    return Room(device=free, host=host)
+
+
+def memory_of(
+    shape: Shape, tuned: int, anchor: Anchor, device: str, batches: Iterable[Batch]
+) -> Memory:
+    """Return what a run takes at its peak, above the interpreter with its libraries.
+
+    Args:
+        tuned: elements that are tuned.
+        anchor: `placed`, so that its stores are not "auto" or None.
+        device: the kind of the device: cpu, cuda or mps.
+        batches: of all tasks; the largest counts.
+    """
+    base, drift = tuned * shape.itemsize, kept_bytes(anchor.drift, tuned)
+    on_device = {"weights": shape.nbytes}
+    on_host: dict[str, int] = {}
+    # What lies on the host takes the device's memory where that is one with the host's.
+    beside = on_host if device == "cuda" else on_device
+    if anchor.store != "disk":
+        (on_device if anchor.store == "device" else beside)["base weights"] = base
+    (on_device if anchor.drift_store == "device" else beside)["drift"] = drift
+    if device != "cpu" and not anchor.store == anchor.drift_store == "device":
+        on_device["log"] = int(LOG_SHARE * base)
+    batch = max((batch_bytes(shape, one) for one in batches), default=0)
+    passing = {"scratch": scratch_bytes(device), "batch": batch}
+    return Memory(device=on_device, passing=passing, host=on_host)
+
+
+def batch_bytes(shape: Shape, batch: Batch) -> int:
+    """Return what a batch takes: cache, activations of the widest layer and logits."""
+    rows, size = batch.sequences, shape.itemsize
+    # A feed-forward part holds its input twice (for the sum behind it) and three products.
+    token = (2 * shape.hidden + 3 * shape.intermediate) * size
+    given = rows * batch.tokens
+    if not batch.answer:
+        # Log-probabilities beside the logits they are made of, in float32.
+        logits = min(LOGITS, batch.targets * shape.vocabulary) * (8 if size == 4 else 8 + size)
+        return given * (token + 2 * shape.hidden * size) + logits
+    logits = rows * shape.vocabulary * (4 if size == 4 else 4 + size)
+    whole = given + rows * batch.answer
+    # The new token makes each layer's keys and values anew, and repeats them for every head.
+    layer = shape.token_bytes // shape.layers + 2 * shape.heads * shape.head * size
+    reading = given * (shape.token_bytes + token) + logits
+    return max(reading, whole * (shape.token_bytes + layer) + logits)
+
+
+def batches_of(rollout: Rollout, encoded: Iterable[EncodedRow], size: int) -> Iterator[Batch]:
+    """Yield the largest batch of each kind that some rows go through a model in."""
+    rows = list(encoded)
+    prompts = sorted((len(prompt) for one in rows for prompt in one.prompts), reverse=True)[:size]
+    if prompts:
+        yield Batch(sequences=len(prompts), tokens=prompts[0], answer=rollout.max_new_tokens)
+    trees = [tree for one in rows if one.options for tree in trees_of(one.options, math.inf)]
+    for given in (trees, [reference for one in rows for reference in one.references]):
+        given = sorted(given, key=lambda one: len(one.tokens), reverse=True)[:size]
+        if given:
+            targets = sum(len(one.targets) for one in given)
+            yield Batch(sequences=len(given), tokens=len(given[0].tokens), targets=targets)
+
+
+def disk_bytes(shape: Shape, tuned: int, anchor: Anchor) -> int:
+    """Return what a run folder takes: the tuned model, and snapshots of the drift."""
+    # The newest, that of the best step, and one being written.
+    return shape.nbytes + (NEWEST + 2) * kept_bytes(anchor.drift, tuned)
+
+
+def placed(
+    anchor: Anchor, shape: Shape, tuned: int, device: str, batches: Iterable[Batch], room: Room
+) -> Anchor:
+    """Return `anchor` with a place for base weights and drift where it leaves that open.
+
+    The first that fits, the fastest first: the device, a copy on the host, mapped from the disk.
+    On a CPU the first two are one. Where none fits it is the last, which takes the least.
+    """
+    batches = list(batches)
+    stores = (anchor.store,) if anchor.store != "auto" else STORES_OF.get(device, STORES)
+    for store in stores:
+        drift_store = anchor.drift_store
+        if drift_store is None:
+            drift_store = "device" if store == "device" else "cpu"
+        chosen = replace(anchor, store=store, drift_store=drift_store)
+        if memory_of(shape, tuned, chosen, device, batches).fits(room):
+            break
+    return chosen
+
+
+STORES = ("device", "cpu", "disk")
+STORES_OF = {"cpu": ("cpu", "disk")}
+"""Where base weights can lie, the fastest first; by kind of device where they differ."""
+
+
+def choices(
+    anchor: Anchor, shape: Shape, tuned: int, device: str, batches: Iterable[Batch], room: Room
+) -> list[tuple[Anchor, Memory]]:
+    """Return the memory of each choice of store and drift."""
+    rest = shape, tuned, device, list(batches), room
+    every = [
+        placed(replace(anchor, store=store, drift=kind, drift_store=None), *rest)
+        for store in STORES_OF.get(device, STORES)
+        for kind in KINDS
+    ]
+    return [(one, memory_of(shape, tuned, one, *rest[2:4])) for one in every]
+
+
+def resized(batch: Batch, sequences: int) -> Batch:
+    """Return the same batch with another number of sequences."""
+    targets = -(-batch.targets * sequences // batch.sequences)
+    return replace(batch, sequences=sequences, targets=targets)
