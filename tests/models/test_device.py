@@ -5,7 +5,13 @@ import torch
 
 from esft.errors import ModelError
 from esft.models import device as devices
-from esft.models.device import choose_device, choose_gguf_dtype, computes_bfloat16, parse_dtype
+from esft.models.device import (
+    choose_device,
+    choose_gguf_dtype,
+    computes_bfloat16,
+    emulates,
+    parse_dtype,
+)
 
 
 def a_machine_with(monkeypatch, *, cuda=0, mps=False):
@@ -98,3 +104,25 @@ def test_a_gpu_that_emulates_bfloat16_does_not_compute_in_it(monkeypatch):
 
     assert not computes_bfloat16(torch.device("cuda:0"))
     assert options == {"including_emulation": False}
+
+
+@pytest.mark.parametrize(
+    ("kind", "machine", "capabilities", "slow"),
+    [
+        ("cpu", "x86_64", {"avx2": True}, ["float16", "bfloat16"]),
+        ("cpu", "x86_64", {"avx512_bf16": True}, ["float16"]),
+        ("cpu", "AMD64", {"amx_bf16": True, "amx_fp16": True}, []),
+        ("cpu", "aarch64", {"neon": True}, []),
+        ("cuda", "x86_64", {"avx2": True}, []),
+    ],
+)
+def test_a_cpu_emulates_the_half_precision_that_it_has_no_units_for(
+    kind, machine, capabilities, slow, monkeypatch
+):
+    monkeypatch.setattr(devices.platform, "machine", lambda: machine)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+
+    dtypes = ("float32", "float16", "bfloat16")
+    found = [name for name in dtypes if emulates(torch.device(kind), getattr(torch, name))]
+
+    assert found == slow

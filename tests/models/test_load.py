@@ -17,7 +17,6 @@ from tiny_models import (
 )
 from transformers.utils import logging
 
-from esft.models import load as models
 from esft.models.load import load_model
 from esft.models.save import save_model
 
@@ -109,11 +108,3 @@ def test_what_a_checkpoint_lacks_or_has_too_much_is_said(tokenizer, extra, note,
     assert loaded.borrowed_pad == ("pad" in tokenizer)
     assert loaded.tokenizer.pad_token in note or not loaded.borrowed_pad
     assert loaded.tokenizer(TEXT).input_ids == tiny_tokenizer()(TEXT).input_ids
-
-
-def test_bfloat16_on_a_cpu_that_emulates_it_is_said(tmp_path, monkeypatch):
-    monkeypatch.setattr(models, "computes_bfloat16", lambda device: False)
-    folder = write_model(tmp_path / "m", tiny_llama(dtype=torch.bfloat16))
-
-    assert "--dtype float32 is faster" in load_model(str(folder), device="cpu").notes[0]
-    assert load_model(str(folder), device="cpu", dtype="bfloat16").notes == ()
