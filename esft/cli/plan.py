@@ -68,13 +68,15 @@ def _planned(
 ) -> tuple[Costs, Times | None]:
     assumed = name is None and "task.name" not in options.typed_settings(ctx)[0]
     recipe = options.recipe_of(ctx, name, {"task.name": "conciseness"} if assumed else {})
+    if calibrate and (assumed or vram is not None):
+        raise click.UsageError(
+            "--calibrate times rows of a task on this machine: name a --task, and no --vram"
+        )
     from esft.tuning.costs import plan_run
 
     costs = plan_run(recipe, vram, assumed=assumed)
     if not calibrate:
         return costs, None
-    if assumed or vram is not None:
-        raise click.UsageError("--calibrate times rows of a task on this machine: name a --task")
     from esft.tuning.calibrate import calibrate as timed
 
     with show_work() as watcher:

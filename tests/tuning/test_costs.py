@@ -89,7 +89,7 @@ def test_a_dry_run_tells_the_plan_and_leaves_nothing(tmp_path):
 
 def test_a_dry_run_refuses_what_a_run_refuses(tmp_path, monkeypatch):
     recipe = a_recipe(tmp_path)
-    monkeypatch.setattr("shutil.disk_usage", lambda path: (0, 0, 1000))
+    monkeypatch.setattr("esft.runs.folder.free_on_disk", lambda path: 1000)
     with pytest.raises(RunError, match="0 MB free, expected"):
         check_run(recipe, Notes())
     (tmp_path / "run").mkdir()
