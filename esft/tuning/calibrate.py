@@ -9,10 +9,11 @@ from pathlib import Path
 import torch
 
 from esft.engine.members import Member, population
+from esft.engine.perturb import visiting
 from esft.recipe.settings import Recipe
 from esft.rollout.encode import EncodedRow
 from esft.rollout.results import RowResult
-from esft.tuning.population import Population
+from esft.tuning.population import Laps, Population
 from esft.tuning.session import Session, open_session, rows_of_step
 from esft.tuning.watcher import Watcher
 
@@ -27,8 +28,8 @@ _MEMBERS = 6
 class Times:
     """What a run will take, in seconds; `member` to `evaluation` are measured, from parts."""
 
-    member: float  # perturb, roll out, revert
-    engine: float  # of that, perturb and revert
+    member: float  # perturb, roll out, grade
+    engine: float  # of that, not the rollout
     update: float  # of a whole population
     evaluation: float  # of target and prior tasks
     step: float
@@ -52,9 +53,11 @@ def calibrate(recipe: Recipe, watcher: Watcher) -> Times:
     watcher.phase("timing a member, an update and an evaluation")
     _roll_out(session, members[0], rows[: session.rollout.batches.size])  # the first takes longer
     joules = energy_since(session.base.loaded.device)
-    member, results = _timed(lambda: _roll_out(session, members[1], rows))
+    alone, results = _timed(lambda: _roll_out(session, members[1], rows))
     spent = joules()
-    engine, _ = _timed(lambda: _roll_out(session, members[1], ()))
+    one, another = (_visits(session, members, count) for count in (1, 2))
+    engine = max(0.0, another - one)  # what going back costs is shared by all of a population
+    member = alone - one + engine
     evaluation = sum(_evaluation(task.rollout, task.encoded) for task in session.tasks)
     update = _update(session, members)
     step = search.population * member + update
@@ -67,8 +70,8 @@ def calibrate(recipe: Recipe, watcher: Watcher) -> Times:
         evaluation=evaluation,
         step=step,
         run=run,
-        tokens_a_second=_tokens(session, rows, results) / max(member - engine, 1e-9),
-        joules=None if spent is None else spent / member * run,
+        tokens_a_second=_tokens(session, rows, results) / (alone - one),
+        joules=None if spent is None else spent / alone * run,
     )
 
 
@@ -111,7 +114,20 @@ def _timed(work: Callable[[], object]) -> tuple[float, object]:
 
 def _roll_out(session: Session, member: Member, rows: Sequence[EncodedRow]) -> list[RowResult]:
     """Perturb, roll out and revert, as the loop does."""
-    return Population(session).roll_out([member], rows, lambda done: None)[0]
+    laps = Laps(session.base.loaded.device)
+    return Population(session).roll_out([member], rows, lambda done: None, laps)[0]
+
+
+def _visits(session: Session, members: Sequence[Member], count: int) -> float:
+    """Return how long the weights take to hold some members and to come back."""
+    base, sigma = session.base, session.recipe.search.sigma
+
+    def visits() -> None:
+        with visiting(base.weights, sigma, base.drift) as visit:
+            for member in members[:count]:
+                visit(member)
+
+    return min(_timed(visits)[0] for _ in range(3))
 
 
 def _update(session: Session, members: Sequence[Member]) -> float:

@@ -18,8 +18,12 @@ from esft.tuning.memory import Room, memory_of, placed, resized
 from esft.tuning.session import open_session
 
 
-def test_a_plan_without_weights_says_what_the_run_finds_with_them(tmp_path):
+@pytest.mark.parametrize("task", ["conciseness", "arc-easy", "copy-letters"])
+def test_a_plan_without_weights_says_what_the_run_finds_with_them(task, tmp_path):
     recipe = a_recipe(tmp_path, model=tiny_llama(dtype=torch.bfloat16))
+    data = None if task != "arc-easy" else str(write_arc(tmp_path / "data"))
+    named = TaskSettings(name=task, train=3, holdout=4, max_new_tokens=6, data_dir=data)
+    recipe = replace(recipe, task=named)
 
     planned = plan_run(recipe)
 
