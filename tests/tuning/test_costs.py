@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from tiny_models import tiny_llama
-from tiny_runs import Notes, a_recipe
+from tiny_runs import Notes, a_recipe, write_arc
 
 from esft.errors import RunError
 from esft.models.shape import published_shapes
