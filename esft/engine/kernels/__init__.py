@@ -1,5 +1,7 @@
 """The passes over weights in three forms of the same bits, and which of them serves a device."""
 
+from subprocess import SubprocessError
+
 import torch
 
 from esft.engine.kernels.reference import Kernels
@@ -19,6 +21,14 @@ def chosen_kernels(device: torch.device) -> Kernels:
             from esft.engine.kernels.numba_cpu import NumbaKernels
 
             return NumbaKernels()
-    except ImportError:
+        if device.type == "cuda" and torch.version.hip is None:
+            from triton.runtime import driver
+
+            # Some versions build their driver here: it takes a C compiler and Python's headers.
+            driver.active.get_current_target()
+            from esft.engine.kernels.triton_cuda import TritonKernels
+
+            return TritonKernels()
+    except (ImportError, OSError, RuntimeError, SubprocessError):
         pass
     return Kernels()

@@ -69,7 +69,7 @@ class NumbaKernels(Kernels):
         self._write(out, base, drift, start, keys, scale)
 
     def compose(self, out: Tensor, base: Tensor, drift: Stored) -> None:
-        self._write(out, base, drift, 0, (0, 0), 0.0)
+        self._write(out, base, drift, 0, None, 0.0)
 
     def accumulate(
         self, total: Tensor, name: str, start: int, nets: Sequence[tuple[int, float]]
@@ -120,7 +120,7 @@ class NumbaKernels(Kernels):
         base: Tensor,
         drift: Stored | None,
         start: int,
-        keys: tuple[int, int],
+        keys: tuple[int, int] | None,
         scale: float,
     ) -> None:
         drift = Stored(base[:0]) if drift is None else drift
@@ -128,11 +128,12 @@ class NumbaKernels(Kernels):
         has_drift = drift.values.numel() > 0
         codes = _CODES[out.dtype], _CODES[drift.values.dtype] if has_drift else _NONE
         numbers = _floats(drift.factor, drift.owed)
+        k1, k2 = map(u32, keys or (0, 0))
 
         def work(first: int, last: int) -> None:
             _write(
                 *(theta, theta_0, kept, scales.view(f32), first, last, *codes, *numbers),
-                *(start, u32(keys[0]), u32(keys[1]), f32(scale), scale != 0),
+                *(start, k1, k2, *_floats(scale), keys is not None),
             )
 
         _shared(out.numel(), work)

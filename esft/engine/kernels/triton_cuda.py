@@ -1,0 +1,194 @@
+"""The passes in Triton, compiled for the cuda device at hand: a piece in one launch.
+
+Products are not fused with their sums, and integers round 16-bit numbers, in their bits: a compiler
+may take a number that goes to bfloat16 and back for the number itself.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from esft.engine.kernels.reference import BLOCK, Kernels, Stored
+from esft.engine.noise import CUBIC, MEAN_BYTE_SUM, MIX_1, MIX_2, STRIDE, UNIT, hash_keys
+
+# A kernel reads no other global numbers.
+_STRIDE, _MIX_1, _MIX_2 = tl.constexpr(STRIDE), tl.constexpr(MIX_1), tl.constexpr(MIX_2)
+_MEAN, _CUBIC, _UNIT = tl.constexpr(MEAN_BYTE_SUM), tl.constexpr(CUBIC), tl.constexpr(UNIT)
+_BLOCK = tl.constexpr(BLOCK)
+
+# Elements of a program, a multiple of BLOCK: 8 a thread, 16 bytes of a 16-bit dtype.
+_SIZE = 1024
+_OPTIONS = {"SIZE": _SIZE, "num_warps": 4, "enable_fp_fusion": False}
+
+
+class TritonKernels(Kernels):
+    """The passes on the current stream of the device of their tensors; none waits for it."""
+
+    name = "triton"
+    fused = True
+
+    def perturb(
+        self,
+        out: Tensor,
+        base: Tensor,
+        drift: Stored | None,
+        name: str,
+        start: int,
+        seed: int,
+        scale: float,
+    ) -> None:
+        ((counter, key),) = _keys(name, start, [seed]).tolist()
+        self._write(out, base, drift, scale, counter, key, noise=True)
+
+    def compose(self, out: Tensor, base: Tensor, drift: Stored) -> None:
+        self._write(out, base, drift, 0.0, 0, 0, noise=False)
+
+    def accumulate(
+        self, total: Tensor, name: str, start: int, nets: Sequence[tuple[int, float]]
+    ) -> None:
+        # (members, 3): the keys and the bits of the coefficient, in one copy to the device.
+        keys = _keys(name, start, [seed for seed, _ in nets])
+        coefficients = torch.tensor([net for _, net in nets], dtype=torch.float32)
+        members = torch.cat([keys, coefficients.view(torch.int32).view(-1, 1)], 1)
+        if total.is_cuda:  # page-locked, so that the copy is not waited for
+            members = members.pin_memory().to(total.device, non_blocking=True)
+        _launch(_accumulate, total, members, len(nets))
+
+    def _write(
+        self,
+        out: Tensor,
+        base: Tensor,
+        drift: Stored | None,
+        scale: float,
+        counter: int,
+        key: int,
+        noise: bool,
+    ) -> None:
+        kept = None, None, 1.0, 0.0
+        if drift is not None:
+            kept = drift.values, drift.scales, drift.factor, drift.owed
+        _launch(_write, out, base, *kept, scale, counter, key, NOISE=noise)
+
+
+def _keys(name: str, start: int, seeds: Sequence[int]) -> Tensor:
+    """Return counter of element `start` and second key of each noise: (seeds, 2) int32 bits."""
+    keys = [hash_keys("noise", seed, name) for seed in seeds]
+    bits = [((key_1 + start * STRIDE) & 0xFFFFFFFF, key_2) for key_1, key_2 in keys]
+    return torch.from_numpy(np.array(bits, np.uint32).reshape(-1, 2).view(np.int32))
+
+
+def _launch(kernel: triton.JITFunction, out: Tensor, *arguments: object, **flags: bool) -> None:
+    """Run a kernel over the elements of `out`, on its device."""
+    count = out.numel()
+    with torch.cuda.device_of(out):
+        kernel[(triton.cdiv(count, _SIZE),)](out, count, *arguments, **flags, **_OPTIONS)
+
+
+@triton.jit(do_not_specialize=["counter", "key"])
+def _write(
+    out, count, base, drift, scales, factor, owed, scale, counter, key,
+    NOISE: tl.constexpr, SIZE: tl.constexpr,
+):  # fmt: skip
+    """Write round(base + D) to `out`, and round that plus scale * noise where NOISE.
+
+    Where `drift` is None there is no D; `scales` are those of int8.
+    """
+    first, at, mask = _places(count, SIZE)
+    values = _float32(tl.load(base + first + at, mask=mask, other=0))
+    if drift is not None:
+        values = _composed(values, _drift(drift, scales, factor, owed, first, at, mask))
+        if NOISE:
+            values = _float32(_rounded(values, out.dtype.element_ty))
+    if NOISE:
+        values = _noise(counter, key, first, at) * scale + values
+    tl.store(out + first + at, _rounded(values, out.dtype.element_ty), mask=mask)
+
+
+@triton.jit(do_not_specialize=["members"])
+def _accumulate(total, count, keys, members, SIZE: tl.constexpr):
+    """Add the noises to `total`, one after the other, each element in a register."""
+    first, at, mask = _places(count, SIZE)
+    sums = tl.load(total + first + at, mask=mask, other=0)
+    for _ in range(members):
+        net = tl.load(keys + 2).to(tl.float32, bitcast=True)
+        sums += _noise(tl.load(keys), tl.load(keys + 1), first, at) * net
+        keys += 3
+    tl.store(total + first + at, sums, mask=mask)
+
+
+@triton.jit
+def _places(count, SIZE: tl.constexpr):
+    """Return a program's first element, in 64 bits, the places of all after it, which exist."""
+    first = tl.program_id(0).to(tl.int64) * SIZE
+    at = tl.arange(0, SIZE)
+    return first, at, at < count - first
+
+
+@triton.jit
+def _noise(counter, key, first, at):
+    """Return elements of the noise; see `noise.noise`. The counter wraps at 32 bits."""
+    x = counter.to(tl.uint32, bitcast=True) + first.to(tl.uint32) * _STRIDE
+    x += at.to(tl.uint32) * _STRIDE
+    x = (x ^ (x >> 16)) * _MIX_1
+    x ^= key.to(tl.uint32, bitcast=True)
+    x = (x ^ (x >> 15)) * _MIX_2
+    x ^= x >> 16
+    pairs = (x & 0xFF00FF) + ((x >> 8) & 0xFF00FF)
+    y = ((pairs + (pairs >> 16)) & 0xFFFF).to(tl.int32) - _MEAN
+    return (y * (y * y + _CUBIC)).to(tl.float32) * _UNIT
+
+
+@triton.jit
+def _drift(values, scales, factor, owed, first, at, mask):
+    """Return D as float32; see `reference.read`."""
+    drift = _float32(tl.load(values + first + at, mask=mask, other=0))
+    if scales is None:
+        drift *= factor
+    else:
+        drift *= tl.load(scales + first // _BLOCK + at // _BLOCK, mask=mask, other=0)
+        shrunk = tl.abs(drift) - owed
+        sign = drift.to(tl.uint32, bitcast=True) & 0x80000000
+        bits = tl.where(shrunk < 0, 0.0, shrunk).to(tl.uint32, bitcast=True) | sign
+        drift = bits.to(tl.float32, bitcast=True)
+    return drift
+
+
+@triton.jit
+def _composed(base, drift):
+    """Return base + drift, with the sign that `reference.composed` gives a zero."""
+    return base - (0.0 - drift)  # 0.0 - 0.0 and 0.0 - -0.0 are both 0.0
+
+
+@triton.jit
+def _float32(values):
+    """Return numbers of any dtype as float32; bfloat16 is its upper half."""
+    if values.dtype == tl.bfloat16:
+        bits = values.to(tl.uint16, bitcast=True).to(tl.uint32) << 16
+        values = bits.to(tl.float32, bitcast=True)
+    return values.to(tl.float32)
+
+
+@triton.jit
+def _rounded(values, dtype: tl.constexpr):
+    """Return float32 rounded to a dtype, to the nearest, half to even; NaN stays NaN."""
+    bits = values.to(tl.uint32, bitcast=True)
+    if dtype == tl.bfloat16:
+        half = (bits + ((bits >> 16) & 1) + 0x7FFF) >> 16
+        half = tl.where(values != values, 0x7FC0, half)
+        values = half.to(tl.uint16).to(dtype, bitcast=True)
+    elif dtype == tl.float16:
+        part = bits & 0x7FFFFFFF
+        # From 2**-14 on: 112 less in the exponent, 13 bits of the mantissa rounded away.
+        half = (part + ((part >> 13) & 1) + 0xFFF - (112 << 23)) >> 13
+        # Below, a sum with 0.5 is rounded at 2**-24, the step of the subnormals.
+        small = part.to(tl.float32, bitcast=True) + 0.5
+        small = small.to(tl.uint32, bitcast=True) - 0x3F000000
+        half = tl.where(part < (113 << 23), small, half)
+        half = tl.where(part >= (143 << 23), 0x7C00, half)
+        half = tl.where(values != values, 0x7E00, half) | ((bits >> 16) & 0x8000)
+        values = half.to(tl.uint16).to(dtype, bitcast=True)
+    return values

@@ -1,0 +1,144 @@
+"""A step in one pass of numba is the step of `update.py`; threads change no bit."""
+
+import json
+import math
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from some_pieces import assert_same_bits, drifts, dtypes, forms, names, nets, numbers, places, seeds
+from some_weights import DRIFT_DTYPES
+
+from esft.engine import Member, Weights, perturbed
+from esft.engine.kept import KINDS
+from esft.engine.kernels import Kernels, chosen_kernels
+from esft.engine.kernels.reference import BLOCK, Stored, Update, read
+from esft.engine.noise import MAX_NOISE
+from esft.engine.update import update_piece
+from esft.engine.weights import Piece
+
+# Elements, more than a buffer of numba's.
+MOST = 1300
+# More than the first shares of two threads.
+MANY = 2 * (1 << 18) + 1001
+WITHOUT_NUMBA = """
+import json, sys
+sys.modules["numba"] = None
+import torch
+from esft.engine import Member, Weights, perturbed
+weights = Weights(torch.nn.LayerNorm(300))
+with perturbed(weights, Member(1), 1e-3):
+    print(json.dumps([weights.kernels.name, *[weights.flat(n).tolist() for n in weights.names]]))
+"""
+
+
+@pytest.fixture(scope="module")
+def kernels():
+    pytest.importorskip("numba")
+    return chosen_kernels(torch.device("cpu"))
+
+
+@st.composite
+def updates(draw):
+    return Update(
+        nets=draw(nets),
+        scale=draw(st.sampled_from([5e-4 / 30, 1e-2, 1e37]) | st.floats(1e-9, 10)),
+        pull=draw(st.sampled_from([0.0, 5e-6, 5e-3, 1.0]) | st.floats(0, 1)),
+        norm=draw(st.sampled_from(["l1", "l2"])),
+        rounding=draw(seeds),
+    )
+
+
+def step(kernels, name, start, base, drift, update):
+    """Make a step of a piece; return what is kept of D, the weights and what was noted."""
+    kept = KINDS[str(drift.values.dtype).removeprefix("torch.")](name, base.numel())
+    if "exponent" in kept.figures:
+        largest = float(read(drift).abs().max())
+        kept.figures = {"exponent": -round(math.log2(drift.factor)), "largest": largest}
+    elif "owed" in kept.figures:
+        kept.figures = {"owed": drift.owed}
+    kept.open_step(update.scale * MAX_NOISE * sum(abs(net) for _, net in update.nets))
+    parts = [part.clone() for part in (drift.values, drift.scales) if part is not None]
+    put = []  # what the plain way keeps; the pass writes to `parts`
+
+    piece = Piece(name, start, torch.empty_like(base))
+    found = update_piece(
+        kernels, piece, base, kept, parts, update, lambda _, part: put.append(part)
+    )
+    return put or parts, piece.flat, found
+
+
+@given(st.data(), places(MOST), dtypes, forms, names, updates())
+@settings(max_examples=150)
+def test_a_step_has_the_bits_of_the_plain_one(kernels, data, place, dtype, form, name, update):
+    start, count = place
+    # A number that is not finite ends the run that made it.
+    base = data.draw(numbers(count, dtype)).nan_to_num(0, 0, 0)
+    drift = data.draw(drifts(count, form))
+    if form != "int8":
+        drift = replace(drift, values=drift.values.nan_to_num(0, 0, 0))
+    plain_kept, plain_theta, plain = step(Kernels(), name, start, base, drift, update)
+
+    kept, theta, found = step(kernels, name, start, base, drift, update)
+
+    assert math.isfinite(found.peak) == math.isfinite(plain.peak)
+    if math.isfinite(plain.peak):
+        assert (found.peak, found.reach) == (float(plain.peak), float(plain.reach))
+        # Sums of squares in float64, in two orders.
+        assert found.length == pytest.approx(float(plain.length), rel=1e-12, abs=0)
+        for part, plain_part in zip([theta, *kept], [plain_theta, *plain_kept], strict=True):
+            assert_same_bits(part, plain_part)
+
+
+@pytest.fixture
+def threads():
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("form", DRIFT_DTYPES)
+def test_threads_change_no_bit(kernels, threads, form):
+    random = torch.Generator().manual_seed(0)
+    base = (0.02 * torch.randn(MANY, generator=random)).to(torch.bfloat16)
+    codes = torch.randint(-127, 128, (MANY,), generator=random)
+    scales = 1e-5 * torch.rand(-(-MANY // BLOCK), generator=random)
+    drift = {
+        "float32": Stored(codes * 1e-5),
+        "float16": Stored(codes.to(torch.float16), factor=2.0**-17),
+        "int8": Stored(codes.to(torch.int8), scales, owed=1e-6),
+    }[form]
+    update = Update([(1, 0.5), (2, -1.5)], 1e-3, 5e-6, "l1", rounding=3)
+
+    def passes():
+        perturbed, total = torch.empty_like(base), torch.zeros(MANY)
+        kernels.perturb(perturbed, base, drift, "weight", 256, 1, 1e-3)
+        kernels.accumulate(total, "weight", 256, update.nets)
+        kept, theta, found = step(kernels, "weight", 256, base, drift, update)
+        return [perturbed, total, *kept, theta], found
+
+    threads(1)
+    tensors, found = passes()
+    threads(2)
+    tensors_by_two, found_by_two = passes()
+
+    assert found_by_two == found
+    for tensor, expected in zip(tensors_by_two, tensors, strict=True):
+        assert_same_bits(tensor, expected)
+
+
+def test_where_numba_cannot_be_imported_the_reference_makes_the_same_bits(kernels):
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_NUMBA], capture_output=True, text=True, check=False
+    )
+    weights = Weights(torch.nn.LayerNorm(300))
+    with perturbed(weights, Member(1), 1e-3):
+        expected = [weights.flat(name).tolist() for name in weights.names]
+
+    assert done.returncode == 0, done.stderr
+    assert (kernels.name, weights.kernels.name) == ("numba", "numba")
+    assert json.loads(done.stdout) == ["torch", *expected]

@@ -1,0 +1,76 @@
+"""Passes in numba have the bits of the reference; in Triton too, where test_triton_cuda.py asks."""
+
+import os
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from some_pieces import (
+    assert_same_bits,
+    drifts,
+    dtypes,
+    forms,
+    names,
+    nets,
+    numbers,
+    places,
+    scales,
+    seeds,
+)
+
+from esft.engine.kernels import Kernels, chosen_kernels
+
+# Elements, more than a program of Triton or a buffer of numba works on at once.
+MOST = 1300
+REFERENCE = Kernels()
+
+
+@pytest.fixture(scope="module")
+def kernels():
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        from esft.engine.kernels.triton_cuda import TritonKernels
+
+        return TritonKernels()
+    pytest.importorskip("numba")
+    return chosen_kernels(torch.device("cpu"))
+
+
+@given(st.data(), places(MOST), dtypes, st.none() | forms, names, seeds, scales, st.booleans())
+@settings(max_examples=80)
+def test_perturb(kernels, data, place, dtype, form, name, seed, scale, in_place):
+    start, count = place
+    base = data.draw(numbers(count, dtype))
+    drift = None if form is None else data.draw(drifts(count, form))
+    expected = torch.empty_like(base)
+    REFERENCE.perturb(expected, base, drift, name, start, seed, scale)
+
+    out = base if in_place else torch.empty_like(base)
+    kernels.perturb(out, base, drift, name, start, seed, scale)
+
+    assert_same_bits(out, expected)
+
+
+@given(st.data(), st.integers(1, MOST), dtypes, forms)
+@settings(max_examples=60)
+def test_compose(kernels, data, count, dtype, form):
+    base, drift = data.draw(numbers(count, dtype)), data.draw(drifts(count, form))
+    out, expected = torch.empty_like(base), torch.empty_like(base)
+    REFERENCE.compose(expected, base, drift)
+
+    kernels.compose(out, base, drift)
+
+    assert_same_bits(out, expected)
+
+
+@given(st.data(), places(MOST), names, nets)
+@settings(max_examples=30)
+def test_accumulate(kernels, data, place, name, members):
+    start, count = place
+    total = data.draw(numbers(count, torch.float32))
+    expected = total.clone()
+    REFERENCE.accumulate(expected, name, start, members)
+
+    kernels.accumulate(total, name, start, members)
+
+    assert_same_bits(total, expected)
