@@ -37,7 +37,7 @@ def kernels():
 
 
 @given(st.data(), places(MOST), dtypes, st.none() | forms, names, seeds, scales, st.booleans())
-@settings(max_examples=80)
+@settings(max_examples=60)
 def test_perturb(kernels, data, place, dtype, form, name, seed, scale, in_place):
     start, count = place
     base = data.draw(numbers(count, dtype))
@@ -52,7 +52,7 @@ def test_perturb(kernels, data, place, dtype, form, name, seed, scale, in_place)
 
 
 @given(st.data(), st.integers(1, MOST), dtypes, forms)
-@settings(max_examples=60)
+@settings(max_examples=40)
 def test_compose(kernels, data, count, dtype, form):
     base, drift = data.draw(numbers(count, dtype)), data.draw(drifts(count, form))
     out, expected = torch.empty_like(base), torch.empty_like(base)
@@ -64,7 +64,7 @@ def test_compose(kernels, data, count, dtype, form):
 
 
 @given(st.data(), places(MOST), names, nets)
-@settings(max_examples=30)
+@settings(max_examples=20)
 def test_accumulate(kernels, data, place, name, members):
     start, count = place
     total = data.draw(numbers(count, torch.float32))
