@@ -8,7 +8,7 @@ import pytest
 import esft
 
 ORDER = ["errors", "files", "stats", "engine", "tasks", "embedded", "models", "recipe"]
-ORDER += ["rollout", "runs", "tuning", "evals", "export", "report", "cli"]
+ORDER += ["rollout", "runs", "tuning", "evals", "export", "bench", "report", "cli"]
 ROOT = Path(esft.__file__).parent
 
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 import click
 
 from esft import __version__
+from esft.cli.bench import bench
 from esft.cli.cache import cache
 from esft.cli.eval import evaluate
 from esft.cli.export import export, replay
@@ -91,5 +92,6 @@ def main() -> None:
     """
 
 
-for command in (tune, resume, replay, evaluate, export, verify, report, runs, tasks, cache, plan):
+COMMANDS = (tune, resume, replay, evaluate, export, verify, report, runs, tasks, bench, cache, plan)
+for command in COMMANDS:
     main.add_command(command)

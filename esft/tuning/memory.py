@@ -11,6 +11,7 @@ from esft.engine.kept import KINDS, kept_bytes
 from esft.engine.undo import LOG_SHARE
 from esft.engine.weights import scratch_bytes
 from esft.recipe.settings import Anchor
+from esft.rollout.kvcache import ROOM
 from esft.rollout.logprobs import LOGITS
 from esft.rollout.options import trees_of
 from esft.runs.snapshots import NEWEST
@@ -113,9 +114,10 @@ def batch_bytes(shape: Shape, batch: Batch) -> int:
         logits = min(LOGITS, batch.targets * shape.vocabulary) * (8 if size == 4 else 8 + size)
         return given * (token + 2 * shape.hidden * size) + logits
     logits = rows * shape.vocabulary * (4 if size == 4 else 4 + size)
-    whole = given + rows * batch.answer
-    # The new token makes each layer's keys and values anew, and repeats them for every head.
-    layer = shape.token_bytes // shape.layers + 2 * shape.heads * shape.head * size
+    whole = rows * (batch.tokens + -(-batch.answer // ROOM) * ROOM)
+    # Each new token repeats a layer's keys and values for every head; once in ROOM tokens its
+    # buffers are copied.
+    layer = max(shape.token_bytes // shape.layers, 2 * shape.heads * shape.head * size)
     reading = given * (shape.token_bytes + token) + logits
     return max(reading, whole * (shape.token_bytes + layer) + logits)
 
