@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from esft.bench import published
-from esft.bench.timing import Machine, Seconds, Spread, Work, in_turns, machine, speedup, spread
+from esft.bench.timing import Machine, Seconds, Spread, Work, in_turns, machine, ratio, spread
 from esft.engine import Drift, Member, Weights, visiting
 from esft.engine.kernels import Kernels, chosen_kernels
 from esft.engine.members import population
@@ -259,7 +259,7 @@ def _pass(
         elements_per_second=rate * (members if operation == "update" else 1),
         gb_per_second=gb,
         copy_share=None if gb is None else gb / copied,
-        speedup=None if way == PUBLISHED else speedup(theirs, taken),
+        speedup=None if way == PUBLISHED else ratio(theirs, taken),
     )
 
 
@@ -294,7 +294,7 @@ def _steps(seconds: Seconds, members: int) -> list[StepTime]:
         if "perturb by log" in seconds[way]:
             totals["log"] = total(way, "perturb by log", "revert by log", members)
         steps += [
-            StepTime(way=way, revert=revert, seconds=spread(t), speedup=speedup(theirs, t))
+            StepTime(way=way, revert=revert, seconds=spread(t), speedup=ratio(theirs, t))
             for revert, t in totals.items()
         ]
     return steps

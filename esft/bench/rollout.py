@@ -7,7 +7,7 @@ from typing import Protocol, TypeVar
 import torch
 from transformers import GenerationConfig
 
-from esft.bench.timing import Machine, Spread, in_turns, machine, speedup, spread
+from esft.bench.timing import Machine, Spread, in_turns, machine, ratio, spread
 from esft.models.identity import stop_tokens
 from esft.models.load import LoadedModel, load_model
 from esft.recipe.settings import TaskSettings
@@ -140,7 +140,7 @@ def _rate(scoring: _Scoring, batch: int, rows: int, rounds: int, device: torch.d
         rows_per_second=per_second(ESFT, rows),
         plain_tokens_per_second=per_second(PLAIN, scoring.tokens(out[PLAIN])),
         plain_rows_per_second=per_second(PLAIN, rows),
-        speedup=speedup(seconds[PLAIN], seconds[ESFT]),
+        speedup=ratio(seconds[PLAIN], seconds[ESFT]),
         same=sum(map(scoring.same, out[ESFT], out[PLAIN])),
     )
 

@@ -4,7 +4,7 @@ import tempfile
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-from esft.bench.timing import Machine, Spread, in_turns, machine, spread
+from esft.bench.timing import Machine, Spread, in_turns, machine, ratio, spread
 from esft.recipe.settings import Anchor, Model, Prior, Recipe, Run, Search, TaskSettings
 from esft.recipe.toml import load_recipe
 from esft.runs.records import StepMetrics, StepTimes
@@ -12,6 +12,8 @@ from esft.tuning.population import Population
 from esft.tuning.session import Session
 from esft.tuning.start import run_tuning
 from esft.tuning.watcher import Watcher
+
+_PLAIN = 4  # of so many plain rollouts, which are all alike, one is timed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,33 +56,28 @@ class StepBench:
 def bench_step(settings: StepSettings) -> StepBench:
     """Run a few steps as `esft tune` does, in a folder that does not stay, and time all but the
     first, which warms up. EsftError if there is no such model."""
-    steps, sessions = _Steps(), []
+    steps = _Steps()
 
     def population(session: Session) -> Population:
-        sessions.append(session)
+        steps.session = session
         return Population(session)
 
     with tempfile.TemporaryDirectory(prefix="esft-bench-") as folder:
         recipe = replace(_recipe(settings), run=Run(dir=str(Path(folder) / "run")))
         run_tuning(recipe, steps, lambda: False, population)
-    (session,) = sessions
-    timed = steps.made[1:]
-    seconds = [step.seconds for step in timed]
+    session, timed = steps.session, steps.made[1:]
+    seconds, plain = [step.seconds for step in timed], steps.plain[1:]
     parts = {
         part.name: [getattr(step.times, part.name) for step in timed] for part in fields(StepTimes)
     }
-    members, device = recipe.search.population, session.base.loaded.device
-    once = {"plain": {"": lambda: session.rollout.roll_out(session.train)}}
-    plain = [members * s for s in in_turns(once, settings.rounds, device)["plain"][""]]
-    total = spread(seconds).median
     return StepBench(
         machine=machine(),
         model=session.base.loaded.id,
-        device=str(device),
+        device=str(session.base.loaded.device),
         dtype=str(session.base.loaded.dtype).removeprefix("torch."),
         task=session.rollout.task.name,
         scoring=session.rollout.scoring,
-        members=members,
+        members=recipe.search.population,
         rows=len(session.train),
         max_new_tokens=session.rollout.max_new_tokens,
         batch=session.rollout.batches.size,
@@ -88,21 +85,29 @@ def bench_step(settings: StepSettings) -> StepBench:
         kernels=session.base.weights.kernels.name,
         seconds=spread(seconds),
         parts={name: spread(values) for name, values in parts.items()},
-        shares={name: spread(values).median / total for name, values in parts.items()},
+        shares={name: ratio(values, seconds).median for name, values in parts.items()},
         inference=spread(plain),
-        inference_share=spread(plain).median / total,
+        inference_share=ratio(plain, seconds).median,
         peak_memory=timed[-1].peak_memory,
     )
 
 
 class _Steps(Watcher):
-    """Keeps what steps did, and shows nothing."""
+    """Keeps what steps did, shows nothing, and times the plain rollouts of each right behind it."""
+
+    session: Session
 
     def __init__(self) -> None:
         self.made: list[StepMetrics] = []
+        self.plain: list[float] = []
 
     def step(self, metrics: StepMetrics, steps: int, seconds_left: float) -> None:
         self.made.append(metrics)
+        rollout, members = self.session.rollout, self.session.recipe.search.population
+        timed = -(-members // _PLAIN)
+        work = {"": {"": lambda: [rollout.roll_out(self.session.train) for _ in range(timed)]}}
+        (seconds,) = in_turns(work, 1, self.session.base.loaded.device)[""][""]
+        self.plain.append(seconds * members / timed)
 
 
 def _recipe(settings: StepSettings) -> Recipe:

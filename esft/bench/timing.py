@@ -73,9 +73,9 @@ def spread(values: Sequence[float]) -> Spread:
     return Spread(median=statistics.median(values), low=min(values), high=max(values))
 
 
-def speedup(slow: Sequence[float], fast: Sequence[float]) -> Spread:
+def ratio(one: Sequence[float], other: Sequence[float]) -> Spread:
     """Return how many times as long the one took as the other in the same round."""
-    return spread([one / other for one, other in zip(slow, fast, strict=True)])
+    return spread([a / b for a, b in zip(one, other, strict=True)])
 
 
 def machine() -> Machine:

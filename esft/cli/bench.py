@@ -82,7 +82,10 @@ def bench(part: str | None, as_json: bool, rounds: int, **given: object) -> None
     given = {name: value for name, value in given.items() if value not in (None, ())}
     for name in given:
         if part is not None and part not in _FOR.get(name, (part,)):
-            raise click.UsageError(f"{' and '.join(_FOR[name])} alone has an option for {name}")
+            flag = {"members": "--population", "batches": "--batch"}.get(name)
+            flag = flag or "--" + name.replace("_", "-")
+            whose = " and ".join(_FOR[name])
+            raise click.UsageError(f"{flag} is for {whose} alone, expected options of {part}")
     results = {}
     for name in (part,) if part is not None else ("engine", "rollout", "step"):
         mine = {key: value for key, value in given.items() if name in _FOR.get(key, (name,))}
@@ -136,7 +139,8 @@ def _engine_text(result: EngineBench) -> Iterator[str]:
         yield _line((-26, -33, 16), f"  {way}", _figure(step.seconds, "s"), faster)
     (update,) = (p for p in result.passes if (p.operation, p.way) == ("update", result.kernels))
     replay = duration(500 * update.seconds.median)
-    yield f"500 steps replayed: {replay}; an L1 decay adds {_figure(result.decay, 's')} to each"
+    yield f"replay of 500 such steps: {replay}"
+    yield f"an L1 decay adds to an update: {_figure(result.decay, 's')}"
 
 
 def _rollout_text(result: RolloutBench) -> Iterator[str]:
@@ -174,13 +178,14 @@ def _machine_text(machine: Machine) -> str:
 
 
 def _about(part: str, result: EngineBench | RolloutBench | StepBench, *facts: str) -> str:
-    words = (result.model, result.dtype, result.device, *facts, f"{result.rounds} rounds")
+    words = (result.model, result.dtype, result.device, *facts, f"rounds: {result.rounds}")
     return wrapped("", f"{part}: {', '.join(words)}")
 
 
 def _figure(spread: Spread, unit: str = "x") -> str:
-    numbers = [f"{value:.3g}" for value in (spread.median, spread.low, spread.high)]
-    return f"{numbers[0]} {unit} ({numbers[1]} to {numbers[2]})"
+    values = (spread.median, spread.low, spread.high)
+    middle, low, high = (f"{value:.3f}" if abs(value) < 1 else f"{value:.3g}" for value in values)
+    return f"{middle} {unit}" if low == high else f"{middle} {unit} ({low} to {high})"
 
 
 def _line(widths: Sequence[int], *cells: str) -> str:

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from esft.bench.timing import machine
+from esft.rollout.typed import json_text
 
 HERE = Path(__file__).parent
 LINES = pytest.StashKey[list]()
@@ -52,12 +53,12 @@ def pytest_terminal_summary(terminalreporter, config):
     if file is None:
         return
     lines = ["# esft on " + (", ".join(machine().gpus) or "no GPU"), ""]
-    lines += [f"    {shlex.join(['python -m pytest', *sys.argv[1:]])}", "", str(machine()), ""]
+    lines += [f"    {shlex.join(['python', '-m', 'pytest', *sys.argv[1:]])}", ""]
+    lines += [f"    {json_text(machine())}", ""]
     for outcome in ("failed", "error", "passed", "skipped"):
         for report in terminalreporter.stats.get(outcome, []):
-            reason = report.longrepr[2] if outcome == "skipped" else ""
-            lines.append(f"- {outcome}: {report.nodeid} ({report.duration:.1f} s) {reason}".rstrip())
-            if outcome in ("failed", "error"):
-                lines += ["", *(f"    {line}" for line in str(report.longrepr).splitlines()), ""]
+            why = str(report.longrepr[-1]) if outcome == "skipped" else report.longreprtext
+            lines.append(f"- {outcome}: {report.nodeid}")
+            lines += [f"        {line}" for line in why.splitlines()]
     lines += [f"\n## {text}" for text in config.stash[LINES]]
     Path(file).write_text("\n".join(lines) + "\n")

@@ -1,10 +1,6 @@
 """Runs and `esft bench` on a device."""
 
-
-
-
 import pytest
-
 from command import esft
 from safetensors.torch import load_file
 from tiny_runs import Notes, jsonl, never
