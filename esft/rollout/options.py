@@ -111,7 +111,7 @@ def _logprobs(model, group: list[TokenTree]) -> list[list[float]]:
     ]
     logits = logits_at(model, padded, list(numbers), **_attention(model, group, width))
     index, targets = torch.tensor(pairs, device=model.device).unbind(1)  # (targets of all,) each
-    logprobs = logits[index, targets] - logits.logsumexp(-1)[index]
+    logprobs = torch.log_softmax(logits, dim=-1)[index, targets]
     options = [option for tree in group for option in tree.options]
     parts = logprobs.split([len(option.targets) for option in options])
     sums = iter(torch.stack([part.sum() for part in parts]).tolist())
