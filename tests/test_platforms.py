@@ -33,7 +33,10 @@ import_all()
 assert len(names()) > 60
 """
 # For kernels that are left alone where these are missing; Triton is for Linux.
-OPTIONAL = [f"esft.engine.kernels.{name}" for name in ("elements", "numba_cpu", "triton_cuda")]
+OPTIONAL = [
+    f"esft.engine.kernels.{name}"
+    for name in ("elements", "numba_cpu", "numba_passes", "triton_cuda")
+]
 WINDOWS = ["numba", "triton", "resource", "fcntl", "termios", "pwd"]
 WINDOWS += [f"os.{name}" for name in ("fork", "killpg", "register_at_fork", "getuid", "statvfs")]
 WINDOWS += ["os.sched_getaffinity", "os.waitid", "signal.SIGKILL", "signal.SIGHUP"]

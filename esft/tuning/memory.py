@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from esft.engine.kept import KINDS, kept_bytes
 from esft.engine.undo import LOG_SHARE
 from esft.engine.weights import scratch_bytes
+from esft.models.memory import free_memory
 from esft.recipe.settings import Anchor
 from esft.rollout.kvcache import ROOM
 from esft.rollout.logprobs import LOGITS
@@ -69,12 +70,9 @@ class Memory:
 
 def room_on(device: torch.device) -> Room:
     """Return what is free for a run whose weights are not loaded yet."""
-    import psutil
     import torch
 
-    host = psutil.virtual_memory().available
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else host
-    return Room(device=free, host=host)
+    return Room(device=free_memory(device), host=free_memory(torch.device("cpu")))
 
 
 def memory_of(
