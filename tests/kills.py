@@ -17,7 +17,6 @@ from tiny_runs import Notes, never
 from transformers import AutoModelForCausalLM  # noqa: F401 - costs the children no time
 
 import esft.engine.drift
-import esft.engine.undo
 import esft.files
 import esft.models.save
 import esft.runs.folder
@@ -29,10 +28,10 @@ from esft.rollout.rollout import Rollout
 from esft.tuning.start import Finished, resume_tuning, run_tuning
 
 PLACES = {
-    "perturb": (esft.engine.undo.Undo, "replace"),
-    "revert": (Drift, "composed"),
-    "rollout": (Rollout, "roll_out"),
-    "step": (esft.engine.drift, "accumulate"),
+    "perturb": (Drift, "stored"),
+    "revert": (Drift, "round_weights"),
+    "rollout": (Rollout, "begin"),
+    "step": (esft.engine.drift, "update_piece"),
     "journal": (esft.files, "_write_all"),
     "file": (esft.files, "_write_all"),
     "snapshot": (esft.runs.snapshots, "save_file"),
