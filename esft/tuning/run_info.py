@@ -16,7 +16,7 @@ from esft.recipe.settings import Recipe, settings_of
 from esft.runs.records import ModelInfo, Places, RowsInfo, RunInfo
 from esft.tasks.own import file_hashes
 from esft.tasks.registry import data_folder
-from esft.tuning.session import Session
+from esft.tuning.session import Base, Session
 from esft.tuning.tasks import rows_hash
 
 # They change no bit of a run; what model and rows hold is compared by hash.
@@ -56,15 +56,14 @@ def run_info(session: Session) -> RunInfo:
             folder=str(Path.cwd()),
             data_dir=None if rows_folder is None else str(rows_folder.absolute()),
         ),
-        settings=recorded_settings(session),
+        settings=recorded_settings(session.recipe, session.base),
         batches=((0, session.rollout.batches.size),),
     )
 
 
-def recorded_settings(session: Session) -> dict[str, object]:
+def recorded_settings(recipe: Recipe, base: Base) -> dict[str, object]:
     """Return every setting of a run, with the places that were chosen in it."""
-    recipe = replace(session.recipe, anchor=session.base.anchor)
-    return settings_of(recipe)
+    return settings_of(replace(recipe, anchor=base.anchor))
 
 
 def versions() -> dict[str, str]:

@@ -106,7 +106,7 @@ def resume_tuning(path: Path, watcher: Watcher, stop: Callable[[], bool]) -> Out
         _require_room(session, path)
         _clear(run, record, watcher)
         tell_plan(session, path, watcher)
-        run.update_info(state="running", settings=recorded_settings(session))
+        run.update_info(state="running", settings=recorded_settings(recipe, session.base))
         return _go_on(session, run, record, watcher, stop, Population)
 
 
