@@ -14,7 +14,7 @@ from esft.recipe.settings import Recipe
 from esft.rollout.encode import EncodedRow
 from esft.rollout.results import RowResult
 from esft.tuning.population import Laps, Population
-from esft.tuning.session import Session, open_session, rows_of_step
+from esft.tuning.session import Session, fit_batch, open_session, rows_of_step
 from esft.tuning.watcher import Watcher
 
 _RAPL = Path("/sys/class/powercap")
@@ -45,6 +45,7 @@ def calibrate(recipe: Recipe, watcher: Watcher) -> Times:
     """
     watcher.phase(f"loading {recipe.model.id}")
     session = open_session(recipe)
+    fit_batch(session, watcher)
     search, every = session.recipe.search, session.recipe.prior.every
     per_step, total = session.recipe.task.rows_per_step, len(session.train)
     numbers = rows_of_step(1, total, per_step or total, search.seed)

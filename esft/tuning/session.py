@@ -18,7 +18,8 @@ from esft.rollout.batches import Batches
 from esft.rollout.encode import EncodedRow
 from esft.rollout.rollout import Rollout
 from esft.tuning.memory import Batch, Memory, Room, batches_of, memory_of, placed, room_on
-from esft.tuning.tasks import EvalTask, eval_task, prior_rows, task_and_rows
+from esft.tuning.tasks import EvalTask, eval_task, find_batch, prior_rows, task_and_rows
+from esft.tuning.watcher import Watcher
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,3 +202,16 @@ def open_work(
         left_out=split.left_out,
         room=room,
     )
+
+
+def fit_batch(session: Session, watcher: Watcher) -> None:
+    """Set how many sequences go through the model at once, where the recipe does not say it.
+
+    For a run that begins, before anything is measured: one that goes on has its own.
+    """
+    settings = session.recipe.task
+    if settings.batch is not None:
+        return
+    watcher.phase("finding how many sequences fit into memory")
+    per_step = settings.train if settings.rows_per_step is None else settings.rows_per_step
+    session.rollout.batches.size = find_batch(session.tasks, session.train, per_step)

@@ -36,8 +36,7 @@ from esft.tuning.run_info import (
     run_info,
     versions,
 )
-from esft.tuning.session import Session, open_session
-from esft.tuning.tasks import find_batch
+from esft.tuning.session import Session, fit_batch, open_session
 from esft.tuning.verify import FAILED, checked, model_as_saved
 from esft.tuning.watcher import Outcome, Watcher
 
@@ -73,11 +72,7 @@ def run_tuning(
     watcher.phase(f"loading {recipe.model.id}")
     session = open_session(recipe)
     _require_room(session, path)
-    if recipe.task.batch is None:
-        watcher.phase("finding how many sequences fit into memory")
-        settings = session.recipe.task
-        per_step = settings.train if settings.rows_per_step is None else settings.rows_per_step
-        session.rollout.batches.size = find_batch(session.tasks, session.train, per_step)
+    fit_batch(session, watcher)
     run = _create(session)
     with locked(run.path):
         tell_plan(session, run.path, watcher)

@@ -285,7 +285,7 @@ def test_the_batch_that_was_found_to_fit_is_kept_also_below_that_of_the_recipe(t
 
 def test_the_batch_is_found_once_before_all_else_and_never_again(tmp_path, monkeypatch):
     sizes = iter([3, 5])
-    monkeypatch.setattr("esft.tuning.start.find_batch", lambda *args: next(sizes))
+    monkeypatch.setattr("esft.tuning.session.find_batch", lambda *args: next(sizes))
     run = stopped_after(tmp_path, 2)
 
     _, notes = resumed(run)
