@@ -190,7 +190,8 @@ def test_in_float32_answers_of_the_real_model_are_those_of_generate_whatever_lea
     ]
     stop = exact.model.generation_config.eos_token_id
     assert all(len(answer.tokens) == 10 or answer.tokens[-1] == stop for answer in answers)
-    assert seen[0] == 9 > min(seen)
+    # What the prompts share is read by itself, and rows that are done leave.
+    assert max(seen) == 9 > seen[-1]
 
 
 def test_the_real_model_finds_the_right_solution_likelier_than_that_of_another_question(exact):

@@ -457,7 +457,7 @@ def test_the_first_lines_say_what_will_happen(tmp_path):
     text = "\n".join(" ".join(line) for line in plan)
     for expected in (
         "float32 on cpu",
-        "conciseness by generate up to 6 tokens: 6 train rows",
+        "conciseness by generate up to 6 tokens, 64 sequences at a time: 6 train rows",
         "5 holdout",
         "500 steps, N 4, sigma 1e-05, alpha 0.02, zscore, seed 1",
         "L2, alpha * lambda 0.2 a step, half-life 4 steps",
