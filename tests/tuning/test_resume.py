@@ -207,7 +207,7 @@ def test_any_other_change_of_the_recipe_is_refused_by_name(old, new, problem, co
 
 
 @pytest.mark.parametrize(
-    "change", [('store = "cpu"', 'store = "disk"'), ("snapshot_every = 25", "snapshot_every = 1")]
+    "change", [('store = "auto"', 'store = "disk"'), ("snapshot_every = 25", "snapshot_every = 1")]
 )
 def test_settings_that_change_no_bit_may_change(tmp_path, change, monkeypatch, runs, copy_of):
     monkeypatch.setenv("ESFT_CACHE_DIR", str(tmp_path / "cache"))
