@@ -28,7 +28,7 @@ from esft.rollout.rollout import Rollout
 from esft.tuning.start import Finished, resume_tuning, run_tuning
 
 PLACES = {
-    "perturb": (Drift, "stored"),
+    "perturb": (Drift, "parts"),
     "revert": (Drift, "round_weights"),
     "rollout": (Rollout, "begin"),
     "step": (esft.engine.drift, "update_piece"),

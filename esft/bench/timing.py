@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from esft.models.device import finish_queue
 from esft.tuning.run_info import versions
 
 Work = Mapping[str, Callable[[], object]]
@@ -58,14 +59,6 @@ def in_turns(ways: Mapping[str, Work], rounds: int, device: torch.device) -> Sec
                 finish_queue(device)
                 seconds[way][operation].append(time.perf_counter() - began)
     return seconds
-
-
-def finish_queue(device: torch.device) -> None:
-    """Wait until a device has done what it was asked for; a CPU always has."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
 
 
 def spread(values: Sequence[float]) -> Spread:

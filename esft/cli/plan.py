@@ -15,12 +15,14 @@ if TYPE_CHECKING:
     from esft.tuning.calibrate import Times
     from esft.tuning.costs import Costs, Fit
 
+_GB = click.FloatRange(0, 1e6, min_open=True)
+
 
 @click.command(cls=options.GroupedCommand, short_help="Will it fit, and how long will it take?")
 @click.argument("recipes", nargs=-1, metavar="[RECIPE]...")
 @options.setting_options
 @options.set_option
-@options.grouped("Plan", "--vram", type=float, help="GB of a GPU to plan for, there or not.")
+@options.grouped("Plan", "--vram", type=_GB, help="GB of a GPU to plan for, there or not.")
 @options.grouped("Plan", "--calibrate", is_flag=True, help="Load the model and time a member.")
 @options.grouped("Plan", "--table", is_flag=True, help="What of known models fits on which card.")
 @options.json_option

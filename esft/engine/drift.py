@@ -10,7 +10,7 @@ from torch import Tensor
 
 from esft.engine.anchor import anchor_of, forms, pull_of
 from esft.engine.kept import KINDS
-from esft.engine.kernels.reference import Stored, Update, read
+from esft.engine.kernels.reference import Part, Update, read
 from esft.engine.members import Member, net_coefficients
 from esft.engine.noise import MAX_NOISE, derived_seed
 from esft.engine.stream import Parts, Stream, Tally, length
@@ -97,13 +97,10 @@ class Drift:
             pin = flat.is_cuda and device.type == "cpu"
             self._kept[name] = KINDS[dtype](name, flat.numel(), device, pin)
         self._stream = Stream(flat.device)
-        weights.claim()
-
-    @property
-    def on_device(self) -> bool:
-        """True where theta_0 and D lie on the weights' device."""
         tensors = [*self._base.values(), *self._tensors().values()]
-        return all(tensor.device == self._stream.device for tensor in tensors)
+        self.on_device = all(tensor.device == flat.device for tensor in tensors)
+        """True where theta_0 and D lie on the weights' device."""
+        weights.claim()
 
     @property
     def nbytes(self) -> int:
@@ -181,22 +178,19 @@ class Drift:
         self.refuse_if_torn()
         with self.weights.held("at_base"):
             try:
-                for piece, base, _ in self.stored():
-                    piece.flat.copy_(base)
+                for part in self.parts():
+                    part.out.copy_(part.base)
                 yield
             finally:
                 finish(self.round_weights)
 
     def round_weights(self) -> None:
         """Write theta = round(theta_0 + D) to the weights."""
-        for piece, base, stored in self.stored():
-            self.weights.kernels.compose(piece.flat, base, stored)
+        self.weights.kernels.compose(self.parts())
 
     def compose(self, piece: Piece) -> None:
         """Write theta = round(theta_0 + D) to a piece."""
-        base, *parts = self._stream.moved(self._parts_of(piece))
-        stored = self._kept[piece.name].stored(parts)
-        self.weights.kernels.compose(piece.flat, base, stored)
+        self.weights.kernels.compose([self._part(piece, self._stream.moved(self._parts_of(piece)))])
 
     def streamed(self) -> Iterator[tuple[Piece, Tensor, Tensor]]:
         """Yield each piece of the weights with theta_0 and D of it, brought to their device.
@@ -206,11 +200,12 @@ class Drift:
         for piece, (base, *parts) in self._stream.brought(self.weights.pieces(), self._parts_of):
             yield piece, base, read(self._kept[piece.name].stored(parts))
 
-    def stored(self) -> Iterator[tuple[Piece, Tensor, Stored]]:
-        """Yield as `streamed` does, but D as it is kept; larger pieces where no scratch is used."""
+    def parts(self) -> Iterator[Part]:
+        """Yield all weights with theta_0 and D as it is kept, brought to their device: what kernels
+        write theta from, or a member."""
         pieces = self.weights.pieces(self.weights.kernels.fused and self.on_device)
-        for piece, (base, *parts) in self._stream.brought(pieces, self._parts_of):
-            yield piece, base, self._kept[piece.name].stored(parts)
+        for piece, brought in self._stream.brought(pieces, self._parts_of):
+            yield self._part(piece, brought)
 
     def state(self) -> DriftState:
         """Return what `load` needs to go on from here; views of D where it lies on the host."""
@@ -294,6 +289,11 @@ class Drift:
         for name, kept in self._kept.items():
             kept.close_step(largest[name])
         self._sum_of_squares = lengths.sum_of_squares()
+
+    def _part(self, piece: Piece, brought: Parts) -> Part:
+        base, *parts = brought
+        stored = self._kept[piece.name].stored(parts)
+        return Part(piece.name, piece.start, piece.flat, base, stored)
 
     def _parts_of(self, piece: Piece) -> Parts:
         base = self._base[piece.name][piece.start : piece.start + piece.count]

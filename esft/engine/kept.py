@@ -6,7 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from esft.engine.kernels.reference import BLOCK, Stored, blocks, decay_, read
+from esft.engine.kernels.reference import (
+    BLOCK,
+    LARGEST_SCALE,
+    SMALLEST_SCALE,
+    TOP_CODE,
+    Stored,
+    blocks,
+    decay_,
+    read,
+)
 from esft.engine.noise import random_bits
 
 Put = Callable[[Tensor, Tensor], object]
@@ -18,15 +27,9 @@ _DROPPED = (1 << 13) - 1
 _TOP = 15
 _LARGEST_EXPONENT = 100
 
-# int8.
-_TOP_CODE = 127
-# Bits behind the point while a code is rounded: 127 and they fit int32, and float32 has no
+# int8. Bits behind the point while a code is rounded: 127 and they fit int32, and float32 has no
 # finer ones above 1.
 _FRACTION = 23
-# So that neither a scale nor scale * pull loses bits to the subnormals, and 127 scales are finite:
-# drifts up to 1e-34 are kept more coarsely, and drifts above 3.3e38 as 3.3e38.
-_SMALLEST_SCALE = 2.0**-120
-_LARGEST_SCALE = 2.0**121
 
 
 class KeptDrift:
@@ -144,13 +147,13 @@ class _Int8(KeptDrift):
             torch.amax(block.abs(), 1, keepdim=True, out=scale)
         nonzero = scales > 0
         # A product: dividing by a number is a product on some devices, and rounds otherwise.
-        scales *= 1 / _TOP_CODE
-        scales.clamp_(_SMALLEST_SCALE, _LARGEST_SCALE).mul_(nonzero)
-        for block, scale in blocks(values, scales.clamp(min=_SMALLEST_SCALE)):
+        scales *= 1 / TOP_CODE
+        scales.clamp_(SMALLEST_SCALE, LARGEST_SCALE).mul_(nonzero)
+        for block, scale in blocks(values, scales.clamp(min=SMALLEST_SCALE)):
             block /= scale
         codes = random_bits("rounding", seed, self._name, start, values.numel(), values.device)
         codes &= (1 << _FRACTION) - 1
-        values.clamp_(-_TOP_CODE, _TOP_CODE).mul_(1 << _FRACTION).round_()
+        values.clamp_(-TOP_CODE, TOP_CODE).mul_(1 << _FRACTION).round_()
         codes += values.to(torch.int32)
         codes >>= _FRACTION  # rounds down: what chance added makes it up or down
         codes = codes.to(torch.int8)
@@ -169,7 +172,7 @@ class _Int8(KeptDrift):
             return True
         scales = self.tensors[":scales"]
         decay_(scales, pull, norm)
-        scales *= scales >= _SMALLEST_SCALE
+        scales *= scales >= SMALLEST_SCALE
         self.figures = {"owed": owed - owed * pull}
         return True
 

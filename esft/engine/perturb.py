@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from esft.engine.drift import Drift
+from esft.engine.kernels.reference import Part
 from esft.engine.members import Member
 from esft.engine.undo import Undo, differing_bits, finish
 from esft.engine.weights import Piece, Weights
@@ -79,10 +80,9 @@ class _Restoring:
         self._moved = False
 
     def visit(self, member: Member) -> None:
-        perturb, scale = self._drift.weights.kernels.perturb, self._sigma * member.sign
         self._moved = True
-        for piece, base, stored in self._drift.stored():
-            perturb(piece.flat, base, stored, piece.name, piece.start, member.seed, scale)
+        kernels = self._drift.weights.kernels
+        kernels.perturb(self._drift.parts(), member.seed, self._sigma * member.sign)
 
     def leave(self) -> None:
         if self._moved:
@@ -103,7 +103,7 @@ class _Logging:
 
         def moved(piece: Piece, flat: Tensor, sign: int) -> Tensor:
             out = torch.empty_like(flat)
-            perturb(out, flat, None, piece.name, piece.start, member.seed, sign * scale)
+            perturb([Part(piece.name, piece.start, out, flat)], member.seed, sign * scale)
             return out
 
         self._undo = Undo(moved, self._compose)
@@ -127,8 +127,8 @@ def unmoved_share(weights: Weights, member: Member, sigma: float) -> float:
     """
     unmoved = 0
     for piece in weights.pieces():
-        moved, scale = torch.empty_like(piece.flat), sigma * member.sign
-        where = piece.name, piece.start, member.seed
-        weights.kernels.perturb(moved, piece.flat, None, *where, scale)
+        moved = torch.empty_like(piece.flat)
+        part = Part(piece.name, piece.start, moved, piece.flat)
+        weights.kernels.perturb([part], member.seed, sigma * member.sign)
         unmoved += int((differing_bits(moved, piece.flat) == 0).sum())
     return unmoved / weights.numel

@@ -85,3 +85,13 @@ def choose_gguf_dtype(device: torch.device) -> tuple[torch.dtype, str]:
     if device.type == "cuda":
         return torch.float16, "this GPU does not compute in bfloat16"
     return torch.float32, "this CPU has no bfloat16 instructions"
+
+
+def finish_queue(device: torch.device) -> None:
+    """Wait until a device has done what it was asked for; a CPU always has."""
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()

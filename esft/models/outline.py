@@ -64,12 +64,14 @@ def outline_model(
             wanted = choose_gguf_dtype(on)[0] if wanted is None else wanted
             model = _outline(config, str(where))
         else:
-            on_hub = isinstance(where, str)
-            folder = fetch_small_files(where, code=trust_remote_code) if on_hub else where
-            repo = where.partition("@")[0] if on_hub else where
-            config, tokenizer, _ = config_and_tokenizer(repo, folder.absolute(), trust_remote_code)
-            model = _outline(config, str(repo))
-            headers, missing = _headers(str(repo), folder, _numel(model))
+            folder = where
+            if isinstance(where, str):
+                folder = fetch_small_files(where, code=trust_remote_code)
+                where = where.partition("@")[0]
+            config, tokenizer, _ = config_and_tokenizer(where, folder.absolute(), trust_remote_code)
+            model = _outline(config, str(where))
+            numel = sum(parameter.numel() for parameter in model.parameters())
+            headers, missing = _headers(str(where), folder, numel)
     stored = config.dtype or _first_dtype(headers)
     model = model.to(stored if wanted is None else wanted)
     return Outline(
@@ -114,7 +116,3 @@ def _first_dtype(headers: Mapping[str, Header]) -> torch.dtype | None:
     names = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
     kinds = (names[kind] for kind, _ in headers.values() if kind in names)
     return getattr(torch, next(kinds, "float32"))
-
-
-def _numel(model: PreTrainedModel) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())

@@ -186,17 +186,21 @@ def groups(lengths: Sequence[int]) -> Iterator[slice]:
     """Cut rows into groups that are read together, so that all take the least time.
 
     Each row of a group costs as much as the longest, and each group a forward beside its tokens.
+    Rows of one length that lie side by side stay together.
     """
-    # The least cost of all rows from one on, and where the first group of them ends.
-    best = [(0, 0)] * (len(lengths) + 1)
-    for start in range(len(lengths) - 1, -1, -1):
+    changes = (i for i in range(1, len(lengths)) if lengths[i] != lengths[i - 1])
+    cuts = [0, *changes, len(lengths)]
+    # The least cost of all rows from a cut on, and the cut where the first group of them ends.
+    best = [(0, 0)] * len(cuts)
+    for first in range(len(cuts) - 2, -1, -1):
         longest, choices = 0, []
-        for stop in range(start + 1, len(lengths) + 1):
-            longest = max(longest, lengths[stop - 1])
-            choices.append((longest * (stop - start) + FORWARD + best[stop][0], stop))
-        best[start] = min(choices)
-    start = 0
-    while start < len(lengths):
-        stop = best[start][1]
-        yield slice(start, stop)
-        start = stop
+        for last in range(first + 1, len(cuts)):
+            longest = max(longest, lengths[cuts[last] - 1])
+            cost = longest * (cuts[last] - cuts[first]) + FORWARD
+            choices.append((cost + best[last][0], last))
+        best[first] = min(choices)
+    first = 0
+    while first < len(cuts) - 1:
+        last = best[first][1]
+        yield slice(cuts[first], cuts[last])
+        first = last

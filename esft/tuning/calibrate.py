@@ -10,11 +10,13 @@ import torch
 
 from esft.engine.members import Member, population
 from esft.engine.perturb import visiting
+from esft.models.device import finish_queue
 from esft.recipe.settings import Recipe
 from esft.rollout.encode import EncodedRow
 from esft.rollout.results import RowResult
 from esft.tuning.population import Laps, Population
 from esft.tuning.session import Session, fit_batch, open_session, rows_of_step
+from esft.tuning.tasks import EvalTask
 from esft.tuning.watcher import Watcher
 
 _RAPL = Path("/sys/class/powercap")
@@ -54,12 +56,12 @@ def calibrate(recipe: Recipe, watcher: Watcher) -> Times:
     watcher.phase("timing a member, an update and an evaluation")
     _roll_out(session, members[0], rows[: session.rollout.batches.size])  # the first takes longer
     joules = energy_since(session.base.loaded.device)
-    alone, results = _timed(lambda: _roll_out(session, members[1], rows))
+    alone, results = _timed(session, lambda: _roll_out(session, members[1], rows))
     spent = joules()
     one, another = (_visits(session, members, count) for count in (1, 2))
     engine = max(0.0, another - one)  # what going back costs is shared by all of a population
     member = alone - one + engine
-    evaluation = sum(_evaluation(task.rollout, task.encoded) for task in session.tasks)
+    evaluation = sum(_evaluation(session, task) for task in session.tasks)
     update = _update(session, members)
     step = search.population * member + update
     evaluations = 2 + (0 if every is None else (search.steps - 1) // every)
@@ -105,11 +107,10 @@ def energy_since(device: torch.device, rapl: Path = _RAPL) -> Callable[[], float
     return since
 
 
-def _timed(work: Callable[[], object]) -> tuple[float, object]:
+def _timed(session: Session, work: Callable[[], object]) -> tuple[float, object]:
     began = time.monotonic()
     result = work()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    finish_queue(session.base.loaded.device)
     return time.monotonic() - began, result
 
 
@@ -128,7 +129,7 @@ def _visits(session: Session, members: Sequence[Member], count: int) -> float:
             for member in members[:count]:
                 visit(member)
 
-    return min(_timed(visits)[0] for _ in range(3))
+    return min(_timed(session, visits)[0] for _ in range(3))
 
 
 def _update(session: Session, members: Sequence[Member]) -> float:
@@ -138,7 +139,7 @@ def _update(session: Session, members: Sequence[Member]) -> float:
     def update(count: int) -> float:
         signs = [1.0 if at % 3 else -0.5 for at in range(count)]  # no pair of them cancels
         rest = search.alpha, anchor.awd, anchor.norm
-        return _timed(lambda: drift.step(list(members[:count]), signs, *rest))[0]
+        return _timed(session, lambda: drift.step(list(members[:count]), signs, *rest))[0]
 
     few, some = min(2, len(members)), min(_MEMBERS, len(members))
     update(few)  # the first takes longer
@@ -147,10 +148,11 @@ def _update(session: Session, members: Sequence[Member]) -> float:
     return one + each * (len(members) - few)
 
 
-def _evaluation(rollout, encoded: Sequence[EncodedRow]) -> float:
+def _evaluation(session: Session, task: EvalTask) -> float:
     """Return how long the evaluation of all rows takes, from that of some."""
+    encoded = task.encoded
     some = encoded[:: -(-len(encoded) // _SAMPLE)]
-    return _timed(lambda: rollout.evaluate(some))[0] * len(encoded) / len(some)
+    return _timed(session, lambda: task.rollout.evaluate(some))[0] * len(encoded) / len(some)
 
 
 def _tokens(session: Session, rows: Sequence[EncodedRow], results: Sequence[RowResult]) -> int:

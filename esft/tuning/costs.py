@@ -136,8 +136,7 @@ def costs_of(
     rest = tuned, device, batches
     anchor = placed(recipe.anchor, shape, *rest, room)
     memory = memory_of(shape, tuned, anchor, device, batches)
-    listed = choices(anchor, shape, *rest, room)
-    fits, mapped = memory.fits(room), anchor.store == "disk" and not outline.mappable
+    fits, listed = memory.fits(room), choices(anchor, shape, *rest, room)
     return Costs(
         model=model.id,
         device=device if vram is None else f"{device} of {vram:g} GB",
@@ -157,12 +156,17 @@ def costs_of(
             for one, taken in listed
         ),
         slow=slow_dtype(shape, *rest, anchor, room),
-        disk=Disk(
-            run=disk_bytes(shape, tuned, anchor),
-            free=free_on_disk(Path(recipe.run.dir or RUNS)),
-            base=shape.nbytes if mapped else 0,
-            download=outline.missing,
-        ),
+        disk=_disk(recipe, outline, shape, tuned, anchor),
+    )
+
+
+def _disk(recipe: Recipe, outline: Outline, shape: Shape, tuned: int, anchor: Anchor) -> Disk:
+    cached = anchor.store == "disk" and not outline.mappable
+    return Disk(
+        run=disk_bytes(shape, tuned, anchor),
+        free=free_on_disk(Path(recipe.run.dir or RUNS)),
+        base=shape.nbytes if cached else 0,
+        download=outline.missing,
     )
 
 

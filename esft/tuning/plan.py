@@ -44,7 +44,7 @@ def tell_plan(session: Session, run_path: Path, watcher: Watcher) -> None:
     slow = slow_dtype(shape, *rest)
     lines = (
         what[0],
-        *(("", note) for note in (*loaded.notes, *([slow] if slow else []))),
+        *(("", note) for note in (*loaded.notes, slow, base.weights.kernels.missing) if note),
         *what[1:],
         ("sigma", f"leaves {unmoved:.1%} of the weights as they are (rounding to {dtype})"),
         *_anchor_lines(session),

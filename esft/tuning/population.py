@@ -9,6 +9,7 @@ import torch
 
 from esft.engine.members import Member
 from esft.engine.perturb import visiting
+from esft.models.device import finish_queue
 from esft.rollout.encode import EncodedRow
 from esft.rollout.grading import one_grader
 from esft.rollout.results import RowResult
@@ -28,8 +29,7 @@ class Laps:
 
     def lap(self, part: Literal["engine", "rollout", "grading", "other"]) -> None:
         """Count the time since the last lap to a part."""
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
+        finish_queue(self._device)
         now = time.monotonic()
         self._seconds[part] += now - self._last
         self._last = now

@@ -16,12 +16,12 @@ from esft.engine.kernels import Kernels
 MEMBER = {
     "perturb.py": ("visit", "moved", "leave"),
     "undo.py": ("replace", "_to_keep", "restore", "write_to"),
-    "drift.py": ("round_weights", "compose", "stored", "_parts_of"),
+    "drift.py": ("round_weights", "compose", "parts", "_part", "_parts_of"),
     "reference.py": ("perturb", "compose"),
-    "numba_cpu.py": ("perturb", "compose", "_write", "_shared", "share", "work"),
+    "numba_cpu.py": ("perturb", "compose", "_writing", "share_out", "work"),
 }
 BASE = {
-    "drift.py": ("at_base", "round_weights", "stored", "_parts_of"),
+    "drift.py": ("at_base", "round_weights", "parts", "_part", "_parts_of"),
     "stream.py": ("brought",),
     "reference.py": ("compose", "composed", "read"),
 }
@@ -89,7 +89,7 @@ def test_ctrl_c_before_any_line_of_a_member_leaves_every_bit(dtype, kernels, kep
 
     reached = interrupted_everywhere(weights, MEMBER, two_members, stride=7)
 
-    assert ({"replace", "restore"} if revert == "log" else {"stored"}) <= reached
+    assert ({"replace", "restore"} if revert == "log" else {"parts"}) <= reached
 
 
 @kinds

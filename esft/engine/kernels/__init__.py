@@ -11,7 +11,10 @@ __all__ = ["Kernels", "chosen_kernels"]
 
 
 def chosen_kernels(device: torch.device) -> Kernels:
-    """Return the fastest passes that can run here: numba on a CPU, Triton on cuda, else torch."""
+    """Return the fastest passes that can run here: numba on a CPU, Triton on cuda, else torch.
+
+    Where the faster ones cannot, `missing` of those in torch says why.
+    """
     try:
         if device.type == "cpu":
             import numba
@@ -29,6 +32,8 @@ def chosen_kernels(device: torch.device) -> Kernels:
             from esft.engine.kernels.triton_cuda import TritonKernels
 
             return TritonKernels()
-    except (ImportError, OSError, RuntimeError, SubprocessError):
-        pass
+    except (ImportError, OSError, RuntimeError, SubprocessError) as error:
+        # RuntimeError: of numba where no folder for its cache can be written, of Triton's driver.
+        faster = "numba" if device.type == "cpu" else "triton"
+        return Kernels(missing=f"{faster} does not run here: {' '.join(str(error).split())}")
     return Kernels()

@@ -1,25 +1,32 @@
 """The passes in numba, on the threads that torch has on a CPU."""
 
 import math
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from threading import Event, Lock
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from esft.engine.kernels import numba_passes as passes
-from esft.engine.kernels.reference import Found, Kernels, Stored, Update
+from esft.engine.kernels.reference import Found, Kernels, Part, Stored, Update
 from esft.engine.noise import hash_keys
 
 u32, f32 = np.uint32, np.float32
 
-# Elements that a thread takes at once, a multiple of BUFFER: 0.1 ms, of which a tenth is Python's.
-_CHUNK = 1 << 18
+CHUNK = 1 << 17
+"""Elements that a thread takes at once, a multiple of `passes.BUFFER`: 0.1 ms of work or more."""
 
-_CODES = {torch.float32: 1, torch.float16: 2, torch.bfloat16: 3, torch.int8: 4}
+# How numba sees a dtype that it lacks; see `elements.number`.
+_SEEN_AS = {torch.bfloat16: np.uint16, torch.float16: np.int16}
+_FLOATING = torch.float32, torch.float16
 _NORMS = {"l1": 1, "l2": 2}
+
+
+Job = tuple[int, Callable[[int, int], None]]
+"""How many elements there are, and what works on those from the first to before the last."""
 
 
 class NumbaKernels(Kernels):
@@ -29,21 +36,12 @@ class NumbaKernels(Kernels):
     fused = True
     fused_update = True
 
-    def perturb(
-        self,
-        out: Tensor,
-        base: Tensor,
-        drift: Stored | None,
-        name: str,
-        start: int,
-        seed: int,
-        scale: float,
-    ) -> None:
-        keys = hash_keys("noise", seed, name)
-        self._write(out, base, drift, start, keys, scale)
+    def perturb(self, parts: Iterable[Part], seed: int, scale: float) -> None:
+        numbers = *_floats(scale), True
+        share_out([_writing(part, hash_keys("noise", seed, part.name), *numbers) for part in parts])
 
-    def compose(self, out: Tensor, base: Tensor, drift: Stored) -> None:
-        self._write(out, base, drift, 0, None, 0.0)
+    def compose(self, parts: Iterable[Part]) -> None:
+        share_out([_writing(part, (0, 0), f32(0), False) for part in parts])
 
     def accumulate(
         self, total: Tensor, name: str, start: int, nets: Sequence[tuple[int, float]]
@@ -53,7 +51,7 @@ class NumbaKernels(Kernels):
         def work(first: int, last: int) -> None:
             passes.accumulate(total.numpy(), first, last, start, *noises)
 
-        _shared(total.numel(), work)
+        share_out([(total.numel(), work)])
 
     def update(
         self,
@@ -69,52 +67,42 @@ class NumbaKernels(Kernels):
 
         `next_factor` is what D is multiplied by when it is read next, where that is float16.
         """
-        theta, theta_0, kept, scales = map(_bytes, (out, base, drift.values, drift.scales))
-        noises = _noises(name, update.nets)
-        chance = [u32(key) for key in hash_keys("rounding", update.rounding, name)]
-        codes = _CODES[out.dtype], _CODES[drift.values.dtype]
+        kinds = (drift.values if drift.values.dtype == kind else None for kind in _FLOATING)
+        arrays = [*map(_array, (out, base, drift.values, drift.scales, *kinds))]
+        chance = tuple(map(u32, hash_keys("rounding", update.rounding, name)))
+        numbers = _floats(drift.factor, drift.owed, next_factor, 1 / next_factor)
+        noises, pulled = _noises(name, update.nets), _floats(update.scale, update.pull)
         norm = _NORMS[update.norm] if update.pull else 0
-        numbers = _floats(drift.factor, 1 / next_factor, next_factor, drift.owed)
         found = {}
 
         def work(first: int, last: int) -> None:
             found[first] = passes.update(
-                *(theta, theta_0, kept, scales.view(f32), first, last, *codes, *numbers),
-                *(start, *noises, *_floats(update.scale, update.pull), norm, *chance),
+                *(*arrays, *numbers, first, last, start, *noises, *pulled, norm, *chance)
             )
 
-        _shared(out.numel(), work)
+        share_out([(out.numel(), work)])
         peaks, squares, reaches = zip(*(found[first] for first in sorted(found)), strict=True)
         peak, reach = np.array([max(peaks), max(reaches)], np.uint32).view(f32).tolist()
         return Found(peak, math.sqrt(math.fsum(squares)), reach)
 
-    def _write(
-        self,
-        out: Tensor,
-        base: Tensor,
-        drift: Stored | None,
-        start: int,
-        keys: tuple[int, int] | None,
-        scale: float,
-    ) -> None:
-        drift = Stored(base[:0]) if drift is None else drift
-        theta, theta_0, kept, scales = map(_bytes, (out, base, drift.values, drift.scales))
-        has_drift = drift.values.numel() > 0
-        codes = _CODES[out.dtype], _CODES[drift.values.dtype] if has_drift else passes.NONE
-        numbers = _floats(drift.factor, drift.owed)
-        k1, k2 = map(u32, keys or (0, 0))
 
-        def work(first: int, last: int) -> None:
-            passes.write(
-                *(theta, theta_0, kept, scales.view(f32), first, last, *codes, *numbers),
-                *(start, k1, k2, *_floats(scale), keys is not None),
-            )
+def _writing(part: Part, keys: tuple[int, int], scale: np.float32, add: bool) -> Job:
+    """Return the job of writing a part, with noise of these keys where `add`."""
+    values, scales, *numbers = part.kept
+    arrays = [*map(_array, (part.out, part.base, values, scales))]
+    numbers = _floats(*numbers)
+    noise = part.start, *map(u32, keys), scale, add
 
-        _shared(out.numel(), work)
+    def work(first: int, last: int) -> None:
+        passes.write(*arrays, *numbers, first, last, *noise)
+
+    return part.out.numel(), work
 
 
-def _bytes(tensor: Tensor | None) -> np.ndarray:
-    return np.empty(0, np.uint8) if tensor is None else tensor.view(torch.uint8).numpy()
+def _array(tensor: Tensor | None) -> np.ndarray | None:
+    if tensor is None or tensor.dtype not in _SEEN_AS:
+        return None if tensor is None else tensor.numpy()
+    return tensor.view(torch.int16).numpy().view(_SEEN_AS[tensor.dtype])
 
 
 def _floats(*numbers: float) -> list[np.float32]:
@@ -133,24 +121,35 @@ def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(thread_name_prefix="esft-kernel")
 
 
-def _shared(count: int, work: Callable[[int, int], None]) -> None:
-    """Call `work(first, last)` for chunks of `count` elements, on as many threads as torch uses.
+def share_out(jobs: Iterable[Job]) -> None:
+    """Do jobs in chunks of their elements, on as many threads as torch uses.
 
-    The chunks are the same for any number of threads, and all are done when this returns,
-    also when Ctrl-C makes it raise.
+    The chunks are the same for any number of threads. When this returns none is worked on any
+    more, also when Ctrl-C makes it raise, at whatever moment.
     """
-    firsts = range(0, count, _CHUNK)
-    threads = min(torch.get_num_threads(), len(firsts))
+    chunks = [
+        (work, first, min(first + CHUNK, count))
+        for count, work in jobs
+        for first in range(0, count, CHUNK)
+    ]
+    threads = max(1, min(torch.get_num_threads(), len(chunks)))
+    over, working = Event(), [Lock() for _ in range(1, threads)]
 
     def share(thread: int) -> None:
-        for first in firsts[thread::threads]:
-            work(first, min(first + _CHUNK, count))
+        for work, first, last in chunks[thread::threads]:
+            with working[thread - 1]:
+                if over.is_set():
+                    return
+                work(first, last)
 
-    others = [_pool().submit(share, thread) for thread in range(1, threads)]
     try:
-        if threads:
-            share(0)
+        others = [_pool().submit(share, thread) for thread in range(1, threads)]
+        for work, first, last in chunks[::threads]:
+            work(first, last)
+        for other in others:
+            other.result()
     finally:
-        wait(others)
-    for other in others:
-        other.result()
+        # Not by the futures: Ctrl-C may come before one is noted here.
+        over.set()
+        for lock in working:
+            lock.acquire()

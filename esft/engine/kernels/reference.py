@@ -3,7 +3,7 @@
 A product always comes before its sum: a fused multiply-add rounds once where these round twice.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +13,13 @@ from esft.engine.noise import noise
 
 BLOCK = 256
 """Elements that share a scale of an int8 drift; pieces start at multiples of it."""
+
+TOP_CODE = 127
+"""The largest code of int8; it stands for the largest magnitude of its block."""
+
+SMALLEST_SCALE, LARGEST_SCALE = 2.0**-120, 2.0**121
+"""Bounds of a scale, so that neither it nor scale * pull loses bits to the subnormals, and 127
+scales are finite: drifts up to 1e-34 are kept more coarsely, and drifts above 3.3e38 as 3.3e38."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +34,29 @@ class Stored:
     """A power of two."""
     owed: float = 0.0
     """What each int8 element is still to be shrunk by, as `decay_` does with norm "l1"."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A piece of the weights to be written, and what is written there.
+
+    `out` and `base` are (count,) in one dtype, elements from `start` on of the parameter `name`;
+    they may be the same tensor.
+    """
+
+    name: str
+    start: int
+    out: Tensor
+    base: Tensor
+    drift: Stored | None = None
+
+    @property
+    def kept(self) -> tuple[Tensor | None, Tensor | None, float, float]:
+        """Values, scales, factor and owed of D, see `Stored`; None, None, 1, 0 without one."""
+        drift = self.drift
+        if drift is None:
+            return None, None, 1.0, 0.0
+        return drift.values, drift.scales, drift.factor, drift.owed
 
 
 @dataclass(frozen=True)
@@ -57,9 +87,9 @@ class Found:
 
 
 class Kernels:
-    """Passes over pieces, by elements `start` to `start + count` of the parameter `name`.
+    """Passes over pieces of the weights. This is the reference, for any device.
 
-    This is the reference, for any device. All tensors of a call lie on one device.
+    All tensors of a call lie on one device.
     """
 
     name = "torch"
@@ -68,29 +98,26 @@ class Kernels:
     fused_update = False
     """True where there is an `update`, a whole step in one pass, that needs none either."""
 
-    def perturb(
-        self,
-        out: Tensor,
-        base: Tensor,
-        drift: Stored | None,
-        name: str,
-        start: int,
-        seed: int,
-        scale: float,
-    ) -> None:
-        """Write round(w + scale * noise(seed)) to `out`; w is round(base + drift), or the base.
+    def __init__(self, missing: str | None = None) -> None:
+        self.missing = missing
+        """Why those that are faster on this kind of device do not run; None where they do."""
 
-        `out` and `base` are (count,) in one dtype; they may be the same tensor. With -scale it
-        is what undoes a perturbation, but for the few elements that this rounds away.
+    def perturb(self, parts: Iterable[Part], seed: int, scale: float) -> None:
+        """Write round(w + scale * noise(seed)); w is round(base + drift), or the base without one.
+
+        With -scale it is what undoes a perturbation, but for the few elements that this rounds
+        away.
         """
-        shift = noise(seed, name, start, out.numel(), out.device)
-        shift *= scale
-        shift += base if drift is None else composed(base, read(drift))
-        out.copy_(shift)
+        for part in parts:
+            shift = noise(seed, part.name, part.start, part.out.numel(), part.out.device)
+            shift *= scale
+            shift += part.base if part.drift is None else composed(part.base, read(part.drift))
+            part.out.copy_(shift)
 
-    def compose(self, out: Tensor, base: Tensor, drift: Stored) -> None:
-        """Write round(base + drift) to `out`: theta from theta_0 and D."""
-        out.copy_(composed(base, read(drift)))
+    def compose(self, parts: Iterable[Part]) -> None:
+        """Write round(base + drift): theta from theta_0 and D."""
+        for part in parts:
+            part.out.copy_(composed(part.base, read(part.drift)))
 
     def accumulate(
         self, total: Tensor, name: str, start: int, nets: Sequence[tuple[int, float]]

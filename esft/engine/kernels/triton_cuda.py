@@ -4,7 +4,7 @@ Products are not fused with their sums, and integers round 16-bit numbers, in th
 may take a number that goes to bfloat16 and back for the number itself.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from esft.engine.kernels.reference import BLOCK, Kernels, Stored
+from esft.engine.kernels.reference import BLOCK, Kernels, Part
 from esft.engine.noise import CUBIC, MEAN_BYTE_SUM, MIX_1, MIX_2, STRIDE, UNIT, hash_keys
 
 # A kernel reads no other global numbers.
@@ -31,21 +31,14 @@ class TritonKernels(Kernels):
     name = "triton"
     fused = True
 
-    def perturb(
-        self,
-        out: Tensor,
-        base: Tensor,
-        drift: Stored | None,
-        name: str,
-        start: int,
-        seed: int,
-        scale: float,
-    ) -> None:
-        ((counter, key),) = _keys(name, start, [seed]).tolist()
-        self._write(out, base, drift, scale, counter, key, noise=True)
+    def perturb(self, parts: Iterable[Part], seed: int, scale: float) -> None:
+        for part in parts:
+            ((counter, key),) = _keys(part.name, part.start, [seed]).tolist()
+            _write_part(part, scale, counter, key, noise=True)
 
-    def compose(self, out: Tensor, base: Tensor, drift: Stored) -> None:
-        self._write(out, base, drift, 0.0, 0, 0, noise=False)
+    def compose(self, parts: Iterable[Part]) -> None:
+        for part in parts:
+            _write_part(part, 0.0, 0, 0, noise=False)
 
     def accumulate(
         self, total: Tensor, name: str, start: int, nets: Sequence[tuple[int, float]]
@@ -58,20 +51,9 @@ class TritonKernels(Kernels):
             members = members.pin_memory().to(total.device, non_blocking=True)
         _launch(_accumulate, total, members, len(nets))
 
-    def _write(
-        self,
-        out: Tensor,
-        base: Tensor,
-        drift: Stored | None,
-        scale: float,
-        counter: int,
-        key: int,
-        noise: bool,
-    ) -> None:
-        kept = None, None, 1.0, 0.0
-        if drift is not None:
-            kept = drift.values, drift.scales, drift.factor, drift.owed
-        _launch(_write, out, base, *kept, scale, counter, key, NOISE=noise)
+
+def _write_part(part: Part, scale: float, counter: int, key: int, *, noise: bool) -> None:
+    _launch(_write, part.out, part.base, *part.kept, scale, counter, key, NOISE=noise)
 
 
 def _keys(name: str, start: int, seeds: Sequence[int]) -> Tensor:

@@ -2,7 +2,9 @@
 
 import math
 import sys
+import time
 from dataclasses import replace
+from threading import Event, current_thread
 
 import pytest
 import torch
@@ -14,7 +16,7 @@ from some_weights import DRIFT_DTYPES
 from esft.engine import Member, Weights, perturbed
 from esft.engine.kept import KINDS
 from esft.engine.kernels import Kernels, chosen_kernels
-from esft.engine.kernels.reference import BLOCK, Stored, Update, read
+from esft.engine.kernels.reference import BLOCK, Part, Stored, Update, read
 from esft.engine.noise import MAX_NOISE
 from esft.engine.update import update_piece
 from esft.engine.weights import Piece
@@ -105,7 +107,7 @@ def test_threads_change_no_bit(kernels, threads, form):
 
     def passes():
         perturbed, total = torch.empty_like(base), torch.zeros(MANY)
-        kernels.perturb(perturbed, base, drift, "weight", 256, 1, 1e-3)
+        kernels.perturb([Part("weight", 256, perturbed, base, drift)], 1, 1e-3)
         kernels.accumulate(total, "weight", 256, update.nets)
         kept, theta, found = step(kernels, "weight", 256, base, drift, update)
         return [perturbed, total, *kept, theta], found
@@ -120,16 +122,43 @@ def test_threads_change_no_bit(kernels, threads, form):
         assert_same_bits(tensor, expected)
 
 
+def test_an_interruption_is_passed_on_when_no_other_thread_works_any_more(kernels, threads):
+    from esft.engine.kernels.numba_cpu import CHUNK, share_out
+
+    threads(2)
+    begun, ended, here = Event(), [], current_thread()
+
+    def work(first, last):
+        if current_thread() is here:
+            assert begun.wait(10)
+            raise KeyboardInterrupt
+        begun.set()
+        time.sleep(0.2)
+        ended.append(first)
+
+    with pytest.raises(KeyboardInterrupt):
+        share_out([(6 * CHUNK, work)])
+
+    assert ended == [CHUNK]  # what was in hand, and no more
+    time.sleep(0.3)
+    assert ended == [CHUNK]
+
+
 def test_where_numba_cannot_be_imported_the_reference_makes_the_same_bits(kernels, monkeypatch):
     def perturbed_weights():
         weights = Weights(torch.nn.LayerNorm(300))
         with perturbed(weights, Member(1), 1e-3):
-            return weights.kernels.name, [weights.flat(name).clone() for name in weights.names]
+            kernels = weights.kernels
+            return (kernels.name, kernels.missing), [
+                weights.flat(name).clone() for name in weights.names
+            ]
 
     by_numba, expected = perturbed_weights()
     monkeypatch.setitem(sys.modules, "numba", None)
     by_torch, found = perturbed_weights()
 
-    assert (by_numba, by_torch) == ("numba", "torch")
+    assert by_numba == ("numba", None)
+    assert by_torch[0] == "torch"
+    assert by_torch[1].startswith("numba does not run here: ")
     for one, other in zip(found, expected, strict=True):
         assert_same_bits(one, other)

@@ -20,6 +20,7 @@ from some_pieces import (
 )
 
 from esft.engine.kernels import Kernels, chosen_kernels
+from esft.engine.kernels.reference import Part
 
 # Elements, more than a program of Triton or a buffer of numba works on at once.
 MOST = 1300
@@ -43,10 +44,10 @@ def test_perturb(kernels, data, place, dtype, form, name, seed, scale, in_place)
     base = data.draw(numbers(count, dtype))
     drift = None if form is None else data.draw(drifts(count, form))
     expected = torch.empty_like(base)
-    REFERENCE.perturb(expected, base, drift, name, start, seed, scale)
+    REFERENCE.perturb([Part(name, start, expected, base, drift)], seed, scale)
 
     out = base if in_place else torch.empty_like(base)
-    kernels.perturb(out, base, drift, name, start, seed, scale)
+    kernels.perturb([Part(name, start, out, base, drift)], seed, scale)
 
     assert_same_bits(out, expected)
 
@@ -56,9 +57,9 @@ def test_perturb(kernels, data, place, dtype, form, name, seed, scale, in_place)
 def test_compose(kernels, data, count, dtype, form):
     base, drift = data.draw(numbers(count, dtype)), data.draw(drifts(count, form))
     out, expected = torch.empty_like(base), torch.empty_like(base)
-    REFERENCE.compose(expected, base, drift)
+    REFERENCE.compose([Part("weight", 0, expected, base, drift)])
 
-    kernels.compose(out, base, drift)
+    kernels.compose([Part("weight", 0, out, base, drift)])
 
     assert_same_bits(out, expected)
 

@@ -22,7 +22,7 @@ from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
 from esft.engine.kernels import chosen_kernels
-from esft.engine.kernels.reference import Stored
+from esft.engine.kernels.reference import Part, Stored
 
 class Ampere:
     get_current_device = get_current_stream = lambda self, *_: 0
@@ -49,9 +49,10 @@ drifts = [
 ]
 for dtype, drift in zip((torch.float16, torch.float32, torch.bfloat16), drifts):
     weights = torch.zeros(512, dtype=dtype)
-    kernels.perturb(weights, weights, drift, "weight", 0, 1, 1e-3)
-    kernels.compose(weights, weights, drift)
-kernels.perturb(weights, weights, None, "weight", 0, 1, 1e-3)
+    part = Part("weight", 0, weights, weights, drift)
+    kernels.perturb([part], 1, 1e-3)
+    kernels.compose([part])
+kernels.perturb([Part("weight", 0, weights, weights)], 1, 1e-3)
 kernels.accumulate(drifts[0].values, "weight", 0, [(1, 0.5), (2, -0.5)])
 torch.version.hip = "7.0"
 assert chosen_kernels(cuda).name == "torch"
