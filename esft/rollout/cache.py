@@ -1,4 +1,4 @@
-"""What esft keeps in its cache so as not to make it twice: measured figures, and base weights."""
+"""What esft keeps in its cache so as not to make it twice: figures, base weights, kernels."""
 
 import hashlib
 import json
@@ -19,9 +19,12 @@ from esft.files import cache_folder, write_whole, writing
 KINDS = {
     "measured": "what esft tune and eval measured",
     "bases": 'base weights for [anchor] store = "disk"',
+    "kernels": "passes over weights, compiled for this CPU",
 }
 """The folders of the cache, and what is in them."""
-_OWN = re.compile(r"[0-9a-f]{64}\.(json|safetensors)|\.[0-9a-f]{64}\..+\.partial")
+_OWN = re.compile(
+    r"[0-9a-f]{64}\.(json|safetensors)|\.[0-9a-f]{64}\..+\.partial|numba_passes\..+\.nb[ci]"
+)
 _MEASURING = ("stats", "engine", "tasks", "models", "rollout", "evals")
 """The packages whose code makes figures."""
 
@@ -110,7 +113,7 @@ def clear_cache() -> int:
 
 def _files(kind: str) -> Iterator[tuple[Path, int]]:
     """Yield the files of one kind that esft wrote, with their sizes."""
-    for path in (cache_folder() / kind).glob("*"):
+    for path in (cache_folder() / kind).rglob("*"):
         with suppress(FileNotFoundError):  # another process may remove it
             if _OWN.fullmatch(path.name) and path.is_file():
                 yield path, path.stat().st_size

@@ -1,5 +1,8 @@
 """The passes over weights in three forms of the same bits, and which of them serves a device."""
 
+import hashlib
+import os
+from pathlib import Path
 from subprocess import SubprocessError
 
 import torch
@@ -20,7 +23,7 @@ def chosen_kernels(device: torch.device) -> Kernels:
             import numba
 
             # Before the module: its functions look for their compiled form when they are made.
-            numba.config.CACHE_DIR = numba.config.CACHE_DIR or str(cache_folder() / "numba")
+            numba.config.CACHE_DIR = str(compiled_folder())
             from esft.engine.kernels.numba_cpu import NumbaKernels
 
             return NumbaKernels()
@@ -37,3 +40,16 @@ def chosen_kernels(device: torch.device) -> Kernels:
         faster = "numba" if device.type == "cpu" else "triton"
         return Kernels(missing=f"{faster} does not run here: {' '.join(str(error).split())}")
     return Kernels()
+
+
+def compiled_folder() -> Path:
+    """Return where the form that numba compiled of these sources lies.
+
+    One of its own for each state of all of them: numba looks at the one file where a function
+    stands, and not at the others that its instructions come from.
+    """
+    digest, here = hashlib.sha256(), Path(__file__).parent
+    for file in (*sorted(here.glob("*.py")), here.parent / "noise.py"):
+        digest.update(file.read_bytes())
+    folder = os.environ.get("NUMBA_CACHE_DIR") or cache_folder() / "kernels"
+    return Path(folder) / digest.hexdigest()[:16]

@@ -5,8 +5,12 @@ compiled for each combination that is used. `fastmath` is off, so that no produc
 its sum, and integers round 16-bit numbers, in their bits.
 """
 
+from collections.abc import Callable
+from contextlib import suppress
+
 import numba
 import numpy as np
+from numba.core.caching import FunctionCache
 
 from esft.engine.kernels.elements import (
     chanced,
@@ -30,7 +34,19 @@ BUFFER = 4 * BLOCK
 _SMALLEST, _LARGEST, _TOP = f32(SMALLEST_SCALE), f32(LARGEST_SCALE), f32(TOP_CODE)
 _UNIT = f32(1 / TOP_CODE)
 
-_compiled = numba.njit(nogil=True, cache=True, error_model="numpy")
+
+class _Cache(FunctionCache):
+    """What is compiled, kept for other processes; done without where it cannot be written."""
+
+    def save_overload(self, *args: object) -> None:
+        with suppress(OSError):
+            super().save_overload(*args)
+
+
+def _compiled(function: Callable) -> Callable:
+    made = numba.njit(nogil=True, error_model="numpy")(function)
+    made._cache = _Cache(function)
+    return made
 
 
 @_compiled

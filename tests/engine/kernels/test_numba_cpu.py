@@ -1,6 +1,8 @@
 """A step in one pass of numba is the step of `update.py`; threads change no bit."""
 
 import math
+import os
+import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -142,6 +144,28 @@ def test_an_interruption_is_passed_on_when_no_other_thread_works_any_more(kernel
     assert ended == [CHUNK]  # what was in hand, and no more
     time.sleep(0.3)
     assert ended == [CHUNK]
+
+
+FULL_DISK = """
+import resource, torch
+from esft.engine import Member, Weights, perturbed
+weights = Weights(torch.nn.LayerNorm(300))
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+with perturbed(weights, Member(1), 1e-3):
+    print(weights.kernels.name)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no limit on the size of a file")
+def test_a_full_disk_keeps_no_compiled_form_and_stops_no_pass(kernels, tmp_path):
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
+
+    done = subprocess.run(
+        [sys.executable, "-c", FULL_DISK], capture_output=True, text=True, env=environment
+    )
+
+    assert done.stdout == "numba\n", done.stderr
+    assert list(tmp_path.rglob("*.nbc")) == []
 
 
 def test_where_numba_cannot_be_imported_the_reference_makes_the_same_bits(kernels, monkeypatch):
