@@ -70,6 +70,15 @@ def some_case(truth, draw, drop=0.10):
     return (base, *(base + change for change in changes)), draw.uniform(0.1, 0.6)
 
 
+def wrong_and_open(truth, kinds):
+    """Return how many verdicts are wrong, and how many leave the question open.
+
+    To be down is no error where it is lost or drifting, which it leaves open.
+    """
+    left_open = kinds["not enough"] + kinds["down"] * (truth in ("drifting", "lost"))
+    return kinds.total() - kinds[truth] - left_open, left_open
+
+
 def counted(truth, number, draw, drop=0.10):
     """Return how often each verdict came up in `number` cases of `truth`, and the rows it took."""
     kinds, rows = Counter(), []

@@ -82,8 +82,7 @@ def _recorded_tasks(path: Path) -> list[TaskResult]:
         # Only steps whose rows are those of the base, all of them.
         same = {step: list(of.values()) for step, of in rows.items() if of and [*of] == [*base]}
         task = TaskResult(name=name, role=role, evaluations=tuple(by_step[step] for step in rows))
-        task = compared(task, same, [id for id, _ in base])
-        recorded.append(task if role == "prior" else replace(task, verdict=None))
+        recorded.append(compared(task, same, [id for id, _ in base]))
     return recorded
 
 

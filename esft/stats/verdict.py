@@ -17,14 +17,14 @@ The verdict is the first of these that holds:
 1. The last evaluation is unclear: *not enough* rows.
 2. It is up: *improved*.
 3. It is level, and there was no drop: *unchanged*.
-4. Fewer than three evaluations came after the one that the drop began with: *not enough*
-   evaluations, said with the number still to come; more rows would not help.
-5. It is level: *recovered*.
-6. It is down, the movement is larger than the margin and its interval (98 %) excludes zero:
-   *drifting*, be it further down or back up.
-7. It is down, and the 95 % interval of the movement lies within the margin, or nothing is left
-   that could be lost, no row being right any more: *lost*.
-8. Else the movement is unclear: *not enough* rows.
+4. It is level: *recovered*.
+5. It is down, and fewer than three evaluations came after the one that the drop began with: *down*,
+   be it falling or settled, said with the number still to come; more rows would not help.
+6. The movement is larger than the margin and its interval (98 %) excludes zero: *drifting*, be it
+   further down or back up.
+7. The 95 % interval of the movement lies within the margin, or nothing is left that could be lost,
+   no row being right any more: *lost*.
+8. Else the movement is unclear: *down*, said with the number of rows that would tell.
 
 A slow movement, smaller than the margin over the evaluations looked at, counts as settled, and so
 does one up and down that stays below the base; the text has the figures.
@@ -47,7 +47,7 @@ MARGIN = 0.03
 # Share of the margin: changes nearer to the margin than this are not worth asking rows for.
 _NEAREST = 0.25
 
-Kind = Literal["unchanged", "improved", "drifting", "recovered", "lost", "not enough"]
+Kind = Literal["unchanged", "improved", "drifting", "recovered", "lost", "down", "not enough"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,23 +83,26 @@ def diagnose(
     series = Series(base, later, margin)
     last, drop = series.changes[-1], series.drop()
     if not (last.is_level or last.is_change):
-        return _not_enough_rows(series, last, last.text)
+        return _open("not enough", series, last, last.text)
     if last.is_change and not last.is_down:
         return _verdict("improved", series, f"{last.size} above the base {last.range}")
     if drop is None:
         return _verdict("unchanged", series, last.text)
     first, deepest = drop
+    missing = max(0, AFTER_DROP - (len(series) - 1 - first))
+    evaluations = f"{missing} more evaluation{'s' * (missing > 1)} would tell"
+    if last.is_level:
+        was = f"was down {series.changes[deepest].size} at step {series.steps[deepest]}"
+        text = f"{was}, now {100 * last.difference:+.1f} {last.range}"
+        if not missing:
+            return _verdict("recovered", series, text)
+        text += f"; {evaluations} whether it stays"
+        return _verdict("recovered", series, text, evaluations_needed=missing)
     below = f"{last.size} below the base {last.range}"
     since = f"{below}, down since step {series.steps[first]}"
-    was = f"was down {series.changes[deepest].size} at step {series.steps[deepest]}"
-    back = f"{was}, now {100 * last.difference:+.1f} {last.range}"
-    missing = AFTER_DROP - (len(series) - 1 - first)
-    if missing > 0:
-        text = f"{since if last.is_down else back}; {missing} more evaluation{'s' * (missing > 1)}"
-        text += " would tell whether it stays"
-        return _verdict("not enough", series, text, evaluations_needed=missing)
-    if last.is_level:
-        return _verdict("recovered", series, back)
+    if missing:
+        text = f"{since}; falling or settled is open, {evaluations}"
+        return _verdict("down", series, text, evaluations_needed=missing)
     positions = series.settling(first)
     movement = series.movement(positions)
     moved = f"{movement.text} from step {series.steps[positions[0]]} to {series.steps[-1]}"
@@ -110,10 +113,11 @@ def diagnose(
         return _verdict("lost", series, f"{since} and settled: {moved}")
     if not series.after[-1].any():
         return _verdict("lost", series, f"{since}: no row is right any more")
-    return _not_enough_rows(series, movement, f"{below}, settled or not: {moved}")
+    return _open("down", series, movement, f"{below}; falling or settled is open: {moved}")
 
 
-def _not_enough_rows(series: Series, unclear: Change, text: str) -> Verdict:
+def _open(kind: Kind, series: Series, unclear: Change, text: str) -> Verdict:
+    """Return a verdict that more rows would settle, with how many."""
     last, rows, margin = series.changes[-1], series.rows, series.margin
     asked = rows_needed(unclear.changed, margin)
     if asked <= rows:  # they would tell it from none; those that tell it from the margin:
@@ -124,7 +128,7 @@ def _not_enough_rows(series: Series, unclear: Change, text: str) -> Verdict:
         movement = series.movement(range(len(series) - AFTER_DROP, len(series)))
         asked = max(asked, rows_needed(movement.changed, margin))
     text += f"; {rows} rows are not enough to tell, about {asked} would be"
-    return _verdict("not enough", series, text, rows_needed=asked)
+    return _verdict(kind, series, text, rows_needed=asked)
 
 
 def _verdict(kind: Kind, series: Series, text: str, **needed: int) -> Verdict:

@@ -33,11 +33,11 @@ def test_the_target_comes_first_and_each_task_is_compared_with_its_base_row_by_r
     assert prior.change.reward_change == pytest.approx(2 * prior.change.change)
 
 
-def test_a_prior_task_gets_a_verdict_and_the_target_gets_none(tmp_path):
+def test_target_and_prior_tasks_get_their_verdicts_from_what_the_run_measured(tmp_path):
     numbers = read_run(write_run(tmp_path / "run", evaluations={0: 0.3, 4: 0.9}))
 
     assert task_of(numbers, "gsm8k").verdict.kind == "improved"
-    assert task_of(numbers, "arc").verdict is None
+    assert task_of(numbers, "arc").verdict.kind == "down"
 
 
 def test_rows_that_are_not_all_there_leave_the_scores_without_a_comparison(run):

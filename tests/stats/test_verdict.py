@@ -1,7 +1,7 @@
 import random
 
 import pytest
-from simulated_evaluations import TRUTHS, counted
+from simulated_evaluations import TRUTHS, counted, wrong_and_open
 
 from esft.stats.series import Series
 from esft.stats.verdict import diagnose
@@ -55,7 +55,7 @@ def test_a_series_gets_the_verdict_that_its_rows_show(series, kind):
 
 @pytest.mark.parametrize(
     ("right", "kind"),
-    [((30, 15, 12, 0), "lost"), ((30, 15, 12, 1), "not enough"), ((400, 300, 150, 0), "drifting")],
+    [((30, 15, 12, 0), "lost"), ((30, 15, 12, 1), "down"), ((400, 300, 150, 0), "drifting")],
 )
 def test_what_has_nothing_left_is_lost_unless_it_fell_fast(right, kind):
     few = [[1.0] * count + [0.0] * (500 - count) for count in right]
@@ -67,31 +67,39 @@ def test_what_has_nothing_left_is_lost_unless_it_fell_fast(right, kind):
 
 
 @pytest.mark.parametrize(
-    ("series", "missing"),
+    ("series", "kind", "missing"),
     [
-        ([DOWN], 3),
-        ([LEVEL, DOWN, DOWN], 2),
-        ([DOWN, DEEPER, DEEPEST], 1),
-        ([HARDLY_DOWN, DOWN, DOWN, DOWN], 1),
-        ([LEVEL, DOWN, LEVEL], 2),
-        ([DOWN, DOWN, DOWN, DOWN, LEVEL, DOWN], 3),
+        ([DOWN], "down", 3),
+        ([LEVEL, DOWN, DOWN], "down", 2),
+        ([DOWN, DEEPER, DEEPEST], "down", 1),
+        ([HARDLY_DOWN, DOWN, DOWN, DOWN], "down", 1),
+        ([LEVEL, DOWN, LEVEL], "recovered", 2),
+        ([DOWN, DOWN, DOWN, DOWN, LEVEL, DOWN], "down", 3),
     ],
 )
-def test_a_drop_with_fewer_than_three_evaluations_after_it_asks_for_more(series, missing):
+def test_with_fewer_than_three_evaluations_after_a_drop_its_course_is_open(series, kind, missing):
     verdict = diagnose(the_base(), later(*series))
 
-    assert (verdict.kind, verdict.evaluations_needed) == ("not enough", missing)
+    assert (verdict.kind, verdict.evaluations_needed) == (kind, missing)
     assert verdict.rows_needed is None
-    assert f"{missing} more evaluation" in verdict.text
+    assert f"{missing} more evaluation{'s' * (missing > 1)} would tell" in verdict.text
+
+
+def test_what_fell_from_all_to_almost_nothing_is_down_however_few_its_evaluations():
+    verdict = diagnose([1.0] * 200, {20: [1.0] * 26 + [0.0] * 174})
+
+    assert verdict.kind == "down"
+    assert verdict.text.startswith("87.0 points below the base (")
+    assert verdict.text.endswith("; falling or settled is open, 3 more evaluations would tell")
 
 
 @pytest.mark.parametrize("truth", TRUTHS)
 def test_simulated_truths_are_found_with_the_rows_that_the_verdict_asks_for(truth):
     kinds, _ = counted(truth, 100, random.Random(truth))
 
-    abstaining = kinds["not enough"]
-    assert 100 - kinds[truth] - abstaining <= 5
-    assert abstaining <= 20
+    wrong, left_open = wrong_and_open(truth, kinds)
+    assert wrong <= 5
+    assert left_open <= 20
 
 
 def test_few_rows_ask_for_as_many_as_the_changed_ones_make_necessary():
@@ -134,9 +142,9 @@ def test_a_drop_whose_movement_is_unclear_asks_for_rows_not_for_evaluations():
 
     verdict = diagnose(base, dict(enumerate(series)))
 
-    assert (verdict.kind, verdict.evaluations_needed) == ("not enough", None)
+    assert (verdict.kind, verdict.evaluations_needed) == ("down", None)
     assert verdict.rows_needed > 200
-    assert "settled or not" in verdict.text
+    assert "; falling or settled is open: " in verdict.text
 
 
 def test_each_evaluation_more_makes_a_change_harder_to_claim():
