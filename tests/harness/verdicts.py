@@ -4,7 +4,8 @@
 
 NUMBER (1,000) cases of each truth, judged on 200 rows or, where the verdict asks for more, once
 again on as many as it asks for. Exits 1 if more than 5 % of a truth are judged wrong or more than
-20 % left open (where a drop is lost or drifting, "down" leaves it open). Drops of 5 points are shown too: they have no limits to keep.
+20 % left open: as "not enough", or as "down" where the truth is lost or drifting. Drops of 5 points
+are shown too: they have no limits to keep.
 """
 
 import random
