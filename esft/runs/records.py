@@ -180,6 +180,8 @@ class RecordedRow(RowResult):
 
     id: str
     key: str
+    question: str | None = None  # as it was asked; on record with the base's answers alone
+    wanted: str | None = None  # a right answer, likewise
 
 
 def read_info(run: Path) -> RunInfo:

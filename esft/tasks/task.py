@@ -90,6 +90,16 @@ class Row:
         return hashlib.sha256("\0".join(plain).encode()).hexdigest()
 
     @property
+    def shown(self) -> dict[str, str | None]:
+        """What a reader of answers needs beside them: `question` and `wanted`, a right answer."""
+        texts = [m["content"] for question in self.questions for m in question.messages]
+        references = [question.reference for question in self.questions]
+        wanted = self.answer if None in references else "\n\n".join(references)
+        if self.gold is not None:
+            wanted = self.options[self.gold].text
+        return {"question": "\n\n".join(texts), "wanted": wanted}
+
+    @property
     def content(self) -> str:
         """Sha256 (hex) of all that can change an answer or its grade: questions, options, right
         answers and facts; not the id."""

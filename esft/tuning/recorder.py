@@ -153,8 +153,10 @@ class Recorder:
             raise self._overflow("the base model", "--dtype bfloat16 or float32")
         self.count_failures(f"{task.name} at step {step}", rows, result.results)
         score = RecordedScore(step=step, task=task.name, role=task.role, **result.figures())
-        pairs = zip(rows, result.results, strict=True)
-        lines = [RecordedRow(id=one.row.id, key=one.row.key, **vars(row)) for one, row in pairs]
+        lines = [
+            RecordedRow(id=row.id, key=row.key, **vars(made), **({} if step else row.shown))
+            for row, made in zip((one.row for one in rows), result.results, strict=True)
+        ]
         self.run.record_evaluation(score, lines)
         self._evaluated.append(score)
         return result

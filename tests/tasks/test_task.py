@@ -68,3 +68,17 @@ def test_space_around_an_option_is_scored_but_not_listed():
     assert "\nA. dry palms\nB. wet palms\n\n" in row.questions[0].messages[0]["content"]
     assert [option.continuation for option in row.options] == ["  dry palms", " wet palms "]
     assert [option.divisor for option in row.options] == [10, 10]
+
+
+def test_a_reader_is_shown_the_whole_question_with_an_answer_that_is_right():
+    options = text_options("Which are best?", ["dry palms", "wet palms"], "AB")
+    chosen = choice_row(id="r", asked="Which are best?", options=options, gold=1).shown
+    spelt = Row(id="r", questions=(ask("a?", reference="1"), ask("b?", reference="2")), answer="3")
+
+    assert chosen["wanted"] == "wet palms"
+    assert chosen["question"].startswith("Which are best?\n\nA. dry palms")
+    assert spelt.shown == {"question": "a?\n\nb?", "wanted": "1\n\n2"}
+    assert row_of("Be brief.", "Is ice cold?").shown == {
+        "question": "Be brief.\n\nIs ice cold?",
+        "wanted": "yes",
+    }
