@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 import click
 
 from esft import __version__
+from esft.cli.ask import ask
 from esft.cli.bench import bench
 from esft.cli.cache import cache
 from esft.cli.eval import evaluate
@@ -92,6 +93,20 @@ def main() -> None:
     """
 
 
-COMMANDS = (tune, resume, replay, evaluate, export, verify, report, runs, tasks, bench, cache, plan)
+COMMANDS = (
+    tune,
+    resume,
+    ask,
+    replay,
+    evaluate,
+    export,
+    verify,
+    report,
+    runs,
+    tasks,
+    bench,
+    cache,
+    plan,
+)
 for command in COMMANDS:
     main.add_command(command)
