@@ -123,6 +123,17 @@ def remove_abandoned(parent: Path) -> None:
                     shutil.rmtree(held, ignore_errors=True)
 
 
+def remove_folder(folder: Path) -> None:
+    """Remove a folder and what is in it at once, links but not what they lead to.
+
+    It should hold a `.lock` that is held: killed half-way, its rest then goes as abandoned.
+    """
+    with writing(folder):
+        going = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}{_MARK}")
+        folder.rename(going)
+        shutil.rmtree(going)
+
+
 def require_free(folder: Path) -> None:
     """Raise TakenError if a folder exists and is not empty."""
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):

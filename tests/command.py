@@ -8,9 +8,10 @@ from click.testing import CliRunner
 from esft.cli import main
 
 
-def esft(*words, width=80):
-    """Return what `esft WORDS` came to on a terminal of this width."""
-    return CliRunner().invoke(main, list(map(str, words)), env={"COLUMNS": str(width)})
+def esft(*words, width=80, typed=None):
+    """Return what `esft WORDS` came to on a terminal of this width, where `typed` is answered."""
+    words = list(map(str, words))
+    return CliRunner().invoke(main, words, input=typed, env={"COLUMNS": str(width)})
 
 
 def at_once(folder, *commands):

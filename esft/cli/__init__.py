@@ -17,7 +17,7 @@ from esft.cli.cache import cache
 from esft.cli.eval import evaluate
 from esft.cli.export import export, replay
 from esft.cli.plan import plan
-from esft.cli.runs import report, runs, verify
+from esft.cli.runs import report, rm, runs, verify
 from esft.cli.tasks import tasks
 from esft.cli.tune import resume, tune
 from esft.errors import EsftError, RunError
@@ -103,6 +103,7 @@ COMMANDS = (
     verify,
     report,
     runs,
+    rm,
     tasks,
     bench,
     cache,

@@ -1,6 +1,10 @@
-"""`esft runs`, `esft verify` and `esft report`: which runs there are, and what became of them."""
+"""`esft runs`, `rm`, `verify` and `report`: which runs there are, and what became of them."""
 
+from __future__ import annotations
+
+from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -8,17 +12,20 @@ from esft.cli.options import json_option
 from esft.cli.show import columns, show_work, wrapped
 from esft.rollout.typed import json_text
 
+if TYPE_CHECKING:
+    from esft.runs.listing import ListedRun
+
 
 @click.command(short_help="List the runs.")
 @json_option
 def runs(as_json: bool) -> None:
-    """List the runs under runs/, the newest first: steps done of those planned, holdout reward
-    of the base model and at the last evaluation, drift, size on the disk and state.
+    """List the runs under runs/, the newest first, each with what sets it apart from the others of
+    the same task and model.
 
-    A run is killed where it did not end and no process works on it: esft resume goes on with it.
+    Below: when it began; share of holdout rows right and their reward, of the base model and at the
+    last evaluation; steps done of those planned; size on the disk. esft resume goes on with what is
+    stopped, esft rm removes runs.
     """
-    from rich.filesize import decimal
-
     from esft.runs.listing import listed_runs
 
     listed = listed_runs()
@@ -28,24 +35,95 @@ def runs(as_json: bool) -> None:
     if not listed:
         click.echo("There is no run under runs/.\nHint: start one: esft tune quickstart", err=True)
         return
-    click.echo(_line("steps", "reward", "||D||", "size", "state"))
+    click.echo(_line("began", "right", "reward", "steps", "size", "state"))
     for run in listed:
-        about = f"{run.task} on {run.model}" if run.task and run.model else ""
-        name = f"{run.name}  {about}".rstrip()
-        click.echo(wrapped("", name, subsequent_indent="  ", break_long_words=True))
-        steps = f"{_number(run.steps)}/{_number(run.planned)}"
-        reward = f"{_number(run.reward_before, '.3f')} -> {_number(run.reward, '.3f')}"
-        click.echo(_line(steps, reward, _number(run.drift, ".4g"), decimal(run.size), run.state))
+        click.echo(wrapped("", _called(run), subsequent_indent="  ", break_long_words=True))
+        click.echo(_figures(run))
         if run.problem is not None:
             click.echo(wrapped(" " * 4, run.problem, break_long_words=True))
 
 
+def _called(run: ListedRun) -> str:
+    """Return a run's name, its task and model unless that says them, and what sets it apart."""
+    from esft.runs.differences import short_name
+    from esft.runs.names import stem_of
+
+    parts = [run.name]
+    if run.task and run.model and not run.name.startswith(stem_of(run.task, run.model)):
+        parts.append(f"{short_name(run.task)} on {short_name(run.model)}")
+    return "  ".join((*parts, run.differs)).rstrip()
+
+
+def _figures(run: ListedRun) -> str:
+    from rich.filesize import decimal
+
+    right = [
+        None if share is None else 100 * share for share in (run.accuracy_before, run.accuracy)
+    ]
+    rewards = (run.reward_before, run.reward)
+    return _line(
+        _began(run.started),
+        f"{_number(right[0], '.0f')} -> {_number(right[1], '.0f')} %",
+        "" if rewards == (run.accuracy_before, run.accuracy) else _change(rewards),
+        f"{_number(run.steps)}/{_number(run.planned)}",
+        decimal(run.size),
+        run.state,
+    )
+
+
 def _line(*cells: str) -> str:
-    return f"{columns(cells[:-1], (13, 20, 10, 10))}  {cells[-1]}"
+    return f"{columns(cells[:-1], (14, 14, 18, 9, 10))}  {cells[-1]}"
+
+
+def _change(values: tuple[float | None, float | None]) -> str:
+    return " -> ".join(_number(value, ".3f") for value in values)
+
+
+def _began(started: str | None) -> str:
+    """Return a time on record as the clock on the wall says it, the year where it is another."""
+    try:
+        time = datetime.fromisoformat(started or "").astimezone()
+    except (ValueError, OverflowError):
+        return "-"
+    same = time.year == datetime.now().astimezone().year
+    return f"{time.day} {time:%b %H:%M}" if same else f"{time.day} {time:%b %Y}"
 
 
 def _number(value: float | None, form: str = "d") -> str:
     return "-" if value is None else format(value, form)
+
+
+@click.command(short_help="Remove runs, and say what that frees.")
+@click.argument("runs", nargs=-1, required=True, metavar="RUN...")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def rm(runs: tuple[str, ...], yes: bool) -> None:
+    """Remove the folder of each RUN for good: journal, snapshots, model and reports.
+
+    RUN is a name under runs/ or a path. It asks first, with what that frees; a run that is being
+    worked on is refused, and links in a folder are removed without what they lead to.
+
+    \b
+    Examples:
+      esft rm arc-qwen2.5-1.5b-1
+      esft rm arc-qwen2.5-1.5b-1 arc-qwen2.5-1.5b-2 --yes
+    """
+    from rich.filesize import decimal
+
+    from esft.runs.listing import size_of
+    from esft.runs.names import removable, remove_run
+
+    sizes = {path: size_of(path) for path in removable(runs)}
+    if not yes:
+        for path, size in sizes.items():
+            click.echo(f"{decimal(size):>10}  {path}")
+        many = "this run" if len(sizes) == 1 else f"these {len(sizes)} runs"
+        question = f"Remove {many} for good? It frees {decimal(sum(sizes.values()))}"
+        if not click.confirm(question):
+            click.echo("Nothing was removed.")
+            return
+    for path, size in sizes.items():
+        remove_run(path)
+        click.echo(f"removed {path}: {decimal(size)} freed")
 
 
 @click.command(short_help="Check that a run is whole and rebuilds its model.")

@@ -2,15 +2,16 @@
 
 import os
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from esft.errors import RunError
 from esft.files import read_file
+from esft.runs.differences import differences
 from esft.runs.names import is_locked, is_run, list_runs
 from esft.runs.records import RunInfo, metrics, read_info, scores
 
-KILLED, DAMAGED = "killed", "damaged"
+DAMAGED = "damaged"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,14 +20,17 @@ class ListedRun:
 
     name: str
     path: str
-    state: str = DAMAGED  # as recorded, or KILLED: no process works on a run that did not end
+    differs: str = ""  # from the other runs of the same task and model, in words
+    state: str = DAMAGED  # else as `state_of` says
     started: str | None = None
     model: str | None = None
     task: str | None = None
     steps: int | None = None  # those done
     planned: int | None = None
-    reward_before: float | None = None  # mean over the holdout rows, of the base model
-    reward: float | None = None  # at the last evaluation after it
+    accuracy_before: float | None = None  # of the holdout rows, by the base model
+    accuracy: float | None = None  # at the last evaluation after it
+    reward_before: float | None = None  # mean over the same rows
+    reward: float | None = None
     drift: float | None = None
     size: int = 0  # bytes on the disk
     problem: str | None = None
@@ -35,25 +39,38 @@ class ListedRun:
 def listed_runs() -> list[ListedRun]:
     """Return the runs under runs/, the newest first; one that cannot be read is DAMAGED."""
     # A folder may go while the list is made.
-    return [_listed(path) for path in list_runs() if is_run(path)]
+    listed = [_listed(path) for path in list_runs() if is_run(path)]
+    alike: dict[tuple[str, str], list[int]] = {}
+    for number, (_, settings) in enumerate(listed):
+        if settings:
+            alike.setdefault((settings["task.name"], settings["model.id"]), []).append(number)
+    words = [""] * len(listed)
+    for numbers in alike.values():
+        told = differences([listed[number][1] for number in numbers])
+        for number, text in zip(numbers, told, strict=True):
+            words[number] = text
+    return [replace(run, differs=text) for (run, _), text in zip(listed, words, strict=True)]
 
 
-def _listed(path: Path) -> ListedRun:
-    known: dict[str, object] = {"name": path.name, "path": str(path), "size": _size(path)}
+def _listed(path: Path) -> tuple[ListedRun, dict[str, object]]:
+    """Return how a run stands, and its settings; none where they cannot be read."""
+    known: dict[str, object] = {"name": path.name, "path": str(path), "size": size_of(path)}
+    settings: dict[str, object] = {}
     try:
         info = read_info(path)
-        known["started"], known["model"] = info.started, info.model.id
-        known["task"], known["planned"] = info.settings["task.name"], info.settings["search.steps"]
+        known["started"], known["model"], settings = info.started, info.model.id, info.settings
+        known["task"], known["planned"] = settings["task.name"], settings["search.steps"]
         for score in scores(path):
             if score.role == "target":
-                known["reward" if score.step else "reward_before"] = score.reward
+                when = "" if score.step else "_before"
+                known[f"accuracy{when}"], known[f"reward{when}"] = score.accuracy, score.reward
         for step in metrics(path)[-1:]:
             known["drift"] = step.drift
         known["steps"] = _steps(path)
-        known["state"] = _state(path, info)
+        known["state"] = state_of(path, info)
     except RunError as error:
         known["problem"] = str(error)
-    return ListedRun(**known)
+    return ListedRun(**known), settings
 
 
 def _steps(path: Path) -> int:
@@ -68,15 +85,18 @@ def _steps(path: Path) -> int:
     return sum(line.startswith(b'{"step":') for line in lines)
 
 
-def _state(path: Path, info: RunInfo) -> str:
+def state_of(path: Path, info: RunInfo) -> str:
+    """Return how a run stands: as recorded, or stopped where it did not end and no process works
+    on it, however it stopped."""
     if info.state != "running" or is_locked(path):
         return info.state
     # It may have ended since run.json was read.
     now = read_info(path).state
-    return KILLED if now == "running" else now
+    return "stopped" if now == "running" else now
 
 
-def _size(path: Path) -> int:
+def size_of(path: Path) -> int:
+    """Return the bytes of the files below a folder, without following links."""
     total = 0
     for folder, _, files in os.walk(path):
         for file in files:

@@ -1,7 +1,7 @@
-"""Run folders by name: where a new run goes, which one is meant, whether a process works on it."""
+"""Run folders by name: where a new run goes, which one is meant, who works on it, its removal."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
@@ -9,7 +9,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from esft.errors import RunError
-from esft.files import slug, writing
+from esft.files import remove_folder, slug, writing
 
 RUNS = Path("runs")
 _PATIENCE = 1.0  # seconds to wait for a lock: `esft runs` looks at it for a moment
@@ -31,10 +31,14 @@ def choose_run_path(named: str | None, task: str, model: str) -> Path:
                 hint=hint,
             )
         return path
-    # Cut, since no name of a folder may be longer than 255 bytes.
-    stem = f"{slug(Path(task).stem)[:80]}-{slug(Path(model).name.removesuffix('.gguf'))[:80]}"
-    names = (RUNS / f"{stem}-{number}" for number in count(1))
+    names = (RUNS / f"{stem_of(task, model)}-{number}" for number in count(1))
     return next(path for path in names if not path.exists())
+
+
+def stem_of(task: str, model: str) -> str:
+    """Return what the folder of a run is called by itself, but for its number."""
+    # Cut, since no name of a folder may be longer than 255 bytes.
+    return f"{slug(Path(task).stem)[:80]}-{slug(Path(model).name.removesuffix('.gguf'))[:80]}"
 
 
 def find_run(name: str | None) -> Path:
@@ -110,3 +114,33 @@ def is_locked(run: Path) -> bool:
             return False
     except OSError as error:
         return isinstance(error, Timeout)
+
+
+def removable(names: Sequence[str]) -> list[Path]:
+    """Return the folders of the runs that are meant, each once.
+
+    RunError if one is not a run, is a link, holds other runs, or a process works on it.
+    """
+    paths = list({path.absolute(): path for path in map(find_run, names)}.values())
+    for path in paths:
+        if path.is_symlink():
+            raise RunError(
+                f"{path} is a link to {path.resolve()}, expected the folder itself: nothing is "
+                "removed",
+                hint=f"name that folder, and remove the link yourself: esft rm {path.resolve()}",
+            )
+        others = (folder for folder, _, files in os.walk(path) if "run.json" in files)
+        if within := next((folder for folder in others if folder != str(path)), None):
+            raise RunError(
+                f"{path} has another run in it, {within}, expected a run alone: nothing is removed",
+                hint="move that one out, or name it if it is meant",
+            )
+        with locked(path):
+            pass
+    return paths
+
+
+def remove_run(path: Path) -> None:
+    """Remove a run folder at once; RunError if a process works on it. No link is followed."""
+    with locked(path):
+        remove_folder(path)

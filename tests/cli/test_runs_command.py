@@ -40,18 +40,75 @@ def test_a_run_is_shown_with_its_figures_under_their_heads(runs):
 
     assert done.exit_code == 0, done.stderr
     heads, *name, figures = done.stdout.splitlines()
-    assert heads.split() == ["steps", "reward", "||D||", "size", "state"]
-    assert " ".join(name).startswith("mine  conciseness on ")
-    steps, before, arrow, after, drift, *size, state = figures.split()
-    assert (steps, arrow, state) == ("3/3", "->", "finished")
-    lines = [json.loads(line) for line in (runs / "mine/evals.jsonl").read_text().splitlines()]
-    assert [before, after] == [f"{line['reward']:.3f}" for line in lines]
-    last = json.loads((runs / "mine/metrics.jsonl").read_text().splitlines()[-1])
-    assert drift == f"{last['drift']:.4g}"
-    assert size[1] == "kB"
-    assert heads.index("||D||") + len("||D||") == figures.index(drift) + len(drift)
+    assert heads.split() == ["began", "right", "reward", "steps", "size", "state"]
+    assert " ".join(name) == "mine  conciseness on base"
+    before, after = (json.loads(line) for line in (runs / "mine/evals.jsonl").open())
+    cells = [figures[: heads.index(head) + len(head)].split("  ")[-1] for head in heads.split()]
+    assert cells[1] == f"{100 * before['accuracy']:.0f} -> {100 * after['accuracy']:.0f} %"
+    assert cells[2] == f"{before['reward']:.3f} -> {after['reward']:.3f}"
+    assert cells[3].strip() == "3/3"
+    assert figures.endswith(" kB  finished")
     (listed,) = json.loads(esft("runs", "--json").stdout)
     assert (listed["path"], listed["state"], listed["steps"]) == ("runs/mine", "finished", 3)
+
+
+@pytest.mark.parametrize(
+    ("started", "begins"),
+    [("2001-03-04T12:00:00+00:00", "4 Mar 2001"), ("yesterday", "-")],
+)
+def test_a_run_is_shown_with_its_day_or_its_year(runs, started, begins):
+    info = json.loads((runs / "mine/run.json").read_text())
+    (runs / "mine/run.json").write_text(json.dumps(info | {"started": started}))
+
+    figures = esft("runs").stdout.splitlines()[-1]
+
+    assert figures.lstrip().startswith(f"{begins}  ")
+
+
+def test_runs_are_removed_after_a_question_that_says_what_it_frees(runs):
+    size = json.loads(esft("runs", "--json").stdout)[0]["size"]
+
+    kept, gone = esft("rm", "mine", typed="n\n"), esft("rm", "mine", typed="y\n")
+
+    assert (kept.exit_code, gone.exit_code) == (0, 0)
+    assert kept.stdout.endswith("Nothing was removed.\n")
+    freed = f"{size / 1000:.1f} kB"
+    assert kept.stdout.count(freed) == 2
+    assert gone.stdout.endswith(f"removed runs/mine: {freed} freed\n")
+    assert list(runs.iterdir()) == []
+
+
+def test_several_runs_are_removed_unasked_and_what_they_link_to_stays(runs, tmp_path):
+    shutil.copytree(runs / "mine", tmp_path / "elsewhere")
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "file").write_text("")
+    (runs / "mine" / "link").symlink_to(tmp_path / "precious")
+    (runs / "mine" / "run").symlink_to(tmp_path / "elsewhere")
+
+    done = esft("rm", "mine", "./runs/mine", tmp_path / "elsewhere", "--yes")
+
+    assert done.exit_code == 0, done.stderr
+    assert done.stdout.count("removed ") == 2
+    assert not (runs / "mine").exists()
+    assert not (tmp_path / "elsewhere").exists()
+    assert (tmp_path / "precious" / "file").exists()
+
+
+@pytest.mark.parametrize("wrong", ["held", "linked", "outer", "typo"])
+def test_where_one_run_may_not_be_removed_none_is(runs, wrong):
+    shutil.copytree(runs / "mine", runs / "held")
+    shutil.copytree(runs / "mine", runs / "outer")
+    shutil.copytree(runs / "mine", runs / "outer" / "inner")
+    (runs / "linked").symlink_to(runs / "held")
+
+    with locked(runs / "held"):
+        done = esft("rm", "mine", wrong, "--yes")
+
+    why = {"held": "is in use", "linked": "is a link to", "outer": "has another run in it"}
+    assert done.exit_code == 1
+    assert why.get(wrong, "typo is not a run") in done.stderr
+    assert "Hint: " in done.stderr
+    assert {path.name for path in runs.iterdir()} == {"mine", "held", "outer", "linked"}
 
 
 def test_a_damaged_run_has_the_reason_below_its_name_and_all_is_folded_to_80_columns(runs):

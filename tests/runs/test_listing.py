@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from records import a_score, a_step, an_info
@@ -21,16 +22,20 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-def write_run(name, *, state="finished", steps=2, age=0, evaluations=((0, 0.25), (2, 0.5))):
+def write_run(
+    name, *, state="finished", steps=2, age=0, evaluations=((0, 0.25), (2, 0.5)), settings=None
+):
     """Write what a list of runs reads of a run, and return its folder."""
     run = RUNS / name
     run.mkdir(parents=True)
-    (run / "run.json").write_text(json.dumps(to_json(an_info(state=state))))
+    info = an_info(state=state)
+    info = replace(info, settings=info.settings | (settings or {}))
+    (run / "run.json").write_text(json.dumps(to_json(info)))
     (run / "recipe.toml").write_text("")
     os.utime(run / "recipe.toml", (1e9 - age, 1e9 - age))
     numbers = range(1, steps + 1)
     (run / "journal.jsonl").write_text(HEADER + "".join(f'{{"step":{n}}}\n' for n in numbers))
-    scores = [a_score(step, reward=reward) for step, reward in evaluations]
+    scores = [a_score(n, reward=r, accuracy=0.5 + n / 8) for n, r in evaluations]
     scores.insert(1, a_score(0, role="prior", reward=0.9))
     write_lines(run / "metrics.jsonl", [a_step(step, drift=step / 2) for step in numbers])
     write_lines(run / "evals.jsonl", scores)
@@ -55,6 +60,7 @@ def test_a_run_is_listed_with_what_it_came_to():
     assert (run.model, run.task) == ("embedded", "arc")
     assert (run.steps, run.planned) == (2, 3)
     assert (run.reward_before, run.reward) == (0.25, 0.5)
+    assert (run.accuracy_before, run.accuracy) == (0.5, 0.75)
     assert run.drift == 1.0
     assert run.size == sum(file.stat().st_size for file in folder.iterdir())
     assert (run.state, run.problem) == ("finished", None)
@@ -65,6 +71,14 @@ def test_the_newest_comes_first():
         write_run(name, age=age)
 
     assert [run.name for run in listed_runs()] == ["c", "b", "a"]
+
+
+def test_a_run_says_what_sets_it_apart_from_those_of_its_task_and_model_alone():
+    write_run("a", age=1, settings={"anchor.awd": 1.4286, "search.seed": 1})
+    write_run("b", age=2, settings={"anchor.awd": 0.0, "search.seed": 2})
+    write_run("c", age=3, settings={"task.name": "gsm8k", "search.alpha": 0.5})
+
+    assert [run.differs for run in listed_runs()] == ["awd 1.43", "no decay", ""]
 
 
 @pytest.mark.parametrize("state", ["stopped", "failed"])
@@ -78,17 +92,17 @@ def test_a_run_that_has_no_figures_yet_has_the_state_on_record(state):
     assert (run.state, run.reward_before, run.drift) == (state, None, None)
 
 
-def test_a_run_is_running_while_a_process_holds_it_and_killed_after():
+def test_a_run_is_running_while_a_process_holds_it_and_stopped_after():
     folder = write_run("run", state="running")
 
     with locked(folder):
         while_held = only_run().state
 
     assert while_held == "running"
-    assert only_run().state == "killed"
+    assert only_run().state == "stopped"
 
 
-def test_a_run_that_ends_while_it_is_looked_at_is_not_called_killed(monkeypatch):
+def test_a_run_that_ends_while_it_is_looked_at_is_not_called_stopped(monkeypatch):
     folder = write_run("run", state="running")
 
     def ends(path):
@@ -167,5 +181,5 @@ def test_torch_is_not_loaded():
 
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
-    assert "killed" in done.stdout
+    assert "stopped" in done.stdout
     assert done.stdout.splitlines()[-1] == "False"
