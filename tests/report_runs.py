@@ -50,12 +50,19 @@ def write_run(path, *, steps=4, rewards=REWARDS, evaluations=None, **settings):
 
 
 def write_evaluation(run, task, role, step, share):
-    """Record an evaluation with the first rows right, `share` of them, at a reward of 2 each."""
+    """Record an evaluation with the first rows right, `share` of them, at a reward of 2 each.
+
+    Rows of the base have a question; answers are long.
+    """
     right = [number < share * ROWS for number in range(ROWS)]
-    rows = [
-        RecordedRow(id=str(n), key=str(n), correct=correct, reward=2.0 * correct)
-        for n, correct in enumerate(right)
-    ]
+    rows = []
+    for n, correct in enumerate(right):
+        said = f"<i>{task}</i> step {step}: " + "long " * 80
+        row = RecordedRow(
+            id=str(n), key=str(n), correct=correct, reward=2.0 * correct, answers=(said,)
+        )
+        asked = {"question": f"<b>Q</b> & {n}?", "wanted": "<u>"} if step == 0 else {}
+        rows.append(replace(row, **asked))
     accuracy = sum(right) / ROWS
     figures = {"n": ROWS, "accuracy": accuracy, "se": 0.05, "reward": 2 * accuracy}
     run.record_evaluation(a_score(step, task=task, role=role, **figures), rows)

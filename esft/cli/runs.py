@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import webbrowser
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -176,10 +177,11 @@ def verify(
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder to write  [default: the run's; for several runs report/]",
 )
+@click.option("--open", "show", is_flag=True, help="Open the page in the browser.")
 @click.option("--json", "as_json", is_flag=True, help="Print the numbers as JSON on stdout.")
-def report(runs: tuple[str, ...], out: Path | None, as_json: bool) -> None:
-    """Write a page on RUN: target and prior tasks one by one, drift and its forecast, KL, rewards
-    of the population and what the decay did. Several runs come into the same pictures.
+def report(runs: tuple[str, ...], out: Path | None, show: bool, as_json: bool) -> None:
+    """Write a page on RUN: what became of the task and of all else it could do, with answers
+    before and after; then how the weights moved. Several runs come into the same pictures.
 
     RUN is a name under runs/ or a path; without one, the newest run. The page is a single file
     that needs no network; its pictures lie beside it as PNG. What esft eval measured of a run is
@@ -187,7 +189,7 @@ def report(runs: tuple[str, ...], out: Path | None, as_json: bool) -> None:
 
     \b
     Examples:
-      esft report
+      esft report --open
       esft report with-awd without-awd --out compared
     """
     from esft.report.write import write_report
@@ -198,3 +200,5 @@ def report(runs: tuple[str, ...], out: Path | None, as_json: bool) -> None:
         for note in run.notes:
             click.echo(f"{run.name}: {note}", err=True)
     click.echo(json_text(written) if as_json else written.page)
+    if show and not webbrowser.open(written.page.resolve().as_uri()):
+        click.echo("No browser was found: open the page by hand", err=True)

@@ -9,6 +9,7 @@ from functools import partial
 
 from esft.evals.results import TaskResult
 from esft.report.numbers import RunNumbers
+from esft.report.summary import says_right
 from esft.rollout.typed import known
 
 WIDE = 1.96  # standard errors on either side that hold the truth in 95 % of cases
@@ -38,6 +39,7 @@ class Chart:
     lines: tuple[Line, ...]
     limits: tuple[float, float] | None = None  # of that axis; None takes those of the lines
     level: float | None = None  # where a thin line lies across
+    percent: bool = False  # values are shares, shown as such
     rows: tuple[str, ...] = ()  # layers: the steps of a line are positions among them
 
     def described(self, names: Sequence[str]) -> str:
@@ -59,7 +61,7 @@ class Key:
 
     text: str
     run: int | None = None  # whose colour it explains; None for what all runs share
-    style: str = "solid"  # of a `Line`, or "band"
+    style: str = "solid"  # of a `Line`, or "band" or "level"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,23 +117,33 @@ def _by_task(
     ]
 
 
-def _accuracies(role: str, runs: Sequence[RunNumbers]) -> list[Chart]:
-    def points(task: TaskResult) -> list[Point]:
-        return [(score.step, score.accuracy, score.se) for score in task.evaluations]
+def _task_charts(runs: Sequence[RunNumbers]) -> list[Chart]:
+    """Return a chart a task on one scale, the targets first, with a level where the base is.
 
-    return _on_one_scale(_by_task(runs, role, "{}", "accuracy", {"solid": points}), 0, 1)
+    A target in which no answer counts as right is shown by its reward, on a scale of its own.
+    """
+
+    def shares(task: TaskResult) -> list[Point]:
+        scores = task.evaluations if says_right(task) or task.role == "prior" else ()
+        return [(score.step, score.accuracy, score.se) for score in scores]
+
+    def rewards(task: TaskResult) -> list[Point]:
+        return [] if says_right(task) else _rewards(task)
+
+    tuned = "{} (tuned on)"
+    charts = _by_task(runs, "target", tuned, "right answers", {"solid": shares})
+    charts += _by_task(runs, "prior", "{}", "right answers", {"solid": shares})
+    charts = [replace(chart, limits=(-0.03, 1.03), percent=True) for chart in charts]
+    charts = _by_task(runs, "target", tuned, "reward", {"solid": rewards}) + charts
+    based = []
+    for chart in charts:
+        bases = {dict(zip(line.steps, line.values, strict=True)).get(0) for line in chart.lines}
+        based.append(replace(chart, level=bases.pop() if len(bases) == 1 else None))
+    return based
 
 
-def _target_charts(runs: Sequence[RunNumbers]) -> list[Chart]:
-    """Return a chart a target, and one of its reward where that is something else."""
-
-    def points(task: TaskResult) -> list[Point]:
-        scores = [(score.step, score.reward, score.reward_se) for score in task.evaluations]
-        return scores if any(s.reward != s.accuracy for s in task.evaluations) else []
-
-    label = "mean holdout reward"
-    rewards = _by_task(runs, "target", "{}: reward", label, {"solid": points})
-    return _accuracies("target", runs) + rewards
+def _rewards(task: TaskResult) -> list[Point]:
+    return [(score.step, score.reward, score.reward_se) for score in task.evaluations]
 
 
 def _drift_charts(runs: Sequence[RunNumbers]) -> list[Chart]:
@@ -158,12 +170,19 @@ def _decay_charts(runs: Sequence[RunNumbers]) -> list[Chart]:
 
 
 def _population_charts(runs: Sequence[RunNumbers]) -> list[Chart]:
-    """Return rewards of the population, how far its members lie apart, and its right answers."""
+    """Return rewards of the population, how far its members lie apart, and its right answers;
+    first the reward on holdout rows, where that is something else than right answers."""
+
+    def holdout(task: TaskResult) -> list[Point]:
+        other = any(score.reward != score.accuracy for score in task.evaluations)
+        return _rewards(task) if other and says_right(task) else []
+
     rewards = _progress(runs, "reward_mean", errors="reward_sd")
     rewards += _progress(runs, "reward_best", style="dashed")
     spread, right = _progress(runs, "reward_sd"), _progress(runs, "correct")
     return [
-        Chart(title="Reward", label="reward", lines=rewards),
+        *_by_task(runs, "target", "{}: reward on rows not tuned on", "reward", {"solid": holdout}),
+        Chart(title="Reward on rows tuned on", label="reward", lines=rewards),
         Chart(title="Spread of the members", label="standard deviation", lines=spread),
         Chart(title="Right answers on training rows", label="share", lines=right),
     ]
@@ -178,7 +197,7 @@ def _kl_charts(runs: Sequence[RunNumbers]) -> list[Chart]:
 
     styles = {"solid": "base_to_tuned", "dashed": "tuned_to_base"}
     curves = {style: partial(points, direction) for style, direction in styles.items()}
-    return _on_one_scale(_by_task(runs, None, "{}", "nats a token", curves), 0, math.inf)
+    return _on_one_scale(_by_task(runs, None, "{}", "nats a token", curves))
 
 
 def _layer_charts(runs: Sequence[RunNumbers]) -> list[Chart]:
@@ -210,27 +229,23 @@ def _progress(
     )
 
 
-def _on_one_scale(charts: list[Chart], lowest: float, highest: float) -> list[Chart]:
-    ends = [
-        value + sign * (error or 0)
+def _on_one_scale(charts: list[Chart]) -> list[Chart]:
+    """Return charts of values of 0 or more on the scale of the widest."""
+    highest = [
+        value + (error or 0)
         for chart in charts
         for line in chart.lines
         for value, error in zip(line.values, line.errors, strict=True)
         if value is not None
-        for sign in (-1, 1)
     ]
-    if not ends:
-        return charts
-    low, high = max(lowest, min(ends)), min(highest, max(ends))
-    room = 0.05 * (high - low or 1)
-    return [replace(chart, limits=(low - room, high + room)) for chart in charts]
+    top = max(highest, default=0) or 1
+    return [replace(chart, limits=(-0.05 * top, 1.05 * top)) for chart in charts]
 
 
-_INTERVAL = Key(text="95 % interval", style="band")
+_INTERVAL = Key(text="range of chance (95 % interval)", style="band")
 
 _PLANS: dict[str, tuple[Callable[[Sequence[RunNumbers]], list[Chart]], tuple[Key, ...]]] = {
-    "target": (_target_charts, (_INTERVAL,)),
-    "prior": (partial(_accuracies, "prior"), (_INTERVAL,)),
+    "tasks": (_task_charts, (_INTERVAL, Key(text="base model", style="level"))),
     "drift": (
         _drift_charts,
         (

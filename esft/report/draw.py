@@ -1,9 +1,10 @@
-"""Charts drawn by matplotlib: SVG for the page, in light and in dark, PNG beside it."""
+"""Charts drawn by matplotlib: SVG for the page, in its colours, and PNG beside it."""
 
 from __future__ import annotations
 
 import io
 import math
+import re
 import textwrap
 import warnings
 from collections.abc import Iterator, Sequence
@@ -19,9 +20,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-SIZE = (5.2, 3.3)  # inches of a chart, which the page shows at 72 points each: a phone's width
-COLUMNS = 3  # charts side by side in a PNG, at most
+SIZE = (3.5, 2.1)  # inches of a chart: four of them fill a page of 1200 points, one a phone
+COLUMNS = 4  # charts side by side in a PNG, at most
 STYLES = {"solid": "solid", "dashed": (0, (5, 3)), "dotted": (0, (1.5, 2.5))}  # dashes in points
+STYLES["level"] = STYLES["dashed"]
 
 MARKERS = {"o": "●", "s": "■", "^": "▲", "D": "◆", "v": "▼", "P": "✚", "X": "✖"}
 """Of the runs, so that colour is not all that tells them apart; matplotlib's and the page's."""
@@ -41,6 +43,11 @@ class Palette:
         """Return the colour of a run."""
         return self.runs[number % len(self.runs)]
 
+    def named(self) -> dict[str, str]:
+        """Return the colours by the names that the page's style has for them."""
+        colours = {name: getattr(self, name) for name in ("ink", "muted", "grid", "paper")}
+        return colours | {f"run-{number}": colour for number, colour in enumerate(self.runs)}
+
 
 LIGHT = Palette(
     ink="#1b1f24",
@@ -59,16 +66,16 @@ DARK = Palette(
 
 _SETTINGS = {
     "font.family": ["DejaVu Sans", "sans-serif"],  # comes with matplotlib: the same everywhere
-    "font.size": 11,
-    "axes.labelsize": 11,
+    "font.size": 9,
+    "axes.labelsize": 9,
     "axes.linewidth": 0.8,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
     "axes.axisbelow": True,
     "grid.linewidth": 0.7,
-    "lines.linewidth": 1.8,
-    "lines.markersize": 5,
+    "lines.linewidth": 1.6,
+    "lines.markersize": 4,
     "lines.scale_dashes": False,
     "svg.fonttype": "none",
     "svg.hashsalt": "esft",  # the same chart makes the same bytes
@@ -81,17 +88,22 @@ def marker(number: int) -> str:
     return list(MARKERS)[number % len(MARKERS)]
 
 
-def as_svg(chart: Chart, palette: Palette) -> bytes:
-    """Return a chart as an SVG file on nothing, to be laid on the palette's paper."""
+def as_svg(chart: Chart) -> str:
+    """Return a chart as an SVG element for a page that has the colours of `Palette.named`."""
     with _matplotlib():
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=_size(chart), layout="constrained")
-        _draw(figure.subplots(), chart, palette)
+        _draw(figure.subplots(), chart)
         data = io.BytesIO()
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         figure.savefig(data, format="svg", transparent=True, metadata=nothing)
-    return data.getvalue()
+    text = data.getvalue().decode()
+    # By name, so that one drawing serves light and dark. What groups are called, no one asks for,
+    # and on a page of several drawings the names would not be unique.
+    for name, colour in LIGHT.named().items():
+        text = text.replace(colour, f"var(--{name})")
+    return re.sub(r'<g id="[^"]*">', "<g>", text[text.index("<svg") :])
 
 
 def as_png(charts: Sequence[Chart], keys: Sequence[Key]) -> bytes:
@@ -107,9 +119,9 @@ def as_png(charts: Sequence[Chart], keys: Sequence[Key]) -> bytes:
         figure = Figure(figsize=size, layout="constrained", facecolor=LIGHT.paper)
         grid = list(figure.subplots(rows, columns, squeeze=False).flat)
         for axes, chart in zip(grid, charts, strict=False):
-            _draw(axes, chart, LIGHT)
-            title = textwrap.fill(chart.title, 44)
-            axes.set_title(title, loc="left", color=LIGHT.ink, weight="bold", size=12)
+            _draw(axes, chart)
+            title = textwrap.fill(chart.title, 40)
+            axes.set_title(title, loc="left", color=LIGHT.ink, weight="bold", size=10)
         for axes in grid[len(charts) :]:
             axes.set_axis_off()
         if keys:
@@ -136,23 +148,24 @@ def _size(chart: Chart) -> tuple[float, float]:
     return (SIZE[0], 0.8 + 0.23 * len(chart.rows)) if chart.rows else SIZE
 
 
-def _draw(axes: Axes, chart: Chart, palette: Palette) -> None:
-    (_draw_dots if chart.rows else _draw_lines)(axes, chart, palette)
-    axes.grid(color=palette.grid)
-    axes.tick_params(colors=palette.muted, length=3)
+def _draw(axes: Axes, chart: Chart) -> None:
+    (_draw_dots if chart.rows else _draw_lines)(axes, chart)
+    axes.grid(color=LIGHT.grid)
+    axes.tick_params(colors=LIGHT.muted, length=3)
     for spine in axes.spines.values():
-        spine.set_color(palette.muted)
-    axes.xaxis.label.set_color(palette.muted)
-    axes.yaxis.label.set_color(palette.muted)
+        spine.set_color(LIGHT.muted)
+    axes.xaxis.label.set_color(LIGHT.muted)
+    axes.yaxis.label.set_color(LIGHT.muted)
 
 
-def _draw_lines(axes: Axes, chart: Chart, palette: Palette) -> None:
-    from matplotlib.ticker import MaxNLocator
+def _draw_lines(axes: Axes, chart: Chart) -> None:
+    from matplotlib.ticker import MaxNLocator, PercentFormatter
 
     if chart.level is not None:
-        axes.axhline(chart.level, color=palette.muted, linewidth=0.8)
+        look = {"color": LIGHT.muted, "linewidth": 0.9, "linestyle": STYLES["level"]}
+        axes.axhline(chart.level, **look)
     for line in chart.lines:
-        colour, values = palette.run(line.run), np.array(line.values, dtype=float)  # None as NaN
+        colour, values = LIGHT.run(line.run), np.array(line.values, dtype=float)  # None as NaN
         if line.errors is not None:
             errors = np.array(line.errors, dtype=float)
             low, high = values - errors, values + errors
@@ -163,7 +176,7 @@ def _draw_lines(axes: Axes, chart: Chart, palette: Palette) -> None:
         axes.plot(
             line.steps,
             values,
-            color=palette.ink if line.thin else colour,
+            color=LIGHT.ink if line.thin else colour,
             linewidth=1 if line.thin else None,
             linestyle=STYLES[line.style],
             marker=marker(line.run) if line.marked or lone else None,
@@ -172,16 +185,19 @@ def _draw_lines(axes: Axes, chart: Chart, palette: Palette) -> None:
         axes.set_ylim(*chart.limits)
     steps = [step for line in chart.lines for step in line.steps]
     if min(steps) == max(steps):
-        axes.set_xlim(min(steps) - 1, max(steps) + 1)
+        axes.set_xlim(min(steps) - 0.5, max(steps) + 0.5)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
-    axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=4))
+    if chart.percent:
+        axes.set_yticks((0, 0.5, 1))
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
     axes.set_xlabel("step")
-    axes.set_ylabel(chart.label)
+    axes.set_ylabel("" if chart.percent else chart.label)
 
 
-def _draw_dots(axes: Axes, chart: Chart, palette: Palette) -> None:
+def _draw_dots(axes: Axes, chart: Chart) -> None:
     for line in chart.lines:
-        look = {"color": palette.run(line.run), "marker": marker(line.run), "linestyle": "none"}
+        look = {"color": LIGHT.run(line.run), "marker": marker(line.run), "linestyle": "none"}
         axes.plot(np.array(line.values, dtype=float), line.steps, **look)
     # Of a long name the end: that is where layers differ.
     names = [row if len(row) <= 28 else f"…{row[-27:]}" for row in chart.rows]
@@ -205,7 +221,7 @@ def _legend(figure: Figure, keys: Sequence[Key], columns: int) -> None:
             symbol = None if key.run is None else marker(key.run)
             look = {"color": colour, "linestyle": STYLES[key.style], "marker": symbol}
             handles.append(Line2D([], [], label=key.text, **look))
-    fitting = max(1, int(columns * 56 / (max(len(key.text) for key in keys) + 8)))
+    fitting = max(1, int(columns * 40 / (max(len(key.text) for key in keys) + 8)))
     figure.legend(
         handles=handles,
         loc="outside upper left",

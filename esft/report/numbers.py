@@ -14,6 +14,7 @@ from esft.engine.anchor import pull_of
 from esft.engine.forecast import forecast_of
 from esft.engine.journal_read import JournalRecord
 from esft.evals.results import StepDrift, TaskResult
+from esft.report.answers import TaskAnswers
 from esft.runs.records import StepTimes, metrics
 
 
@@ -56,6 +57,7 @@ class RunNumbers:
     path: str
     state: str
     started: str | None
+    task: str
     model: str
     base: str | None  # identity of the base model
     dtype: str | None
@@ -69,6 +71,7 @@ class RunNumbers:
     times: StepTimes | None = None  # of all steps whose times are known
     decay: Decay | None = None
     drift: tuple[StepDrift, ...] = ()
+    answers: tuple[TaskAnswers, ...] = ()
     notes: tuple[str, ...] = ()
 
 

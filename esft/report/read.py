@@ -8,6 +8,7 @@ from typing import TypeVar
 from esft.engine.journal_read import JournalRecord
 from esft.errors import EsftError
 from esft.evals.results import StepDrift, TaskResult, compared, read_eval
+from esft.report.answers import Rows, TaskAnswers, answers_of
 from esft.report.numbers import RunNumbers, decay_of, progress_of
 from esft.runs.folder import RunFolder
 from esft.runs.records import (
@@ -29,13 +30,14 @@ def read_run(path: Path) -> RunNumbers:
     model, settings, numel = info.model, info.settings, info.model.tuned_parameters
     record = _noted(notes, None, RunFolder(path, info).read_journal)
     progress = _noted(notes, (), lambda: progress_of(path, record, numel))
-    recorded = _noted(notes, [], lambda: _recorded_tasks(path))
+    recorded, answers = _noted(notes, ([], ()), lambda: _recorded_tasks(path))
     measured, drift = _noted(notes, ([], ()), lambda: _evaluated(path, record, notes))
     return RunNumbers(
         name=path.resolve().name,
         path=str(path),
         state=info.state,
         started=info.started,
+        task=settings["task.name"],
         model=model.id,
         base=model.base,
         dtype=model.dtype,
@@ -49,6 +51,7 @@ def read_run(path: Path) -> RunNumbers:
         times=sum_of_times(step.times for step in progress),
         decay=decay_of(settings, progress),
         drift=drift,
+        answers=answers,
         notes=tuple(notes),
     )
 
@@ -70,28 +73,34 @@ def _noted(notes: list[str], instead: T, read: Callable[[], T]) -> T:
     return instead
 
 
-def _recorded_tasks(path: Path) -> list[TaskResult]:
-    """Return the tasks of evals.jsonl, each compared with its base row by row."""
+def _recorded_tasks(path: Path) -> tuple[list[TaskResult], tuple[TaskAnswers, ...]]:
+    """Return the tasks of evals.jsonl, each compared with its base row by row, and the answers."""
     tasks: dict[tuple[str, str], dict[int, RecordedScore]] = {}
     for score in scores(path):
         tasks.setdefault((score.role, score.task), {})[score.step] = score
-    recorded = []
+    recorded, answers = [], []
     for (role, name), by_step in tasks.items():
         rows = {step: _rows(path, by_step[step]) for step in sorted(by_step)}
-        base = rows.get(0, {})
+        base, last = rows.get(0, {}), max(rows)
         # Only steps whose rows are those of the base, all of them.
-        same = {step: list(of.values()) for step, of in rows.items() if of and [*of] == [*base]}
+        same = {
+            step: [(float(row.correct), row.reward) for row in of.values()]
+            for step, of in rows.items()
+            if of and [*of] == [*base]
+        }
         task = TaskResult(name=name, role=role, evaluations=tuple(by_step[step] for step in rows))
         recorded.append(compared(task, same, [id for id, _ in base]))
-    return recorded
+        answers.append(answers_of(by_step[last], base, rows[last]) if last else None)
+    answers.sort(key=lambda of: of is not None and of.role != "target")
+    return recorded, tuple(filter(None, answers))
 
 
-def _rows(path: Path, score: RecordedScore) -> dict[tuple[str, str], tuple[float, float]]:
-    """Return correct (0 or 1) and reward by id and key of a row; none where not all are there."""
+def _rows(path: Path, score: RecordedScore) -> Rows:
+    """Return the rows of an evaluation; none where not all are there, each right or wrong."""
     rows = read_lines(rows_path(path, score), RecordedRow)
     if len(rows) != score.n or any(row.correct is None for row in rows):
         return {}
-    return {(row.id, row.key): (float(row.correct), row.reward) for row in rows}
+    return {(row.id, row.key): row for row in rows}
 
 
 def _evaluated(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from esft.report.charts import NAMES, Section, sections_of
 from esft.report.draw import DARK, LIGHT, MARKERS, as_png, as_svg, marker
 from esft.report.numbers import RunNumbers
 from esft.report.read import named_apart, read_run
+from esft.report.summary import about, comparison_of, percent, signed, summary_of, title_of
 from esft.rollout.typed import known
 
 
@@ -68,9 +68,8 @@ def make_page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    pages.filters |= {"number": _number, "known": known}
-    pages.filters["svg"] = lambda chart, palette: b64encode(as_svg(chart, palette)).decode()
-    names = [run.name for run in runs]
+    pages.filters |= {"number": _number, "known": known, "percent": percent, "cut": _cut}
+    pages.filters |= {"svg": as_svg, "points": lambda share: signed(100 * share)}
     tasks = [(task, number) for number, run in enumerate(runs) for task in run.tasks]
     order = list(dict.fromkeys((task.role, task.name) for task, _ in tasks))
     order.sort(key=lambda key: key[0] != "target")
@@ -79,18 +78,21 @@ def make_page(
         for note in run.notes:
             notes.setdefault(note, []).append(number)
     return pages.get_template("page.html.jinja").render(
-        title=" and ".join(names) if len(runs) < 3 else f"{len(runs)} runs",
-        names=names,
-        runs=list(enumerate(runs)),
+        title=title_of(runs),
+        comparison=comparison_of(runs),
+        names=[run.name for run in runs],
+        runs=[(number, run, summary_of(run)) for number, run in enumerate(runs)],
         several=len(runs) > 1,
+        alike=len({about(run) for run in runs}) == 1,
+        about=about,
         notes=notes,
         tasks=sorted(tasks, key=lambda task: order.index((task[0].role, task[0].name))),
         tasks_by_run=tasks,
         settings=_settings(runs),
-        sections=sections,
+        sections={section.name: section for section in sections},
         pictures=pictures,
-        light=LIGHT,
-        dark=DARK,
+        light=LIGHT.named(),
+        dark=DARK.named(),
         symbol=lambda number: MARKERS[marker(number)],
     )
 
@@ -98,6 +100,12 @@ def make_page(
 def _number(value: float | None, form: str = ".3f") -> str:
     """Return a number, or a dash where it is not known."""
     return "–" if known(value) is None else format(value, form).replace("-", "−")
+
+
+def _cut(text: str, length: int = 240, lines: int = 6) -> str | None:
+    """Return the beginning of a long text; None for one that need not be cut."""
+    part = "\n".join(text.split("\n")[:lines])[:length].rstrip()
+    return part if len(text) > len(part) + 40 else None
 
 
 def _settings(runs: Sequence[RunNumbers]) -> list[tuple[str, list[str]]]:

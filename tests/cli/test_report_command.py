@@ -23,7 +23,7 @@ def test_the_page_of_a_run_is_written_and_what_should_be_known_of_it_goes_to_std
     assert done.exit_code == 0, done.stderr
     assert done.stdout == "runs/with-awd/report.html\n"
     assert (runs / "with-awd" / "report.html").exists()
-    assert (runs / "with-awd" / "report" / "prior.png").exists()
+    assert (runs / "with-awd" / "report" / "tasks.png").exists()
     assert "with-awd: eval.json is ignored" in done.stderr
 
 

@@ -3,7 +3,6 @@
 import math
 import re
 import sys
-from base64 import b64decode
 from html.parser import HTMLParser
 
 import matplotlib
@@ -16,7 +15,6 @@ from esft.report.read import read_run
 from esft.report.write import make_page, write_report
 
 PNG = b"\x89PNG\r\n\x1a\n"
-SVG = "data:image/svg+xml;base64,"
 
 
 class Page(HTMLParser):
@@ -37,11 +35,12 @@ class Page(HTMLParser):
     def all(self, name):
         return [attrs for tag, attrs in self.tags if tag == name]
 
-    def drawing(self, alt, dark=False):
-        """The SVG of the chart that is described by words beginning with `alt`."""
-        (number,) = [i for i, image in enumerate(self.all("img")) if image["alt"].startswith(alt)]
-        address = self.all("source")[number]["srcset"] if dark else self.all("img")[number]["src"]
-        return b64decode(address.removeprefix(SVG)).decode()
+    def drawing(self, words):
+        """The SVG of the chart that is described by words beginning with `words`."""
+        (drawing,) = re.findall(
+            rf'aria-label="{re.escape(words)}[^"]*">(<svg.*?</svg>)', self.text, re.S
+        )
+        return drawing
 
 
 @pytest.fixture(scope="module")
@@ -76,49 +75,45 @@ def test_the_report_of_a_run_lies_in_its_folder_with_a_picture_a_section(made):
 
 
 def test_the_page_needs_nothing_but_itself(page):
-    assert not page.all("script") + page.all("link") + page.all("iframe")
-    assert all(image["src"].startswith(SVG) for image in page.all("img"))
-    assert all(source["srcset"].startswith(SVG) for source in page.all("source"))
-    for text in (page.text, page.drawing("gsm8k, accuracy")):
-        assert "@import" not in text
-        assert not re.search(r'(?:url\(|href="|src=")(?!#|data:|report/)', text)
+    assert not [tag for tag in ("script", "link", "iframe", "img") if page.all(tag)]
+    assert "@import" not in page.text
+    assert not re.search(r'(?:url\(|href="|src=")(?!#|report/)', page.text)
 
 
 def test_the_page_says_where_the_time_went(page):
     assert "engine 12.5%, rollout 50.0%, grading 37.5%, other 0.0%" in page.text
 
 
-def test_each_chart_is_drawn_in_light_and_in_dark_and_said_in_words(page):
-    charts, dark = page.all("img"), page.all("source")
-    assert len(charts) == len(dark) == len(page.all("figure"))
-    assert {source["media"] for source in dark} == {"(prefers-color-scheme: dark)"}
-    words = "gsm8k, accuracy by step. run: 0.9 at step 0 to 0.5 at step 4."
-    assert words in [chart["alt"] for chart in charts]
-    for palette, other in ((LIGHT, DARK), (DARK, LIGHT)):
-        drawing = page.drawing(words, dark=palette is DARK)
-        assert palette.runs[0] in drawing
-        assert palette.muted in drawing
-        assert other.runs[0] not in drawing
-        assert f"--paper: {palette.paper}" in page.text
+def test_each_chart_is_said_in_words_and_drawn_in_the_colours_of_the_page(page):
+    words = [attrs["aria-label"] for attrs in page.all("div") if "aria-label" in attrs]
+    assert len(words) == len(page.all("figure")) == len(page.all("svg"))
+    assert "gsm8k, right answers by step. run: 0.9 at step 0 to 0.5 at step 4." in words
+    drawing = page.drawing("gsm8k, right answers")
+    assert "var(--run-0)" in drawing
+    for palette in (LIGHT, DARK):
+        assert palette.runs[0] not in drawing  # or one scheme would have the other's
+        assert all(f"--{name}: {colour};" in page.text for name, colour in palette.named().items())
 
 
 def test_every_task_has_its_row_with_change_and_verdict(page):
     words = " ".join(page.words)
-    for shown in ("0.900 ± 0.050", "reward 1.800 ± 0.100", "−0.400", "reward −0.800"):
+    for shown in ("90\u00a0%", "0.900 ± 0.050", "reward 1.800", "−40.0 points", "reward −0.800"):
         assert shown in words
     for shown in ("(+0.500 to +0.900)", "+0 / −16", "▼ lost", "down since step 2"):
         assert shown in words
     assert page.text.count('scope="row">mmlu') == 4  # its row, its KL, its two evaluations
 
 
-def test_names_cannot_write_into_the_page(tmp_path):
+def test_names_and_answers_cannot_write_into_the_page(tmp_path):
     path = write_run(tmp_path / "<b>&run")
     write_eval(path, failed=[{"task": "<script>", "error": "$x$ & <i>"}])
 
-    page = page_of(path, shown=("prior",))
+    page = page_of(path, shown=())
 
-    assert not page.all("b") + page.all("i") + page.all("script")
+    assert not page.all("b") + page.all("i") + page.all("u") + page.all("script")
     assert "<b>&run" in page.words
+    assert "<b>Q</b> & 0?" in page.words  # questions and answers are texts of strangers
+    assert any(words.startswith("<i>arc</i> step 4: long") for words in page.words)
 
 
 @pytest.mark.parametrize(
@@ -134,8 +129,8 @@ def test_names_cannot_write_into_the_page(tmp_path):
 def test_a_run_with_little_to_show_has_a_page(tmp_path, changes):
     page = page_of(write_run(tmp_path / "run", **changes))
 
-    assert "Task by task" in page.words
-    assert len(page.all("section")) >= 2
+    assert "arc on embedded" in page.words
+    assert "Runs, times and settings" in page.words
     assert "nan" not in " ".join(page.words).lower()
 
 
@@ -145,17 +140,16 @@ def test_the_same_run_makes_the_same_bytes(made):
     chart = section.charts[0]
 
     assert as_png(section.charts, section.keys) == report.pictures[0].read_bytes()
-    for palette in (LIGHT, DARK):
-        drawing = page.drawing(chart.described(["run"]), dark=palette is DARK)
-        assert as_svg(chart, palette).decode() == drawing
+    assert as_svg(chart).strip() == page.drawing(chart.described(["run"]))
 
 
 def test_several_runs_come_into_one_picture_each_in_its_colour_with_what_differs(made, tmp_path):
     other = write_run(tmp_path / "other", anchor_awd=1.0)
 
-    page = page_of(made[0].page.parent, other, shown=("prior",))
+    page = page_of(made[0].page.parent, other, shown=("tasks",))
 
-    assert all(colour in page.drawing("gsm8k, accuracy") for colour in LIGHT.runs[:2])
+    drawing = page.drawing("gsm8k, right answers")
+    assert all(f"var(--run-{number})" in drawing for number in range(2))
     differing = page.text.partition("Settings in which the runs differ</caption>")[2]
     assert re.findall("<code>(.*?)</code>", differing.partition("</table>")[0]) == ["anchor.awd"]
 
@@ -177,8 +171,8 @@ def test_matplotlib_is_left_as_it_was_and_pyplot_is_never_loaded():
     chart = Chart(title="a", label="a", lines=(Line(run=0, steps=(1,), values=(1.0,)),))
 
     with matplotlib.rc_context({"font.size": 31}):
-        drawing = as_svg(chart, LIGHT)
+        drawing = as_svg(chart)
 
         assert matplotlib.rcParams["font.size"] == 31
-    assert drawing == as_svg(chart, LIGHT)
+    assert drawing == as_svg(chart)
     assert "matplotlib.pyplot" not in sys.modules
