@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import math
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from esft.cli.options import GroupedCommand, device_option, grouped, json_option, prior_option
+from esft.cli.options import (
+    GroupedCommand,
+    device_option,
+    grouped,
+    json_option,
+    prior_option,
+    typed_with,
+)
 from esft.cli.show import show_work, wrapped
 from esft.rollout.typed import json_text
 
 if TYPE_CHECKING:
-    from esft.evals.results import Comparison, KlEstimate, KlPair
+    from esft.evals.results import Comparison, EvalRecord, KlEstimate, KlPair
     from esft.evals.run import EvalResult, MeasuredTask
     from esft.runs.records import StepScore
 
@@ -46,8 +54,8 @@ _prior, _model, _distance = (
 )
 @_model(
     "--at",
-    default="last",
-    help="Steps, as in 0,25,50,last; best is that of the best holdout reward.",
+    help="Steps, as in 0,25,50,last; best is that of the best holdout reward  [default: all at "
+    "which the run measured a task itself, else the last]",
 )
 @_model("--model", help="A model to measure by itself; with RUN, its base model.")
 @_model("--dtype", help="float32, float16 or bfloat16, of a model by itself.")
@@ -98,6 +106,9 @@ def evaluate(
         click.echo(json_text(result.record))
     else:
         _print(result, texts)
+    if more := _more_steps(result.record):
+        again = typed_with(ctx, ("--at",), "--at", ",".join(map(str, more)))
+        click.echo(f"Hint: steps in between, from the journal: {again}", err=True)
     for failed in result.record.failed:
         click.echo(f"Error: {failed.task} was not measured: {failed.error}", err=True)
         if failed.hint is not None:
@@ -110,7 +121,12 @@ def evaluate(
 
 
 def _print(result: EvalResult, texts: int) -> None:
+    from esft.runs.differences import short_name
+
     record = result.record
+    if record.run is not None:
+        against = f"against its base model {short_name(record.model)}"
+        click.echo(wrapped("", f"{_called(Path(record.run))} {against}"))
     for task, measured in zip(record.tasks, result.measured, strict=True):
         click.echo(f"{task.name} ({task.role}, {task.evaluations[0].n} rows by {task.scoring})")
         changes = {change.step: change for change in task.comparisons}
@@ -136,6 +152,25 @@ def _print(result: EvalResult, texts: int) -> None:
         )
     if record.noise_floor is not None:
         click.echo(wrapped("noise floor: ", record.noise_floor.text))
+
+
+def _called(run: Path) -> str:
+    """Return a run's name, with what sets it apart from the others of its task and model."""
+    from esft.runs.listing import listed_runs
+
+    same = (one for one in listed_runs() if Path(one.path).resolve() == run.resolve())
+    differs = next((one.differs for one in same), "")
+    return f"{run.name} ({differs})" if differs else run.name
+
+
+def _more_steps(record: EvalRecord) -> list[int]:
+    """Return which steps of a run would tell a verdict that more evaluations would; or none."""
+    verdicts = (task.verdict for task in record.tasks if task.verdict is not None)
+    if record.run is None or all(verdict.evaluations_needed is None for verdict in verdicts):
+        return []
+    measured, last = {*record.steps} - {0}, record.steps[-1]
+    between = measured | {math.ceil(last * part / 8) for part in range(1, 9)}
+    return [] if between == measured else sorted(between)
 
 
 def _step_line(

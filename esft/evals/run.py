@@ -1,6 +1,5 @@
 """`esft eval` as a library function: what is asked, and what it came to."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,13 +18,13 @@ from esft.evals.results import (
 )
 from esft.evals.steps import QuantizedSteps, RunSteps, Steps
 from esft.files import write_whole
-from esft.models.load import LoadedModel, load_model
+from esft.models.load import load_model
 from esft.recipe.priors import PriorSpec, parse_prior_line
 from esft.recipe.settings import Prior, Recipe, TaskSettings
 from esft.rollout.batches import Batches
 from esft.rollout.results import Evaluation
 from esft.rollout.typed import json_text
-from esft.runs.records import StepScore
+from esft.runs.records import RecordedScore, StepScore, scores
 from esft.stats.verdict import MARGIN
 from esft.tuning.rebuild import RebuildOptions, Source, find_source, step_of
 from esft.tuning.tasks import EvalTask, eval_task, refuse_target, rows_hash, rows_of, task_and_rows
@@ -39,7 +38,9 @@ class EvalRequest:
     run: str | None = None  # or a journal; None is the newest run, or, with a model, none
     model: str | None = None  # to measure by itself; with a run, its base model
     priors: tuple[str, ...] = ()  # as `parse_prior_line` reads them; none takes those of the run
-    at: str = "last"  # steps, separated by commas; the base is always measured
+    at: str | None = None
+    """Steps, separated by commas, beside the base. None takes the last, and of a task that the run
+    measured on its way all those steps; drift and KL are then those of the last alone."""
     rows: int | None = None  # of a prior task that names no number; None takes the run's, else 200
     dtype: str | None = None
     device: str | None = None
@@ -53,9 +54,10 @@ class EvalRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class MeasuredTask:
-    """A task with what was measured of it, in the order of the steps."""
+    """A task with what was measured of it, in the order of its steps."""
 
     task: EvalTask
+    steps: tuple[int, ...]  # rising from 0
     evaluations: list[Evaluation] = field(default_factory=list)
     kl: list[KlPair] = field(default_factory=list)  # of every step but the base
 
@@ -88,8 +90,7 @@ def run_eval(request: EvalRequest, watcher: Watcher) -> EvalResult:
     run, recipe = (None, None) if source is None else (source.run, source.recipe)
     specs = _specs(request, recipe)
     steps = _steps(request, source, watcher)
-    batch = None if run is None else run.info.batch
-    tasks, failed = _tasks(request, recipe, specs, steps.loaded, batch)
+    tasks, failed = _tasks(request, source, specs, steps)
     drift, floor = _measure(request, steps, tasks, watcher)
     record = EvalRecord(
         model=steps.loaded.id,
@@ -99,7 +100,7 @@ def run_eval(request: EvalRequest, watcher: Watcher) -> EvalResult:
         margin=request.margin,
         load=request.load,
         steps=steps.numbers,
-        tasks=tuple(task_result(task, steps.numbers, request.margin) for task in tasks),
+        tasks=tuple(task_result(task, request.margin) for task in tasks),
         drift=tuple(drift),
         noise_floor=floor,
         failed=failed,
@@ -110,10 +111,10 @@ def run_eval(request: EvalRequest, watcher: Watcher) -> EvalResult:
     return EvalResult(record=record, measured=tasks, path=str(path))
 
 
-def task_result(measured: MeasuredTask, steps: Sequence[int], margin: float) -> TaskResult:
+def task_result(measured: MeasuredTask, margin: float) -> TaskResult:
     """Return the figures of one task: evaluations, comparisons with the base, verdict, KL."""
     task = measured.task
-    by_step = dict(zip(steps, measured.evaluations, strict=True))
+    by_step = dict(zip(measured.steps, measured.evaluations, strict=True))
     result = TaskResult(
         name=task.name,
         role=task.role,
@@ -145,7 +146,7 @@ def _specs(request: EvalRequest, recipe: Recipe | None) -> list[PriorSpec]:
 
 def _steps(request: EvalRequest, source: Source | None, watcher: Watcher) -> Steps:
     if source is None:
-        if request.at != "last":
+        if request.at is not None:
             raise RecipeError(
                 f"--at is {request.at}, expected none: a model by itself has no steps",
                 hint="name the run: esft eval RUN --at STEPS",
@@ -158,22 +159,30 @@ def _steps(request: EvalRequest, source: Source | None, watcher: Watcher) -> Ste
                 f"--dtype is {request.dtype}, expected none: a run has a dtype of its own",
                 hint="esft export --dtype converts a step's model; measure that with --model",
             )
-        numbers = {0, *(step_of(source, at.strip()) for at in request.at.split(","))}
+        asked = "last" if request.at is None else request.at
+        numbers = {0, *(step_of(source, at.strip()) for at in asked.split(","))}
+        if request.at is None and request.load is None:
+            numbers |= {score.step for score in _recorded(source)}
         options = RebuildOptions(model=request.model, device=request.device)
         steps = RunSteps(source, tuple(sorted(numbers)), watcher, options)
     return steps if request.load is None else QuantizedSteps(steps, request.load, watcher)
 
 
+def _recorded(source: Source | None) -> list[RecordedScore]:
+    """Return what a run measured on its way, up to the last step of its journal."""
+    if source is None or source.run is None:
+        return []
+    return [score for score in scores(source.run.path) if score.step <= source.record.last]
+
+
 def _tasks(
-    request: EvalRequest,
-    recipe: Recipe | None,
-    priors: list[PriorSpec],
-    loaded: LoadedModel,
-    batch: int | None,
+    request: EvalRequest, source: Source | None, priors: list[PriorSpec], steps: Steps
 ) -> tuple[list[MeasuredTask], tuple[FailedTask, ...]]:
     """Return the tasks that can be measured, and those that cannot; RunError if none can."""
+    run, recipe = (None, None) if source is None else (source.run, source.recipe)
     rows = request.rows or (Prior() if recipe is None else recipe.prior).rows
     data_dir = request.data_dir or (None if recipe is None else recipe.task.data_dir)
+    batch = None if run is None else run.info.batch
     tasks, failed = [], []
     for wanted in (*([] if recipe is None else [recipe.task]), *priors):
         try:
@@ -182,14 +191,29 @@ def _tasks(
                 role, chosen = "target", split.holdout
             else:
                 role, (task, chosen) = "prior", rows_of(wanted, rows, data_dir)
-            ready = eval_task(role, task, wanted, chosen, loaded, Batches(batch))
-            tasks.append(MeasuredTask(task=ready))
+            ready = eval_task(role, task, wanted, chosen, steps.loaded, Batches(batch))
+            tasks.append(MeasuredTask(task=ready, steps=_steps_of(ready, request, source, steps)))
         except EsftError as error:
             failed.append(FailedTask(task=wanted.name, error=str(error), hint=error.hint))
     if not tasks:
         first = failed[0]
         raise RunError(f"no task can be measured: {first.task}: {first.error}", hint=first.hint)
     return tasks, tuple(failed)
+
+
+def _steps_of(
+    task: EvalTask, request: EvalRequest, source: Source | None, steps: Steps
+) -> tuple[int, ...]:
+    """Return the steps to measure a task at: those asked for, else the base, the last, and where
+    the run measured the same rows of it."""
+    if request.at is not None:
+        return steps.numbers
+    wanted = {0, steps.numbers[-1]}
+    kind = "holdout" if task.role == "target" else f"prior task {task.name}"
+    rows = None if source is None or source.run is None else source.run.info.rows.get(kind)
+    if rows is not None and rows.hash == rows_hash(one.row for one in task.encoded):
+        wanted |= {score.step for score in _recorded(source) if score.task == task.name}
+    return tuple(step for step in steps.numbers if step in wanted)
 
 
 def _measure(
@@ -201,10 +225,12 @@ def _measure(
     if request.noise_floor and steps.loaded.dtype != torch.float32:
         floor = measurer.noise_floor([measured.task for measured in tasks])
     drift = []
+    far = steps.numbers[-1:] if request.at is None else steps.numbers
     for step in steps.numbers:
         for measured in tasks:
-            measured.evaluations.append(measurer.evaluation(step, measured.task))
-        if isinstance(steps, RunSteps) and step > 0:
+            if step in measured.steps:
+                measured.evaluations.append(measurer.evaluation(step, measured.task))
+        if isinstance(steps, RunSteps) and step > 0 and step in far:
             drift.append(measurer.drift(step))
             for measured in tasks:
                 if measured.task.role == "prior" and request.kl_prompts:

@@ -38,8 +38,11 @@ def test_the_newest_run_is_measured_on_the_tasks_of_a_file(run, tmp_path):
 
     assert done.exit_code == 0, done.output
     lines = done.stdout.splitlines()
-    assert lines[0] == "conciseness (target, 5 rows by generate)"
-    assert [line.startswith(" " * 13 + "reward ") for line in lines[1:5]] == [False, True] * 2
+    assert lines[:2] == [
+        "tiny against its base model base",
+        "conciseness (target, 5 rows by generate)",
+    ]
+    assert [line.startswith(" " * 13 + "reward ") for line in lines[2:6]] == [False, True] * 2
     assert "reverse-letters (prior, 5 rows by exact)" in lines
     assert "upper-letters (prior, 4 rows by exact)" in lines
     assert done.stdout.count("  step 0     ") == done.stdout.count("  step 3     ") == 3
@@ -93,6 +96,24 @@ def test_the_figures_come_first_where_they_cannot_be_written(run, as_json):
     assert "copy-letters" in done.stdout
     assert "written to" not in done.stdout
     assert "Error: runs/tiny/eval.json cannot be written" in done.stderr
+
+
+def test_a_run_is_called_by_what_sets_it_apart_and_steps_that_would_tell_are_named(
+    run, monkeypatch
+):
+    other = shutil.copytree(run, run.parent / "other")
+    info = json.loads((other / "run.json").read_text())
+    info["settings"] |= {"anchor.awd": 0.5}
+    (other / "run.json").write_text(json.dumps(info))
+    answers(monkeypatch, "1" * 5, "1" * 40, "1" * 5, "0" * 40)
+
+    done = esft("eval", "tiny", "--prior", "reverse-letters:40", "--kl-prompts", "0")
+
+    assert done.stdout.startswith("tiny (no decay) against its base model base\n")
+    assert "  down: 100.0 points below the base" in done.stdout
+    command = "eval tiny --prior reverse-letters:40 --kl-prompts 0 --at 1,2,3"
+    assert "Hint: steps in between, from the journal: " in done.stderr
+    assert done.stderr.endswith(f" {command}\n")
 
 
 def test_of_a_single_task_there_is_no_list_of_verdicts(run):

@@ -111,6 +111,20 @@ def test_what_the_run_measured_is_not_measured_again(tmp_path, counted):
     assert read_eval(run / "eval.json") == result.record
 
 
+def test_without_steps_all_evaluations_of_the_run_are_used_and_only_its_own(kept, counted):
+    priors = ("copy-letters:8", "upper-letters:5", "reverse-letters:6")
+    counted.clear()
+
+    record = run_eval(asked(kept, priors=priors, at=None), Notes()).record
+
+    steps = {task.name: [score.step for score in task.evaluations] for task in record.tasks}
+    assert steps["conciseness"] == steps["copy-letters"] == [0, 2, 3]
+    assert steps["upper-letters"] == steps["reverse-letters"] == [0, 3]  # other rows; another task
+    assert record.steps == (0, 2, 3)
+    assert [drift.step for drift in record.drift] == [3]
+    assert sorted(counted) == [5, 5, 6, 6]
+
+
 def test_other_steps_and_tasks_are_measured_once(kept, counted):
     request = asked(kept, priors=("copy-letters:8", "reverse-letters:5"), at="1,2,3")
     counted.clear()

@@ -22,7 +22,12 @@ def measured(*outcomes):
     rollout = SimpleNamespace(task=SimpleNamespace(name="letters"), scoring="exact")
     encoded = [SimpleNamespace(row=row) for row in rows]
     task = SimpleNamespace(name="letters", role="prior", rollout=rollout, encoded=encoded)
-    return MeasuredTask(task=task, evaluations=evaluations)
+    return MeasuredTask(task=task, steps=(), evaluations=evaluations)
+
+
+def figures(task, steps, margin=0.03):
+    """What is said of a task that was measured at these steps."""
+    return task_result(replace(task, steps=steps), margin)
 
 
 def result(right, reward=None):
@@ -37,7 +42,7 @@ def rewarded(rewards):
 def test_every_step_is_compared_with_the_base_row_by_row():
     steps = ("1011" + BASE[4:], "0000" + BASE[4:], "1111" + BASE[4:])
 
-    record = task_result(measured(BASE, *steps), (0, 2, 5, 9), 0.03)
+    record = figures(measured(BASE, *steps), (0, 2, 5, 9))
 
     assert [one.step for one in record.evaluations] == [0, 2, 5, 9]
     assert [one.step for one in record.comparisons] == [2, 5, 9]
@@ -54,9 +59,9 @@ def test_every_step_is_compared_with_the_base_row_by_row():
 def test_the_verdict_is_of_the_last_step_and_of_the_margin_asked_for():
     up, same = "1" * 100, BASE
 
-    assert task_result(measured(BASE, same, up), (0, 1, 2), 0.03).verdict.kind == "improved"
-    assert task_result(measured(BASE, up, same), (0, 1, 2), 0.03).verdict.kind != "improved"
-    wide = task_result(measured(BASE, up, up), (0, 1, 2), 0.9).verdict
+    assert figures(measured(BASE, same, up), (0, 1, 2)).verdict.kind == "improved"
+    assert figures(measured(BASE, up, same), (0, 1, 2)).verdict.kind != "improved"
+    wide = figures(measured(BASE, up, up), (0, 1, 2), 0.9).verdict
     assert wide.kind == "unchanged"
     assert wide.difference == pytest.approx(0.5)
 
@@ -66,7 +71,7 @@ def test_rewards_are_compared_where_they_are_something_else_than_right_or_wrong(
     base, low, high = rewarded([0.5] * 4), rewarded([0.5, 0.25, 0.5, 0.25]), rewarded([1.0] * 4)
     task = replace(task, evaluations=(base, low, high))
 
-    first, last = task_result(task, (0, 1, 2), 0.03).comparisons
+    first, last = figures(task, (0, 1, 2)).comparisons
 
     assert (first.change, last.change) == (0, 0)
     assert (first.reward_change, last.reward_change) == (-0.125, 0.5)
@@ -79,6 +84,6 @@ def test_rewards_that_say_nothing_more_or_are_not_finite_are_not_compared(after)
     now = rewarded(after) if isinstance(after, list) else measured(after).evaluations[0]
     task = replace(measured("0000"), evaluations=(*measured("1000").evaluations, now))
 
-    (found,) = task_result(task, (0, 3), 0.03).comparisons
+    (found,) = figures(task, (0, 3)).comparisons
 
     assert found.reward_change is None
