@@ -84,7 +84,7 @@ def sections_of(runs: Sequence[RunNumbers]) -> list[Section]:
                 charts.append(replace(chart, lines=tuple(lines)))
         if charts:
             shown = sorted({line.run for chart in charts for line in chart.lines})
-            keys = [Key(text=runs[run].name, run=run) for run in shown] if len(runs) > 1 else []
+            keys = [Key(text=runs[run].label, run=run) for run in shown] if len(runs) > 1 else []
             sections.append(Section(name=name, charts=tuple(charts), keys=(*keys, *styles)))
     return sections
 

@@ -54,6 +54,7 @@ class RunNumbers:
     """All that a report says of one run."""
 
     name: str
+    label: str  # what it is called by: of several runs, what sets it apart
     path: str
     state: str
     started: str | None

@@ -10,7 +10,9 @@ from esft.errors import EsftError
 from esft.evals.results import StepDrift, TaskResult, compared, read_eval
 from esft.report.answers import Rows, TaskAnswers, answers_of
 from esft.report.numbers import RunNumbers, decay_of, progress_of
+from esft.runs.differences import differences
 from esft.runs.folder import RunFolder
+from esft.runs.listing import state_of
 from esft.runs.records import (
     RecordedRow,
     RecordedScore,
@@ -34,8 +36,9 @@ def read_run(path: Path) -> RunNumbers:
     measured, drift = _noted(notes, ([], ()), lambda: _evaluated(path, record, notes))
     return RunNumbers(
         name=path.resolve().name,
+        label=path.resolve().name,
         path=str(path),
-        state=info.state,
+        state=state_of(path, info),
         started=info.started,
         task=settings["task.name"],
         model=model.id,
@@ -57,9 +60,16 @@ def read_run(path: Path) -> RunNumbers:
 
 
 def named_apart(runs: list[RunNumbers]) -> list[RunNumbers]:
-    """Return runs under names that differ: where folders are called alike, their paths."""
+    """Return runs under labels that differ: what sets them apart in words; where that is nothing,
+    or the same for two, their names; where folders are called alike, their paths."""
     names = [run.name for run in runs]
-    return [replace(run, name=run.path) if names.count(run.name) > 1 else run for run in runs]
+    words = differences([run.settings for run in runs])
+    named = []
+    for run, label in zip(runs, words, strict=True):
+        name = run.path if names.count(run.name) > 1 else run.name
+        label = label if label and words.count(label) == 1 else name
+        named.append(replace(run, name=name, label=label))
+    return named
 
 
 def _noted(notes: list[str], instead: T, read: Callable[[], T]) -> T:

@@ -64,7 +64,7 @@ def comparison_of(runs: Sequence[RunNumbers]) -> str:
         shared = set(found[0]).intersection(*found)
         means = [math.fsum(changes[name] for name in shared) for changes in found]
         if shared and means.count(max(means)) == 1:
-            best, mean = runs[means.index(max(means))].name, max(means) / len(shared)
+            best, mean = runs[means.index(max(means))].label, max(means) / len(shared)
             parts.append(f"{words}: {best} ({_points(mean)} points).")
     return " ".join(parts)
 
@@ -115,7 +115,7 @@ def _state(run: RunNumbers) -> str:
     said = {
         "stopped": "Stopped after",
         "failed": "It failed after",
-        "running": "Running, or interrupted:",
+        "running": "Running:",
     }
     return f"{said.get(run.state, run.state)} {steps}."
 

@@ -80,7 +80,7 @@ def make_page(
     return pages.get_template("page.html.jinja").render(
         title=title_of(runs),
         comparison=comparison_of(runs),
-        names=[run.name for run in runs],
+        names=[run.label for run in runs],
         runs=[(number, run, summary_of(run)) for number, run in enumerate(runs)],
         several=len(runs) > 1,
         alike=len({about(run) for run in runs}) == 1,

@@ -6,6 +6,7 @@ from report_runs import ROWS, write_eval, write_run
 
 from esft.errors import RunError
 from esft.report.read import named_apart, read_run
+from esft.runs.names import locked
 from esft.runs.records import StepTimes
 
 
@@ -170,7 +171,7 @@ def test_where_the_time_went_is_summed_over_the_steps_that_know_it(run):
 def test_a_run_that_has_just_begun_has_no_numbers_yet(tmp_path):
     numbers = read_run(write_run(tmp_path / "run", steps=0, evaluations={}))
 
-    assert (numbers.steps, numbers.planned, numbers.state) == (0, 4, "running")
+    assert (numbers.steps, numbers.planned, numbers.state) == (0, 4, "stopped")
     assert (numbers.tasks, numbers.progress, numbers.notes) == ((), (), ())
 
 
@@ -199,9 +200,30 @@ def test_a_folder_that_is_not_a_run_is_refused(tmp_path):
         read_run(tmp_path)
 
 
+def test_runs_are_called_by_what_sets_them_apart_else_by_their_names(tmp_path):
+    decayed, free, again = (
+        read_run(write_run(tmp_path / name, anchor_awd=awd))
+        for name, awd in (("a", 1.4286), ("b", 0.0), ("c", 0.0))
+    )
+
+    assert [run.label for run in named_apart([decayed])] == ["a"]
+    assert [run.label for run in named_apart([decayed, free])] == ["awd 1.43", "no decay"]
+    assert [run.label for run in named_apart([decayed, free, again])] == ["awd 1.43", "b", "c"]
+    assert [run.name for run in named_apart([decayed, free])] == ["a", "b"]
+
+
+def test_a_run_that_did_not_end_is_stopped_unless_a_process_works_on_it(tmp_path):
+    run = write_run(tmp_path / "run", steps=2)
+
+    with locked(run):
+        assert read_run(run).state == "running"
+    assert read_run(run).state == "stopped"
+
+
 def test_runs_of_one_name_are_told_apart_by_their_paths(tmp_path):
     runs = [read_run(write_run(tmp_path / folder / "run")) for folder in ("a", "b")]
 
     named = named_apart([*runs, read_run(write_run(tmp_path / "other"))])
 
+    assert [run.name for run in named] == [run.label for run in named]
     assert [run.name for run in named] == [runs[0].path, runs[1].path, "other"]
