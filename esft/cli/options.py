@@ -76,6 +76,16 @@ def typed_settings(ctx: click.Context) -> tuple[dict[str, object], dict[str, str
     return changes, labels
 
 
+def as_options(changes: Mapping[str, object]) -> list[str]:
+    """Return the words of a command line that set these settings, "table.key" to value."""
+    flags = {f"{table}.{setting.name}": setting.flag for table, setting in with_flags()}
+    words = []
+    for key, value in changes.items():
+        text = f"{value:g}" if isinstance(value, float) else str(value)
+        words += [flags[key], text] if key in flags else ["--set", f"{key}={text}"]
+    return words
+
+
 def grouped(group: str, *flags: str, help: str, **kwargs) -> Callable:
     """Return an option that stands under the heading `group`."""
     kwargs.setdefault("show_default", "default" in kwargs)

@@ -23,10 +23,22 @@ if TYPE_CHECKING:
 @options.grouped(
     "Run", "--dry-run", is_flag=True, help="Stop after plan and checks, before weights are read."
 )
+@options.grouped(
+    "Run",
+    "--minutes",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Choose what was not typed (steps, population, rows, answers, sigma, alpha) so that the "
+    "run ends in this time; a member is timed first.",
+)
 @options.json_option
 @click.pass_context
 def tune(
-    ctx: click.Context, recipe: str | None, dry_run: bool, as_json: bool, **changes: object
+    ctx: click.Context,
+    recipe: str | None,
+    dry_run: bool,
+    minutes: float | None,
+    as_json: bool,
+    **changes: object,
 ) -> None:
     """Fine-tune a model as RECIPE (a name or a .toml file) says; options replace its values.
 
@@ -45,6 +57,8 @@ def tune(
     settings = options.recipe_of(ctx, recipe)
     from esft.tuning.start import run_tuning  # torch comes with it: --help does not wait for it
 
+    if minutes is not None:
+        settings = _within(ctx, minutes, recipe, settings)
     if dry_run:
         _dry_run(recipe, settings, as_json)
         ctx.exit()
@@ -55,6 +69,23 @@ def tune(
         same = options.typed_with(ctx, ("--awd", "--run-dir"), "--awd", "0")
         click.echo(f"The same without AWD: {same}")
     ctx.exit(130 if outcome.stopped else 0)
+
+
+def _within(ctx: click.Context, minutes: float, name: str | None, recipe: Recipe) -> Recipe:
+    """Return a recipe that takes so many minutes, and say how it could have been typed."""
+    from esft.recipe.settings import with_settings
+    from esft.recipe.toml import settings_in
+    from esft.tuning.minutes import fit_minutes
+
+    typed = options.typed_settings(ctx)[0]
+    with show_run() as watcher:
+        fitted = fit_minutes(recipe, minutes, typed, watcher, settings_in(name))
+        expected = f"expected {duration(fitted.seconds)} for all steps; the same settings typed:"
+        watcher.plan([("minutes", fitted.because[0])])
+        watcher.plan([("", line) for line in (*fitted.because[1:], expected)])
+    words = options.as_options(fitted.changes)
+    click.echo(f"  {options.typed_with(ctx, ('--minutes',), *words)}", err=True)
+    return with_settings(recipe, fitted.changes)
 
 
 def _dry_run(name: str | None, recipe: Recipe, as_json: bool) -> None:

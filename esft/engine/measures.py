@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from esft.engine.drift import Drift
 from esft.engine.stream import Tally, length
 from esft.engine.undo import differing_bits
+from esft.engine.weights import Weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +57,14 @@ def measures(drift: Drift) -> DriftMeasures:
             for layer, square in squares.items()
         ),
     )
+
+
+def root_mean_square(weights: Weights) -> float:
+    """Return the root of the mean square of all tuned weights, tied ones counted once."""
+    squares = Tally()
+    for piece in weights.pieces():
+        squares.note(piece.name, length(piece.flat))
+    return math.sqrt(squares.sum_of_squares() / weights.numel)
 
 
 def layer_of(name: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -258,6 +258,17 @@ def settings_of(recipe: Recipe) -> dict[str, object]:
         for name in kind.declared()
         for value in [getattr(getattr(recipe, table), name)]
     }
+
+
+def with_settings(recipe: Recipe, changes: Mapping[str, object]) -> Recipe:
+    """Return a recipe with other values of some settings, "table.key" to value."""
+    tables: dict[str, dict[str, object]] = {}
+    for key, value in changes.items():
+        table, _, name = key.partition(".")
+        tables.setdefault(table, {})[name] = value
+    return replace(
+        recipe, **{table: replace(getattr(recipe, table), **new) for table, new in tables.items()}
+    )
 
 
 def _a_pull_that_acts(awd: float, norm: str, alpha: float) -> Iterator[tuple[str, str]]:

@@ -62,6 +62,12 @@ def load_recipe(
     return Recipe(**tables)
 
 
+def settings_in(name: str | None) -> frozenset[str]:
+    """Return the settings that the recipe called `name` has, as "table.key"; see `load_recipe`."""
+    tables = {} if name is None else _read_toml(find_recipe(name))
+    return frozenset(f"{table}.{key}" for table, body in tables.items() for key in body)
+
+
 def shipped_recipes(package: Path = PACKAGE) -> dict[str, Path]:
     """Name to file of every recipe that comes with esft."""
     # Installed they lie inside the package, in a checkout beside it.

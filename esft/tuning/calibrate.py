@@ -54,15 +54,17 @@ def calibrate(recipe: Recipe, watcher: Watcher) -> Times:
     rows = [session.train[number] for number in numbers]
     members = population(search.seed, 1, search.population, search.antithetic)
     watcher.phase("timing a member, an update and an evaluation")
-    _roll_out(session, members[0], rows[: session.rollout.batches.size])  # the first takes longer
+    roll_out_member(
+        session, members[0], rows[: session.rollout.batches.size]
+    )  # the first takes longer
     joules = energy_since(session.base.loaded.device)
-    alone, results = _timed(session, lambda: _roll_out(session, members[1], rows))
+    alone, results = timed(session, lambda: roll_out_member(session, members[1], rows))
     spent = joules()
-    one, another = (_visits(session, members, count) for count in (1, 2))
+    one, another = (visit_seconds(session, members, count) for count in (1, 2))
     engine = max(0.0, another - one)  # what going back costs is shared by all of a population
     member = alone - one + engine
-    evaluation = sum(_evaluation(session, task) for task in session.tasks)
-    update = _update(session, members)
+    evaluation = sum(evaluation_seconds(session, task) for task in session.tasks)
+    update = update_seconds(session, members)
     step = search.population * member + update
     evaluations = 2 + (0 if every is None else (search.steps - 1) // every)
     run = search.steps * step + evaluations * evaluation
@@ -107,20 +109,22 @@ def energy_since(device: torch.device, rapl: Path = _RAPL) -> Callable[[], float
     return since
 
 
-def _timed(session: Session, work: Callable[[], object]) -> tuple[float, object]:
+def timed(session: Session, work: Callable[[], object]) -> tuple[float, object]:
     began = time.monotonic()
     result = work()
     finish_queue(session.base.loaded.device)
     return time.monotonic() - began, result
 
 
-def _roll_out(session: Session, member: Member, rows: Sequence[EncodedRow]) -> list[RowResult]:
+def roll_out_member(
+    session: Session, member: Member, rows: Sequence[EncodedRow]
+) -> list[RowResult]:
     """Perturb, roll out and revert, as the loop does."""
     laps = Laps(session.base.loaded.device)
     return Population(session).roll_out([member], rows, lambda done: None, laps)[0]
 
 
-def _visits(session: Session, members: Sequence[Member], count: int) -> float:
+def visit_seconds(session: Session, members: Sequence[Member], count: int) -> float:
     """Return how long the weights take to hold some members and to come back."""
     base, sigma = session.base, session.recipe.search.sigma
 
@@ -129,17 +133,17 @@ def _visits(session: Session, members: Sequence[Member], count: int) -> float:
             for member in members[:count]:
                 visit(member)
 
-    return min(_timed(session, visits)[0] for _ in range(3))
+    return min(timed(session, visits)[0] for _ in range(3))
 
 
-def _update(session: Session, members: Sequence[Member]) -> float:
+def update_seconds(session: Session, members: Sequence[Member]) -> float:
     """Return how long the update of a population takes."""
     search, anchor, drift = session.recipe.search, session.recipe.anchor, session.base.drift
 
     def update(count: int) -> float:
         signs = [1.0 if at % 3 else -0.5 for at in range(count)]  # no pair of them cancels
         rest = search.alpha, anchor.awd, anchor.norm
-        return _timed(session, lambda: drift.step(list(members[:count]), signs, *rest))[0]
+        return timed(session, lambda: drift.step(list(members[:count]), signs, *rest))[0]
 
     few, some = min(2, len(members)), min(_MEMBERS, len(members))
     update(few)  # the first takes longer
@@ -148,11 +152,11 @@ def _update(session: Session, members: Sequence[Member]) -> float:
     return one + each * (len(members) - few)
 
 
-def _evaluation(session: Session, task: EvalTask) -> float:
+def evaluation_seconds(session: Session, task: EvalTask) -> float:
     """Return how long the evaluation of all rows takes, from that of some."""
     encoded = task.encoded
     some = encoded[:: -(-len(encoded) // _SAMPLE)]
-    return _timed(session, lambda: task.rollout.evaluate(some))[0] * len(encoded) / len(some)
+    return timed(session, lambda: task.rollout.evaluate(some))[0] * len(encoded) / len(some)
 
 
 def _tokens(session: Session, rows: Sequence[EncodedRow], results: Sequence[RowResult]) -> int:

@@ -1,0 +1,224 @@
+"""Which settings let a run end within so many minutes: from members that were timed and tried."""
+
+import math
+import time
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+
+from esft.engine.measures import root_mean_square
+from esft.engine.members import population
+from esft.engine.perturb import unmoved_share
+from esft.errors import RecipeError
+from esft.recipe.settings import Recipe, with_settings
+from esft.rollout.encode import EncodedRow
+from esft.rollout.results import RowResult, mean_reward
+from esft.tuning.calibrate import evaluation_seconds, roll_out_member, update_seconds, visit_seconds
+from esft.tuning.plan import UNMOVED
+from esft.tuning.session import Session, fit_batch, open_session, rows_of_step
+from esft.tuning.watcher import Watcher
+
+KEPT = 0.1
+"""Share of the time that is not planned for: snapshots, saving, a machine that slows down."""
+EVALUATED = 0.25
+"""Share of the time that evaluations may take; where they would take more they get fewer rows."""
+FEWEST_ROWS = 20
+"""Rows of an evaluation that are left at least."""
+SAMPLE = 24
+"""Rows on which members are timed and tried."""
+ROWS = (128, 96, 64, 48, 32, 24, 16, 12, 8)
+"""Rows a step that are considered, beside all that there are."""
+MEMBERS, MANY_MEMBERS = 240, 900
+"""Members that a run should have: 12 in each of 20 steps, the least that small models learned with
+here; and with more than 32 rows a step the published 30, in 30 steps."""
+POPULATION = 8, 30
+STEPS = 5
+"""A run of fewer is refused."""
+SIGMA = 1 / 30
+"""Of the root mean square of the weights: SmolLM2-135M, 0.18, learned with a sigma of 0.006."""
+REACH = 2.0
+"""How far all steps together would walk at random, in sigma: alpha * sqrt(steps / N) / sigma, which
+is 2 at the published settings. That of a recipe stays."""
+TRIES = 4
+
+
+RENEWED = frozenset(
+    (
+        *("search.steps", "search.population", "search.alpha"),
+        *("task.rows_per_step", "task.holdout", "prior.rows"),
+    )
+)
+"""What is chosen also where a recipe has it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitted:
+    """Settings that were chosen, and what they lead to."""
+
+    changes: dict[str, object]  # "table.key" to value
+    seconds: float  # expected of all steps
+    because: tuple[str, ...]  # a line each
+
+
+@dataclass(frozen=True, kw_only=True)
+class Price:
+    """Seconds that the parts of a run take."""
+
+    row: float  # of a member's rollout
+    member: float  # beside its rollout: its visit, and its part of the update
+    evaluation: float  # of target and prior tasks
+
+
+def fit_minutes(
+    recipe: Recipe,
+    minutes: float,
+    typed: Collection[str],
+    watcher: Watcher,
+    named: Collection[str] = (),
+) -> Fitted:
+    """Choose what was not typed so that a run of `recipe` ends within `minutes`.
+
+    Loads the model, times members on rows of the task, and looks at what they score: sigma is
+    doubled while they change no answer, and halved while they lose half of the reward.
+
+    Args:
+        typed: settings that stay as they are in `recipe`, as "table.key".
+        named: those that a recipe file has, which stay too, but for RENEWED.
+
+    Raises:
+        RecipeError: if fewer than STEPS steps fit. EsftError as `open_session`.
+    """
+    began, given = time.monotonic(), {*typed, *(set(named) - RENEWED)}
+    watcher.phase(f"loading {recipe.model.id}")
+    session = open_session(recipe)
+    loading = time.monotonic() - began
+    fit_batch(session, watcher)
+    watcher.phase("trying members on rows of the task, to see how long they take")
+    search, train = session.recipe.search, session.train
+    members = population(search.seed, 0, 2, False)
+    sample = [train[row] for row in rows_of_step(1, len(train), _sampled(train), search.seed)]
+    roll_out_member(session, members[0], sample[:1])  # the first takes longer
+    base = session.rollout.roll_out(sample)
+    changes = {"search.seed": search.seed, "task.max_new_tokens": _tokens(session, base)}
+    sigma, row, because = _sigma(session, sample, base, fixed="search.sigma" in given)
+    changes["search.sigma"] = sigma
+    left = 60 * minutes * (1 - KEPT) - (time.monotonic() - began) - loading
+    price = _price(session, row)
+    changes |= shared_out(session.recipe, price, left, given)
+    steps, size = (
+        changes.get(f"search.{key}", getattr(search, key)) for key in ("steps", "population")
+    )
+    if steps < STEPS:
+        raise RecipeError(
+            f"--minutes {minutes:g} leaves time for {steps} steps, expected at least {STEPS}: an "
+            f"evaluation takes {price.evaluation:.0f} s, a member {price.row:.2g} s a row",
+            hint="give it more minutes, or take shorter answers (--set task.max_new_tokens=...), "
+            "fewer prior rows or a smaller model",
+        )
+    reach = REACH
+    if {"search.alpha", "search.sigma"} <= {*named}:
+        reach = search.alpha * math.sqrt(search.steps / search.population) / search.sigma
+    changes["search.alpha"] = _rounded(reach * sigma * math.sqrt(size / steps))
+    rows = changes.get("task.rows_per_step", len(train))
+    return Fitted(
+        changes={
+            key: value for key, value in changes.items() if key not in given and value is not None
+        },
+        seconds=steps * size * (rows * price.row + price.member),
+        because=because,
+    )
+
+
+def _sampled(train: Sequence[EncodedRow]) -> int:
+    return min(SAMPLE, len(train))
+
+
+def _tokens(session: Session, base: Sequence[RowResult]) -> int | None:
+    """Return a cap that cuts no answer which the base model ends below the cap there is."""
+    rollout, asked = session.rollout, session.recipe.task.max_new_tokens
+    if rollout.scoring != "generate":
+        return asked
+    texts = [text for result in base for text in result.answers]
+    lengths = [
+        len(rollout.tokenizer(text, add_special_tokens=False)["input_ids"]) + 1 for text in texts
+    ]
+    cap = 8 * math.ceil(1.25 * max(lengths) / 8)
+    return cap if cap < rollout.max_new_tokens else asked
+
+
+def _sigma(
+    session: Session, sample: Sequence[EncodedRow], base: Sequence[RowResult], *, fixed: bool
+) -> tuple[float, float, tuple[str, ...]]:
+    """Return sigma, the seconds that a row took with it, and why it is what it is."""
+    weights, sigma, why = session.base.weights, session.recipe.search.sigma, "as it was given"
+    members = population(session.recipe.search.seed, 0, 2, False)
+    if not fixed:
+        sigma, why = _rounded(SIGMA * root_mean_square(weights)), "a thirtieth of the weights' size"
+    while not fixed and unmoved_share(weights, members[0], sigma) > UNMOVED:
+        sigma, why = _rounded(1.5 * sigma), "smaller ones round away in the weights' dtype"
+    reward = mean_reward(base)
+    for _ in range(TRIES):
+        tried = replace(session, recipe=with_settings(session.recipe, {"search.sigma": sigma}))
+        began = time.monotonic()
+        results = [roll_out_member(tried, member, sample) for member in members]
+        row = (time.monotonic() - began) / (len(members) * len(sample))
+        scored = sum(map(mean_reward, results)) / len(results)
+        if fixed:
+            break
+        if all(rows == list(base) for rows in results):
+            sigma, why = _rounded(2 * sigma), "smaller ones change no answer"
+        elif not scored >= (reward / 2 if reward > 0 else 2 * reward):  # NaN is a loss, too
+            sigma, why = _rounded(sigma / 2), "larger ones lose half of the reward"
+        else:
+            break
+    seen = f"reward {reward:.3f} before, {scored:.3f} with members of this sigma"
+    return sigma, row, (f"sigma {sigma:g}: {why}", seen)
+
+
+def _price(session: Session, row: float) -> Price:
+    """Time what a run does beside its rollouts."""
+    members = population(session.recipe.search.seed, 0, POPULATION[1], False)
+    one, another = (visit_seconds(session, members, count) for count in (1, 2))
+    return Price(
+        row=row,
+        member=max(0.0, another - one) + update_seconds(session, members) / len(members),
+        evaluation=sum(evaluation_seconds(session, task) for task in session.tasks),
+    )
+
+
+def shared_out(
+    recipe: Recipe, price: Price, seconds: float, given: Collection[str]
+) -> dict[str, object]:
+    """Return steps, population and rows that take about `seconds`; those `given` stay.
+
+    What evaluations leave of the time goes to members: of as many rows as leave enough of them (see
+    MEMBERS), and half as many of them a step as there are steps, within POPULATION.
+    """
+    search, every, train = recipe.search, recipe.prior.every, recipe.task.train
+    whole = price.evaluation * (2 if every is None else 2 + search.steps // every)
+    share = min(1.0, max(0.0, EVALUATED * seconds / whole))
+    chosen: dict[str, object] = {}
+    if share < 1:
+        chosen["task.holdout"] = max(FEWEST_ROWS, int(share * recipe.task.holdout))
+        if any(spec.rows is None for spec in recipe.prior.specs):
+            chosen["prior.rows"] = max(FEWEST_ROWS, int(share * recipe.prior.rows))
+    seconds -= share * whole
+    sizes = [train, *(size for size in ROWS if size < train)]
+    if "task.rows_per_step" in given and recipe.task.rows_per_step is not None:
+        sizes = [recipe.task.rows_per_step]
+
+    def members(size: int) -> int:
+        return max(0, int(seconds / (size * price.row + price.member)))
+
+    enough = [size for size in sizes if members(size) >= (MEMBERS if size <= 32 else MANY_MEMBERS)]
+    rows = enough[0] if enough else sizes[-1]
+    fewest, most = POPULATION
+    size = 2 * max(fewest // 2, min(most // 2, round(math.sqrt(members(rows) / 2) / 2)))
+    size = search.population if "search.population" in given else size
+    chosen |= {"task.rows_per_step": rows, "search.population": size}
+    chosen["search.steps"] = members(rows) // size
+    return {key: value for key, value in chosen.items() if key not in given}
+
+
+def _rounded(value: float) -> float:
+    """Return a number in two digits: what the printed command says is what is used."""
+    return float(f"{value:.2g}")

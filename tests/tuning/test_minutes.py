@@ -1,0 +1,93 @@
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny_runs import Notes, a_recipe
+
+from esft.errors import RecipeError
+from esft.recipe.settings import Model, Prior, Recipe, Search, TaskSettings, with_settings
+from esft.tuning.minutes import EVALUATED, FEWEST_ROWS, POPULATION, Price, fit_minutes, shared_out
+
+RECIPE = Recipe(
+    model=Model(id="embedded"),
+    task=TaskSettings(name="copy-letters", train=200, holdout=200),
+    prior=Prior(tasks=("sort-digits",)),
+)
+SOME = st.floats(1e-4, 10)
+
+
+@given(SOME, SOME, SOME, st.floats(10, 1e5))
+def test_what_is_chosen_fits_into_the_time(row, member, evaluation, seconds):
+    price = Price(row=row, member=member, evaluation=evaluation)
+
+    chosen = shared_out(RECIPE, price, seconds, ())
+
+    share = min(1, EVALUATED * seconds / (2 * evaluation))
+    one = chosen["task.rows_per_step"] * row + member
+    took = chosen["search.steps"] * chosen["search.population"] * one + 2 * share * evaluation
+    assert took <= seconds * (1 + 1e-9)
+    assert POPULATION[0] <= chosen["search.population"] <= POPULATION[1]
+    assert chosen["search.population"] % 2 == 0
+    if share < 1:
+        assert chosen["task.holdout"] == max(FEWEST_ROWS, int(share * 200)) == chosen["prior.rows"]
+    else:
+        assert not {"task.holdout", "prior.rows"} & chosen.keys()
+
+
+@given(SOME, st.floats(10, 1e5))
+def test_more_time_gives_more_members_or_rows(row, seconds):
+    price = Price(row=row, member=row, evaluation=row)
+
+    some, more = (shared_out(RECIPE, price, time, ()) for time in (seconds, 3 * seconds))
+
+    def scored(chosen):
+        return chosen["search.steps"] * chosen["search.population"] * chosen["task.rows_per_step"]
+
+    assert scored(more) >= scored(some)
+
+
+@pytest.mark.parametrize("key", ["search.steps", "search.population", "task.rows_per_step"])
+def test_what_was_given_is_not_chosen_and_counts(key):
+    price = Price(row=0.01, member=0.1, evaluation=1.0)
+    recipe = with_settings(RECIPE, {"search.population": 4, "task.rows_per_step": 10})
+
+    chosen = shared_out(recipe, price, 600, {key})
+
+    assert key not in chosen
+    if key != "search.steps":
+        kept = {"search.population": 4, "task.rows_per_step": 10} | chosen
+        one = kept["task.rows_per_step"] * 0.01 + 0.1
+        assert 500 < kept["search.steps"] * kept["search.population"] * one <= 600
+
+
+def test_members_are_timed_and_tried_and_a_recipe_comes_of_it(tmp_path):
+    recipe = replace(a_recipe(tmp_path), search=Search())
+
+    fitted = fit_minutes(recipe, 0.5, {"search.population"}, Notes())
+
+    changes = fitted.changes
+    assert "search.population" not in changes
+    assert changes["search.steps"] >= 5
+    assert 0 < fitted.seconds < 30
+    assert changes["search.sigma"] == float(f"{changes['search.sigma']:.2g}") > 0
+    tuned = with_settings(recipe, changes)
+    assert tuned.search.population == recipe.search.population
+    assert fitted.because[0].startswith(f"sigma {tuned.search.sigma:g}: ")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_sigma_that_changes_no_answer_is_raised_unless_it_was_typed(tmp_path, monkeypatch):
+    monkeypatch.setattr("esft.tuning.minutes.SIGMA", 1e-7)
+    recipe = a_recipe(tmp_path)
+
+    fitted = fit_minutes(recipe, 0.5, (), Notes())
+    typed = fit_minutes(recipe, 0.5, {"search.sigma"}, Notes())
+
+    assert "smaller ones change no answer" in fitted.because[0]
+    assert "search.sigma" not in typed.changes
+
+
+def test_too_little_time_is_refused_with_what_takes_it(tmp_path):
+    with pytest.raises(RecipeError, match=r"leaves time for 0 steps, expected at least 5"):
+        fit_minutes(a_recipe(tmp_path), 1e-4, (), Notes())
