@@ -124,14 +124,10 @@ def remove_abandoned(parent: Path) -> None:
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder and what is in it at once, links but not what they lead to.
-
-    It should hold a `.lock` that is held: killed half-way, its rest then goes as abandoned.
-    """
-    with writing(folder):
-        going = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}{_MARK}")
-        folder.rename(going)
-        shutil.rmtree(going)
+    """Remove a folder and what is in it at once, links but not what they lead to."""
+    with writing(folder), _held_folder(folder) as held:
+        folder.rename(held / "old")  # killed from here on, its rest goes as abandoned
+        shutil.rmtree(held / "old")
 
 
 def require_free(folder: Path) -> None:

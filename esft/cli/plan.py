@@ -109,7 +109,7 @@ def costs_text(costs: Costs, times: Times | None = None) -> str:
         ("batch", f"{lengths}, {costs.rows}"),
         *memory_lines(costs.memory, costs.room),
         ("", _verdict(costs)),
-        ("disk", f"{in_bytes(disk.run)} of {in_bytes(disk.free)} free for model and snapshots"),
+        ("disk", f"{in_bytes(disk.run)} of {in_bytes(disk.free)} free for the run folder"),
     ]
     if disk.base:
         lines.append(("", f"{in_bytes(disk.base)} in esft's cache for the base weights"))

@@ -120,11 +120,16 @@ def resume(ctx: click.Context, run: str | None, as_json: bool) -> None:
         result = resume_tuning(path, watcher, watcher.asked)
     if isinstance(result, Finished):
         text = f"run {result.run_path} is finished: {result.steps} steps"
+        text += f", model {result.model_path or _not_kept(result.run_path)}"
         record = {"run": result.run_path, "steps": result.steps, "state": "finished"}
-        click.echo(json_text(record) if as_json else f"{text}, model {result.model_path}")
+        click.echo(json_text(record) if as_json else text)
         return
     click.echo(json_text(_record(result)) if as_json else _text(result))
     ctx.exit(130 if result.stopped else 0)
+
+
+def _not_kept(run: str) -> str:
+    return f"not kept; esft export {run} --out DIR makes it"
 
 
 def _text(outcome: Outcome) -> str:
@@ -157,7 +162,7 @@ def _text(outcome: Outcome) -> str:
         f"drift      ||D|| {outcome.drift:.4g}, forecast {outcome.forecast:.4g}",
         f"run        {state}, {duration(outcome.seconds)}, {memory}",
         *([] if outcome.times is None else [f"time       {outcome.times} of the steps"]),
-        f"model      {outcome.model_path}",
+        f"model      {outcome.model_path or _not_kept(outcome.run_path)}",
         *([f"go on      esft resume {outcome.run_path}"] if outcome.stopped else []),
     ]
     return "\n".join(lines)

@@ -222,6 +222,11 @@ class Run(Settings):
         "Steps from one snapshot of the drift to the next; resume and replay start from them",
         25,
     )
+    keep_model: bool = setting(
+        "Keep the tuned model in the run folder, too; without it, esft export makes it from the "
+        "base model and what else the folder has",
+        True,
+    )
     stop_after_peak: int | None = setting(
         "End after so many evaluations (every prior.every steps) without a new best holdout reward",
         example=3,

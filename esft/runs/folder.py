@@ -23,6 +23,11 @@ class RunFolder:
         self.recipe_path = path / "recipe.toml"
         self.journal_path = path / "journal.jsonl"
 
+    @property
+    def kept_model(self) -> Path | None:
+        """Where the run keeps its tuned model; None where it is not to keep one."""
+        return self.model_path if self.info.settings["run.keep_model"] else None
+
     def journal(self, checksum: str) -> Journal:
         """Return the journal, to go on behind the line with `checksum`."""
         return Journal(self.journal_path, checksum, append_line)

@@ -163,7 +163,7 @@ def costs_of(
 def _disk(recipe: Recipe, outline: Outline, shape: Shape, tuned: int, anchor: Anchor) -> Disk:
     cached = anchor.store == "disk" and not outline.mappable
     return Disk(
-        run=disk_bytes(shape, tuned, anchor),
+        run=disk_bytes(shape, tuned, anchor, recipe.run.keep_model),
         free=free_on_disk(Path(recipe.run.dir or RUNS)),
         base=shape.nbytes if cached else 0,
         download=outline.missing,

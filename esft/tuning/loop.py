@@ -68,7 +68,7 @@ class Loop:
         target, *priors = recorder.finish()
         return Outcome(
             run_path=str(recorder.run.path),
-            model_path=str(recorder.run.model_path),
+            model_path=recorder.run.kept_model and str(recorder.run.kept_model),
             steps=recorder.done,
             planned=self._search.steps,
             stopped=stopped,

@@ -134,10 +134,10 @@ def batches_of(rollout: Rollout, encoded: Iterable[EncodedRow], size: int) -> It
             yield Batch(sequences=len(given), tokens=len(given[0].tokens), targets=targets)
 
 
-def disk_bytes(shape: Shape, tuned: int, anchor: Anchor) -> int:
-    """Return what a run folder takes: the tuned model, and snapshots of the drift."""
+def disk_bytes(shape: Shape, tuned: int, anchor: Anchor, keep_model: bool) -> int:
+    """Return what a run folder takes: the tuned model, where it is kept, and snapshots."""
     # The newest, that of the best step, and one being written.
-    return shape.nbytes + (NEWEST + 2) * kept_bytes(anchor.drift, tuned)
+    return shape.nbytes * keep_model + (NEWEST + 2) * kept_bytes(anchor.drift, tuned)
 
 
 def placed(

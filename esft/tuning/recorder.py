@@ -8,6 +8,7 @@ from contextlib import nullcontext, suppress
 from esft.engine.journal import Journal
 from esft.engine.weights import identity
 from esft.errors import EsftError, RunError
+from esft.files import remove_folder
 from esft.models.load import LoadedModel
 from esft.models.save import save_model, small_files
 from esft.rollout.cache import Cache
@@ -183,8 +184,9 @@ class Recorder:
         """Save the model and what it is, so that it can be told from that of another step."""
         weights = identity(self._session.base.loaded.model)
         saved = {"step": self.done, "weights": weights, "journal": self.journal.checksum}
-        was = self.run.info.saved
-        if was == Saved(**saved, files=was.files if was else {}) and self.run.model_path.exists():
+        was, kept = self.run.info.saved, self.run.kept_model is not None
+        same = was == Saved(**saved, files=was.files if was else {})
+        if same and self.run.model_path.exists() == kept:
             return
         save_tuned(self.run, self._session.base.loaded, self._watcher, **saved)
 
@@ -196,10 +198,21 @@ class Recorder:
 
 
 def save_tuned(run: RunFolder, loaded: LoadedModel, watcher: Watcher, **saved: object) -> None:
-    """Write a run's model/, and then to run.json what it is: all of `Saved` but the files."""
+    """Write a run's model/, if it keeps one, and then to run.json what it is: all of `Saved` but the
+    files."""
+    if run.kept_model is None:
+        run.update_info(saved=Saved(**saved, files={}))
+        drop_model(run)
+        return
     watcher.phase(f"saving the model to {run.model_path}")
     save_model(loaded, run.model_path, replace=True)
     run.update_info(saved=Saved(**saved, files=small_files(run.model_path)))
+
+
+def drop_model(run: RunFolder) -> None:
+    """Remove a run's model/, if it is there: base model and journal make it again."""
+    if run.model_path.is_dir():
+        remove_folder(run.model_path)
 
 
 def has_peaked(scores: Sequence[RecordedScore], patience: int | None) -> bool:

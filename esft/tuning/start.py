@@ -26,7 +26,7 @@ from esft.tuning.memory import disk_bytes
 from esft.tuning.plan import tell_plan
 from esft.tuning.population import Population
 from esft.tuning.rebuild import Source, bring_to, rebuild
-from esft.tuning.recorder import Recorder, save_tuned
+from esft.tuning.recorder import Recorder, drop_model, save_tuned
 from esft.tuning.run_info import (
     changed_files,
     changed_settings,
@@ -46,7 +46,7 @@ class Finished:
     """A run that has nothing left to do."""
 
     run_path: str
-    model_path: str
+    model_path: str | None  # None where the run keeps none
     steps: int
 
 
@@ -94,8 +94,7 @@ def resume_tuning(path: Path, watcher: Watcher, stop: Callable[[], bool]) -> Out
         recipe = load_recipe(str(run.recipe_path), {})
         planned = run.info.settings["search.steps"]
         if run.info.state == "finished" and recipe.search.steps <= planned:
-            _require_model(run, record, watcher)
-            return Finished(run_path=str(path), model_path=str(run.model_path), steps=record.last)
+            return _finished(run, record, recipe.run.keep_model, watcher)
         _refuse(run, changed_settings(recipe, run.info))
         session = _open_again(run, record, recipe, watcher)
         _require_room(session, path)
@@ -119,7 +118,8 @@ def _create(session: Session) -> RunFolder:
 def _require_room(session: Session, path: Path) -> None:
     """Refuse a disk without room for the model and the snapshots that a run leaves."""
     base = session.base
-    needed = disk_bytes(shape_of(base.loaded.model), base.weights.numel, base.anchor)
+    shape, keep = shape_of(base.loaded.model), session.recipe.run.keep_model
+    needed = disk_bytes(shape, base.weights.numel, base.anchor, keep)
     # Those there make way for new ones.
     there = sum(file.stat().st_size for file in (path / "drift").glob("step-*.safetensors"))
     require_room(path, needed - there)
@@ -154,6 +154,19 @@ def _open_again(run: RunFolder, record: JournalRecord, recipe: Recipe, watcher: 
         watcher.notice(f"{', '.join(others)}: from here on results can differ in their last bits")
     _refuse(run, changed_files(session, run.info, record))
     return session
+
+
+def _finished(run: RunFolder, record: JournalRecord, keep: bool, watcher: Watcher) -> Finished:
+    """Return what is said of a finished run, with its model/ there if its recipe keeps one by now,
+    and gone if not."""
+    if keep != (run.kept_model is not None):
+        run.update_info(settings=run.info.settings | {"run.keep_model": keep})
+    if keep:
+        _require_model(run, record, watcher)
+    else:
+        drop_model(run)
+    model = run.kept_model and str(run.kept_model)
+    return Finished(run_path=str(run.path), model_path=model, steps=record.last)
 
 
 def _require_model(run: RunFolder, record: JournalRecord, watcher: Watcher) -> None:

@@ -83,6 +83,8 @@ def checked(what: str, check: Callable[[], str]) -> Check:
 def model_as_saved(run: RunFolder, watcher: Watcher) -> str:
     """Load model/ of a run and say that it is what the run saved; see `checked`."""
     saved, path = run.info.saved, run.model_path
+    if run.kept_model is None:
+        raise _DoesNotApplyError("run.keep_model is false: esft export makes it")
     if not saved:
         raise _DoesNotApplyError("the run has not saved a model yet")
     hint = f"esft replay {run.path} --at {saved.step} --out DIR writes it again"

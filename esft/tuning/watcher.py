@@ -22,7 +22,7 @@ class Outcome:
     """What a run came to."""
 
     run_path: str
-    model_path: str
+    model_path: str | None  # None where the run keeps none
     steps: int
     planned: int  # a run may end before, where it is stopped or past its peak
     stopped: bool

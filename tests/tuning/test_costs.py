@@ -9,7 +9,7 @@ from tiny_runs import Notes, a_recipe, write_arc
 
 from esft.errors import RunError
 from esft.models.shape import published_shapes
-from esft.recipe.settings import Anchor, TaskSettings
+from esft.recipe.settings import Anchor, Run, TaskSettings
 from esft.rollout.batches import Batches
 from esft.tuning import costs
 from esft.tuning.calibrate import calibrate, energy_since
@@ -32,7 +32,8 @@ def test_a_plan_without_weights_says_what_the_run_finds_with_them(task, tmp_path
     assert planned.batch in session.batches
     assert planned.tuned == session.base.weights.numel
     assert (planned.store, planned.fits, planned.changes) == ("cpu", True, ())
-    assert planned.disk.run > session.base.weights.nbytes
+    lean = plan_run(replace(recipe, run=Run(keep_model=False)))
+    assert planned.disk.run - lean.disk.run == session.base.weights.nbytes
     assert planned.rows == "of its rows"
 
 

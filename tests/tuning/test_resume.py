@@ -17,7 +17,9 @@ from esft.engine.journal_read import read_journal
 from esft.errors import AnchorError, JournalError, RunError
 from esft.recipe.settings import Run, TaskSettings
 from esft.runs.names import is_locked, locked
+from esft.tuning.rebuild import RebuildOptions
 from esft.tuning.start import Finished, resume_tuning, run_tuning
+from esft.tuning.verify import checks_of
 
 
 def weights(run):
@@ -139,6 +141,40 @@ def test_a_finished_run_says_so_and_does_nothing(copy_of):
     assert result == Finished(run_path=str(run), model_path=str(run / "model"), steps=5)
     assert notes.phases == [f"loading {run / 'model'}"]
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_a_run_that_keeps_no_model_is_otherwise_the_same_and_makes_it_on_request(tmp_path, copy_of):
+    whole = copy_of(5)
+    recipe = a_recipe(tmp_path / "lean", steps=5)
+    lean = replace(recipe, run=Run(dir=str(tmp_path / "lean" / "run"), keep_model=False))
+
+    outcome = run_tuning(lean, Notes(), never)
+
+    run, files = tmp_path / "lean" / "run", {file.name for file in whole.iterdir()}
+    assert outcome.model_path is None
+    assert {file.name for file in run.iterdir()} == files - {"model"}
+    assert info_of(run)["saved"]["weights"] == info_of(whole)["saved"]["weights"]
+    checks = {check.what: check for check in checks_of(run, Notes(), RebuildOptions())}
+    assert {name for name, check in checks.items() if check.result != "ok"} == {"model/"}
+    assert checks["rebuild"].text.startswith("makes the weights of step 5, as recorded")
+    assert resumed(run)[0] == Finished(run_path=str(run), model_path=None, steps=5)
+    edit(run / "recipe.toml", "keep_model = false", "keep_model = true")
+    assert resumed(run)[0].model_path == str(run / "model")
+    assert weights(run) == weights(whole)
+    edit(run / "recipe.toml", "keep_model = true", "keep_model = false")
+    resumed(run)
+    assert not (run / "model").exists()
+
+
+def test_a_model_of_an_earlier_step_goes_where_none_is_kept_any_more(copy_of):
+    run = copy_of(3)
+    edit(run / "recipe.toml", "keep_model = true", "keep_model = false")
+
+    outcome, _ = resumed(run)
+
+    assert outcome.model_path is None
+    assert not (run / "model").exists()
+    assert info_of(run)["saved"]["step"] == 5
 
 
 @pytest.mark.parametrize(
