@@ -198,8 +198,8 @@ class Recorder:
 
 
 def save_tuned(run: RunFolder, loaded: LoadedModel, watcher: Watcher, **saved: object) -> None:
-    """Write a run's model/, if it keeps one, and then to run.json what it is: all of `Saved` but the
-    files."""
+    """Write a run's model/, where it keeps one, and then to run.json what it is: all of `Saved` but
+    the files."""
     if run.kept_model is None:
         run.update_info(saved=Saved(**saved, files={}))
         drop_model(run)
