@@ -107,7 +107,7 @@ def fit_minutes(
     steps, size = (
         changes.get(f"search.{key}", getattr(search, key)) for key in ("steps", "population")
     )
-    if steps < STEPS:
+    if steps < STEPS and "search.steps" not in given:
         raise RecipeError(
             f"--minutes {minutes:g} leaves time for {steps} steps, expected at least {STEPS}: an "
             f"evaluation takes {price.evaluation:.0f} s, a member {price.row:.2g} s a row",
