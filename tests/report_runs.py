@@ -49,22 +49,24 @@ def write_run(path, *, steps=4, rewards=REWARDS, evaluations=None, **settings):
     return path
 
 
-def write_evaluation(run, task, role, step, share):
-    """Record an evaluation with the first rows right, `share` of them, at a reward of 2 each.
-
-    Rows of the base have a question; answers are long.
-    """
+def write_evaluation(run, task, role, step, share, wrong=0.0):
+    """Record an evaluation with the first rows right, `share` of them, at a reward of 2 each; the
+    others have that of `wrong`. Rows of the base have a question; answers are long."""
     right = [number < share * ROWS for number in range(ROWS)]
     rows = []
     for n, correct in enumerate(right):
         said = f"<i>{task}</i> step {step}: " + "long " * 80
-        row = RecordedRow(
-            id=str(n), key=str(n), correct=correct, reward=2.0 * correct, answers=(said,)
-        )
+        reward = 2.0 if correct else wrong
+        row = RecordedRow(id=str(n), key=str(n), correct=correct, reward=reward, answers=(said,))
         asked = {"question": f"<b>Q</b> & {n}?", "wanted": "<u>"} if step == 0 else {}
         rows.append(replace(row, **asked))
     accuracy = sum(right) / ROWS
-    figures = {"n": ROWS, "accuracy": accuracy, "se": 0.05, "reward": 2 * accuracy}
+    figures = {
+        "n": ROWS,
+        "accuracy": accuracy,
+        "se": 0.05,
+        "reward": 2 * accuracy + wrong * (1 - accuracy),
+    }
     run.record_evaluation(a_score(step, task=task, role=role, **figures), rows)
 
 

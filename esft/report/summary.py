@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from esft.evals.results import Comparison, TaskResult
 from esft.report.numbers import RunNumbers
+from esft.runs.differences import short_name
 from esft.stats.verdict import Verdict
 
 
@@ -42,8 +43,7 @@ def title_of(runs: Sequence[RunNumbers]) -> str:
 
 def about(run: RunNumbers) -> str:
     """Return task and model of a run, without the folders they lie in."""
-    task, model = (str(name).rstrip("/").split("/")[-1] for name in (run.task, run.model))
-    return f"{task} on {model.removesuffix('.gguf')}"
+    return f"{short_name(run.task)} on {short_name(run.model)}"
 
 
 def comparison_of(runs: Sequence[RunNumbers]) -> str:
@@ -109,15 +109,9 @@ def _points(share: float) -> str:
 
 
 def _state(run: RunNumbers) -> str:
-    steps = f"{run.steps} of {run.planned} steps"
-    if run.state == "finished":
-        return ""
-    said = {
-        "stopped": "Stopped after",
-        "failed": "It failed after",
-        "running": "Running:",
-    }
-    return f"{said.get(run.state, run.state)} {steps}."
+    words = {"finished": "", "failed": "It failed after", "running": "Still running:"}
+    said = words.get(run.state, "Stopped after")
+    return said and f"{said} {run.steps} of {run.planned} steps."
 
 
 def _of_target(task: TaskResult) -> str:
@@ -152,7 +146,7 @@ def _likely(low: float | None, high: float | None, scale: float) -> str:
 def _of_priors(tasks: Sequence[TaskResult]) -> str:
     """Return what became of what the model could do before."""
     if not tasks:
-        return "Nothing else was watched: what the model lost, if anything, is not known."
+        return "Nothing else was watched: esft eval --prior TASK would tell what it lost."
     judged = [task for task in tasks if task.change is not None]
     if not judged:
         return f"{_count(len(tasks))} that it could do before, not measured again yet."

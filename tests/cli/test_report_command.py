@@ -1,4 +1,5 @@
 import json
+import webbrowser
 
 import pytest
 from command import at_once, esft
@@ -15,16 +16,31 @@ def runs(tmp_path, monkeypatch):
     return tmp_path / "runs"
 
 
-def test_the_page_of_a_run_is_written_and_what_should_be_known_of_it_goes_to_stderr(runs):
-    write_eval(runs / "with-awd", journal="0")
+class Browser(webbrowser.BaseBrowser):
+    """Keeps what it is asked to open."""
 
-    done = esft("report", "with-awd")
+    def __init__(self):
+        super().__init__("kept")
+        self.opened = []
+
+    def open(self, url, new=0, autoraise=True):
+        self.opened.append(url)
+        return True
+
+
+def test_the_page_is_written_and_opened_and_what_should_be_known_of_it_goes_to_stderr(runs):
+    write_eval(runs / "with-awd", journal="0")
+    browser = Browser()
+    webbrowser.register("kept", None, browser, preferred=True)
+
+    done = esft("report", "with-awd", "--open")
 
     assert done.exit_code == 0, done.stderr
     assert done.stdout == "runs/with-awd/report.html\n"
     assert (runs / "with-awd" / "report.html").exists()
     assert (runs / "with-awd" / "report" / "tasks.png").exists()
     assert "with-awd: eval.json is ignored" in done.stderr
+    assert browser.opened == [(runs / "with-awd" / "report.html").as_uri()]
 
 
 def test_several_runs_go_to_a_folder_of_their_own_with_the_numbers_as_json(runs):
