@@ -223,7 +223,7 @@ def test_a_run_that_did_not_end_is_stopped_unless_a_process_works_on_it(tmp_path
 def test_runs_of_one_name_are_told_apart_by_their_paths(tmp_path):
     runs = [read_run(write_run(tmp_path / folder / "run")) for folder in ("a", "b")]
 
-    named = named_apart([*alike, other])
+    named = named_apart([*runs, read_run(write_run(tmp_path / "other"))])
 
     assert [run.name for run in named] == [run.label for run in named]
     assert [run.name for run in named] == [runs[0].path, runs[1].path, "other"]
