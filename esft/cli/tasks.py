@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 )
 @json_option
 def tasks(name: str | None, grader: str | None, data_dir: str | None, as_json: bool) -> None:
-    """List all tasks; with NAME, show two rows of it as a model sees them, the reference answer
-    and how answers are graded. NAME may be your own .jsonl or .py file. No model is loaded.
+    """List all tasks, first those that need no network; with NAME, show two rows of it as a model
+    sees them, the reference answer, how answers are graded, source and licence. NAME may be your
+    own .jsonl or .py file. No model is loaded.
 
     \b
     Examples:
@@ -48,10 +49,20 @@ def tasks(name: str | None, grader: str | None, data_dir: str | None, as_json: b
     if as_json:
         click.echo(json_text([_task_record(task) for task in every]))
         return
-    for task in every:
-        click.echo(wrapped(f"{task.name:<20}", task.summary))
-        about = f"{_scorings(task)}; {task.size}; {task.source}; {task.licence}"
-        click.echo(wrapped(" " * 20, about))
+    groups: dict[str, list[Task]] = {}
+    for task in sorted(every, key=lambda task: task.hub is not None):
+        folder = data_folder(data_dir, task)
+        where = "Without network: rows come with esft, or are generated"
+        if folder is not None and any(folder.glob(f"{task.file}.*.jsonl")):
+            where = f"Without network: rows in {folder}"
+        elif task.hub is not None:
+            where = "From the hub: rows are downloaded once, or read from --data-dir"
+        groups.setdefault(where, []).append(task)
+    for where, of_group in groups.items():
+        click.echo(wrapped("", where, break_long_words=True))
+        for task in of_group:
+            click.echo(wrapped(f"  {task.name:<20}", task.summary, max_lines=1, placeholder=" ..."))
+    click.echo("Two rows, source and licence of one: esft tasks NAME")
 
 
 def _scorings(task: Task) -> str:

@@ -6,19 +6,39 @@ from command import esft
 from esft.tasks.registry import get_task, task_names
 
 
-def test_all_tasks_are_listed_with_scoring_rows_source_and_licence_in_80_columns():
-    done, listed = esft("tasks"), json.loads(esft("tasks", "--json").stdout)
+def test_tasks_are_listed_a_line_each_by_whether_they_need_the_hub(tmp_path, monkeypatch):
+    monkeypatch.delenv("ESFT_DATA_DIR", raising=False)
+    (tmp_path / "arc_easy.test.jsonl").write_text("")
 
-    assert done.exit_code == 0
+    plain, with_rows = esft("tasks"), esft("tasks", "--data-dir", tmp_path)
+
+    hub = [name for name in task_names() if get_task(name).hub is not None]
+    others = [name for name in task_names() if name not in hub]
+    found = grouped(plain.stdout)
+    assert list(found.values()) == [others, hub]
+    assert [heading.split(":")[0] for heading in found] == ["Without network", "From the hub"]
+    of_folder = grouped(with_rows.stdout)[f"Without network: rows in {tmp_path}"]
+    assert of_folder == ["arc-easy"]
+    assert all(len(line) <= 80 for line in plain.stdout.splitlines())
+
+
+def grouped(text):
+    """The names of the tasks by the heading above them, which may take several lines."""
+    found, heading = {}, []
+    for line in text.splitlines()[:-1]:
+        if line.startswith("  "):
+            found.setdefault("".join(heading), []).append(line.split()[0])
+        else:
+            heading = [line] if line.startswith(("Without", "From")) else [*heading, " ", line]
+    return found
+
+
+def test_all_tasks_are_told_as_json_with_scoring_rows_source_and_licence():
+    listed = json.loads(esft("tasks", "--json").stdout)
+
     assert [task["name"] for task in listed] == task_names()
     assert all(task["grading"] and task["rows"] and task["max_new_tokens"] for task in listed)
-    assert all(len(line) <= 80 for line in done.stdout.splitlines())
-    whole = " ".join(done.stdout.split())
-    for name in task_names():
-        task = get_task(name)
-        about = f"{task.size}; {task.source}; {task.licence}"
-        assert f"{name} {task.summary} {task.scoring}" in whole
-        assert about in whole
+    assert all(task["summary"] and task["source"] and task["licence"] for task in listed)
 
 
 def test_a_task_shows_two_rows_as_a_model_sees_them_the_reference_and_the_grading():
