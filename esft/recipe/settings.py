@@ -218,6 +218,12 @@ class Run(Settings):
         unset="runs/<task>-<model>-<number>",
         flag="--run-dir",
     )
+    threads: int | None = setting(
+        "CPU threads of torch and the kernels; on a busy machine fewer can be much faster",
+        example=1,
+        unset="$OMP_NUM_THREADS, else 1 for a small model, else all where a trial is faster",
+        at_most=1024,
+    )
     snapshot_every: int = setting(
         "Steps from one snapshot of the drift to the next; resume and replay start from them",
         25,

@@ -17,6 +17,7 @@ from esft.rollout.results import RowResult
 from esft.tuning.population import Laps, Population
 from esft.tuning.session import Session, fit_batch, open_session, rows_of_step
 from esft.tuning.tasks import EvalTask
+from esft.tuning.threads import fit_threads
 from esft.tuning.watcher import Watcher
 
 _RAPL = Path("/sys/class/powercap")
@@ -47,6 +48,7 @@ def calibrate(recipe: Recipe, watcher: Watcher) -> Times:
     """
     watcher.phase(f"loading {recipe.model.id}")
     session = open_session(recipe)
+    fit_threads(session, watcher)
     fit_batch(session, watcher)
     search, every = session.recipe.search, session.recipe.prior.every
     per_step, total = session.recipe.task.rows_per_step, len(session.train)

@@ -5,6 +5,8 @@ import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
+import torch
+
 from esft.engine.measures import root_mean_square
 from esft.engine.members import population
 from esft.engine.perturb import unmoved_share
@@ -15,6 +17,7 @@ from esft.rollout.results import RowResult, mean_reward
 from esft.tuning.calibrate import evaluation_seconds, roll_out_member, update_seconds, visit_seconds
 from esft.tuning.plan import UNMOVED
 from esft.tuning.session import Session, fit_batch, open_session, rows_of_step
+from esft.tuning.threads import fit_threads
 from esft.tuning.watcher import Watcher
 
 KEPT = 0.1
@@ -91,6 +94,7 @@ def fit_minutes(
     watcher.phase(f"loading {recipe.model.id}")
     session = open_session(recipe)
     loading = time.monotonic() - began
+    fit_threads(session, watcher)
     fit_batch(session, watcher)
     watcher.phase("trying members on rows of the task, to see how long they take")
     search, train = session.recipe.search, session.train
@@ -99,6 +103,8 @@ def fit_minutes(
     roll_out_member(session, members[0], sample[:1])  # the first takes longer
     base = session.rollout.roll_out(sample)
     changes = {"search.seed": search.seed, "task.max_new_tokens": _tokens(session, base)}
+    if session.base.loaded.device.type == "cpu":
+        changes["run.threads"] = torch.get_num_threads()
     sigma, row, because = _sigma(session, sample, base, fixed="search.sigma" in given)
     changes["search.sigma"] = sigma
     left = 60 * minutes * (1 - KEPT) - (time.monotonic() - began) - loading

@@ -37,7 +37,10 @@ def tell_plan(session: Session, run_path: Path, watcher: Watcher) -> None:
     watcher.phase("working out what the run will do")
     member = population(search.seed, 1, search.population, search.antithetic)[0]
     unmoved = unmoved_share(base.weights, member, search.sigma)
+    threads = torch.get_num_threads()
     kernels = f", kernels: {base.weights.kernels.name}"
+    if loaded.device.type == "cpu":
+        kernels += f", {threads} thread{'s' * (threads > 1)}"
     what, warning = work_lines(session, base.weights.numel, kernels)
     memory, shape, device = session.memory, shape_of(loaded.model), loaded.device.type
     rest = base.weights.numel, device, session.batches, base.anchor, session.room

@@ -37,6 +37,7 @@ from esft.tuning.run_info import (
     versions,
 )
 from esft.tuning.session import Session, fit_batch, open_session
+from esft.tuning.threads import fit_threads
 from esft.tuning.verify import FAILED, checked, model_as_saved
 from esft.tuning.watcher import Outcome, Watcher
 
@@ -72,6 +73,7 @@ def run_tuning(
     watcher.phase(f"loading {recipe.model.id}")
     session = open_session(recipe)
     _require_room(session, path)
+    fit_threads(session, watcher)
     fit_batch(session, watcher)
     run = _create(session)
     with locked(run.path):
