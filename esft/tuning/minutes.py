@@ -9,13 +9,12 @@ import torch
 
 from esft.engine.measures import root_mean_square
 from esft.engine.members import population
-from esft.engine.perturb import unmoved_share
 from esft.errors import RecipeError
 from esft.recipe.settings import Recipe, with_settings
 from esft.rollout.encode import EncodedRow
 from esft.rollout.results import RowResult, mean_reward
 from esft.tuning.calibrate import evaluation_seconds, roll_out_member, update_seconds, visit_seconds
-from esft.tuning.plan import UNMOVED
+from esft.tuning.plan import moving_sigma
 from esft.tuning.session import Session, fit_batch, open_session, rows_of_step
 from esft.tuning.threads import fit_threads
 from esft.tuning.watcher import Watcher
@@ -159,8 +158,9 @@ def _sigma(
     members = population(session.recipe.search.seed, 0, 2, False)
     if not fixed:
         sigma, why = _rounded(SIGMA * root_mean_square(weights)), "a thirtieth of the weights' size"
-    while not fixed and unmoved_share(weights, members[0], sigma) > UNMOVED:
-        sigma, why = _rounded(1.5 * sigma), "smaller ones round away in the weights' dtype"
+        moving = moving_sigma(weights, members[0], sigma)
+        if moving > sigma:
+            sigma, why = moving, "smaller ones round away in the weights' dtype"
     reward = mean_reward(base)
     for _ in range(TRIES):
         tried = replace(session, recipe=with_settings(session.recipe, {"search.sigma": sigma}))

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import torch
 
+from esft.engine import Weights
 from esft.engine.anchor import pull_of
 from esft.engine.forecast import IDLE, forecast_norm
-from esft.engine.members import expected_squares, population
+from esft.engine.members import Member, expected_squares, population
 from esft.engine.perturb import revert_way, unmoved_share
 from esft.models.device import emulates
 from esft.models.shape import Shape, shape_of
@@ -59,10 +60,18 @@ def tell_plan(session: Session, run_path: Path, watcher: Watcher) -> None:
         if warned is not None:
             watcher.notice(warned)
     if unmoved > UNMOVED:
+        moving = moving_sigma(base.weights, member, search.sigma)
         watcher.notice(
-            f"sigma {search.sigma:g} is too small to move {unmoved:.0%} of the weights in "
-            f"{dtype}: raise --sigma, or take --dtype float32"
+            f"sigma {search.sigma:g} is too small to move {unmoved:.0%} of the weights in {dtype}: "
+            f"--sigma {moving:g} moves most of them, --dtype float32 all"
         )
+
+
+def moving_sigma(weights: Weights, member: Member, sigma: float) -> float:
+    """Return `sigma`, or a larger one in two digits that leaves at most UNMOVED of the weights."""
+    while unmoved_share(weights, member, sigma) > UNMOVED:
+        sigma = float(f"{1.5 * sigma:.2g}")
+    return sigma
 
 
 def work_lines(work: Work, numel: int, how: str = "") -> tuple[list[tuple[str, str]], str | None]:

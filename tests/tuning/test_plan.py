@@ -1,13 +1,17 @@
-"""What a decay is told to do before the first step."""
+"""What is told before the first step: what a decay will do, which sigma moves the weights."""
 
 import re
 from dataclasses import replace
 
 import pytest
+import torch
+from torch import nn
 
+from esft.engine import Member, Weights
 from esft.engine.forecast import forecast_norm
+from esft.engine.perturb import unmoved_share
 from esft.recipe.settings import Anchor, Search
-from esft.tuning.plan import decay_effect
+from esft.tuning.plan import UNMOVED, decay_effect, moving_sigma
 
 NUMEL = 10**6
 PUBLISHED = Search(steps=500, population=30, alpha=5e-4, seed=0)
@@ -88,3 +92,15 @@ def test_a_half_life_of_any_length_is_told(awd, half):
     text, _ = decay_effect(NUMEL, search, Anchor(awd=awd, norm="l2"))
 
     assert f"half-life {half} steps" in text
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_sigma_that_is_named_moves_most_weights_and_a_smaller_one_does_not(dtype):
+    torch.manual_seed(0)
+    weights = Weights(nn.Linear(100, 100).to(dtype))
+
+    named = moving_sigma(weights, Member(1), 1e-12)
+
+    assert unmoved_share(weights, Member(1), named) <= UNMOVED
+    assert unmoved_share(weights, Member(1), named / 2) > UNMOVED
+    assert moving_sigma(weights, Member(1), named) == named
