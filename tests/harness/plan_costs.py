@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 STEPS = 3
@@ -42,12 +43,14 @@ def run(words, modules):
     start = peak = private_dirty(child.pid)
     child.stdin.write("\n")
     child.stdin.flush()
-    while child.poll() is None:
-        peak = max(peak, private_dirty(child.pid))
-        time.sleep(0.005)
+    with ThreadPoolExecutor(1) as reader:  # a full pipe would stop the child
+        said = reader.submit(child.stdout.read)
+        while child.poll() is None:
+            peak = max(peak, private_dirty(child.pid))
+            time.sleep(0.02)
     if child.returncode:
         raise SystemExit(f"esft {' '.join(words)} ended with {child.returncode}")
-    return peak - start, child.stdout.read()
+    return peak - start, said.result()
 
 
 def private_dirty(pid):
