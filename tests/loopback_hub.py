@@ -1,5 +1,7 @@
-"""A hub on 127.0.0.1: serves a folder of repositories to huggingface_hub and datasets."""
+"""A hub on 127.0.0.1: serves a folder of repositories to huggingface_hub and datasets, and takes
+models that are pushed to it."""
 
+import base64
 import hashlib
 import json
 import os
@@ -15,6 +17,10 @@ from urllib.parse import parse_qs, unquote, urlsplit
 PROJECT = Path(__file__).parent.parent
 REPO = r"(?P<id>[^/]+/[^/]+)"
 ROUTES = {
+    "create": r"/api/repos/create",
+    "yaml": r"/api/validate-yaml",
+    "preupload": rf"/api/models/{REPO}/preupload/main",
+    "commit": rf"/api/models/{REPO}/commit/main",
     "file": rf"/(?P<kind>datasets/)?{REPO}/resolve/(?P<revision>[^/]+)/(?P<path>.+)",
     "tree": rf"/api/(?P<kind>models|datasets)/{REPO}/tree/(?P<revision>[^/]+)/?(?P<path>.*)",
     "paths": rf"/api/(?P<kind>models|datasets)/{REPO}/paths-info/(?P<revision>[^/]+)",
@@ -29,7 +35,8 @@ class LoopbackHub:
     org/b has become the main of org/a, which has its own as an earlier commit. Files of a
     repository in `gated` are answered as to
     someone who has not accepted its terms; those of one in `broken` are announced, but not sent.
-    `requests` lists what was asked for.
+    Who shows `token` may make repositories and write to them. `requests` lists what was asked for,
+    `private` which of the repositories made are.
 
         with LoopbackHub(root) as hub:
             run_python("...", endpoint=hub.url, home=tmp_path)
@@ -42,9 +49,11 @@ class LoopbackHub:
         gated: Collection[str] = (),
         broken: Collection[str] = (),
         moved: Mapping[str, str] | None = None,
+        token: str | None = None,
     ) -> None:
         self.root, self.gated, self.broken, self.requests = root, gated, broken, []
         self.moved = moved or {}
+        self.token, self.private = token, {}
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
         self._server.hub = self
         self.url = f"http://127.0.0.1:{self._server.server_port}"
@@ -99,6 +108,8 @@ class _Handler(BaseHTTPRequestHandler):
         name, match = next(((name, match) for name, match in matches if match), (None, None))
         if match is None:
             return self._refuse(404, "NotFound")
+        if name in ("create", "yaml", "preupload", "commit"):
+            return self._write(name, match.groupdict().get("id"))
         kind = "datasets" if (match["kind"] or "").startswith("datasets") else "models"
         main = self.server.hub.moved.get(match["id"], match["id"])
         repo = main if match["revision"] in (None, "main", commit_of(main)) else match["id"]
@@ -117,6 +128,32 @@ class _Handler(BaseHTTPRequestHandler):
         return self._file(repo, folder / unquote(match["path"]))
 
     do_HEAD = do_POST = do_GET
+
+    def _write(self, name: str, repo: str | None) -> None:
+        hub = self.server.hub
+        if name == "yaml":
+            return self._json({"errors": [], "warnings": []})
+        if hub.token is None or self.headers.get("Authorization") != f"Bearer {hub.token}":
+            return self._refuse(403, "Forbidden")
+        asked = [json.loads(line) for line in self._body.splitlines()]
+        if name == "create":
+            repo = f"{asked[0]['organization']}/{asked[0]['name']}"
+            folder = hub.root / "models" / repo
+            content = json.dumps({"url": f"{hub.url}/{repo}"}).encode()
+            if folder.is_dir():
+                return self._answer(409, content, {"Content-Type": "application/json"})
+            folder.mkdir(parents=True)
+            hub.private[repo] = asked[0].get("private") or asked[0].get("visibility") == "private"
+            return self._answer(200, content, {"Content-Type": "application/json"})
+        if name == "preupload":
+            modes = {"uploadMode": "regular", "shouldIgnore": False}
+            return self._json({"files": [modes | {"path": f["path"]} for f in asked[0]["files"]]})
+        for one in (line["value"] for line in asked if line["key"] == "file"):
+            path = hub.root / "models" / repo / one["path"]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(base64.b64decode(one["content"]))
+        commit = commit_of(repo)
+        return self._json({"commitUrl": f"{hub.url}/{repo}/commit/{commit}", "commitOid": commit})
 
     def log_message(self, *_: object) -> None:
         pass

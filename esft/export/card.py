@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from os.path import basename
 from pathlib import Path
@@ -12,7 +13,8 @@ from esft import __version__
 from esft.engine.journal_read import lines_until
 from esft.export.compare import NEW_TOKENS, Conversion
 from esft.recipe.priors import parse_prior_line
-from esft.runs.records import RecordedScore, scores
+from esft.runs.records import RecordedRow, RecordedScore, read_lines, rows_path, scores
+from esft.tasks.task import Messages, Row
 from esft.tuning.rebuild import Source
 
 _OF_HEADER = ("search.seed", "search.population", "search.antithetic", "search.sigma")
@@ -22,6 +24,10 @@ _OF_HEADER += ("model.include", "model.exclude")
 _OF_RUN = ("task.scoring", "task.reward", "task.train", "task.holdout", "task.rows_per_step")
 _OF_RUN += ("task.max_new_tokens", "search.shaping")
 """Those that only run.json has."""
+
+
+QUESTION = ({"role": "user", "content": "What is the capital of France?"},)
+"""What the card asks where the run has no row to show."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,17 +42,53 @@ class Exported:
     tuned_weights: str  # of the model in memory
     recorded: bool  # whether the run recorded that identity too
     parameters: int  # tuned ones
-    drift: float  # ||D||
+    drift: float | None  # ||D||; None where the run did not record it
     tuned_dtype: str
     device: str  # where it was rebuilt and compared
     dtype: str  # of the folder
     weights: str  # of the folder's; others than `tuned_weights` where the dtype is another
-    prompts: int  # how many it was compared on
+    prompts: int  # how many it was compared on; 0 for a copy of the model that the run saved
     prompts_from: str  # which ones, in words
     conversion: Conversion | None  # None where the weights keep their dtype
+    chat: bool = True  # whether it has a chat template
+    no_ollama: str | None = None  # why it has no Modelfile; None where it has one
+    pushed: str | None = None  # the repository on the hub that it goes to
 
 
-def card(source: Source, exported: Exported) -> str:
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """A row with both answers."""
+
+    messages: Messages
+    before: str
+    after: str
+
+    @property
+    def asked(self) -> str:
+        return "\n".join(message["content"] for message in self.messages)
+
+
+def example_of(source: Source, step: int, rows: Sequence[Row]) -> Example | None:
+    """Return the first of the holdout `rows` whose answer at `step` is not that of the base model.
+
+    None where none is, or the run did not record both answers.
+    """
+    if source.run is None:
+        return None
+    answers: dict[int, dict[str, str]] = {}
+    for score in scores(source.run.path):
+        if score.role == "target" and score.step in (0, step):
+            recorded = read_lines(rows_path(source.run.path, score), RecordedRow)
+            answers[score.step] = {row.key: row.answers[0] for row in recorded if row.answers}
+    before, after = answers.get(0, {}), answers.get(step, {})
+    for row in rows:
+        both = before.get(row.key), after.get(row.key)
+        if None not in both and both[0] != both[1]:
+            return Example(messages=row.questions[0].messages, before=both[0], after=both[1])
+    return None
+
+
+def card(source: Source, exported: Exported, example: Example | None = None) -> str:
     """Return the text of README.md; it names no path of this machine."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -62,7 +104,7 @@ def card(source: Source, exported: Exported) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    cards.filters |= {"short": basename, "json": json.dumps}
+    cards.filters |= {"short": basename, "json": json.dumps, "repr": repr}
     return cards.get_template("card.md.jinja").render(
         made=exported,
         record=record,
@@ -73,12 +115,16 @@ def card(source: Source, exported: Exported) -> str:
         settings=_settings(source),
         threads=torch.get_num_threads(),
         comparison=comparison_text(exported),
+        example=example,
+        question=QUESTION if example is None else example.messages,
         journal=hashlib.sha256(lines_until(record, exported.step).encode()).hexdigest(),
     )
 
 
 def comparison_text(exported: Exported) -> str:
     """Return in a sentence or two what the comparison found."""
+    if not exported.prompts:
+        return "Its files are those that the run saved, and its weights those that it recorded."
     prompts = f"{exported.prompts} prompts ({exported.prompts_from})"
     found = exported.conversion
     if found is None:

@@ -15,7 +15,7 @@ from esft.rollout.generate import greedy_answers
 from esft.rollout.logprobs import output_layer_sees
 from esft.tasks.registry import get_task
 from esft.tasks.rows import read_split
-from esft.tasks.task import Question
+from esft.tasks.task import Question, Row
 from esft.tuning.rebuild import Source
 from esft.tuning.tasks import task_and_rows
 from esft.tuning.watcher import Watcher
@@ -48,23 +48,31 @@ class Conversion:
     same_answers: int
 
 
-def find_prompts(source: Source, watcher: Watcher) -> tuple[list[Prompt], str]:
+def holdout_rows(source: Source, watcher: Watcher) -> tuple[Row, ...]:
+    """Return the run's holdout rows; none where they are not found, or for a journal alone."""
+    if source.run is None:
+        return ()
+    try:
+        return task_and_rows(source.recipe.task)[1].holdout
+    except TaskError as error:
+        watcher.notice(f"{error}; questions of conciseness are compared instead")
+        return ()
+
+
+def find_prompts(source: Source, rows: Sequence[Row]) -> tuple[list[Prompt], str]:
     """Return PROMPTS prompts, and in words where they come from.
 
-    The run's first holdout rows, where they are found, then questions that come with esft.
+    The first of the run's holdout `rows`, then questions that come with esft.
     """
     own: list[Prompt] = []
-    if source.run is not None:
-        try:
-            settings = source.recipe.task
-            task, split = task_and_rows(settings)
-            scoring = task.choose_scoring(settings.scoring, settings.reward)
-            own = [
-                row.options[row.gold].context if scoring == "choice" else row.questions[0]
-                for row in split.holdout[:PROMPTS]
-            ]
-        except TaskError as error:
-            watcher.notice(f"{error}; questions of conciseness are compared instead")
+    if rows:
+        settings = source.recipe.task
+        task = get_task(settings.name, settings.grader)
+        scoring = task.choose_scoring(settings.scoring, settings.reward)
+        own = [
+            row.options[row.gold].context if scoring == "choice" else row.questions[0]
+            for row in rows[:PROMPTS]
+        ]
     conciseness = read_split(get_task("conciseness"), "validation")
     shipped = [row.questions[0] for row in conciseness]
     more = [prompt for prompt in shipped if prompt not in own][: PROMPTS - len(own)]

@@ -3,20 +3,33 @@
 import gc
 import json
 import re
+import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from esft.engine.weights import identity
-from esft.errors import RunError
-from esft.export.card import Exported, card
-from esft.export.compare import ModelOutput, compare, find_prompts, output_of, tokens_of
+from esft.errors import EsftError, RunError
+from esft.export.card import Exported, card, example_of
+from esft.export.compare import (
+    ModelOutput,
+    compare,
+    find_prompts,
+    holdout_rows,
+    output_of,
+    tokens_of,
+)
+from esft.export.ollama import modelfile, why_not
 from esft.files import require_free, whole_folder, write_whole
 from esft.models.device import parse_dtype
 from esft.models.load import LoadedModel, load_model
 from esft.models.save import write_model
-from esft.tuning.rebuild import RebuildOptions, Rebuilt, Source, rebuild
+from esft.runs.records import metrics
+from esft.tasks.task import Row
+from esft.tuning.rebuild import RebuildOptions, Rebuilt, Source, rebuild, step_of
+from esft.tuning.verify import load_saved
 from esft.tuning.watcher import Watcher
 
 _NOT_COMPARED = ("_name_or_path", "transformers_version", "architectures", "auto_map")
@@ -30,18 +43,21 @@ def export(
     watcher: Watcher,
     options: RebuildOptions,
     dtype: str | None = None,
+    pushed: str | None = None,
 ) -> Exported:
-    """Write the model of a step to a folder that transformers loads, with a model card.
+    """Write the model of a step to a folder that transformers and Ollama load, with a model card.
 
     Before the folder appears, what lies on the disk is loaded again. Its weights must be those in
     memory, bit for bit, with the same configs, and it must split the prompts into the same tokens.
-    Where `dtype` converts, logits and greedy answers are compared too.
+    Where `dtype` converts, logits and greedy answers are compared too. The model that a run saved
+    is not rebuilt but copied, and must have the weights and the files that the run recorded.
 
     Args:
         at: "best", "last" or the number of a step.
         out: the folder; new or empty.
         options: how and where the model is rebuilt; it is compared there too.
         dtype: float32, float16 or bfloat16, to which the weights are converted; None keeps theirs.
+        pushed: the repository on the hub that the folder will go to, for its card.
 
     Raises:
         EsftError: if the step cannot be rebuilt, a weight does not fit `dtype`, the folder cannot
@@ -50,12 +66,31 @@ def export(
     out = Path(out).absolute()
     require_free(out)
     wanted = None if dtype is None else parse_dtype(dtype)
+    rows = holdout_rows(source, watcher)
+    if _is_saved(source, step_of(source, at), options, wanted):
+        try:
+            return _copied(source, out, watcher, rows, pushed)
+        except EsftError as error:
+            watcher.notice(f"{error}; so the step is rebuilt")
+    return _rebuilt(source, at, out, watcher, options, wanted, rows, pushed)
+
+
+def _rebuilt(
+    source: Source,
+    at: str,
+    out: Path,
+    watcher: Watcher,
+    options: RebuildOptions,
+    wanted: torch.dtype | None,
+    rows: Sequence[Row],
+    pushed: str | None,
+) -> Exported:
     rebuilt = rebuild(source, at, watcher, options)
     loaded = rebuilt.base.loaded
-    prompts, prompts_from = find_prompts(source, watcher)
+    prompts, prompts_from = find_prompts(source, rows)
     tokens = [tokens_of(prompt, loaded.tokenizer) for prompt in prompts]
     asked = [prompt for prompt in tokens if prompt]
-    exported = _in_memory(rebuilt, len(asked), prompts_from)
+    exported = replace(_in_memory(rebuilt, len(asked), prompts_from), pushed=pushed)
     del rebuilt  # its drift holds on to the weights as they are
     before = None
     if wanted not in (None, loaded.dtype):
@@ -81,8 +116,68 @@ def export(
             after = output_of(again, asked, before.batch)
             _require_finite(after, exported.dtype, out)
             exported = replace(exported, conversion=compare(before, after))
+        exported = _described(source, exported, again, partial, rows)
         del again  # no system removes or renames a file that is mapped
-        write_whole(partial / "README.md", card(source, exported))
+    return exported
+
+
+def _is_saved(
+    source: Source, step: int, options: RebuildOptions, dtype: torch.dtype | None
+) -> bool:
+    """Return whether the model asked for is the one that the run saved when it ended."""
+    run = source.run
+    if run is None or run.info.state != "finished" or run.info.saved.step != step:
+        return False
+    kept = dtype is None or _name(dtype) == run.info.model.dtype
+    there = run.kept_model is not None and run.kept_model.is_dir()
+    return kept and there and options.model is None and not options.from_base
+
+
+def _copied(
+    source: Source, out: Path, watcher: Watcher, rows: Sequence[Row], pushed: str | None
+) -> Exported:
+    """Copy the model that a run saved; EsftError if it is not as it was saved."""
+    run = source.run
+    saved, about = run.info.saved, run.info.model
+    with whole_folder(out) as partial:
+        watcher.phase(f"copying {run.model_path}")
+        shutil.copytree(run.model_path, partial, dirs_exist_ok=True)
+        copied = load_saved(run, watcher, partial)
+        name, revision = base_of(source, copied)
+        exported = Exported(
+            step=saved.step,
+            best=source.best,
+            base=name,
+            revision=revision,
+            base_weights=about.base,
+            tuned_weights=saved.weights,
+            recorded=True,
+            parameters=about.tuned_parameters,
+            drift=next((s.drift for s in metrics(run.path) if s.step == saved.step), None),
+            tuned_dtype=about.dtype,
+            device=copied.device.type,
+            dtype=about.dtype,
+            weights=saved.weights,
+            prompts=0,
+            prompts_from="",
+            conversion=None,
+            pushed=pushed,
+        )
+        exported = _described(source, exported, copied, partial, rows)
+        del copied  # no system removes or renames a file that is mapped
+    return exported
+
+
+def _described(
+    source: Source, exported: Exported, loaded: LoadedModel, folder: Path, rows: Sequence[Row]
+) -> Exported:
+    """Write the card and, where Ollama reads the model, a Modelfile to its folder."""
+    chat, no_ollama = loaded.tokenizer.chat_template is not None, why_not(loaded, folder)
+    exported = replace(exported, chat=chat, no_ollama=no_ollama)
+    if no_ollama is None:
+        write_whole(folder / "Modelfile", modelfile(loaded))
+    example = example_of(source, exported.step, rows)
+    write_whole(folder / "README.md", card(source, exported, example))
     return exported
 
 

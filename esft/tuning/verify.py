@@ -7,7 +7,7 @@ from pathlib import Path
 from esft.engine.journal_read import JournalRecord, read_journal, replay
 from esft.engine.weights import identity
 from esft.errors import EsftError, JournalError, RunError
-from esft.models.load import load_model
+from esft.models.load import LoadedModel, load_model
 from esft.models.save import small_files
 from esft.runs.folder import RunFolder, counted, open_run
 from esft.runs.names import find_run, is_locked
@@ -82,7 +82,13 @@ def checked(what: str, check: Callable[[], str]) -> Check:
 
 def model_as_saved(run: RunFolder, watcher: Watcher) -> str:
     """Load model/ of a run and say that it is what the run saved; see `checked`."""
-    saved, path = run.info.saved, run.model_path
+    load_saved(run, watcher)
+    return f"has the weights and the other files of step {run.info.saved.step}, as recorded"
+
+
+def load_saved(run: RunFolder, watcher: Watcher, copy: Path | None = None) -> LoadedModel:
+    """Load model/ of a run, or a copy of it, on the CPU; EsftError if it is not what was saved."""
+    saved, path = run.info.saved, run.model_path if copy is None else copy
     if run.kept_model is None:
         raise _DoesNotApplyError("run.keep_model is false: esft export makes it")
     if not saved:
@@ -96,7 +102,7 @@ def model_as_saved(run: RunFolder, watcher: Watcher) -> str:
             f"{path} is not as it was saved: {', '.join(other)} differ, or are not there",
             hint=hint,
         )
-    watcher.phase(f"loading {path}")
+    watcher.phase(f"loading {path}" if copy is None else "loading the copy, to compare it")
     loaded = load_model(
         str(path.absolute()),
         dtype=run.info.model.dtype,
@@ -110,7 +116,7 @@ def model_as_saved(run: RunFolder, watcher: Watcher) -> str:
             f"{saved.weights[:16]}..., recorded at step {saved.step}",
             hint=hint,
         )
-    return f"has the weights and the other files of step {saved.step}, as recorded"
+    return loaded
 
 
 @dataclass

@@ -19,7 +19,7 @@ from tiny_runs import Notes, a_recipe, never, write_arc
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from esft.errors import ModelError, RunError
-from esft.export.compare import NEW_TOKENS, PROMPTS, find_prompts, output_of
+from esft.export.compare import NEW_TOKENS, PROMPTS, find_prompts, holdout_rows, output_of
 from esft.export.folder import export
 from esft.export.journal import export_journal
 from esft.models.load import load_model
@@ -52,6 +52,11 @@ class WhenLoaded(Notes):
             self._action()
 
 
+def prompts_of(run, notes):
+    source = find_source(run)
+    return find_prompts(source, holdout_rows(source, notes))
+
+
 def flip_a_bit(folder):
     change_weights(
         folder, lambda all: all["model.norm.weight"].view(torch.uint8)[0].bitwise_xor_(1)
@@ -78,7 +83,8 @@ def set_in(file, **values):
 def test_the_folder_holds_every_bit_of_the_tuned_model(tied, dtype, tmp_path):
     run = a_run(tmp_path, model=tiny_llama(tied=tied, dtype=dtype))
 
-    done = exported(run, tmp_path / "out", dtype=str(dtype).removeprefix("torch."))
+    dtype = str(dtype).removeprefix("torch.")
+    done = exported(run, tmp_path / "out", dtype=dtype, from_base=True)
 
     saved = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "model")
     again = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
@@ -86,6 +92,34 @@ def test_the_folder_holds_every_bit_of_the_tuned_model(tied, dtype, tmp_path):
     assert logits_of(again).equal(logits_of(saved))
     assert (done.prompts, done.conversion, done.recorded) == (PROMPTS, None, True)
     assert done.weights == done.tuned_weights
+
+
+def test_the_last_step_of_a_finished_run_is_a_copy_of_what_it_saved(run, tmp_path):
+    notes = Notes()
+
+    done = exported(run, tmp_path / "out", watcher=notes)
+
+    there = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    assert there.keys() - {"README.md", "Modelfile"} == {p.name for p in (run / "model").iterdir()}
+    assert all(there[path.name] == path.read_bytes() for path in (run / "model").iterdir())
+    assert notes.rebuilds == notes.notices == []
+    rebuilt = exported(run, tmp_path / "rebuilt", from_base=True)
+    alike = replace(rebuilt, prompts=0, prompts_from="", drift=done.drift)
+    assert done == alike
+    assert done.drift == pytest.approx(rebuilt.drift, rel=1e-12)
+
+
+@pytest.mark.parametrize("damage", [flip_a_bit, set_in("config.json", rms_norm_eps=1e-5)])
+def test_a_saved_model_that_is_not_as_it_was_is_made_again(damage, run, tmp_path):
+    copied, notes = shutil.copytree(run, tmp_path / "run"), Notes()
+    damage(copied / "model")
+
+    done = exported(copied, tmp_path / "out", watcher=notes)
+
+    assert done.prompts == PROMPTS
+    assert notes.notices[0].endswith("; so the step is rebuilt")
+    saved = AutoModelForCausalLM.from_pretrained(run / "model")
+    assert same_weights(AutoModelForCausalLM.from_pretrained(tmp_path / "out"), saved)
 
 
 def test_any_step_is_exported(run, tmp_path):
@@ -171,7 +205,7 @@ def test_a_folder_that_is_not_the_tuned_model_is_refused(change, error, message,
     watcher = WhenLoaded(lambda: change(next(tmp_path.glob(".out.*/*/"))))
 
     with pytest.raises(error, match=message):
-        exported(run, tmp_path / "out", watcher=watcher)
+        exported(run, tmp_path / "out", watcher=watcher, from_base=True)
 
     assert list(tmp_path.iterdir()) == []
 
@@ -184,9 +218,8 @@ def test_the_tuned_model_is_let_go_before_it_is_loaded_again(dtype, run, tmp_pat
     gc.collect()
     before, during = models(), []
 
-    exported(
-        run, tmp_path / "out", watcher=WhenLoaded(lambda: during.append(models())), dtype=dtype
-    )
+    watcher = WhenLoaded(lambda: during.append(models()))
+    exported(run, tmp_path / "out", watcher=watcher, dtype=dtype, from_base=True)
 
     assert during == [before]
 
@@ -195,9 +228,9 @@ def test_prompts_of_a_choice_stand_before_its_options_and_others_are_asked_witho
     data, notes = write_arc(tmp_path / "data"), Notes()
     run = a_run(tmp_path, "arc", task={"train": 3, "holdout": 4, "data_dir": str(data)})
 
-    prompts, source = find_prompts(find_source(run), notes)
+    prompts, source = prompts_of(run, notes)
     shutil.rmtree(data)
-    others, other_source = find_prompts(find_source(run), notes)
+    others, other_source = prompts_of(run, notes)
 
     assert prompts[0] == "Question: What is validation 0?\nAnswer:"
     assert len(prompts) == len({str(prompt) for prompt in prompts}) == PROMPTS == len(others)

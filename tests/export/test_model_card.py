@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -11,12 +12,19 @@ from huggingface_hub import ModelCard
 from tiny_runs import Notes
 
 from esft.engine.journal_read import lines_until
-from esft.export.card import Exported, card, comparison_text
+from esft.export.card import QUESTION, Example, Exported, card, comparison_text, example_of
 from esft.export.compare import Conversion
 from esft.export.folder import base_of
 from esft.export.journal import export_journal
 from esft.models.load import load_model
+from esft.rollout.batches import Batches
+from esft.rollout.encode import encode_prompt
+from esft.rollout.generate import greedy_answers
+from esft.rollout.typed import json_text
+from esft.runs.records import RecordedRow
+from esft.tasks.task import Question
 from esft.tuning.rebuild import RebuildOptions, find_source
+from esft.tuning.tasks import task_and_rows
 
 EXPORTED = Exported(
     step=3,
@@ -165,3 +173,54 @@ def test_what_is_equal_and_what_a_conversion_changed_is_said():
     assert "converted from float32 to bfloat16" in converted
     assert "26,100 logits at 100 positions of them differ by at most 0.25" in converted
     assert "mean KL(tuned || exported) 0.5 nats, and 31 of the 32 greedy answers" in converted
+
+
+def snippet_of(text):
+    (code,) = re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    return code
+
+
+@pytest.mark.parametrize("template", [True, False])
+def test_the_snippet_of_the_card_runs_and_answers_as_it_was_measured(
+    template, run, tmp_path, monkeypatch, capsys
+):
+    folder = shutil.copytree(run / "model", tmp_path / "model")
+    if not template:
+        (folder / "chat_template.jinja").unlink()
+    loaded = load_model(str(folder), device="cpu")
+    prompt = encode_prompt(loaded.tokenizer, Question(messages=QUESTION))
+    (answer,) = greedy_answers(loaded.model, loaded.tokenizer, [prompt], 6, Batches())
+    code = snippet_of(card_of(run, chat=template))
+    monkeypatch.chdir(folder)
+
+    exec(compile(code, "snippet", "exec"), {})
+
+    assert capsys.readouterr().out == answer.text + "\n"
+    assert 'name = "me/tuned"' in snippet_of(card_of(run, pushed="me/tuned")).replace("'", '"')
+
+
+def test_the_card_shows_the_first_row_whose_answer_changed(run, copied):
+    source = find_source(str(copied))
+    rows = task_and_rows(source.recipe.task)[1].holdout
+    texts = [[f"base {n}", f"tuned {n}" if n else "base 0"] for n in range(len(rows))]
+    for number, step in enumerate((0, 3)):
+        lines = [
+            RecordedRow(
+                id=row.id, key=row.key, reward=0.0, correct=False, answers=(text[number] + "\n~",)
+            )
+            for row, text in zip(rows, texts, strict=True)
+        ]
+        file = copied / "evals" / f"conciseness-{step}.jsonl"
+        file.write_text("".join(json_text(line) + "\n" for line in lines))
+
+    example = example_of(source, 3, rows)
+    text = card(source, EXPORTED, example)
+
+    asked = rows[1].questions[0].messages
+    assert example == Example(messages=asked, before="base 1\n~", after="tuned 1\n~")
+    assert f"    {example.asked}\n" in text
+    assert "    base 1\n    ~\n\nand this one\n\n    tuned 1\n    ~\n" in text
+    assert repr(list(asked)) in snippet_of(text)
+    assert example_of(source, 2, rows) is None
+    assert example_of(source, 3, rows[:1]) is None
+    assert "Before and after" not in card_of(run)
