@@ -13,9 +13,9 @@ import click
 from esft import __version__
 from esft.cli.ask import ask
 from esft.cli.bench import bench
-from esft.cli.cache import cache
 from esft.cli.eval import evaluate
 from esft.cli.export import export, replay
+from esft.cli.machine import cache, doctor
 from esft.cli.plan import plan
 from esft.cli.runs import report, rm, runs, verify
 from esft.cli.tasks import tasks
@@ -90,6 +90,11 @@ def main() -> None:
     Start here:
       esft tune quickstart
       esft tasks
+
+    \b
+    The shell completes commands, options, runs, recipes and tasks after
+      eval "$(_ESFT_COMPLETE=bash_source esft)"    in ~/.bashrc (zsh: zsh_source)
+      _ESFT_COMPLETE=fish_source esft | source     in fish
     """
 
 
@@ -108,6 +113,7 @@ COMMANDS = (
     bench,
     cache,
     plan,
+    doctor,
 )
 for command in COMMANDS:
     main.add_command(command)

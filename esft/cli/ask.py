@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import click
 from rich.cells import cell_len
 
-from esft.cli.options import GroupedCommand, json_option, rebuild_options
+from esft.cli.options import GroupedCommand, complete_runs, json_option, rebuild_options
 from esft.cli.show import show_work
 from esft.rollout.typed import json_text
 
@@ -27,7 +27,7 @@ _LABEL = 7  # columns before an answer
 
 
 @click.command(cls=GroupedCommand, short_help="Ask the base model and the tuned one.")
-@click.argument("words", nargs=-1, metavar="[RUN|MODEL] [QUESTION]")
+@click.argument("words", nargs=-1, metavar="[RUN|MODEL] [QUESTION]", shell_complete=complete_runs)
 @rebuild_options
 @click.option(
     "--file",

@@ -15,6 +15,7 @@ from esft.cli.options import (
     grouped,
     json_option,
     prior_option,
+    run_argument,
     typed_with,
 )
 from esft.cli.show import show_work, wrapped
@@ -32,7 +33,7 @@ _prior, _model, _distance = (
 
 
 @click.command("eval", cls=GroupedCommand, short_help="Measure prior tasks: lost, or drifting?")
-@click.argument("run", required=False)
+@run_argument
 @prior_option
 @_prior(
     "--rows",

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import reduce
 
 import click
+from click.shell_completion import CompletionItem
 
 from esft.recipe.check import Setting
 from esft.recipe.priors import read_priors
 from esft.recipe.settings import TABLES, Recipe
-from esft.recipe.toml import load_recipe, parse_change
+from esft.recipe.toml import load_recipe, parse_change, shipped_recipes
 
 TYPES = {"str": str, "int": int, "float": float}
 
@@ -86,6 +87,33 @@ def as_options(changes: Mapping[str, object]) -> list[str]:
     return words
 
 
+def completes(names: Callable[[], Iterable[str]]) -> Callable:
+    """Return what completes a word to one of some names, or to a file."""
+
+    def complete(ctx: click.Context, parameter: click.Parameter, word: str) -> list[CompletionItem]:
+        fitting = [CompletionItem(name) for name in names() if name.startswith(word)]
+        return [*fitting, CompletionItem(word, type="file")]
+
+    return complete
+
+
+def _run_names() -> list[str]:
+    from esft.runs.names import list_runs
+
+    return [run.name for run in list_runs()]
+
+
+def _task_names() -> list[str]:
+    from esft.tasks.registry import task_names
+
+    return task_names()
+
+
+complete_runs, complete_tasks = completes(_run_names), completes(_task_names)
+complete_recipes = completes(shipped_recipes)
+run_argument = click.argument("run", required=False, shell_complete=complete_runs)
+
+
 def grouped(group: str, *flags: str, help: str, **kwargs) -> Callable:
     """Return an option that stands under the heading `group`."""
     kwargs.setdefault("show_default", "default" in kwargs)
@@ -120,6 +148,7 @@ def _setting_option(table: str, setting: Setting) -> Callable:
         "Prior tasks" if table == "prior" else table.capitalize(),
         setting.flag,
         help=text,
+        shell_complete=complete_tasks if setting.flag in ("--task", "--prior") else None,
         **(several if setting.name == "tasks" else {"type": TYPES[setting.kind]}),
     )
 

@@ -19,7 +19,7 @@ _GB = click.FloatRange(0, 1e6, min_open=True)
 
 
 @click.command(cls=options.GroupedCommand, short_help="Will it fit, and how long will it take?")
-@click.argument("recipes", nargs=-1, metavar="[RECIPE]...")
+@click.argument("recipes", nargs=-1, metavar="[RECIPE]...", shell_complete=options.complete_recipes)
 @options.setting_options
 @options.set_option
 @options.grouped("Plan", "--vram", type=_GB, help="GB of a GPU to plan for, there or not.")

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from esft.cli.options import json_option
-from esft.cli.show import columns, show_work, wrapped
+from esft.cli.options import complete_runs, json_option, run_argument
+from esft.cli.show import check_text, columns, show_work, wrapped
 from esft.rollout.typed import json_text
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def _number(value: float | None, form: str = "d") -> str:
 
 
 @click.command(short_help="Remove runs, and say what that frees.")
-@click.argument("runs", nargs=-1, required=True, metavar="RUN...")
+@click.argument("runs", nargs=-1, required=True, metavar="RUN...", shell_complete=complete_runs)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def rm(runs: tuple[str, ...], yes: bool) -> None:
     """Remove the folder of each RUN for good: journal, snapshots, model and reports.
@@ -128,7 +128,7 @@ def rm(runs: tuple[str, ...], yes: bool) -> None:
 
 
 @click.command(short_help="Check that a run is whole and rebuilds its model.")
-@click.argument("run", required=False)
+@run_argument
 @click.option("--quick", is_flag=True, help="Rebuild from the nearest snapshot, not the base.")
 @click.option("--model", help="Base model, where it is not found as the run named it.")
 @click.option("--device", help="cuda, mps or cpu  [default: the run's, else the first]")
@@ -155,12 +155,8 @@ def verify(
     with show_work() as watcher:
         for check in checks_of(path, watcher, RebuildOptions(from_base=not quick, **base)):
             found.append(check)
-            if as_json:
-                continue
-            label = f"{check.result.replace('not applicable', 'n/a'):<7}{check.what:<14} "
-            click.echo(wrapped(label, check.text))
-            if check.hint is not None:
-                click.echo(wrapped(" " * len(label), f"Hint: {check.hint}"))
+            if not as_json:
+                click.echo(check_text(check))
     failed = sum(check.result == FAILED for check in found)
     if as_json:
         click.echo(json_text({"run": path, "ok": not failed, "checks": found}))
@@ -171,7 +167,7 @@ def verify(
 
 
 @click.command(short_help="Make a page with pictures of one or several runs.")
-@click.argument("runs", nargs=-1, metavar="[RUN ...]")
+@click.argument("runs", nargs=-1, metavar="[RUN ...]", shell_complete=complete_runs)
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
     from esft.runs.records import StepMetrics
+    from esft.tuning.verify import Check
     from esft.tuning.watcher import TaskScores
 
 _COLUMNS = {"step": 8, "reward": 7, "best": 7, "correct": 8, "||D||": 8, "forecast": 9}
@@ -188,6 +189,15 @@ def wrapped(label: str, text: str, **how: Any) -> str:
 def columns(cells: Iterable[str], widths: Iterable[int]) -> str:
     """Return a line of a table, each cell at the right end of its width."""
     return "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
+
+
+def check_text(check: Check) -> str:
+    """Return what a check found, with its hint below."""
+    label = f"{check.result.replace('not applicable', 'n/a'):<7}{check.what:<14} "
+    lines = [wrapped(label, check.text)]
+    if check.hint is not None:
+        lines.append(wrapped(" " * len(label), f"Hint: {check.hint}"))
+    return "\n".join(lines)
 
 
 def change_text(scores: TaskScores) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from esft.cli.options import json_option
+from esft.cli.options import complete_tasks, json_option
 from esft.cli.show import wrapped
 from esft.rollout.typed import json_text
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @click.command(short_help="List the tasks, or show two rows of one.")
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=complete_tasks)
 @click.option("--grader", help="How answers to a .jsonl file are graded.")
 @click.option(
     "--data-dir",

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @click.command(cls=options.GroupedCommand, short_help="Fine-tune a model on a task.")
-@click.argument("recipe", required=False)
+@click.argument("recipe", required=False, shell_complete=options.complete_recipes)
 @options.setting_options
 @options.set_option
 @options.grouped(
@@ -97,7 +97,7 @@ def _dry_run(name: str | None, recipe: Recipe, as_json: bool) -> None:
 
 
 @click.command(cls=options.GroupedCommand, short_help="Go on with a run that stopped.")
-@click.argument("run", required=False)
+@options.run_argument
 @options.json_option
 @click.pass_context
 def resume(ctx: click.Context, run: str | None, as_json: bool) -> None:

@@ -259,7 +259,7 @@ def _saved(
     saved = None if run is None else run.info.saved
     if options.model is not None or saved is None or saved.step != step:
         raise error
-    if not run.model_path.is_dir():
+    if run.kept_model is None or not run.kept_model.is_dir():
         raise error
     watcher.notice(f"{error}; so there are no answers of the base model")
     return load_model(

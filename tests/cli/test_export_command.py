@@ -1,4 +1,5 @@
 import json
+import shlex
 
 import pytest
 from command import esft
@@ -12,10 +13,21 @@ def test_the_model_is_written_and_the_comparison_said_in_words(made, tmp_path):
 
     assert done.exit_code == 0, done.stderr
     assert f"step 3 of {made}/journal.jsonl, the weights that the run recorded" in done.stdout
-    assert "All weights are equal, bit for bit" in done.stdout
-    assert f"model    {tmp_path / 'out'}" in done.stdout
-    assert "All weights are equal, bit for bit" in (tmp_path / "out" / "README.md").read_text()
-    assert "saving" in done.stderr
+    assert "compared Its files are those that the run saved" in done.stdout
+    assert f"model    {tmp_path / 'out'}\nsame as  {made / 'model'}, which" in done.stdout
+    assert "Its files are those that the run saved" in (tmp_path / "out" / "README.md").read_text()
+    assert f"copying {made / 'model'}" in done.stderr
+
+
+def test_what_to_type_for_ollama_is_said(made, tmp_path):
+    out = tmp_path / "My Model"
+
+    done = esft("export", made, "--out", out)
+
+    create, run = done.stdout.splitlines()[-2:]
+    assert shlex.split(create)[1:] == ["ollama", "create", "my-model", "-f", f"{out}/Modelfile"]
+    assert run.split() == ["ollama", "run", "my-model"]
+    assert (out / "Modelfile").read_text().splitlines()[1] == "FROM ."
 
 
 def test_the_best_step_is_converted_compared_and_told_as_json(made, tmp_path):
@@ -57,12 +69,16 @@ def test_a_journal_told_as_json(made, tmp_path):
     ("arguments", "said", "code"),
     [
         (["--dtype", "bfloat16", "--journal"], "--dtype converts a model", 2),
+        (["--push", "a/b", "--journal"], "--push sends a model", 2),
+        (["--push", "a/b"], "there is no token for the hub", 1),
         (["--dtype", "int8"], "'int8' is not one of", 2),
         (["--at", "9"], "--at is '9', expected best, last or a step from 0 to 3", 1),
         (["--at", "9", "--journal"], "--at is '9', expected best, last or a step from 0 to 3", 1),
     ],
 )
-def test_what_cannot_be_exported_is_refused(arguments, said, code, made, tmp_path):
+def test_what_cannot_be_exported_is_refused(arguments, said, code, made, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
+
     done = esft("export", made, "--out", tmp_path / "out", *arguments)
 
     assert done.exit_code == code
