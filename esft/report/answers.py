@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from esft.rollout.typed import known
@@ -16,7 +16,8 @@ Rows = Mapping[tuple[str, str], RecordedRow]  # by id and key, in the order of t
 
 @dataclass(frozen=True, kw_only=True)
 class Said:
-    """What a model made of a row; None where nothing was looked at or the model overflowed."""
+    """What a model made of a row; None where nothing was looked at, no row of the task counts as
+    right, or the model overflowed."""
 
     answer: str | None
     correct: bool | None
@@ -58,36 +59,30 @@ def answers_of(score: RecordedScore, base: Rows, now: Rows) -> TaskAnswers | Non
     """Return what became of the rows from the base to an evaluation; None unless both have them."""
     if not base or [*base] != [*now]:
         return None
-    worth = _worth([*base.values(), *now.values()])
+    judged = any(row.correct for row in (*base.values(), *now.values()))
     groups: dict[int, list[tuple[RecordedRow, RecordedRow]]] = {1: [], -1: [], 0: []}
     for pair in zip(base.values(), now.values(), strict=True):
-        before, after = map(worth, pair)
+        before, after = (bool(row.correct) if judged else row.reward for row in pair)
         groups[(after > before) - (after < before)].append(pair)
-    gained, lost, unchanged = map(_group, groups.values())
+    gained, lost, unchanged = (_group(pairs, judged) for pairs in groups.values())
     place = {"task": score.task, "role": score.role, "step": score.step}
     return TaskAnswers(**place, gained=gained, lost=lost, unchanged=unchanged)
 
 
-def _worth(rows: Iterable[RecordedRow]) -> Callable[[RecordedRow], float]:
-    """Return what tells better from worse: right answers, rewards where none is right."""
-    judged = any(row.correct for row in rows)
-    return (lambda row: bool(row.correct)) if judged else (lambda row: row.reward)
-
-
-def _group(pairs: list[tuple[RecordedRow, RecordedRow]]) -> Group:
+def _group(pairs: list[tuple[RecordedRow, RecordedRow]], judged: bool) -> Group:
     shown = [
         ShownRow(
             id=before.id,
             question=before.question,
             wanted=before.wanted,
-            before=_said(before),
-            after=_said(after),
+            before=_said(before, judged),
+            after=_said(after, judged),
         )
         for before, after in pairs[:SHOWN]
     ]
     return Group(total=len(pairs), shown=tuple(shown))
 
 
-def _said(row: RecordedRow) -> Said:
+def _said(row: RecordedRow, judged: bool) -> Said:
     answer = "\n\n".join(row.answers) if row.answers else None
-    return Said(answer=answer, correct=row.correct, reward=known(row.reward))
+    return Said(answer=answer, correct=row.correct if judged else None, reward=known(row.reward))

@@ -11,7 +11,15 @@ from esft.report.charts import NAMES, Section, sections_of
 from esft.report.draw import DARK, LIGHT, MARKERS, as_png, as_svg, marker
 from esft.report.numbers import RunNumbers
 from esft.report.read import named_apart, read_run
-from esft.report.summary import about, comparison_of, percent, signed, summary_of, title_of
+from esft.report.summary import (
+    about,
+    comparison_of,
+    percent,
+    says_right,
+    signed,
+    summary_of,
+    title_of,
+)
 from esft.rollout.typed import known
 
 
@@ -85,6 +93,7 @@ def make_page(
         several=len(runs) > 1,
         alike=len({about(run) for run in runs}) == 1,
         about=about,
+        says_right=says_right,
         notes=notes,
         tasks=sorted(tasks, key=lambda task: order.index((task[0].role, task[0].name))),
         tasks_by_run=tasks,

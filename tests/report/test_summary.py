@@ -70,6 +70,7 @@ def test_where_no_answer_counts_as_right_the_reward_is_what_is_shown(tmp_path):
     assert summary_of(run).priors.startswith("Nothing else was watched")
     (answers,) = run.answers
     assert (answers.gained.total, answers.unchanged.total) == (ROWS, 0)
+    assert answers.gained.shown[0].after.correct is None
 
 
 def test_the_mean_of_prior_tasks_lies_within_their_intervals_and_is_surer_than_each(tmp_path):
