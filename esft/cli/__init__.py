@@ -17,6 +17,7 @@ from esft.cli.eval import evaluate
 from esft.cli.export import export, replay
 from esft.cli.machine import cache, doctor
 from esft.cli.plan import plan
+from esft.cli.recipes import recipes, settings
 from esft.cli.runs import report, rm, runs, verify
 from esft.cli.tasks import tasks
 from esft.cli.tune import resume, tune
@@ -112,6 +113,8 @@ COMMANDS = (
     tasks,
     bench,
     cache,
+    recipes,
+    settings,
     plan,
     doctor,
 )

@@ -11,7 +11,7 @@ from click.shell_completion import CompletionItem
 
 from esft.recipe.check import Setting
 from esft.recipe.priors import read_priors
-from esft.recipe.settings import TABLES, Recipe
+from esft.recipe.settings import TABLES, Recipe, declared_settings
 from esft.recipe.toml import load_recipe, parse_change, shipped_recipes
 
 TYPES = {"str": str, "int": int, "float": float}
@@ -127,8 +127,7 @@ def together(*options: Callable) -> Callable:
 
 def with_flags() -> list[tuple[str, Setting]]:
     """Return each setting that has an option, with its table."""
-    settings = [(table, one) for table in TABLES for one in TABLES[table].declared().values()]
-    return [(table, setting) for table, setting in settings if setting.flag is not None]
+    return [(table, one) for table, one in declared_settings() if one.flag is not None]
 
 
 def setting_options(command: Callable) -> Callable:

@@ -19,29 +19,38 @@ if TYPE_CHECKING:
 
 @click.command(short_help="List the tasks, or show two rows of one.")
 @click.argument("name", required=False, shell_complete=complete_tasks)
-@click.option("--grader", help="How answers to a .jsonl file are graded.")
+@click.option("--grader", help="How answers to rows of your own are graded.")
+@click.option("--columns", help="What their columns are called: prompt=question,answer=label.")
 @click.option(
     "--data-dir",
     help="Folder of <task>.<split>.jsonl files  [default: $ESFT_DATA_DIR, else the task's own rows "
     "or the hub]",
 )
 @json_option
-def tasks(name: str | None, grader: str | None, data_dir: str | None, as_json: bool) -> None:
+def tasks(
+    name: str | None,
+    grader: str | None,
+    columns: str | None,
+    data_dir: str | None,
+    as_json: bool,
+) -> None:
     """List all tasks, first those that need no network; with NAME, show two rows of it as a model
     sees them, the reference answer, how answers are graded, source and licence. NAME may be your
-    own .jsonl or .py file. No model is loaded.
+    own .jsonl, .csv, .parquet or .py file, or hub:ID[:config]. No model is loaded.
 
     \b
     Examples:
       esft tasks
       esft tasks countdown
       esft tasks my.jsonl --grader number
+      esft tasks my.csv --grader exact --columns prompt=question,answer=label
+      esft tasks hub:squad --grader contains --columns answer=answers.text,prompt=question
     """
     from esft.tasks.registry import data_folder, get_task, task_names
     from esft.tasks.rows import preview
 
     if name is not None:
-        task = get_task(name, grader)
+        task = get_task(name, grader, columns)
         shown = preview(task, data_folder(data_dir, task))
         click.echo((_preview_json if as_json else _preview_text)(task, shown))
         return

@@ -67,13 +67,29 @@ class Setting:
             return self.unset
         return f"{self.default:g}" if self.kind == "float" else str(self.default)
 
+    @property
+    def takes(self) -> str:
+        """What values are right, for people."""
+        match self.kind:
+            case "str":
+                return " or ".join(map(as_toml, self.choices)) or "text"
+            case "bool":
+                return "true or false"
+            case "int" | "float":
+                span = f"above {self.above}" if self.above >= 0 else f"{self.at_least} or more"
+                if self.at_most < sys.float_info.max:
+                    span = f"{self.at_least} to {self.at_most}"
+                return f"a {'whole' if self.kind == 'int' else 'finite'} number, {span}"
+            case _:
+                return "a list of texts"
+
     def refusal(self, table: str, value: object) -> Problem | None:
         """Return what is wrong with a value; None where it has the type, bounds or choices."""
         example = as_toml(self.default if self.example is None else self.example)
-        hint = f"for example {self.name} = {example}"
+        hint, expected = f"for example {self.name} = {example}", self.takes
         match self.kind:
             case "str" if self.choices:
-                right, expected = value in self.choices, " or ".join(map(as_toml, self.choices))
+                right = value in self.choices
                 meant = nearest(str(value), self.choices) or self.choices[0]
                 hint = f"set {self.name} = {as_toml(meant)}"
             case "str":
@@ -85,19 +101,14 @@ class Setting:
                     hint = f"put it in quotes: {self.name} = {quoted}, or --set "
                     hint += f"'{table}.{self.name}={quoted}'"
             case "bool":
-                right, expected = isinstance(value, bool), "true or false"
+                right = isinstance(value, bool)
                 hint = f"set {self.name} = true or {self.name} = false"
             case "int" | "float":
                 real = isinstance(value, int if self.kind == "int" else int | float)
                 inside = real and self.above < value and self.at_least <= value <= self.at_most
                 right = inside and not isinstance(value, bool)
-                span = f"above {self.above}" if self.above >= 0 else f"{self.at_least} or more"
-                if self.at_most < sys.float_info.max:
-                    span = f"{self.at_least} to {self.at_most}"
-                expected = f"a {'whole' if self.kind == 'int' else 'finite'} number, {span}"
             case _:
                 right = isinstance(value, list | tuple) and all(map(_is_text, value))
-                expected = "a list of texts"
         if right or (value is None and self.unset is not None):
             return None
         return _contradiction((f"{table}.{self.name}",), value, expected, hint)

@@ -22,13 +22,23 @@ from esft.recipe.check import (
     shown,
     unknown,
 )
-from esft.tasks.words import GRADERS, OWN, REWARDS, SCORINGS, SPLITS
+from esft.tasks.columns import parse_columns
+from esft.tasks.tables import like_named
+from esft.tasks.words import GRADERS, HUB, OWN, REWARDS, SCORINGS, SPLITS, is_file
 
 
 def _options_to_choose_from(reward: str | None, scoring: str | None) -> Iterator[tuple[str, str]]:
     if reward == "prob" and scoring not in (None, "choice"):
         expected = f'"correct" or "logprob": scoring "{scoring}" has no probability of an option'
         yield expected, 'set reward = "logprob", or scoring = "choice"'
+
+
+def _columns(text: str) -> str:
+    try:
+        parse_columns(text)
+    except TaskError as error:
+        raise SettingsError([Problem(("task.columns",), str(error), error.hint)]) from error
+    return text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,15 +48,23 @@ class Answers(Settings):
     rules = ((("reward", "scoring"), _options_to_choose_from),)
 
     name: str = setting(
-        "What to tune on: a name that `esft tasks` lists, or your own .jsonl or .py file",
+        "What to tune on: a name that `esft tasks` lists, your own .jsonl, .csv, .parquet or .py "
+        "file, or hub:ID[:config], a data set of the hub",
         example="arc",
         flag="--task",
     )
     grader: str | None = setting(
-        "How answers to a .jsonl file are graded",
+        "How answers to rows of your own are graded",
         unset="as the task does",
         flag="--grader",
         choices=tuple(GRADERS),
+    )
+    columns: str | None = setting(
+        "What the columns of your own rows are called, such as prompt=question,answer=label",
+        example="prompt=question,answer=label",
+        unset="prompt (or messages), answer, choices, split, id",
+        flag="--columns",
+        read=_columns,
     )
     scoring: str | None = setting(
         "How a row is scored: by the log-probability of each option, by a greedy answer, or "
@@ -72,7 +90,7 @@ class Answers(Settings):
 
     def with_paths(self, path: Callable[[str], str]) -> Self:
         """Return them with the paths of a file and of the folder as `path` has them."""
-        name = path(self.name) if self.name.endswith(OWN) else self.name
+        name = path(self.name) if is_file(self.name) else self.name
         folder = None if self.data_dir is None else path(self.data_dir)
         return replace(self, name=name, data_dir=folder)
 
@@ -99,7 +117,7 @@ class PriorSpec(Answers):
     @property
     def kept_as(self) -> str:
         """Name of the files of its rows: one for a_b and A-b, which no run can have both."""
-        return slug(Path(self.name).stem if self.name.endswith(OWN) else self.name)
+        return slug(Path(self.name).stem if is_file(self.name) else self.name.removeprefix(HUB))
 
 
 def parse_prior_line(text: str) -> PriorSpec:
@@ -120,8 +138,9 @@ def parse_prior_line(text: str) -> PriorSpec:
         fix = "close it, or put it in quotes of the other kind"
         raise _refusal(f"{shown(text)}: a quote is not closed", fix) from None
     name, colon, rows = first.rpartition(":")
-    # C:\x.jsonl and a:b.jsonl have a colon of their own.
-    if not colon or rows.endswith(OWN) or re.search(r"[/\\]", rows):
+    # C:\x.jsonl, a:b.jsonl and hub:ID:config have a colon of their own.
+    of_name = rows.endswith(OWN) or re.search(r"[/\\]", rows)
+    if not colon or of_name or (first.startswith(HUB) and not rows.isdecimal()):
         name = first
     else:
         words.insert(0, f"rows={rows}")
@@ -196,7 +215,7 @@ def read_priors(given: Iterable[str]) -> tuple[str, ...]:
 
     lines: list[_Line] = []
     for value in given:
-        task, path = value.endswith(OWN) or value in task_names(), Path(value)
+        task, path = is_file(value) or value in task_names(), Path(value)
         if task or not (value.endswith(".txt") or os.path.isfile(value)):
             lines.append(_Line(value, "--prior"))
             continue
@@ -210,7 +229,7 @@ def read_priors(given: Iterable[str]) -> tuple[str, ...]:
             hint = "for example gsm8k:100; esft tasks lists them"
             raise RecipeError(f"{path} has no tasks, expected one a line", hint=hint)
         lines += of_file
-    return _parse_all(lines, _require_task)
+    return _parse_all(lines, require_task)
 
 
 def _parse_all(lines: Iterable[_Line], check: Callable[[PriorSpec], None]) -> tuple[str, ...]:
@@ -247,19 +266,21 @@ def _parse_all(lines: Iterable[_Line], check: Callable[[PriorSpec], None]) -> tu
     return tuple(specs)
 
 
-def _require_task(spec: PriorSpec) -> None:
-    """Refuse a task that is not there, or cannot be graded or scored as asked."""
+def require_task(spec: Answers) -> None:
+    """SettingsError if a task is not there, or cannot be graded or scored as asked."""
     # They read all tasks, for which --help does not wait.
     from esft.tasks.registry import get_task
 
-    if spec.name.endswith(OWN) and not os.path.isfile(os.path.expanduser(spec.name)):
-        raise _refusal(f"{spec.name} is not a file, here or beside the list", "correct the path")
+    path = Path(spec.name).expanduser()
+    if is_file(spec.name) and not os.path.isfile(path):
+        fix = like_named(path) or "correct the path"
+        raise _refusal(f"{spec.name} is not a file, here or beside the list", fix)
     try:
-        task = get_task(spec.name, spec.grader)
+        task = get_task(spec.name, spec.grader, spec.columns)
         if spec.scoring is not None or spec.reward is not None:
             task.choose_scoring(spec.scoring, spec.reward)
     except UnknownTaskError as error:
-        known = "expected one that esft tasks lists, or a .jsonl or .py file"
+        known = "expected one that esft tasks lists, a file of your own, or hub:ID"
         raise _refusal(f"task {spec.name!r} is unknown, {known}", error.hint) from error
     except TaskError as error:
         hint = error.hint or ""  # what is an option elsewhere is a key of the line

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from esft.recipe.check import Rule, Settings, SettingsError, broken, setting
+from esft.recipe.check import Rule, Setting, Settings, SettingsError, broken, setting
 from esft.recipe.priors import Answers, PriorSpec, parse_prior_line, parse_prior_lines
 
 
@@ -242,6 +242,16 @@ class Run(Settings):
 
 
 TABLES = {table.table: table for table in (Model, TaskSettings, Search, Anchor, Prior, Run)}
+
+
+def declared_settings(word: str = "") -> list[tuple[str, Setting]]:
+    """Return every setting that has `word` in its name, option, choices or help, with its table."""
+    settings = [(name, one) for name, table in TABLES.items() for one in table.declared().values()]
+
+    def told(table: str, one: Setting) -> str:
+        return f"{table}.{one.name} {one.flag or ''} {one.takes} {one.help}".lower()
+
+    return [(table, one) for table, one in settings if word.lower() in told(table, one)]
 
 
 @dataclass(frozen=True, kw_only=True)

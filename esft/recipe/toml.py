@@ -2,19 +2,25 @@
 
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from esft.errors import RecipeError
+from esft.errors import RecipeError, TakenError
+from esft.files import write_whole
 from esft.recipe import check
 from esft.recipe.check import Problem, SettingsError, as_toml, nearest, shown
+from esft.recipe.priors import require_task
 from esft.recipe.settings import RULES, TABLES, Recipe
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def load_recipe(
-    name: str | None, changes: Mapping[str, object], *, labels: Mapping[str, str] | None = None
+    name: str | None,
+    changes: Mapping[str, object],
+    *,
+    labels: Mapping[str, str] | None = None,
+    tasks: bool = False,
 ) -> Recipe:
     """The recipe called `name` with `changes` in place of its values.
 
@@ -23,6 +29,7 @@ def load_recipe(
         changes: "table.key" to value, only those given.
         labels: "table.key" to where the user gave that change, such as "--sigma", for errors;
             a change without one is named as "--set table.key".
+        tasks: look also whether its tasks exist, and can be graded and scored as it says.
 
     Raises:
         RecipeError: no such recipe, not TOML, or a SettingsError with all that is wrong in it.
@@ -52,6 +59,7 @@ def load_recipe(
         for key, setting in kind.declared().items()
     }
     problems += check.broken(RULES, defaults | values, problems)
+    problems += _task_problems(tables) if tasks else ()
     for number, problem in enumerate(problems):
         places = dict.fromkeys(origins[key] for key in problem.keys if key in origins)
         head = ", ".join(places) or (file and str(file))
@@ -66,6 +74,34 @@ def settings_in(name: str | None) -> frozenset[str]:
     """Return the settings that the recipe called `name` has, as "table.key"; see `load_recipe`."""
     tables = {} if name is None else _read_toml(find_recipe(name))
     return frozenset(f"{table}.{key}" for table, body in tables.items() for key in body)
+
+
+def _task_problems(tables: Mapping[str, object]) -> Iterator[Problem]:
+    """Yield what is wrong with the tasks named by those tables that are right by themselves."""
+    target, prior = tables["task"], tables["prior"]
+    asked = [] if target is None else [("task.name", target)]
+    asked += [] if prior is None else [("prior.tasks", spec) for spec in prior.specs]
+    for key, one in asked:
+        try:
+            require_task(one)
+        except SettingsError as error:
+            for problem in error.problems:
+                text = f"[{key.partition('.')[0]}] {problem.text}"
+                yield problem._replace(keys=(key,), text=text)
+
+
+def summary_of(file: Path) -> str:
+    """What a recipe says of itself: the first line of its opening comment."""
+    first = check.read_text(file).partition("\n")[0]
+    return first.lstrip("# ").strip() if first.startswith("#") else ""
+
+
+def copy_recipe(name: str, file: Path) -> None:
+    """Write a recipe to a new file, as it is with its comments."""
+    text = check.read_text(find_recipe(name))
+    if file.exists():
+        raise TakenError(f"{file} exists, expected a new file", hint="name another file")
+    write_whole(file, text)
 
 
 def shipped_recipes(package: Path = PACKAGE) -> dict[str, Path]:

@@ -1,74 +1,132 @@
-"""A user's own task: a .jsonl file with a named grader, or a .py file that grades itself."""
+"""A user's own task: rows with a named grader, or a .py file that grades itself."""
 
 import ast
 import hashlib
 import math
-import string
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
-from decimal import Decimal
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from esft.errors import TaskError
-from esft.tasks.columns import any_column, is_text, text_column, texts_column, wrong_column
-from esft.tasks.graders.numbers import parse_number
-from esft.tasks.graders.process import GraderProcess
-from esft.tasks.sources import LocatedRow, RowSource, json_lines, numbered, split_source
-from esft.tasks.task import (
-    Messages,
-    Question,
-    Row,
-    Task,
-    choice_row,
-    one_answer,
-    row_id,
-    text_options,
+from esft.files import slug
+from esft.tasks.columns import (
+    parse_columns,
+    renamed,
+    wrong_column,
 )
-from esft.tasks.words import GRADERS, OWN, SPLITS
+from esft.tasks.graders.process import GraderProcess
+from esft.tasks.own_rows import read_program_row, read_row
+from esft.tasks.sources import (
+    LocatedRow,
+    RowSource,
+    Splits,
+    hub_rows,
+    json_lines,
+    numbered,
+    split_source,
+)
+from esft.tasks.tables import file_rows
+from esft.tasks.task import Task, one_answer
+from esft.tasks.words import GRADERS, HUB, SPLITS, is_file
 
 FIX = "correct the file"
-ROLES = ("system", "user", "assistant")
 
 
-def own_task(path: Path, grader: str | None) -> Task:
-    """The task in a .jsonl file, graded by `grader`, or in a .py file, which grades itself.
+def own_task(path: Path, grader: str | None, columns: str | None = None) -> Task:
+    """The task in a file of rows, graded by `grader`, or in a .py file, which grades itself.
 
-    Rows of a .jsonl file have `prompt` (or `messages`) and `answer`, and where they like `choices`,
-    `split`, `id`. The file is read here, once; its rows are checked when asked for.
+    Rows have `prompt` (or `messages`) and `answer`, and where they like `choices`, `split`, `id`,
+    under these names or as `columns` says. The file is read here, once; its rows are checked when
+    asked for.
     """
     if path.suffix == ".py":
-        if grader is not None:
-            raise TaskError(
-                f"{path} has grader {grader!r}, expected none: a program grades with its reward()",
-                hint="leave --grader out",
-            )
+        for option, given in (("grader", grader), ("columns", columns)):
+            if given is not None:
+                why = "a program grades with its reward() and makes rows as it likes"
+                raise TaskError(
+                    f"{path} has {option} {given!r}, expected none: {why}",
+                    hint=f"leave --{option} out",
+                )
         return _own_program(path)
-    located = list(json_lines(path, FIX))
-    rows = _own_rows(str(path), located, FIX)
-    counts = Counter(raw.get("split") or "train" for _, raw in located)
-    if grader is None and any(raw.get("choices") is not None for _, raw in located):
+    named = parse_columns(columns)
+    located = list(file_rows(path, FIX))
+    rows = _own_rows(str(path), located, FIX, named)
+    # By a row that lacks a column, the others are still told apart.
+    ours = [_split_and_choices(raw, named) for _, raw in located]
+    counts = Counter(split or "train" for split, _ in ours)
+    if grader is None and any(choices is not None for _, choices in ours):
         grader = "choice"
-    if grader not in GRADERS:
-        has = "needs a grader" if grader is None else f"has grader {grader!r}"
-        listed = "; ".join(f"{name} ({named.does})" for name, named in GRADERS.items())
-        raise TaskError(
-            f"{path} {has}, expected one of: {listed}",
-            hint="say how answers are graded, such as --grader number",
-        )
-    return _own_file_task(
-        path,
-        summary=f"rows of your own, graded by {grader}",
+    return _rows_task(
+        grader,
+        named,
+        name=path.stem,
+        source=str(path),
         size=", ".join(f"{counts[split]:,} {split}" for split in SPLITS if counts[split]),
-        grading=GRADERS[grader].grading,
-        scorings=("choice", "generate") if grader == "choice" else ("generate",),
-        read=partial(_read_row, path.stem, grader),
-        grade=one_answer(GRADERS[grader].grade),
         make_source=lambda: rows,
     )
+
+
+def hub_own_task(name: str, grader: str | None, columns: str | None = None) -> Task:
+    """The task in a data set of the hub, hub:ID[:config], downloaded when rows are asked for.
+
+    Its splits are those that it calls as we do; one split alone, whatever it is called, is train.
+    """
+    id, _, config = name.removeprefix(HUB).partition(":")
+    if not id.strip():
+        wrong = f"task {name!r} names no data set, expected hub:ID or hub:ID:config"
+        raise TaskError(wrong, hint="for example hub:tau/commonsense_qa")
+    named, called = parse_columns(columns), slug(name.removeprefix(HUB))
+    if grader is None and "choices" in named:
+        grader = "choice"
+
+    def answered(row: Mapping[str, Any]) -> bool:
+        with suppress(TaskError):  # told when the row is read
+            return renamed(row, named).get("answer", row) not in (None, "", -1)
+        return True
+
+    def usable(splits: Splits) -> Splits:
+        """Those with right answers, which many a test split comes without."""
+        there = {split: rows for split, rows in splits.items() if answered(next(iter(rows), {}))}
+        return dict(zip(["train"], there.values(), strict=True)) if len(there) == 1 else there
+
+    where = ", ".join(part for part in (id, config) if part)
+    return _rows_task(
+        grader,
+        named,
+        name=called,
+        source=where,
+        size="as the hub has them",
+        make_source=cache(partial(hub_rows, where, called, usable)),
+    )
+
+
+def _rows_task(grader: str | None, named: Mapping[str, str], **fields: Any) -> Task:
+    """A task of rows whose columns are called as in `named`."""
+    if grader not in GRADERS:
+        has = "needs a grader" if grader is None else f"has grader {grader!r}"
+        listed = "; ".join(f"{known} ({one.does})" for known, one in GRADERS.items())
+        raise TaskError(
+            f"{fields['source']} {has}, expected one of: {listed}",
+            hint="say how answers are graded, such as --grader number",
+        )
+    return _own_task(
+        summary=f"rows of your own, graded by {grader}",
+        grading=GRADERS[grader].grading,
+        scorings=("choice", "generate") if grader == "choice" else ("generate",),
+        read=lambda raw: read_row(fields["name"], grader, renamed(raw, named)),
+        grade=one_answer(GRADERS[grader].grade),
+        **fields,
+    )
+
+
+def _split_and_choices(raw: Mapping[str, Any], named: Mapping[str, str]) -> tuple[Any, Any]:
+    """What a row has of these two, None for what it lacks."""
+    with suppress(TaskError):  # told when the row is read
+        raw = renamed(raw, named)
+    return raw.get("split"), raw.get("choices")
 
 
 def _own_program(path: Path) -> Task:
@@ -86,42 +144,44 @@ def _own_program(path: Path) -> Task:
             "reward(row, answer)"
         ) from None
 
-    return _own_file_task(
-        path,
+    return _own_task(
+        name=path.stem,
+        source=str(path),
         summary="a program of your own",
         size=f"what rows() gives, or {path.stem}.jsonl has",
         grading=f"reward() of {path.name}, in at most {process.limit_s:g} s an answer; "
         "correct from 1 on",
-        read=partial(_read_program_row, path.stem),
+        read=partial(read_program_row, path.stem),
         grade=lambda row, answers: process.grade(row.facts["row"], *answers),
         max_reward=math.inf,
         make_source=cache(partial(_program_rows, path, process)),  # the same ones throughout a run
     )
 
 
-def _own_file_task(path: Path, **fields: Any) -> Task:
-    names = {"name": path.stem, "file": path.stem, "source": str(path)}
-    return Task(**names, licence="your own", max_new_tokens=256, **fields)
+def _own_task(**fields: Any) -> Task:
+    return Task(file=fields["name"], licence="your own", max_new_tokens=256, **fields)
 
 
-def _own_rows(name: str, located: Sequence[LocatedRow], fix: str) -> RowSource:
+def _own_rows(
+    name: str, located: Sequence[LocatedRow], fix: str, named: Mapping[str, str] | None = None
+) -> RowSource:
     """The rows by their split column, which all have or none; all are train rows without one."""
-    have = [where for where, raw in located if raw.get("split") is not None]
-    lack = [where for where, raw in located if raw.get("split") is None]
+    splits = [_split_and_choices(raw, named or {})[0] for _, raw in located]
+    have = [where for (where, _), split in zip(located, splits, strict=True) if split is not None]
+    lack = [where for (where, _), split in zip(located, splits, strict=True) if split is None]
     if have and lack:
         raise TaskError(
             f"{lack[0]} has no split, but {have[0]} has; expected it in all rows or none",
             hint=f'write "split": "train" into that row, or {fix}',
         )
     by_split: dict[str, list[LocatedRow]] = {split: [] for split in SPLITS}
-    for where, raw in located:
-        split = raw["split"] if have else "train"
-        if split not in SPLITS:
+    for (where, raw), split in zip(located, splits, strict=True):
+        if have and split not in SPLITS:
             error = wrong_column("split", split, f"one of {', '.join(SPLITS)}")
             raise TaskError(f"{where}: {error}", hint=f"correct the row, or {fix}")
-        by_split[split].append((where, raw))
-    splits = {split: rows for split, rows in by_split.items() if rows}
-    return split_source(name, lambda: splits, splits.__getitem__, fix)
+        by_split[split if have else "train"].append((where, raw))
+    there = {split: rows for split, rows in by_split.items() if rows}
+    return split_source(name, lambda: there, there.__getitem__, fix)
 
 
 def _program_rows(path: Path, process: GraderProcess) -> RowSource:
@@ -142,113 +202,11 @@ def _program_rows(path: Path, process: GraderProcess) -> RowSource:
     return _own_rows(str(file), list(json_lines(file, FIX)), FIX)
 
 
-def _read_row(name: str, grader: str, raw: Mapping[str, Any]) -> Row:
-    if grader == "choice":
-        return _choice_row(raw, _asking_row(raw, name, ()))
-    if raw.get("choices") is not None:
-        raise wrong_column("choices", raw["choices"], f"none with grader {grader}, or no --grader")
-    answers = _right_answers(raw)
-    if grader == "number" and any(parse_number(answer) is None for answer in answers):
-        raise wrong_column("answer", raw["answer"], "a number, for grader number")
-    return _asking_row(raw, name, answers)
-
-
-def _read_program_row(name: str, raw: Mapping[str, Any]) -> Row:
-    try:
-        answers = _right_answers(raw)
-    except TaskError:  # what column answer holds is the program's affair
-        answers = ()
-    return replace(_asking_row(raw, name, answers), facts={"row": dict(raw)})
-
-
-def _asking_row(raw: Mapping[str, Any], task: str, answers: tuple[str, ...]) -> Row:
-    """The row of an object with a prompt or messages; the first right answer is the reference."""
-    messages = _asked_messages(raw)
-    answer = answers[0] if answers else None
-    return Row(
-        id=row_id(raw, task, *(message["content"] for message in messages)),
-        questions=(Question(messages=messages, reference=answer),),
-        answer=answer,
-        accepted=answers[1:],
-    )
-
-
-def _asked_messages(raw: Mapping[str, Any]) -> Messages:
-    """The chat in column messages, or that of the one message in column prompt."""
-    messages = raw.get("messages")
-    if messages is None:
-        return ({"role": "user", "content": text_column(raw, "prompt")},)
-    if raw.get("prompt") is not None:
-        raise wrong_column("messages", messages, "nothing in a row that has a prompt too")
-    if not isinstance(messages, list) or not all(
-        isinstance(message, dict)
-        and message.get("role") in ROLES
-        and is_text(message.get("content"))
-        for message in messages
-    ):
-        expected = f"objects with a role ({', '.join(ROLES)}) and a content that is not empty"
-        raise wrong_column("messages", messages, f"a list of {expected}")
-    if not messages or messages[-1]["role"] != "user":
-        raise wrong_column("messages", messages, "a last message of the user")
-    return tuple({name: message[name] for name in ("role", "content")} for message in messages)
-
-
-def _right_answers(raw: Mapping[str, Any]) -> tuple[str, ...]:
-    """The right answers in column answer, a text, a number or a list of them; as texts."""
-    value = any_column(raw, "answer")
-    texts = [_as_text(answer) for answer in (value if isinstance(value, list) else [value])]
-    if not texts or None in texts:
-        raise wrong_column("answer", value, "a text, a number, or a list of them")
-    return tuple(texts)
-
-
-def _as_text(value: object) -> str | None:
-    """A text as it is, a number in digits without a power; None for anything else."""
-    if is_text(value):
-        return value
-    if type(value) in (int, float) and (number := Decimal(repr(value))).is_finite():
-        return format(number, "f")
-    return None
-
-
-def _choice_row(raw: Mapping[str, Any], asking: Row) -> Row:
-    """What the row `asking` asks, with the choices listed in its last message."""
-    messages = asking.questions[0].messages
-    texts = texts_column(raw, "choices")
-    if not 2 <= len(texts) <= len(string.ascii_uppercase) or len(set(texts)) != len(texts):
-        raise wrong_column("choices", texts, "2 to 26 choices, all different")
-    asked = "\n\n".join(message["content"] for message in messages)
-    return choice_row(
-        id=asking.id,
-        before=messages[:-1],
-        asked=messages[-1]["content"],
-        # The prompt form of lm-evaluation-harness for questions with options.
-        options=text_options(f"Question: {asked}\nAnswer:", texts, string.ascii_uppercase),
-        gold=_gold(raw, texts),
-    )
-
-
-def _gold(raw: Mapping[str, Any], texts: list[str]) -> int:
-    """Index of the right choice: column answer has its text, else its letter, else its index."""
-    answer = any_column(raw, "answer")
-    letters = list(string.ascii_uppercase[: len(texts)])
-    for names in (texts, letters):
-        if answer in names:
-            return names.index(answer)
-    if type(answer) is not int or not 0 <= answer < len(texts):
-        expected = f"one of the choices, a letter A to {letters[-1]}, or an index from 0"
-        raise wrong_column("answer", answer, expected)
-    if str(answer) in texts and texts.index(str(answer)) != answer:
-        expected = f"a text or a letter: {answer} is the index of {texts[answer]!r}, and a choice"
-        raise wrong_column("answer", answer, expected)
-    return answer
-
-
 def file_hashes(*names: str) -> dict[str, str]:
     """Return the sha256 of the files among names of tasks; of a program also of the rows beside it,
     and of what it imports from there."""
     hashes = {}
-    for task in (Path(name).expanduser() for name in names if name.endswith(OWN)):
+    for task in (Path(name).expanduser() for name in names if is_file(name)):
         program = task.suffix == ".py"
         files = [*_imported(task), task.with_suffix(".jsonl")] if program else [task]
         for file in files:

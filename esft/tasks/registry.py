@@ -8,9 +8,10 @@ from esft.errors import TaskError, UnknownTaskError
 from esft.tasks.benchmarks.answers import ANSWERED
 from esft.tasks.benchmarks.choice import CHOICE
 from esft.tasks.benchmarks.countdown import COUNTDOWN, COUNTDOWN_3TO4
-from esft.tasks.own import own_task
+from esft.tasks.own import hub_own_task, own_task
 from esft.tasks.synthetic import SYNTHETIC
 from esft.tasks.task import Task
+from esft.tasks.words import HUB, OWN, is_file
 
 _TASKS = {task.name: task for task in (*CHOICE, *ANSWERED, COUNTDOWN, COUNTDOWN_3TO4, *SYNTHETIC)}
 
@@ -20,33 +21,39 @@ def task_names() -> list[str]:
     return sorted(_TASKS)
 
 
-def get_task(name: str, grader: str | None = None) -> Task:
+def get_task(name: str, grader: str | None = None, columns: str | None = None) -> Task:
     """The task of this name.
 
     Args:
-        name: of a task that comes with esft, or the path of a .jsonl or .py file with one's own.
-        grader: how answers to a .jsonl file are graded; None where the task knows itself.
+        name: of a task that comes with esft, the path of a file with one's own (`words.OWN`), or
+            hub:ID[:config], a data set of the hub.
+        grader: how answers to one's own rows are graded; None where the task knows itself.
+        columns: what their columns are called, see `parse_columns`; None where as ours.
 
     Raises:
         UnknownTaskError: no task has this name; the hint has the nearest ones.
         TaskError: a file is not a task, or a grader is named for a task that has its own.
     """
-    if name.endswith((".jsonl", ".py")):
-        return own_task(Path(name).expanduser(), grader)
+    if name.startswith(HUB):
+        return hub_own_task(name, grader, columns)
+    if is_file(name):
+        return own_task(Path(name).expanduser(), grader, columns)
     if name not in _TASKS:
         plain = name.strip().lower().replace("_", "-")
         near = difflib.get_close_matches(plain, task_names(), n=3, cutoff=0.5)
         start = f"did you mean {' or '.join(near)}?" if near else "see esft tasks;"
+        kinds = f"{', '.join(OWN[:-1])} or {OWN[-1]}"
         raise UnknownTaskError(
             f"task {name!r} is unknown, expected one of: {', '.join(task_names())}",
-            hint=f"{start} a .jsonl or .py file is a task of your own",
+            hint=f"{start} a {kinds} file, or hub:ID, is a task of your own",
         )
-    if grader is not None:
-        raise TaskError(
-            f"task {name} has a grader of its own, expected no other: {grader!r} is for a .jsonl "
-            "file",
-            hint="leave --grader out",
-        )
+    for option, given in (("grader", grader), ("columns", columns)):
+        if given is not None:
+            raise TaskError(
+                f"task {name} has its own {option}, expected no other: {given!r} is for rows of "
+                "your own",
+                hint=f"leave --{option} out",
+            )
     return _TASKS[name]
 
 

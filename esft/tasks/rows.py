@@ -141,7 +141,7 @@ def _read(task: Task, split: str, source: RowSource) -> Iterator[Row]:
             yield task.read(raw)
         except TaskError as error:
             form = "" if task.hub is None else f"; {task.name} reads rows of the form of {task.hub}"
-            hint = f"correct the row, or {source.fix}{form}"
+            hint = error.hint or f"correct the row, or {source.fix}{form}"
             raise TaskError(f"{where}: {error}", hint=hint) from error
 
 

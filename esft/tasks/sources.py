@@ -13,6 +13,8 @@ from esft.tasks.words import SPLITS
 
 LocatedRow = tuple[str, Mapping[str, Any]]
 """Where a raw row is, for messages, and its columns."""
+Splits = Mapping[str, Iterable[Mapping[str, Any]]]
+"""The rows of each split."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,15 +94,22 @@ def generated_rows(name: str, make: Callable[[str], Iterable[Mapping[str, Any]]]
     return replace(source, shuffled=True)
 
 
-def hub_rows(name: str, file: str) -> RowSource:
-    """The rows of a hub dataset ("name, configuration"), downloaded when first asked for."""
+def hub_rows(
+    name: str, file: str, usable: Callable[[Splits], Splits] = lambda splits: splits
+) -> RowSource:
+    """The rows of a hub dataset ("name, configuration"), downloaded when first asked for.
+
+    Args:
+        file: what a file of them in a data folder would be called.
+        usable: which splits of those there are, and what they are called.
+    """
     offline = (
         f"to work offline, name a folder with {file}.train.jsonl as --data-dir, or set "
         "HF_HOME to a folder whose datasets cache has it; HF_ENDPOINT names another hub"
     )
 
     @cache
-    def splits() -> Mapping[str, Iterable[Mapping[str, Any]]]:
+    def splits() -> Splits:
         import datasets
 
         # The errors module re-exports the base error of its HTTP library, which has changed twice.
@@ -109,13 +118,14 @@ def hub_rows(name: str, file: str) -> RowSource:
         dataset, _, config = name.partition(", ")
         try:
             # Before 4.0, datasets would ask whether to run remote code; later ones never run it.
-            return datasets.load_dataset(dataset, config or None, trust_remote_code=False)
+            loaded = datasets.load_dataset(dataset, config or None, trust_remote_code=False)
         except ConnectionError as error:
             wrong = "is not in the cache and the hub cannot be reached"
             raise TaskError(f"dataset {name} {wrong}", hint=offline) from error
         except (OSError, HTTPError, ValueError, datasets.exceptions.DatasetsError) as error:
             wrong = f"cannot be loaded: {' '.join(str(error).split())}"
             raise TaskError(f"dataset {name} {wrong}", hint=offline) from error
+        return usable(loaded)
 
     return split_source(
         name, splits, lambda split: numbered(f"{name}, split {split}", splits()[split])

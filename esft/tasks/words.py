@@ -10,7 +10,13 @@ answer is the reference to the token, which takes one forward and no answer."""
 REWARDS = ("correct", "prob", "logprob")
 """0 or 1, the probability of the right option, or the log-probability of the reference, a token."""
 SPLITS = ("train", "validation", "test")
-OWN = (".jsonl", ".py")  # how the names of files with a user's own tasks end
+OWN = (".jsonl", ".csv", ".parquet", ".py")  # how the names of files with a user's own tasks end
+HUB = "hub:"  # how the name of a data set of the hub begins, as a user's own task
+
+
+def is_file(name: str) -> bool:
+    """Whether the name of a task is that of a user's file."""
+    return name.endswith(OWN) and not name.startswith(HUB)
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ def rows_of(
     of a task on the hub are in `data_dir`. TaskError if the task cannot be scored so, or its rows
     are not found or are too few.
     """
-    task = get_task(spec.name, spec.grader)
+    task = get_task(spec.name, spec.grader, spec.columns)
     task.choose_scoring(spec.scoring, spec.reward)
     # A folder named for all tasks holds the rows of those on the hub; others have their own.
     folder = None if task.hub is None else data_folder(data_dir, task)
@@ -131,7 +131,7 @@ def find_batch(tasks: Sequence[EvalTask], train: Sequence[EncodedRow], per_step:
 
 def task_and_rows(settings: TaskSettings) -> tuple[Task, Split]:
     """Return the target of a recipe, and its rows; TaskError where either is not found."""
-    task = get_task(settings.name, settings.grader)
+    task = get_task(settings.name, settings.grader, settings.columns)
     task.choose_scoring(settings.scoring, settings.reward)
     folder = data_folder(settings.data_dir, task)
     return task, split_rows(task, settings.train, settings.holdout, folder)

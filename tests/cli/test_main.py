@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from harness.readme import cli_page
 
 from esft import __version__
 from esft.cli import main
@@ -147,3 +148,10 @@ def test_a_path_that_is_too_long_is_an_error_without_a_traceback(words, tmp_path
     assert done.exit_code == 1
     assert re.match(r"Error: (runs/)?x{60,}…: File name too long\nHint: ", done.stderr)
     assert not list(Path(tmp_path).iterdir())
+
+
+def test_the_page_of_commands_is_what_their_help_says():
+    text = Path(__file__).parents[2].joinpath("docs", "cli.md").read_text()
+
+    assert text == cli_page(), "python tests/harness/readme.py cli.md makes it again"
+    assert text.count("\n## esft ") > len(main.commands)

@@ -59,8 +59,9 @@ def recipes(draw):
         f"{table}.{name}": draw(values_of(setting))
         for table, kind in TABLES.items()
         for name, setting in kind.declared().items()
-        if name != "tasks"
+        if name not in ("tasks", "columns")
     }
+    values["task.columns"] = draw(st.sampled_from([None, "prompt=a.b,answer=c"]))
     lines = [(), ("arc",), ("gsm8k:9 split=train", "'a b=c.py:2'")]
     values["prior.tasks"] = draw(st.sampled_from(lines))
     # What values must fulfil together.
@@ -143,7 +144,11 @@ ARC = 'did you mean the recipe "arc-qwen2.5-1.5b"?'
 @pytest.mark.parametrize(
     ("name", "message", "hint"),
     [
-        ("arc-qwen2.5", 'no recipe is called "arc-qwen2.5", expected a file or one of: ', ARC),
+        (
+            "arc-qwen2.5-1.5",
+            'no recipe is called "arc-qwen2.5-1.5", expected a file or one of: ',
+            ARC,
+        ),
         ("arc-qwen2.5-1.5b.toml", "arc-qwen2.5-1.5b.toml: no such file", ARC),
         ("gone/zzz.toml", "gone/zzz.toml: no such file", OTHERWISE),
         *((name, "no recipe is called", OTHERWISE) for name in ("", "a\0b", "x" * 5000, ".")),

@@ -1,8 +1,11 @@
+import sys
+from types import SimpleNamespace
+
 import pytest
 
 from esft.errors import TaskError
-from esft.tasks.own import own_task
-from esft.tasks.rows import read_split
+from esft.tasks.own import hub_own_task, own_task
+from esft.tasks.rows import read_split, row_source
 from esft.tasks.words import GRADERS
 
 from .some_rows import write_rows
@@ -49,6 +52,16 @@ def test_messages_are_the_chat(tmp_path):
     assert row.id == "7"
 
 
+def test_the_last_message_of_the_assistant_is_the_answer_where_there_is_no_other(tmp_path):
+    chat = asking("assistant", "5", answer=None)["messages"]
+    asked = {"role": "user", "content": "2 + 3?"}
+
+    row = read_row(tmp_path, "number", messages=[asked, *chat], id=1)
+
+    assert row.questions[0].messages == (asked,)
+    assert (row.answer, row.questions[0].reference) == ("5", "5")
+
+
 @pytest.mark.parametrize(
     ("answer", "texts"),
     [
@@ -80,6 +93,7 @@ def test_answers_are_texts_numbers_or_lists_of_them(tmp_path, answer, texts):
         ({"messages": ["Q?"], "answer": "5"}, "column messages is .*, expected a list of objects"),
         (asking("tool", "x"), r"column messages is .*, expected .* a role \(system, user, assist"),
         (asking("user", ""), "column messages is .*, expected .* a content that is not empty"),
+        (asking("assistant", "x"), r"column messages is .*, expected a last message of the user"),
         (asking("system", "x"), "column messages is .*, expected a last message of the user"),
         (asking("user", "x", prompt="Q?"), "expected nothing in a row that has a prompt too"),
     ],
@@ -179,6 +193,41 @@ def test_rows_without_choices_need_one_of_the_graders(tmp_path, grader, has):
     assert all(name in str(caught.value) for name in named)
 
 
+def test_columns_are_taken_under_the_names_given_and_no_other_goes_by_ours(tmp_path):
+    raw = {"ask": {"text": "Sky?"}, "label": "B", "options": ["red", "blue"], "messages": []}
+    path = write_rows(tmp_path, "my", [{**raw, "part": "test"}, {**raw, "part": "train"}])
+
+    named = "prompt=ask.text, answer=label, choices=options, split=part"
+    task = own_task(path, None, named)
+    row = read_split(task, "test")[0]
+
+    assert row.questions[0].messages[0]["content"].startswith("Sky?\n\nA. red\nB. blue")
+    assert row.gold == 1
+    assert read_split(own_task(path, "exact", "prompt=part,answer=label"), "train")[0].answer == "B"
+    assert task.size == "1 train, 1 test"
+    with pytest.raises(TaskError, match="column lable is missing, the row has: ask") as caught:
+        read_split(own_task(path, "choice", named.replace("label", "lable")), "train")
+    assert caught.value.hint == "did you mean label?"
+
+
+def test_a_row_without_a_prompt_names_the_columns_to_take(tmp_path):
+    with pytest.raises(TaskError, match="line 1: column prompt is missing, the row has: Que") as e:
+        read_row(tmp_path, Question="2 + 3?", output="5")
+
+    assert e.value.hint.endswith("--columns prompt=Question,answer=output")
+    with pytest.raises(TaskError, match="column answer is missing, the row has: prompt, la") as e:
+        read_row(tmp_path, prompt="2 + 3?", label="5")
+    assert e.value.hint.endswith("--columns answer=label")
+
+
+@pytest.mark.parametrize("text", ["prompt", "prompt=", "ask=prompt", "prompt=a,prompt=b", ""])
+def test_columns_of_another_form_are_refused(tmp_path, text):
+    with pytest.raises(TaskError, match="expected pairs of a column of ours") as caught:
+        own_task(write_rows(tmp_path, "my", [{"prompt": "Q?", "answer": 1}]), "exact", text)
+
+    assert caught.value.hint == "for example --columns prompt=question,answer=label"
+
+
 def test_a_split_column_makes_the_splits(tmp_path):
     names = ["train", "test", "validation", "train"]
     rows = [{"prompt": f"Q{n}?", "answer": n, "split": name} for n, name in enumerate(names)]
@@ -219,8 +268,56 @@ def test_a_wrong_split_is_refused_by_line(tmp_path, splits, message):
     [
         ("my.jsonl", "my.jsonl cannot be read: No such file or directory"),
         ("my.py", "my.py has grader 'exact', expected none: a program grades with its"),
+        ("no/my.csv", "my.csv cannot be read: No such file or directory"),
     ],
 )
 def test_a_file_that_is_no_task_is_refused(tmp_path, name, message):
     with pytest.raises(TaskError, match=message):
         own_task(tmp_path / name, "exact")
+
+
+HUB_ROWS = {"q": "Sky?", "o": {"text": ["red", "blue"]}, "a": "B"}
+HUB_COLUMNS = "prompt=q,choices=o.text,answer=a"
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """Put splits in the place of a data set of the hub; return what was asked for."""
+    asked = []
+
+    def install(**splits):
+        loads = SimpleNamespace(load_dataset=lambda *args, **_: asked.append(args) or splits)
+        monkeypatch.setitem(sys.modules, "datasets", loads)
+        return asked
+
+    return install
+
+
+def test_a_data_set_of_the_hub_is_a_task_with_its_splits(hub):
+    unanswered = HUB_ROWS | {"a": ""}
+    asked = hub(train=[HUB_ROWS], validation=[HUB_ROWS], test=[unanswered])
+
+    task = hub_own_task("hub:org/My_set:v1", None, HUB_COLUMNS)
+    row = read_split(task, "train")[0]
+
+    assert asked == [("org/My_set", "v1")]
+    assert (task.name, task.scoring, row.gold) == ("org-my-set-v1", "choice", 1)
+    assert row.id.startswith("org-my-set-v1-")
+    assert row_source(task).has("validation")
+    assert not row_source(task).has("test")  # without right answers
+
+
+def test_one_split_alone_is_train_and_a_wrong_row_is_named(hub):
+    hub(default=[HUB_ROWS, HUB_ROWS | {"a": "C"}])
+    task = hub_own_task("hub:org/set", None, HUB_COLUMNS)
+
+    with pytest.raises(TaskError, match="org/set, split train, row 2: column answer is 'C'"):
+        read_split(task, "train")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("hub:", "names no data set"), ("hub:a/b", "a/b needs a grader")]
+)
+def test_a_data_set_without_a_name_or_a_grader_is_refused(name, message):
+    with pytest.raises(TaskError, match=message):
+        hub_own_task(name, None)

@@ -12,7 +12,7 @@ from esft.tasks.registry import get_task, task_names
     [
         ("arc_easy", "did you mean arc-easy"),
         ("ARC", "did you mean arc"),
-        ("xyzzy", "see esft tasks; a .jsonl or .py file is a task of your own"),
+        ("xyzzy", "see esft tasks; a .jsonl, .csv, .parquet or .py file, or hub:ID, is a task of"),
     ],
 )
 def test_an_unknown_task_is_refused_with_the_nearest_names(wrong, hint):
@@ -24,11 +24,13 @@ def test_an_unknown_task_is_refused_with_the_nearest_names(wrong, hint):
     assert caught.value.hint.startswith(hint)
 
 
-def test_a_task_with_a_grader_of_its_own_takes_no_other():
-    with pytest.raises(TaskError, match="task gsm8k has a grader of its own") as caught:
+def test_a_task_with_a_grader_and_columns_of_its_own_takes_no_others():
+    with pytest.raises(TaskError, match="task gsm8k has its own grader") as caught:
         get_task("gsm8k", "number")
 
     assert caught.value.hint == "leave --grader out"
+    with pytest.raises(TaskError, match="task gsm8k has its own columns"):
+        get_task("gsm8k", columns="prompt=question")
 
 
 def test_words_come_without_any_task_and_tasks_without_a_heavy_library():

@@ -214,10 +214,13 @@ def test_a_dataset_is_read_from_a_hub_and_then_from_the_cache_without_one(tmp_pa
     make_dataset(tmp_path / "hub")
     home = tmp_path / "home"
     easy, challenge, piqa = (READ.format(task=task) for task in ("arc-easy", "arc", "piqa"))
+    named = "prompt=question,choices=choices.text,answer=answerKey,id=id"
+    call = f"get_task('hub:allenai/ai2_arc:ARC-Easy', None, {named!r})"
+    own = easy.replace("get_task('arc-easy')", call)
 
     with LoopbackHub(tmp_path / "hub") as hub:
         online = run_python(easy, endpoint=hub.url, home=home)
-    offline = run_python(easy + challenge + piqa, endpoint=hub.url, home=home, offline=True)
+    offline = run_python(easy + challenge + piqa + own, endpoint=hub.url, home=home, offline=True)
 
     assert online.stdout == "rows ['r0', 'r1', 'r2', 'r3'] ['r10', 'r11', 'r12', 'r13']\n", (
         online.stderr
@@ -226,3 +229,4 @@ def test_a_dataset_is_read_from_a_hub_and_then_from_the_cache_without_one(tmp_pa
     assert "error dataset allenai/ai2_arc, ARC-Challenge cannot be loaded" in offline.stdout
     assert "arc_challenge.train.jsonl as --data-dir" in offline.stdout
     assert "error dataset baber/piqa is not in the cache and the hub cannot" in offline.stdout
+    assert offline.stdout.endswith(online.stdout)  # as a data set of one's own
