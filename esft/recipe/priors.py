@@ -271,7 +271,7 @@ def require_task(spec: Answers) -> None:
     # They read all tasks, for which --help does not wait.
     from esft.tasks.registry import get_task
 
-    path = Path(spec.name).expanduser()
+    path = Path(os.path.expanduser(spec.name))
     if is_file(spec.name) and not os.path.isfile(path):
         fix = like_named(path) or "correct the path"
         raise _refusal(f"{spec.name} is not a file, here or beside the list", fix)

@@ -37,7 +37,7 @@ def get_task(name: str, grader: str | None = None, columns: str | None = None) -
     if name.startswith(HUB):
         return hub_own_task(name, grader, columns)
     if is_file(name):
-        return own_task(Path(name).expanduser(), grader, columns)
+        return own_task(Path(os.path.expanduser(name)), grader, columns)
     if name not in _TASKS:
         plain = name.strip().lower().replace("_", "-")
         near = difflib.get_close_matches(plain, task_names(), n=3, cutoff=0.5)
