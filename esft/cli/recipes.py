@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from esft.cli.options import json_option
+from esft.cli.options import complete_recipes, json_option
 from esft.cli.show import wrapped
 from esft.errors import RecipeError
 from esft.recipe.check import Setting, as_toml, nearest, shown
@@ -43,14 +43,14 @@ def recipes(ctx: click.Context, as_json: bool) -> None:
 
 
 @recipes.command(short_help="Print a recipe.")
-@click.argument("name")
+@click.argument("name", shell_complete=complete_recipes)
 def show(name: str) -> None:
     """Print the recipe NAME as it is, with its comments."""
     click.echo(find_recipe(name).read_text(encoding="utf-8"), nl=False)
 
 
 @recipes.command(short_help="Copy a recipe, to change it.")
-@click.argument("name")
+@click.argument("name", shell_complete=complete_recipes)
 @click.argument("file", type=click.Path(path_type=Path))
 def copy(name: str, file: Path) -> None:
     """Copy the recipe NAME to a new FILE, to be changed and run by esft tune FILE."""
