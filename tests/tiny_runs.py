@@ -69,12 +69,12 @@ class Notes:
     def __init__(self):
         self.plans, self.phases, self.notices = [], [], []
         self.rebuilds, self.progressed = [], []
-        self.estimates, self.steps, self.evaluations = [], [], []
+        self.left, self.steps, self.evaluations, self.shown = [], [], [], []
 
     def plan(self, lines):
         self.plans.append(lines)
 
-    def begin(self):
+    def begin(self, base, done, steps):
         self.phases.append("begin")
 
     def phase(self, text):
@@ -86,11 +86,14 @@ class Notes:
     def progress(self, text, done, total):
         self.progressed.append((text, done, total))
 
-    def estimate(self, seconds, steps):
-        self.estimates.append((seconds, steps))
+    def members(self, done, total, left):
+        self.left.append((done, total, left))
 
-    def step(self, metrics, steps, seconds_left):
+    def step(self, metrics, left):
         self.steps.append(metrics)
+
+    def answers(self, title, samples):
+        self.shown.append((title, samples))
 
     def evaluation(self, step, scores):
         self.evaluations.append((step, scores))

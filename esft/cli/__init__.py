@@ -4,7 +4,10 @@ Knows nothing of tensors, files or formulas: what works here works from a Python
 """
 
 import errno
+import logging
 import os
+import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -33,7 +36,7 @@ class _Main(click.Group):
             return super().make_context(*args, **kwargs)
 
     def invoke(self, ctx: click.Context) -> object:
-        with _without_traceback():
+        with _without_traceback(), _without_noise():
             _require_current_folder()
             return super().invoke(ctx)
 
@@ -53,6 +56,20 @@ def _without_traceback() -> Iterator[None]:
             raise
         _tell(_of_the_system(error))
         raise click.exceptions.Exit(EsftError.exit_code) from error
+
+
+@contextmanager
+def _without_noise() -> Iterator[None]:
+    """Keep what other packages warn of and log from the screen; python -W shows the warnings."""
+    level = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            if not sys.warnoptions:
+                warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
 
 
 def _tell(error: EsftError) -> None:

@@ -6,44 +6,40 @@ import shutil
 import signal
 import sys
 import textwrap
-from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager, nullcontext
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from time import monotonic
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import click
 
-if TYPE_CHECKING:
-    from rich.progress import Progress
-    from tqdm import tqdm
+from esft.hub import showing_downloads
 
+if TYPE_CHECKING:
+    from esft.rollout.results import Evaluation, RowResult
     from esft.runs.records import StepMetrics
+    from esft.tuning.answers import Sample
+    from esft.tuning.clock import Left
     from esft.tuning.verify import Check
     from esft.tuning.watcher import TaskScores
 
-_COLUMNS = {"step": 8, "reward": 7, "best": 7, "correct": 8, "||D||": 8, "forecast": 9}
-_COLUMNS |= {"a step": 12, "left": 12, "memory": 8}
-
-
-@contextmanager
-def show_run() -> Iterator[PlainWatcher]:
-    """Yield what shows a run: plain lines, on a terminal above one that moves with every member."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn
-
-    console = Console(stderr=True, highlight=False)
-    text, bar = TextColumn("{task.description}", markup=False), BarColumn(bar_width=24)
-    progress = Progress(text, bar, console=console, transient=True)
-    live = console.is_terminal
-    watcher = LiveWatcher(progress) if live else PlainWatcher()
-    with watcher.signals(), progress if live else nullcontext():
-        yield watcher
+_WIDTHS = {"step": 9, "reward": 9, "best": 9, "correct": 9, "||D||": 9, "forecast": 10}
+_WIDTHS |= {"a step": 12, "left": 13}
 
 
 @contextmanager
 def show_work() -> Iterator[PlainWatcher]:
-    """Yield what shows long work that is not a run: plain lines, on a terminal a bar too."""
-    with closing(BarWatcher()) as watcher, watcher.signals():
+    """Yield what shows long work: plain lines, on a terminal above one that moves."""
+    from rich.console import Console
+
+    from esft.cli.live import LiveWatcher
+
+    # The stream of now, since libraries are kept from the screen by taking it away.
+    console = Console(file=sys.stderr, highlight=False)
+    watcher = LiveWatcher(console) if console.is_terminal else PlainWatcher()
+    live = watcher.live if console.is_terminal else nullcontext()
+    with watcher.signals(), showing_downloads(watcher.progress), live:
         yield watcher
 
 
@@ -54,7 +50,11 @@ class PlainWatcher:
     there is no step to finish, so the first stops at once as well.
     """
 
-    _begun = _asked = _headed = False
+    _begun = _asked = False
+    _columns: tuple[str, ...] = ()  # of the table of steps, as its heading has them
+    _base: Evaluation
+    _steps: int
+    _told: tuple[float, Left] | None = None  # when it was told, and what is left then
 
     @contextmanager
     def signals(self) -> Iterator[None]:
@@ -71,19 +71,26 @@ class PlainWatcher:
         if self._asked or not self._begun:
             raise KeyboardInterrupt
         self._asked = True
-        text = "Stopping after this step, then saving the model; once more stops at once."
-        click.echo(text, err=True)
+        left = self.left("step")
+        takes = "" if left is None else f", which takes {duration(left)} more"
+        text = f"Stopping after this step{takes}, then saving the model; once more stops at once."
+        self._print(wrapped("", text))
 
     def asked(self) -> bool:
         """Return whether the run is to end after the step in hand."""
         return self._asked
 
+    def left(self, what: str) -> float | None:
+        """Return the seconds that "step" or "run" still takes; None where nothing tells."""
+        told = self._told  # once: another thread draws the line
+        return None if told is None else max(0.0, getattr(told[1], what) + told[0] - monotonic())
+
     def plan(self, lines: Iterable[tuple[str, str]]) -> None:
         for label, text in lines:
             self._print(wrapped(f"{label:<8}", text))
 
-    def begin(self) -> None:
-        self._begun = True
+    def begin(self, base: Evaluation, done: int, steps: int) -> None:
+        self._base, self._steps, self._begun = base, steps, True
 
     def phase(self, text: str) -> None:
         self._print(wrapped("", f"{text} ..."))
@@ -96,27 +103,39 @@ class PlainWatcher:
     def progress(self, text: str, done: int, total: int) -> None:
         """Print nothing: a line each time is too much."""
 
-    def estimate(self, seconds: float, steps: int) -> None:
-        self._print(f"expected {duration(seconds)} for {steps} steps, from the first members")
-        if seconds > 24 * 3600:
-            self._print(f"hint: --steps {max(1, steps // 2)} would halve it")
+    def members(self, done: int, total: int, left: Left | None) -> None:
+        self._tell_left(left)
 
-    def step(self, metrics: StepMetrics, steps: int, seconds_left: float) -> None:
-        if not self._headed:
-            self._headed = True
-            self._print(columns(_COLUMNS, _COLUMNS.values()))
-        cells = (
-            f"{metrics.step}/{steps}",
-            f"{metrics.reward_mean:.3f}",
-            f"{metrics.reward_best:.3f}",
-            "-" if metrics.correct is None else f"{metrics.correct:.1%}",
-            f"{metrics.drift:.4g}",
-            f"{metrics.forecast:.4g}",
-            duration(metrics.seconds),
-            duration(seconds_left),
-            f"{metrics.peak_memory / 1e9:.2f} GB",
-        )
-        self._print(columns(cells, _COLUMNS.values()))
+    def step(self, metrics: StepMetrics, left: Left | None) -> None:
+        from esft.tuning.watcher import as_forecast
+
+        self._tell_left(left)
+        cells = {
+            "step": f"{metrics.step}/{self._steps}",
+            "reward": f"{metrics.reward_mean:.3f}",
+            "best": f"{metrics.reward_best:.3f}",
+            "correct": "" if metrics.correct is None else f"{metrics.correct:.1%}",
+            "||D||": f"{metrics.drift:.4g}",
+            "forecast": f"{metrics.forecast:.4g}",
+            "a step": duration(metrics.seconds),
+            "left": "" if left is None else duration(left.run),
+        }
+        # What says nothing is left out: no answers, or a drift as forecast until it is not once.
+        hidden = {"correct"} if metrics.correct is None else set()
+        if "forecast" not in self._columns and as_forecast(metrics.drift, metrics.forecast):
+            hidden.add("forecast")
+        shown = tuple(name for name in cells if name not in hidden)
+        if shown != self._columns:
+            self._columns = shown
+            self._heading()
+        self._row(cells)
+
+    def answers(self, title: str, samples: Sequence[Sample]) -> None:
+        if samples:
+            self._print(f"{title}:")
+        for sample in samples:
+            for line in sample_lines(sample):
+                self._print(line)
 
     def evaluation(self, step: int, scores: tuple[TaskScores, ...]) -> None:
         for number, task in enumerate(scores):
@@ -126,56 +145,47 @@ class PlainWatcher:
     def notice(self, text: str) -> None:
         self._print(wrapped("Warning: ", text))
 
+    def _heading(self) -> None:
+        """Print the heading of the table of steps, and the base model as its first row."""
+        self._row({name: name for name in self._columns})
+        base = {"step": "base", "reward": f"{self._base.reward:.3f}"}
+        self._row(base | {"correct": f"{self._base.accuracy:.1%}", "||D||": "0"})
+
+    def _row(self, cells: dict[str, str]) -> None:
+        line = (f"{cells.get(name, ''):>{_WIDTHS[name]}}" for name in self._columns)
+        self._print("".join(line).rstrip())
+
+    def _tell_left(self, left: Left | None) -> None:
+        self._told = None if left is None else (monotonic(), left)
+
     def _print(self, text: str) -> None:
         click.echo(text, err=True)
 
 
-class LiveWatcher(PlainWatcher):
-    """Prints the same above a line of rich."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._line = progress.add_task("", total=None)
-
-    def phase(self, text: str) -> None:
-        self._progress.update(self._line, description=text, total=None, completed=0)
-
-    def progress(self, text: str, done: int, total: int) -> None:
-        description = f"{text} {done}/{total}"
-        self._progress.update(self._line, description=description, total=total, completed=done)
-
-    def notice(self, text: str) -> None:
-        self._progress.console.print(wrapped("Warning: ", text), style="yellow", markup=False)
-
-    def _print(self, text: str) -> None:
-        self._progress.console.print(text, markup=False, soft_wrap=True)
+def sample_lines(sample: Sample) -> list[str]:
+    """Return a row and its answers, each a line as wide as the terminal at most; two answers that
+    are short enough share one."""
+    width = shutil.get_terminal_size().columns
+    asked = " ".join(sample.asked.split())
+    lines = [f"{who + ' ' if who != 'base' or len(sample.answers) > 1 else ''}{answer_text(result)}"
+             for who, result in sample.answers]  # fmt: skip
+    together = " -> ".join(lines)
+    lines = [together] if len(together) <= width - 4 else lines
+    return [cut_to(f"  {asked}", width), *(cut_to(f"    {line}", width) for line in lines)]
 
 
-class BarWatcher(PlainWatcher):
-    """Prints the same, with a bar of tqdm below while something is counted."""
+def answer_text(result: RowResult) -> str:
+    """Return reward, whether it is right, and the answer, on one line."""
+    words = " ".join(" | ".join(result.answers).split())
+    judged = {None: "", True: " right", False: " wrong"}[result.correct]
+    return f"{result.reward:.2f}{judged}: {words or '(nothing)'}"
 
-    _bar: tqdm | None = None
 
-    def progress(self, text: str, done: int, total: int) -> None:
-        from tqdm import tqdm
+def cut_to(text: str, width: int) -> str:
+    """Return a text of at most `width` columns."""
+    from rich.cells import cell_len, set_cell_size
 
-        if self._bar is None:
-            # None disables it where stderr is not a terminal.
-            self._bar = tqdm(desc=text, total=total, leave=False, disable=None, file=sys.stderr)
-        self._bar.update(done - self._bar.n)
-        if done >= total:
-            self.close()
-
-    def close(self) -> None:
-        """Take the bar away."""
-        if self._bar is not None:
-            self._bar.close()
-        self._bar = None
-
-    def _print(self, text: str) -> None:
-        if self._bar is not None:
-            self._bar.clear()  # the next progress draws it again, below the line
-        super()._print(text)
+    return text if cell_len(text) <= width else set_cell_size(text, width - 1).rstrip() + "…"
 
 
 def wrapped(label: str, text: str, **how: Any) -> str:

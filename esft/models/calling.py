@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import io
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, redirect_stderr
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from esft.errors import ModelError
+from esft.hub import silent
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -19,19 +18,14 @@ _OTHER += "pip install -U transformers"
 
 
 @contextmanager
-def quiet(*, bars: bool = True) -> Iterator[None]:
-    """Inside the block transformers logs errors only, and bars are shown on a terminal only.
-
-    No setting turns off all of them, so elsewhere stderr is kept back; `bars` False does so on a
-    terminal too.
-    """
+def quiet() -> Iterator[None]:
+    """Keep back in the block what transformers and the libraries below it write to stderr."""
     from transformers.utils import logging
 
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
     try:
-        shown = bars and sys.stderr.isatty()
-        with nullcontext() if shown else redirect_stderr(io.StringIO()):
+        with silent():  # no setting turns off all bars
             yield
     finally:
         logging.set_verbosity(verbosity)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from esft.embedded import EMBEDDED
 from esft.errors import ModelError
+from esft.hub import DownloadBar, is_reachable
 from esft.models.check import Header, no_safetensors, weight_files
 
 _OWNERS = (
@@ -79,6 +80,7 @@ def fetch_small_files(where: str, *, code: bool) -> Path:
     patterns = [*_SMALL_FILES, "*.py"] if code else _SMALL_FILES
     # Subfolders hold other forms of the same model: onnx/, original/.
     wanted = {"allow_patterns": patterns, "ignore_patterns": "*/*"}
+    wanted["local_files_only"] = not is_reachable()
     with _clear_errors(where):
         try:
             return Path(snapshot_download(repo, revision=revision or None, **wanted))
@@ -95,10 +97,11 @@ def fetch_weights(repo: str, folder: Path) -> None:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
+    how = {"local_files_only": not is_reachable(), "tqdm_class": DownloadBar}
     with _clear_errors(repo):
         for file in weight_files(folder, repo):
             try:
-                hf_hub_download(repo, file, revision=folder.name)
+                hf_hub_download(repo, file, revision=folder.name, **how)
             except LocalEntryNotFoundError:
                 raise
             except EntryNotFoundError as error:
@@ -108,9 +111,11 @@ def fetch_weights(repo: str, folder: Path) -> None:
 def fetch_headers(repo: str, revision: str) -> dict[str, dict[str, Header]]:
     """Return the headers of the safetensors files of `repo` on the hub, by file and tensor."""
     from huggingface_hub import get_safetensors_metadata
-    from huggingface_hub.errors import NotASafetensorsRepoError
+    from huggingface_hub.errors import NotASafetensorsRepoError, OfflineModeIsEnabled
 
     with _clear_errors(repo):
+        if not is_reachable():
+            raise OfflineModeIsEnabled
         try:
             files = get_safetensors_metadata(repo, revision=revision).files_metadata
         except NotASafetensorsRepoError as error:

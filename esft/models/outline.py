@@ -57,7 +57,7 @@ def outline_model(
     where = find_model(id)
     headers: Mapping[str, Header] = {}
     missing = 0
-    with quiet(bars=False), clear_errors(str(where)):
+    with quiet(), clear_errors(str(where)):
         if isinstance(where, Path) and where.is_file():
             with TemporaryDirectory(prefix="esft-gguf-") as empty:
                 config, tokenizer = gguf_config_and_tokenizer(where, empty)

@@ -46,7 +46,7 @@ def write_model(loaded: LoadedModel, folder: Path) -> None:
     from transformers import GenerationConfig
 
     model, generation = loaded.model, loaded.model.generation_config
-    with quiet(bars=False):
+    with quiet():
         # save_pretrained refuses generation configs that some checkpoints come with (a temperature
         # where nothing is sampled); as it came, it is written below.
         model.generation_config = GenerationConfig()

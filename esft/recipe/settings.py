@@ -239,6 +239,19 @@ class Run(Settings):
         unset="go on to the last step",
         flag="--stop-after-peak",
     )
+    show_answers: int | None = setting(
+        "Rows whose answers are shown: before the first step, every few steps those of the best "
+        "and the worst member, and at the end",
+        example=6,
+        unset="3, and one every few steps",
+        flag="--show-answers",
+        at_least=0,
+    )
+    keep_answers: int | None = setting(
+        "Steps from one whose answers are all kept, in answers/ of the run folder, to the next",
+        example=10,
+        unset="none are kept but those to holdout rows and prior tasks",
+    )
 
 
 TABLES = {table.table: table for table in (Model, TaskSettings, Search, Anchor, Prior, Run)}

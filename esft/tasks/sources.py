@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from esft.errors import TaskError
+from esft.hub import offline_if_unreachable, silent
 from esft.tasks.words import SPLITS
 
 LocatedRow = tuple[str, Mapping[str, Any]]
@@ -117,8 +118,9 @@ def hub_rows(
 
         dataset, _, config = name.partition(", ")
         try:
-            # Before 4.0, datasets would ask whether to run remote code; later ones never run it.
-            loaded = datasets.load_dataset(dataset, config or None, trust_remote_code=False)
+            with silent(), offline_if_unreachable():
+                # Before 4.0, it would ask whether to run remote code; later ones never run it.
+                loaded = datasets.load_dataset(dataset, config or None, trust_remote_code=False)
         except ConnectionError as error:
             wrong = "is not in the cache and the hub cannot be reached"
             raise TaskError(f"dataset {name} {wrong}", hint=offline) from error

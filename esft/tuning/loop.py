@@ -19,16 +19,17 @@ from esft.engine.members import (
 from esft.errors import EsftError, ModelError, RunError
 from esft.models.calling import out_of_memory
 from esft.models.memory import peak_memory
-from esft.rollout.results import RowResult, mean_reward
+from esft.rollout.results import Evaluation, RowResult, mean_reward
 from esft.runs.records import StepMetrics, StepTimes, sum_of_times
+from esft.tuning.answers import keep_answers, samples, shown_before_and_after, step_samples
+from esft.tuning.clock import Clock
+from esft.tuning.first_steps import refuse_destroyed, weak_start
 from esft.tuning.population import Laps, Population
 from esft.tuning.rebuild import seconds_a_noise
 from esft.tuning.recorder import Recorder
 from esft.tuning.session import Session, rows_of_step
 from esft.tuning.tasks import rows_hash
 from esft.tuning.watcher import Outcome, Watcher
-
-_TIMED = 4  # members whose time, without that of the first, tells how long the run will take
 
 
 @dataclass
@@ -44,8 +45,7 @@ class Loop:
     def __post_init__(self) -> None:
         self._search, self._base = self.session.recipe.search, self.session.base
         self._first, self._started = self.recorder.done, time.monotonic()
-        self._warm: tuple[float, int] | None = None
-        self._estimated = False
+        self._clock = Clock(self.session.recipe, seconds_a_noise(self._base.weights))
         self._times: list[StepTimes] = []
 
     def run(self, stop: Callable[[], bool]) -> Outcome:
@@ -77,6 +77,12 @@ class Loop:
             tuned=target.now,
             best_step=recorder.best_step,
             priors=tuple(priors),
+            samples=samples(
+                self.session.tasks[0].encoded,
+                shown_before_and_after(self.session.recipe),
+                base=target.base.results,
+                tuned=target.now.results,
+            ),
             grader_failures=recorder.failures,
             drift=self._base.drift.norm(),
             forecast=self.forecast.norms[-1],
@@ -86,17 +92,29 @@ class Loop:
         )
 
     def _steps(self, stop: Callable[[], bool]) -> None:
-        recorder = self.recorder
-        recorder.evaluate(0)
-        self.watcher.begin()
-        self._first_began = time.monotonic()
-        recorder.keep()
+        recorder, watcher, recipe = self.recorder, self.watcher, self.session.recipe
+        began = time.monotonic()
+        target, *_ = recorder.evaluate(0)
+        self._clock.evaluated(time.monotonic() - began)
+        if not self._first:
+            rows, count = self.session.tasks[0].encoded, shown_before_and_after(recipe)
+            shown = samples(rows, count, base=target.base.results)
+            watcher.answers("holdout rows and the base model's answers", shown)
+            weak_start(self.session, target.base, watcher)
+        watcher.begin(target.base, self._first, self._search.steps)
+        self._keep()
         while not recorder.over() and not (recorder.done > self._first and stop()):
-            self._step(recorder.done + 1)
-            recorder.keep()
+            self._step(recorder.done + 1, target.base)
+            self._keep()
 
-    def _step(self, step: int) -> None:
-        began, search = time.monotonic(), self._search
+    def _keep(self) -> None:
+        began = time.monotonic()
+        if self.recorder.keep():
+            self._clock.evaluated(time.monotonic() - began)
+
+    def _step(self, step: int, base: Evaluation) -> None:
+        search, recipe = self._search, self.session.recipe
+        self._clock.begin_step()
         laps = Laps(self._base.loaded.device)
         members = population(search.seed, step, search.population, search.antithetic)
         total, per_step = len(self.session.train), self.session.recipe.task.rows_per_step
@@ -104,11 +122,14 @@ class Loop:
         numbers = rows_of_step(step, total, per_step, search.seed)
         rows = [self.session.train[number] for number in numbers]
 
-        results = self.population.roll_out(members, rows, partial(self._tell, step, began), laps)
+        results = self.population.roll_out(members, rows, partial(self._tell, step), laps)
         rewards = [mean_reward(member) for member in results]
         self._refuse_overflow(step, rewards)
+        refuse_destroyed(self.session, step, base, rows, rewards)
         coefficients = as_recorded(shape(rewards, search.shaping, search.antithetic))
         self._base.refuse_if_changed()
+        if recipe.run.keep_answers is not None and step % recipe.run.keep_answers == 0:
+            keep_answers(self.recorder.run.path, step, members, rows, results)
         # Line before step: what cannot be recorded is not made, and what was recorded but not made
         # is made again from the journal.
         self.recorder.journal.append(
@@ -121,7 +142,7 @@ class Loop:
             )
         )
         takers, weights = with_coefficients(members, coefficients)
-        anchor = self.session.recipe.anchor
+        anchor = recipe.anchor
         laps.lap("other")
         self._base.drift.step(takers, weights, search.alpha, anchor.awd, anchor.norm)
         laps.lap("engine")
@@ -132,22 +153,15 @@ class Loop:
         metrics = self._metrics(step, results, failures, len(takers), laps)
         self._times.append(metrics.times)
         self.recorder.run.record_metrics(metrics)
-        seconds = (time.monotonic() - self._first_began) / (step - self._first)
-        self.watcher.step(metrics, search.steps, seconds * (search.steps - step))
+        self._clock.end_step()
+        self.watcher.step(metrics, self._clock.left(step + 1))
+        if shown := step_samples(recipe, step, rows, results):
+            self.watcher.answers(f"answered in step {step}", shown)
 
-    def _tell(self, step: int, began: float, done: int) -> None:
-        """Tell how many members of a step are done; once, how long the run will take."""
-        members, now = self._search.population, time.monotonic()
-        since, before = (began, 0) if self._warm is None else self._warm
-        if not self._estimated and done >= min(_TIMED, members):
-            self._estimated = True
-            left = self._search.steps - self._first
-            # A step draws every member's noise once more than its perturbing and reverting do.
-            seconds = (now - since) / (done - before) + seconds_a_noise(self._base.weights)
-            self.watcher.estimate(seconds * members * left, left)
-        if self._warm is None:
-            self._warm = now, done  # the first members take longer
-        self.watcher.progress(f"step {step}, member", done, members)
+    def _tell(self, step: int, done: int) -> None:
+        """Tell how many members of a step are done, and how long it and the run still take."""
+        self._clock.members(done)
+        self.watcher.members(done, self._search.population, self._clock.left(step))
 
     def _refuse_overflow(self, step: int, rewards: list[float]) -> None:
         lost = sum(not math.isfinite(reward) for reward in rewards)

@@ -63,16 +63,18 @@ class Recorder:
         recipe = self._session.recipe
         return self.done >= recipe.search.steps or has_peaked(due, recipe.run.stop_after_peak)
 
-    def keep(self) -> None:
-        """Take a snapshot, and evaluate, every so many steps."""
+    def keep(self) -> bool:
+        """Take a snapshot, and evaluate, every so many steps; return whether it evaluated."""
         recipe, done = self._session.recipe, self.done
         if done % recipe.run.snapshot_every == 0:
             self._snapshot()
         # The base is evaluated before the first step, the last step once the model is saved.
-        if done not in (0, recipe.search.steps) and self._due(done):
-            self._watcher.evaluation(done, self.evaluate(done))
-            if self.best_step == done:
-                self._snapshot()
+        if done in (0, recipe.search.steps) or not self._due(done):
+            return False
+        self._watcher.evaluation(done, self.evaluate(done))
+        if self.best_step == done:
+            self._snapshot()
+        return True
 
     def finish(self) -> tuple[TaskScores, ...]:
         """Save the model, evaluate it and close the run; return target and prior tasks.

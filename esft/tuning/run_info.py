@@ -21,7 +21,8 @@ from esft.tuning.tasks import rows_hash
 
 # They change no bit of a run; what model and rows hold is compared by hash.
 _FREE = ("anchor.store", "anchor.drift_store", "model.id", "model.trust_remote_code")
-_FREE += ("run.dir", "run.snapshot_every", "run.keep_model", "task.data_dir")
+_FREE += ("run.dir", "run.snapshot_every", "run.keep_model", "run.show_answers")
+_FREE += ("run.keep_answers", "task.data_dir")
 # A replay needs them, in the order of the journal's header.
 _REPLAYED = (
     *("model.include", "model.exclude"),

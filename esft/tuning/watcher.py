@@ -6,6 +6,8 @@ from typing import Protocol
 
 from esft.rollout.results import Evaluation
 from esft.runs.records import StepMetrics, StepTimes
+from esft.tuning.answers import Sample
+from esft.tuning.clock import Left
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,12 +33,19 @@ class Outcome:
     tuned: Evaluation
     best_step: int | None  # by holdout reward; 0 is the base model, None where none is finite
     priors: tuple[TaskScores, ...]
+    samples: tuple[Sample, ...]  # holdout rows with the answers of both
     grader_failures: int
     drift: float
     forecast: float
     seconds: float
     times: StepTimes | None  # of the steps that were made now
     peak_memory: int
+
+
+def as_forecast(drift: float, forecast: float) -> bool:
+    """Return whether ||D|| is its forecast within a percent, as where every update lands; beside
+    one another they say nothing more."""
+    return abs(drift - forecast) <= 0.01 * forecast
 
 
 class Watcher(Protocol):
@@ -60,14 +69,17 @@ class Watcher(Protocol):
     def plan(self, lines: Sequence[tuple[str, str]]) -> None:
         """The model is loaded; this is what will happen, as (label, text)."""
 
-    def begin(self) -> None:
-        """The base is evaluated and the first step begins: from here on there is one in hand."""
+    def begin(self, base: Evaluation, done: int, steps: int) -> None:
+        """The base is evaluated and step `done` + 1 begins: from here on there is one in hand."""
 
-    def estimate(self, seconds: float, steps: int) -> None:
-        """The first members are done: the run of `steps` will take about so long."""
+    def members(self, done: int, total: int, left: Left | None) -> None:
+        """So many members of the step in hand are done; None while too few tell what is left."""
 
-    def step(self, metrics: StepMetrics, steps: int, seconds_left: float) -> None:
+    def step(self, metrics: StepMetrics, left: Left | None) -> None:
         """A step is done and recorded."""
+
+    def answers(self, title: str, samples: Sequence[Sample]) -> None:
+        """This was answered to some rows."""
 
     def evaluation(self, step: int, scores: tuple[TaskScores, ...]) -> None:
         """The target, first, and the prior tasks were evaluated after `step`."""

@@ -1,14 +1,19 @@
 import io
 import signal
 import sys
+import time
 from dataclasses import replace
 
 import pytest
+from rich.cells import cell_len
 from rich.console import Console
-from rich.progress import Progress
 
-from esft.cli.show import LiveWatcher, PlainWatcher, duration, show_work, wrapped
-from esft.tuning.watcher import StepMetrics
+from esft.cli.live import LiveWatcher, bar, sparkline
+from esft.cli.show import PlainWatcher, duration, sample_lines, show_work, wrapped
+from esft.rollout.results import Evaluation, RowResult
+from esft.runs.records import StepMetrics
+from esft.tuning.answers import Sample
+from esft.tuning.clock import Left
 
 METRICS = StepMetrics(
     step=12,
@@ -40,35 +45,75 @@ def test_a_duration_is_told_in_the_units_that_matter(seconds, text):
     assert duration(seconds) == text
 
 
+BASE = Evaluation((RowResult(reward=0.25, correct=False), RowResult(reward=0.125, correct=True)))
+
+
 def told(tell, capsys):
-    tell(PlainWatcher())
+    watcher = PlainWatcher()
+    watcher.begin(BASE, 0, 500)
+    tell(watcher)
     return capsys.readouterr().err
 
 
-def test_above_a_day_the_estimate_says_what_would_halve_it(capsys):
-    short = told(lambda watcher: watcher.estimate(3600, 500), capsys)
-    long = told(lambda watcher: watcher.estimate(100 * 3600, 500), capsys)
-
-    assert short == "expected 1 h 0 min for 500 steps, from the first members\n"
-    assert "expected 4 d 4 h for 500 steps" in long
-    assert "--steps 250 would halve it" in long
-
-
-def test_step_lines_stand_under_their_heads_within_80_columns(capsys):
+def test_step_lines_stand_under_their_heads_and_the_base_within_80_columns(capsys):
     def tell(watcher):
-        watcher.step(replace(METRICS, step=1), 500, 3600 * 30)
-        watcher.step(METRICS, 500, 3600 * 30)
+        watcher.step(replace(METRICS, step=1), Left(1.0, 3600 * 30))
+        watcher.step(METRICS, Left(1.0, 3600 * 30))
 
-    head, _, line = told(tell, capsys).splitlines()
+    head, base, _, line = told(tell, capsys).splitlines()
 
     assert head.split() == [
-        "step", "reward", "best", "correct", "||D||", "forecast", "a", "step", "left", "memory"
+        "step", "reward", "best", "correct", "||D||", "forecast", "a", "step", "left"
     ]  # fmt: skip
+    assert base.split() == ["base", "0.188", "50.0%", "0"]
     assert line.split() == [
         "12/500", "0.250", "0.500", "12.5%", "12.34", "12.56", "1", "min", "1", "s",
-        "30", "h", "0", "min", "1.50", "GB",
+        "30", "h", "0", "min",
     ]  # fmt: skip
     assert len(head) == len(line) <= 80
+    assert base.index("50.0%") + 5 == head.index("correct") + 7
+
+
+def test_a_column_is_there_only_where_it_says_something(capsys):
+    plain = replace(METRICS, correct=None, forecast=METRICS.drift * 1.005)
+
+    text = told(lambda watcher: [watcher.step(one, None) for one in (plain, METRICS)], capsys)
+
+    heads = [line.split() for line in text.splitlines() if "reward" in line]
+    assert heads[0] == ["step", "reward", "best", "||D||", "a", "step", "left"]
+    assert len(heads) == 2  # once more, from where the drift is not as forecast
+    assert {"correct", "forecast"} < set(heads[1])
+
+
+def test_after_ctrl_c_it_says_how_long_the_step_still_takes(capsys):
+    def tell(watcher):
+        watcher.members(3, 30, Left(65.0, 3600.0))
+        watcher.on_signal(signal.SIGINT, None)
+
+    assert "Stopping after this step, which takes 1 min" in told(tell, capsys)
+
+
+ROW = RowResult(reward=0.5, correct=True, answers=("Mercury is\n\nHg.",))
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_a_row_takes_two_lines_within_the_width_and_one_more_where_answers_are_long(
+    width, monkeypatch
+):
+    monkeypatch.setenv("COLUMNS", str(width))
+    long = replace(ROW, answers=("word 水 " * 60,))
+    asked = "What is " + "very " * 60
+
+    short = sample_lines(Sample(asked=asked, answers=(("base", ROW),)))
+    both = sample_lines(Sample(asked=asked, answers=(("base", long), ("tuned", ROW))))
+
+    assert len(short) == 2
+    assert short[1] == "    0.50 right: Mercury is Hg."
+    assert [line.split()[0] for line in both[1:]] == ["base", "tuned"]
+    assert both[1].endswith("…")
+    assert all(cell_len(line) <= width for line in (*short, *both))
+    pair = sample_lines(Sample(asked="Hg?", answers=(("base", ROW), ("tuned", ROW))))
+    assert len(pair) == (2 if width > 70 else 3)
 
 
 def test_long_lines_are_folded_under_their_text(monkeypatch):
@@ -81,22 +126,43 @@ def test_long_lines_are_folded_under_their_text(monkeypatch):
     assert max(len(line) for line in lines) <= 40
 
 
-def test_on_a_terminal_the_same_lines_stand_above_a_bar_that_moves():
+def test_on_a_terminal_the_same_lines_stand_above_one_that_says_whether_it_works():
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=True, width=80, color_system=None)
-    with Progress(console=console, auto_refresh=False) as progress:
-        watcher = LiveWatcher(progress)
-
+    watcher = LiveWatcher(console)
+    with watcher.live:
         watcher.plan([("model", "[tiny] model")])
         watcher.notice("[mind] this")
-        watcher.begin()
-        watcher.progress("step 12, member", 3, 30)
-        progress.refresh()
-        watcher.step(METRICS, 500, 60)
+        watcher.begin(BASE, 10, 500)
+        for step, reward in ((11, 0.1), (12, 0.4)):
+            watcher.step(replace(METRICS, step=step, reward_mean=reward), None)
+        watcher.members(15, 30, Left(65.0, 3725.0))
+        watcher.live.refresh()
+        before = watcher.line().plain
+        watcher.on_signal(signal.SIGINT, None)
+        after = watcher.line().plain
+        watcher.phase("saving")
+        saving = watcher.line().plain
 
     text = screen.getvalue()
-    for expected in ("model   [tiny] model", "Warning: [mind] this", "12/500", "member 3/30"):
+    for expected in ("model   [tiny] model", "Warning: [mind] this", "12/500", before[:30]):
         assert expected in text
+    assert before.startswith("12/500 steps  ──────")
+    assert "0.0 s gone, 1 h 2 min left  reward ▁█ 0.4, base 0.188" in before
+    assert "stopping after this step, 1 min 5 s left" in after or "1 min 4 s left" in after
+    assert saving.startswith("saving")
+    assert max(map(len, (before, after, saving))) <= 80
+
+
+def test_a_bar_is_as_full_as_the_work_is_done():
+    assert bar(0, 4) == "────"
+    assert bar(0.5, 4) == "━━──"
+    assert bar(1, 4, plain=True) == "####"
+
+
+def test_a_line_of_rewards_goes_from_the_lowest_to_the_highest():
+    assert sparkline([-3.0, -1.0, -2.0]) == "▁█▅"
+    assert sparkline([0.5, 0.5]) == "▁▁"
 
 
 class Screen(io.StringIO):
@@ -114,11 +180,12 @@ def test_work_that_is_not_a_run_has_a_bar_on_a_terminal_alone(screen, bars, monk
         watcher.rebuild(0, 2, 3.0)
         watcher.progress("step", 1, 2)
         watcher.notice("mind this")
+        time.sleep(0.3)  # the line moves four times a second
         watcher.progress("step", 2, 2)
 
     lines = "rebuilding steps 1 to 2 from the base model and the journal: about 3.0 s", "Warning: "
     assert all(line in screen.getvalue() for line in lines)
-    assert ("| 0/2 [" in screen.getvalue()) == bars
+    assert ("step  ━━━━" in screen.getvalue()) == bars
 
 
 def test_signals_wait_for_a_step_only_once_there_is_one():
@@ -127,7 +194,7 @@ def test_signals_wait_for_a_step_only_once_there_is_one():
     with watcher.signals():
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGTERM)
-        watcher.begin()
+        watcher.begin(BASE, 0, 500)
         signal.raise_signal(signal.SIGTERM)
 
         assert watcher.asked()

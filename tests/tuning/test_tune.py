@@ -127,9 +127,7 @@ def test_n_steps_make_n_updates_each_with_every_member(tmp_path):
 
     assert sessions[0].base.drift.steps == 5
     assert [step.members for step in notes.steps] == [4] * 5
-    assert notes.progressed == [
-        (f"step {step}, member", done, 4) for step in range(1, 6) for done in range(1, 5)
-    ]
+    assert [told[:2] for told in notes.left] == [(done, 4) for done in range(1, 5)] * 5
 
 
 def test_every_step_has_rows_of_its_own_until_all_were_seen(tmp_path):
@@ -211,10 +209,11 @@ def test_the_time_a_run_takes_is_told_from_several_members_without_the_first(tmp
 
     run_tuning(recipe, notes, never, SlowFirst)
 
-    ((seconds, steps),) = notes.estimates
-    assert steps == 2
-    # Of one member in one step: the sleep and the little that a tiny model takes.
-    assert 0.05 < seconds / 12 < 0.5
+    left = [left for _, _, left in notes.left]
+    assert [told is not None for told in left] == [False] * 3 + [True] * 9
+    # Eight members of two steps: their sleeps, and the little that a tiny model takes.
+    assert 8 * 0.05 < left[3].run < 8 * 0.5
+    assert 2 * 0.05 < left[3].step < left[3].run
 
 
 def test_rows_left_out_as_repeated_are_said(tmp_path):
@@ -465,4 +464,3 @@ def test_the_first_lines_say_what_will_happen(tmp_path):
         str(tmp_path / "run"),
     ):
         assert expected in text
-    assert notes.estimates[0][0] > 0

@@ -1,0 +1,113 @@
+"""What a run came to, as `esft tune` and `esft resume` print it at their end."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import click
+
+from esft.cli.show import change_text, duration, sample_lines, wrapped
+from esft.rollout.typed import json_text
+from esft.tuning.watcher import Outcome, TaskScores, as_forecast
+
+
+def show_outcome(outcome: Outcome, as_json: bool, without_awd: str | None = None) -> None:
+    """Print what a run came to; `without_awd` is the command that would make it without decay."""
+    if as_json:
+        click.echo(json_text(_record(outcome)))
+        return
+    lines = _samples(outcome) + _figures(outcome) + _run_lines(outcome)
+    if without_awd is not None and outcome.priors:
+        lines.append(f"The same without AWD: {without_awd}")
+    click.echo("\n".join([*lines, "", *_sentence(outcome), "", *_next(outcome)]))
+
+
+def _samples(outcome: Outcome) -> list[str]:
+    lines = [line for sample in outcome.samples for line in sample_lines(sample)]
+    return ["holdout rows, before and after:", *lines, ""] if lines else []
+
+
+def _figures(outcome: Outcome) -> list[str]:
+    from esft.rollout.results import paired_change
+
+    lines = [f"{outcome.task}, {outcome.base.n} holdout rows, +- standard error"]
+    for label, figure in (("reward", "reward"), ("correct", "accuracy")):
+        before, after = (
+            f"{getattr(evaluation, figure):.4f} +- {getattr(evaluation, f'{figure}_se'):.4f}"
+            for evaluation in (outcome.base, outcome.tuned)
+        )
+        change, error = paired_change(outcome.base, outcome.tuned, label)
+        lines.append(f"  {label:<8} {before} -> {after}   change {change:+.4f} +- {error:.4f}")
+    if outcome.priors:
+        counts = sorted({task.base.n for task in outcome.priors})
+        rows = f"{counts[0]} to {counts[-1]} rows" if len(counts) > 1 else f"{counts[0]} rows each"
+        lines.append(f"prior tasks, {rows}, share right")
+        width = max(len(task.name) for task in outcome.priors)
+        lines += [f"  {task.name:<{width}}  {change_text(task)}" for task in outcome.priors]
+    return lines
+
+
+def _run_lines(outcome: Outcome) -> list[str]:
+    lines = []
+    if outcome.grader_failures:
+        failures = f"no score for {outcome.grader_failures:,} answers, which counted as 0"
+        lines.append(f"grader     {failures}")
+    if outcome.best_step not in (None, outcome.steps):
+        best = "the base model" if outcome.best_step == 0 else f"step {outcome.best_step}"
+        command = f"esft export {outcome.run_path} --at best --out DIR"
+        lines.append(f"best       {best} has the best holdout reward: {command}")
+    state = f"{'stopped after' if outcome.stopped else 'done:'} {outcome.steps} steps"
+    memory = f"peak memory {outcome.peak_memory / 1e9:.2f} GB"
+    drift = f"||D|| {outcome.drift:.3g}"
+    if not as_forecast(outcome.drift, outcome.forecast):
+        drift += f", forecast {outcome.forecast:.3g}"
+    return [
+        *lines,
+        f"drift      {drift}",
+        f"run        {state}, {duration(outcome.seconds)}, {memory}",
+        *([] if outcome.times is None else [f"time       {outcome.times} of the steps"]),
+        f"model      {outcome.model_path or not_kept(outcome.run_path)}",
+    ]
+
+
+def not_kept(run: str) -> str:
+    """Return how to make the model of a run that keeps none."""
+    return f"not kept; esft export {run} --out DIR makes it"
+
+
+def _sentence(outcome: Outcome) -> list[str]:
+    from esft.evals.summary import summary
+
+    target = TaskScores(name=outcome.task, base=outcome.base, now=outcome.tuned)
+    return [wrapped("", f"{summary(target, outcome.priors)}.")]
+
+
+def _next(outcome: Outcome) -> list[str]:
+    path = Path(outcome.run_path)
+    run = shlex.quote(path.name if path.parent == Path("runs") else str(path))
+    commands = {
+        f'esft ask {run} "QUESTION"': "both models answer",
+        f"esft report {run}": "one page with all of it",
+        f"esft export {run} --out DIR": "a folder to take away",
+    }
+    if outcome.stopped:
+        commands = {f"esft resume {run}": "go on with it"} | commands
+    width = max(map(len, commands))
+    return ["next:", *(f"  {command:<{width}}  {what}" for command, what in commands.items())]
+
+
+def _record(outcome: Outcome) -> dict[str, object]:
+    plain = ("task", "steps", "planned", "stopped", "best_step", "grader_failures", "drift")
+    plain += ("forecast", "peak_memory", "times")
+    return {name: getattr(outcome, name) for name in plain} | {
+        "run": outcome.run_path,
+        "model": outcome.model_path,
+        "base": outcome.base.figures(),
+        "tuned": outcome.tuned.figures(),
+        "priors": {
+            task.name: {"base": task.base.figures(), "tuned": task.now.figures()}
+            for task in outcome.priors
+        },
+        "seconds": round(outcome.seconds, 3),
+    }

@@ -1,0 +1,69 @@
+"""How long a run still takes, from what its members, steps and evaluations took so far."""
+
+import time
+from collections import deque
+from dataclasses import dataclass
+from statistics import median
+
+from esft.recipe.settings import Recipe
+
+_TIMED = 3
+"""Members before anything is said, not counting the first: that one compiles and fills caches."""
+_RECENT = 64
+"""Members looked back on: what else the machine does may have changed since."""
+
+
+@dataclass(frozen=True)
+class Left:
+    """Seconds that are left."""
+
+    step: float
+    """Of the step in hand."""
+    run: float
+    """With the evaluations that are still to come."""
+
+
+class Clock:
+    """Times a run from its first step on. A slow member changes little: medians are taken."""
+
+    def __init__(self, recipe: Recipe, a_noise: float) -> None:
+        """`a_noise`: seconds an update takes for a member, by which the first is estimated."""
+        self._search, self._every = recipe.search, recipe.prior.every
+        self._members: deque[float] = deque(maxlen=_RECENT)
+        self._update = a_noise * recipe.search.population
+        self._evaluation = 0.0
+        self._warm = False
+        self._done, self._last = 0, time.monotonic()
+
+    def begin_step(self) -> None:
+        """A step begins: what came before counts to none of its members."""
+        self._done, self._last = 0, time.monotonic()
+
+    def members(self, done: int) -> None:
+        """So many members of the step are done."""
+        now, some = time.monotonic(), done - self._done
+        if self._warm:
+            self._members.extend([(now - self._last) / some] * some)
+        self._warm, self._done, self._last = True, done, now
+
+    def end_step(self) -> None:
+        """The update is made, and what belongs to it."""
+        self._update, self._done = time.monotonic() - self._last, 0
+
+    def evaluated(self, seconds: float) -> None:
+        """Target and prior tasks were evaluated; less time than before, as it was kept, is none."""
+        self._evaluation = max(self._evaluation, seconds)
+
+    def left(self, step: int) -> Left | None:
+        """Return how long `step`, the one in hand, and the run still take; None where too few
+        members tell."""
+        if len(self._members) < _TIMED:
+            return None
+        a_member, size = median(self._members), self._search.population
+        in_hand = (size - self._done) * a_member + self._update
+        steps = self._search.steps - step
+        evaluations = 1  # of the last step
+        if self._every is not None:
+            evaluations += (self._search.steps - 1) // self._every - (step - 1) // self._every
+        whole = in_hand + steps * (size * a_member + self._update)
+        return Left(in_hand, whole + evaluations * self._evaluation)

@@ -1,0 +1,82 @@
+"""How long a run still takes, told from what was timed."""
+
+import pytest
+
+import esft.tuning.clock
+from esft.recipe.settings import Model, Prior, Recipe, Search, TaskSettings
+from esft.tuning.clock import Clock
+
+
+@pytest.fixture
+def tick(monkeypatch):
+    """Return a clock by hand: called with seconds, it goes on by them."""
+    now = [100.0]
+    monkeypatch.setattr(esft.tuning.clock.time, "monotonic", lambda: now[0])
+
+    def go_on(seconds):
+        now[0] += seconds
+
+    return go_on
+
+
+def a_clock(**prior):
+    recipe = Recipe(
+        model=Model(id="m"),
+        task=TaskSettings(name="conciseness"),
+        search=Search(steps=10, population=6),
+        prior=Prior(**prior),
+    )
+    return Clock(recipe, a_noise=0.5)
+
+
+def a_step(clock, tick, *members, update):
+    clock.begin_step()
+    for done, seconds in enumerate(members, start=1):
+        tick(seconds)
+        clock.members(done)
+    tick(update)
+    clock.end_step()
+
+
+def test_nothing_is_told_before_three_members_besides_the_first(tick):
+    clock, told = a_clock(), []
+
+    clock.begin_step()
+    for done, seconds in enumerate((60, 1, 1, 1), start=1):
+        tick(seconds)
+        clock.members(done)
+        told.append(clock.left(1))
+
+    assert told[:3] == [None, None, None]
+    # Two members and the update of six noises; nine more steps of six members.
+    assert (told[3].step, told[3].run) == (2 + 3, (2 + 3) + 9 * (6 + 3))
+
+
+def test_one_slow_member_changes_nothing_and_the_update_is_that_of_the_last_step(tick):
+    clock = a_clock()
+    a_step(clock, tick, 30, 1, 1, 1, 50, 1, update=4)
+
+    left = clock.left(2)
+
+    assert (left.step, left.run) == (6 + 4, 9 * (6 + 4))
+
+
+@pytest.mark.parametrize(("every", "count"), [(None, 1), (4, 3), (1, 10)])
+def test_evaluations_to_come_count_by_the_longest(tick, every, count):
+    clock = a_clock() if every is None else a_clock(every=every)
+    clock.evaluated(7.0)
+    clock.evaluated(0.1)  # was kept from another run
+    clock.begin_step()
+    for done in range(1, 7):
+        tick(1)
+        clock.members(done)
+
+    assert clock.left(1).run == 3 + 9 * (6 + 3) + count * 7
+
+
+def test_a_run_that_is_done_has_only_its_last_evaluation_left(tick):
+    clock = a_clock()
+    clock.evaluated(7.0)
+    a_step(clock, tick, *[1] * 6, update=2)
+
+    assert clock.left(11).run == 7
