@@ -35,7 +35,6 @@ class KeptRow(RecordedRow):
     member: int  # from 1
     seed: int
     sign: int
-    asked: str
 
 
 def samples(
@@ -85,7 +84,7 @@ def keep_answers(
     """Write all answers of a step to answers/ of a run, a line a member and row."""
     lines = [
         KeptRow(
-            member=number, **vars(member), asked=asked(one), id=one.row.id, key=one.row.key,
+            member=number, **vars(member), **one.row.shown, id=one.row.id, key=one.row.key,
             **vars(result),
         )
         for number, (member, made) in enumerate(zip(members, results, strict=True), start=1)

@@ -9,6 +9,7 @@ from tiny_runs import Notes, a_recipe, jsonl, never
 from esft.recipe.settings import Run
 from esft.rollout.encode import EncodedRow
 from esft.rollout.results import RowResult
+from esft.runs.folder import open_run
 from esft.tasks.task import Row, ask
 from esft.tuning.answers import samples, step_samples
 from esft.tuning.start import resume_tuning, run_tuning
@@ -62,12 +63,12 @@ def test_all_answers_of_the_steps_chosen_are_kept_and_of_no_other(shown):
         "step-4.jsonl",
     ]
     lines = jsonl(run / "answers" / "step-2.jsonl")
-    journal = jsonl(run / "journal.jsonl")[2]
+    made = open_run(run).read_journal().steps[1]
     assert len(lines) == 4 * 6  # members, rows
-    for member, reward in enumerate(journal["rewards"], start=1):
+    for member, reward in enumerate(made.rewards, start=1):
         rewards = [line["reward"] for line in lines if line["member"] == member]
         assert sum(rewards) / 6 == pytest.approx(reward)
-    assert all(line["asked"] and len(line["answers"]) == 1 for line in lines)
+    assert all(line["question"] and len(line["answers"]) == 1 for line in lines)
 
 
 def test_what_is_shown_and_kept_may_change_when_a_run_goes_on(shown):

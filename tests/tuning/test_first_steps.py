@@ -20,17 +20,12 @@ def able(folder, reward="correct", name="copy-letters", **search):
     return replace(recipe, model=Model(id="embedded", device="cpu"), task=task)
 
 
-@pytest.mark.parametrize("reward", ["correct", "logprob"])
 @pytest.mark.parametrize(
-    ("settings", "step", "text", "hint"),
+    ("reward", "settings", "step", "text", "hint"),
     [
-        ({"sigma": 1.0}, 1, "noise of sigma 1 destroys the model", "--sigma 0.1"),
-        (
-            {"sigma": 1e-3, "alpha": 2.0},
-            2,
-            "step 1, with alpha 2, destroyed",
-            "--alpha, such as 0.2",
-        ),
+        ("correct", {"sigma": 1.0}, 1, "noise of sigma 1 destroys the model", "--sigma 0.1"),
+        ("logprob", {"sigma": 1.0}, 1, "noise of sigma 1 destroys the model", "--sigma 0.1"),
+        ("logprob", {"sigma": 1e-3, "alpha": 2.0}, 2, "step 1, with alpha 2, destroyed", "--alpha"),
     ],
 )
 def test_a_run_whose_first_step_destroys_the_model_stops(
