@@ -27,27 +27,27 @@ def showing_downloads(progress: Progress) -> Iterator[None]:
 
 
 def is_reachable() -> bool:
-    """Return whether the hub answers anything, within two seconds; asked once for each address.
+    """Return whether the hub answers, asked once; False where HF_HUB_OFFLINE forbids to ask.
 
-    Its library asks again and again for half a minute instead. False where HF_HUB_OFFLINE forbids
-    to ask.
+    Its library instead asks again and again, for half a minute.
     """
     from huggingface_hub import constants
 
-    return not constants.HF_HUB_OFFLINE and _answers(constants.ENDPOINT)
+    return not constants.HF_HUB_OFFLINE and answers(constants.ENDPOINT)
 
 
 @cache
-def _answers(endpoint: str) -> bool:
+def answers(endpoint: str) -> bool:
+    """Return whether there is any answer from an address within two seconds."""
     from huggingface_hub import get_session
     from huggingface_hub.errors import HTTPError
 
-    answers = []
+    found = []
 
     def ask() -> None:
         try:
             get_session().head(endpoint, timeout=_SECONDS)
-            answers.append(endpoint)
+            found.append(endpoint)
         except (HTTPError, OSError):
             pass
 
@@ -55,7 +55,7 @@ def _answers(endpoint: str) -> bool:
     thread = Thread(target=ask, daemon=True)
     thread.start()
     thread.join(_SECONDS)
-    return bool(answers)
+    return bool(found)
 
 
 @contextmanager

@@ -67,7 +67,12 @@ def test_a_model_is_tuned_from_options_alone_and_prior_tasks_of_files_and_lines_
     assert "reward" in done.stdout
     assert f"model      {run}/model" in done.stdout
     assert any(line.split()[:1] == ["2/2"] for line in done.stderr.splitlines())
-    assert "expected" in done.stderr
+    assert "holdout rows and the base model's answers:\n" in done.stderr
+    *_, ask, report, export = done.stdout.splitlines()
+    assert ask.split()[:3] == ["esft", "ask", str(run)]
+    assert report.split()[:3] == ["esft", "report", str(run)]
+    assert export.split()[:3] == ["esft", "export", str(run)]
+    assert " right on 4 rows, " in done.stdout
     assert "2/2" not in done.stdout
     lines = [json.loads(line) for line in (run / "evals.jsonl").read_text().splitlines()]
     measured = [(line["step"], line["task"], line["n"]) for line in lines]

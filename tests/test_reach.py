@@ -1,0 +1,67 @@
+"""Whether the hub can be reached is known soon, and its libraries do not write on the screen."""
+
+import logging
+import socket
+import sys
+import time
+import warnings
+
+import click
+from click.testing import CliRunner
+from loopback_hub import LoopbackHub
+
+import esft.cli
+from esft.hub import DownloadBar, answers, showing_downloads, silent
+
+
+def test_a_hub_that_answers_whatever_it_says_can_be_reached(tmp_path):
+    with LoopbackHub(tmp_path) as hub:
+        assert answers(hub.url)
+
+
+def test_one_where_nobody_listens_or_that_says_nothing_is_given_up_within_three_seconds():
+    with socket.create_server(("127.0.0.1", 0)) as mute, socket.create_server(("", 0)) as gone:
+        ports = [one.getsockname()[1] for one in (mute, gone)]
+        gone.close()
+        began = time.monotonic()
+
+        reached = [answers(f"http://127.0.0.1:{port}") for port in ports]
+
+        assert reached == [False, False]
+        assert time.monotonic() - began < 3
+
+
+def test_a_download_is_told_in_megabytes_where_someone_shows_it():
+    told = []
+
+    with showing_downloads(lambda *line: told.append(line)):
+        bar = DownloadBar(total=5_000_000, initial=1_000_000, desc="model.safetensors")
+        with bar:
+            bar.update(2_000_000)
+            bar.set_postfix_str("1 MB/s")
+    DownloadBar(total=5_000_000).update(1)
+
+    assert told == [("downloading model.safetensors, MB", 3, 5)]
+
+
+def test_what_is_written_to_stderr_in_silence_is_gone(capsys):
+    with silent():
+        print("Loading weights: 100%", file=sys.stderr)
+    print("Error", file=sys.stderr)
+
+    assert capsys.readouterr().err == "Error\n"
+
+
+def test_warnings_and_logs_of_other_packages_stay_off_the_screen_of_a_command():
+    @click.command()
+    def noisy():
+        warnings.warn("deprecated", FutureWarning, stacklevel=1)
+        logging.getLogger("huggingface_hub").warning("Retrying in 1s [Retry 1/5]")
+        click.echo("done")
+
+    main = type(esft.cli.main)(commands=[noisy])
+
+    result = CliRunner().invoke(main, ["noisy"])
+
+    assert (result.stdout, result.stderr) == ("done\n", "")
+    assert logging.root.manager.disable == logging.NOTSET
