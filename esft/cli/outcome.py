@@ -25,7 +25,7 @@ def show_outcome(outcome: Outcome, as_json: bool, without_awd: str | None = None
 
 def _samples(outcome: Outcome) -> list[str]:
     lines = [line for sample in outcome.samples for line in sample_lines(sample)]
-    return ["holdout rows, before and after:", *lines, ""] if lines else []
+    return ["holdout rows, reward and answer before and after:", *lines, ""] if lines else []
 
 
 def _figures(outcome: Outcome) -> list[str]:

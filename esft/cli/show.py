@@ -132,7 +132,7 @@ class PlainWatcher:
 
     def answers(self, title: str, samples: Sequence[Sample]) -> None:
         if samples:
-            self._print(f"{title}:")
+            self._print(f"{title}:" if self._columns else f"\n{title}:")
         for sample in samples:
             for line in sample_lines(sample):
                 self._print(line)
@@ -147,6 +147,7 @@ class PlainWatcher:
 
     def _heading(self) -> None:
         """Print the heading of the table of steps, and the base model as its first row."""
+        self._print("")
         self._row({name: name for name in self._columns})
         base = {"step": "base", "reward": f"{self._base.reward:.3f}"}
         self._row(base | {"correct": f"{self._base.accuracy:.1%}", "||D||": "0"})
@@ -165,13 +166,19 @@ class PlainWatcher:
 def sample_lines(sample: Sample) -> list[str]:
     """Return a row and its answers, each a line as wide as the terminal at most; two answers that
     are short enough share one."""
+    from rich.cells import cell_len
+
     width = shutil.get_terminal_size().columns
-    asked = " ".join(sample.asked.split())
-    lines = [f"{who + ' ' if who != 'base' or len(sample.answers) > 1 else ''}{answer_text(result)}"
-             for who, result in sample.answers]  # fmt: skip
+    wanted = "" if sample.wanted is None else f"  (right: {' '.join(sample.wanted.split())})"
+    room = width - cell_len(wanted)
+    if room < width / 2:  # a right answer as long as that says more in the file
+        wanted, room = "", width
+    alone = len(sample.answers) == 1
+    lines = [f"{'' if alone else f'{who} '}{answer_text(one)}" for who, one in sample.answers]
     together = " -> ".join(lines)
-    lines = [together] if len(together) <= width - 4 else lines
-    return [cut_to(f"  {asked}", width), *(cut_to(f"    {line}", width) for line in lines)]
+    lines = [together] if cell_len(together) <= width - 4 else lines
+    asked = cut_to(f"  {' '.join(sample.asked.split())}", room) + wanted
+    return [asked, *(cut_to(f"    {line}", width) for line in lines)]
 
 
 def answer_text(result: RowResult) -> str:

@@ -11,6 +11,8 @@ from esft.tuning.watcher import TaskScores
 
 _MOST = 0.5  # of what it had right: a prior task that lost more is one that lost most
 
+_NAMED = 3
+
 
 def summary(target: TaskScores, priors: Sequence[TaskScores]) -> str:
     """Return what became of the target and of the prior tasks, with 95 % intervals.
@@ -61,8 +63,9 @@ def prior_parts(priors: Sequence[TaskScores]) -> list[str]:
     if kept := found["kept"]:
         parts.append(f"{_tasks(len(kept))} kept")
     parts += [f"{kind}: {', '.join(found[kind])}" for kind in ("down", "up") if found[kind]]
-    if found["open"]:
-        parts.append(f"too few rows to tell of {', '.join(found['open'])}")
+    if left := found["open"]:
+        which = ", ".join(left) if len(left) <= _NAMED else f"{len(left)} of {_tasks(count)}"
+        parts.append(f"too few rows to tell of {which}")
     return parts
 
 

@@ -24,6 +24,8 @@ class Sample:
     """A row and what was answered to it, to show."""
 
     asked: str
+    wanted: str | None
+    """A right answer; None where there is none on record."""
     answers: tuple[tuple[str, RowResult], ...]
     """Who answered ("base", "tuned", "best"), and what came of it."""
 
@@ -42,7 +44,11 @@ def samples(
 ) -> tuple[Sample, ...]:
     """Return the first `count` rows with their answers by whom; rows without answers are none."""
     return tuple(
-        Sample(asked=asked(one), answers=tuple((who, by[who][at]) for who in by))
+        Sample(
+            asked="\n".join(question.messages[-1]["content"] for question in one.row.questions),
+            wanted=one.row.shown["wanted"],
+            answers=tuple((who, by[who][at]) for who in by),
+        )
         for at, one in enumerate(rows[:count])
         if all(by[who][at].answers for who in by)
     )
@@ -66,7 +72,7 @@ def step_samples(
         return ()
     finite = [member for member in results if math.isfinite(mean_reward(member))]
     ranked = sorted(finite, key=mean_reward)
-    by = {"a member": ranked[len(ranked) // 2]}
+    by = {"middling": ranked[len(ranked) // 2]}
     if recipe.run.show_answers is not None:
         by = {"best": ranked[-1], "worst": ranked[0]}
     first = step * count % len(rows)
@@ -91,8 +97,3 @@ def keep_answers(
         for one, result in zip(rows, made, strict=True)
     ]  # fmt: skip
     write_whole(run / "answers" / f"step-{step}.jsonl", "".join(f"{json_text(x)}\n" for x in lines))
-
-
-def asked(one: EncodedRow) -> str:
-    """Return what a row asks, its questions behind one another."""
-    return "\n".join(question.messages[-1]["content"] for question in one.row.questions)

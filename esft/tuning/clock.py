@@ -63,7 +63,7 @@ class Clock:
         in_hand = (size - self._done) * a_member + self._update
         steps = self._search.steps - step
         evaluations = 1  # of the last step
-        if self._every is not None:
+        if self._every is not None and steps > 0:
             evaluations += (self._search.steps - 1) // self._every - (step - 1) // self._every
         whole = in_hand + steps * (size * a_member + self._update)
         return Left(in_hand, whole + evaluations * self._evaluation)

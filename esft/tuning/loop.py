@@ -19,6 +19,7 @@ from esft.engine.members import (
 from esft.errors import EsftError, ModelError, RunError
 from esft.models.calling import out_of_memory
 from esft.models.memory import peak_memory
+from esft.rollout.encode import EncodedRow
 from esft.rollout.results import Evaluation, RowResult, mean_reward
 from esft.runs.records import StepMetrics, StepTimes, sum_of_times
 from esft.tuning.answers import keep_answers, samples, shown_before_and_after, step_samples
@@ -29,7 +30,7 @@ from esft.tuning.rebuild import seconds_a_noise
 from esft.tuning.recorder import Recorder
 from esft.tuning.session import Session, rows_of_step
 from esft.tuning.tasks import rows_hash
-from esft.tuning.watcher import Outcome, Watcher
+from esft.tuning.watcher import Outcome, TaskScores, Watcher
 
 
 @dataclass
@@ -65,7 +66,10 @@ class Loop:
                 hint="take a smaller model or --dtype bfloat16, or free memory on the device",
             ) from error
         stopped = not recorder.over()
-        target, *priors = recorder.finish()
+        return self._outcome(stopped, *recorder.finish())
+
+    def _outcome(self, stopped: bool, target: TaskScores, *priors: TaskScores) -> Outcome:
+        recorder = self.recorder
         return Outcome(
             run_path=str(recorder.run.path),
             model_path=recorder.run.kept_model and str(recorder.run.kept_model),
@@ -76,7 +80,7 @@ class Loop:
             base=target.base,
             tuned=target.now,
             best_step=recorder.best_step,
-            priors=tuple(priors),
+            priors=priors,
             samples=samples(
                 self.session.tasks[0].encoded,
                 shown_before_and_after(self.session.recipe),
@@ -99,7 +103,7 @@ class Loop:
         if not self._first:
             rows, count = self.session.tasks[0].encoded, shown_before_and_after(recipe)
             shown = samples(rows, count, base=target.base.results)
-            watcher.answers("holdout rows and the base model's answers", shown)
+            watcher.answers("holdout rows, and reward and answer of the base model", shown)
             weak_start(self.session, target.base, watcher)
         watcher.begin(target.base, self._first, self._search.steps)
         self._keep()
@@ -117,10 +121,7 @@ class Loop:
         self._clock.begin_step()
         laps = Laps(self._base.loaded.device)
         members = population(search.seed, step, search.population, search.antithetic)
-        total, per_step = len(self.session.train), self.session.recipe.task.rows_per_step
-        per_step = total if per_step is None else per_step
-        numbers = rows_of_step(step, total, per_step, search.seed)
-        rows = [self.session.train[number] for number in numbers]
+        rows = self._rows(step)
 
         results = self.population.roll_out(members, rows, partial(self._tell, step), laps)
         rewards = [mean_reward(member) for member in results]
@@ -137,7 +138,7 @@ class Loop:
                 step=step,
                 rewards=tuple(rewards),
                 coefficients=coefficients,
-                rows_at=(step - 1) * per_step,
+                rows_at=(step - 1) * len(rows),
                 rows_hash=rows_hash(one.row for one in rows),
             )
         )
@@ -156,7 +157,14 @@ class Loop:
         self._clock.end_step()
         self.watcher.step(metrics, self._clock.left(step + 1))
         if shown := step_samples(recipe, step, rows, results):
-            self.watcher.answers(f"answered in step {step}", shown)
+            who = "a member" if recipe.run.show_answers is None else "the best and the worst member"
+            self.watcher.answers(f"step {step}, answered by {who}", shown)
+
+    def _rows(self, step: int) -> list[EncodedRow]:
+        total, per_step = len(self.session.train), self.session.recipe.task.rows_per_step
+        per_step = total if per_step is None else per_step
+        numbers = rows_of_step(step, total, per_step, self._search.seed)
+        return [self.session.train[number] for number in numbers]
 
     def _tell(self, step: int, done: int) -> None:
         """Tell how many members of a step are done, and how long it and the run still take."""

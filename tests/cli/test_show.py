@@ -60,7 +60,7 @@ def test_step_lines_stand_under_their_heads_and_the_base_within_80_columns(capsy
         watcher.step(replace(METRICS, step=1), Left(1.0, 3600 * 30))
         watcher.step(METRICS, Left(1.0, 3600 * 30))
 
-    head, base, _, line = told(tell, capsys).splitlines()
+    _, head, base, _, line = told(tell, capsys).splitlines()
 
     assert head.split() == [
         "step", "reward", "best", "correct", "||D||", "forecast", "a", "step", "left"
@@ -104,16 +104,20 @@ def test_a_row_takes_two_lines_within_the_width_and_one_more_where_answers_are_l
     long = replace(ROW, answers=("word 水 " * 60,))
     asked = "What is " + "very " * 60
 
-    short = sample_lines(Sample(asked=asked, answers=(("base", ROW),)))
-    both = sample_lines(Sample(asked=asked, answers=(("base", long), ("tuned", ROW))))
+    short = sample_lines(Sample(asked=asked, wanted="Hg", answers=(("base", ROW),)))
+    both = sample_lines(Sample(asked=asked, wanted="Hg", answers=(("base", long), ("tuned", ROW))))
 
     assert len(short) == 2
+    assert short[0].endswith("…  (right: Hg)")
     assert short[1] == "    0.50 right: Mercury is Hg."
     assert [line.split()[0] for line in both[1:]] == ["base", "tuned"]
     assert both[1].endswith("…")
     assert all(cell_len(line) <= width for line in (*short, *both))
-    pair = sample_lines(Sample(asked="Hg?", answers=(("base", ROW), ("tuned", ROW))))
+    pair = sample_lines(Sample(asked="Hg?", wanted=None, answers=(("base", ROW), ("tuned", ROW))))
     assert len(pair) == (2 if width > 70 else 3)
+    assert pair[0] == "  Hg?"
+    verbose = sample_lines(Sample(asked="Hg?", wanted="word " * 60, answers=(("base", ROW),)))
+    assert verbose[0] == "  Hg?"
 
 
 def test_long_lines_are_folded_under_their_text(monkeypatch):

@@ -67,7 +67,7 @@ def test_a_model_is_tuned_from_options_alone_and_prior_tasks_of_files_and_lines_
     assert "reward" in done.stdout
     assert f"model      {run}/model" in done.stdout
     assert any(line.split()[:1] == ["2/2"] for line in done.stderr.splitlines())
-    assert "holdout rows and the base model's answers:\n" in done.stderr
+    assert "holdout rows, and reward and answer of the base model:\n" in done.stderr
     *_, ask, report, export = done.stdout.splitlines()
     assert ask.split()[:3] == ["esft", "ask", str(run)]
     assert report.split()[:3] == ["esft", "report", str(run)]

@@ -74,8 +74,9 @@ def test_evaluations_to_come_count_by_the_longest(tick, every, count):
     assert clock.left(1).run == 3 + 9 * (6 + 3) + count * 7
 
 
-def test_a_run_that_is_done_has_only_its_last_evaluation_left(tick):
-    clock = a_clock()
+@pytest.mark.parametrize("prior", [{}, {"every": 5}, {"every": 3}])
+def test_a_run_that_is_done_has_only_its_last_evaluation_left(prior, tick):
+    clock = a_clock(**prior)
     clock.evaluated(7.0)
     a_step(clock, tick, *[1] * 6, update=2)
 
