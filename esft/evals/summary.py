@@ -10,8 +10,7 @@ from esft.stats.verdict import MARGIN
 from esft.tuning.watcher import TaskScores
 
 _MOST = 0.5  # of what it had right: a prior task that lost more is one that lost most
-
-_NAMED = 3
+_NAMED = 3  # tasks; of more, how many they are is enough
 
 
 def summary(target: TaskScores, priors: Sequence[TaskScores]) -> str:

@@ -75,7 +75,7 @@ def test_a_stopped_run_says_how_to_go_on(tmp_path, monkeypatch):
     )
 
     assert done.exit_code == 130, done.output
-    assert "go on      esft resume runs/conciseness-base-1" in done.stdout
+    assert "  esft resume conciseness-base-1 " in done.stdout
 
 
 def test_replay_writes_the_model_of_a_step(stopped):

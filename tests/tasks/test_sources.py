@@ -110,7 +110,8 @@ def loads(monkeypatch):
     """Put a function in the place of datasets.load_dataset."""
 
     def install(load_dataset):
-        module = SimpleNamespace(load_dataset=load_dataset)
+        config = SimpleNamespace(HF_HUB_OFFLINE=False)
+        module = SimpleNamespace(load_dataset=load_dataset, config=config)
         monkeypatch.setitem(sys.modules, "datasets", module)
 
     return install
