@@ -72,7 +72,7 @@ def test_a_model_is_tuned_from_options_alone_and_prior_tasks_of_files_and_lines_
     assert ask.split()[:3] == ["esft", "ask", str(run)]
     assert report.split()[:3] == ["esft", "report", str(run)]
     assert export.split()[:3] == ["esft", "export", str(run)]
-    assert " right on 4 rows, " in done.stdout
+    assert " on 4 rows, " in done.stdout
     assert "2/2" not in done.stdout
     lines = [json.loads(line) for line in (run / "evals.jsonl").read_text().splitlines()]
     measured = [(line["step"], line["task"], line["n"]) for line in lines]
