@@ -8,7 +8,7 @@ import click
 
 from esft.cli import options
 from esft.cli.plan import costs_record, costs_text
-from esft.cli.show import show_work
+from esft.cli.show import duration, show_work
 from esft.rollout.typed import json_text
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def _within(ctx: click.Context, minutes: float, name: str | None, recipe: Recipe
     from esft.tuning.minutes import fit_minutes
 
     typed = options.typed_settings(ctx)[0]
-    with show_run() as watcher:
+    with show_work() as watcher:
         fitted = fit_minutes(recipe, minutes, typed, watcher, settings_in(name))
         expected = f"expected {duration(fitted.seconds)} for all steps; the same settings typed:"
         watcher.plan([("minutes", fitted.because[0])])
