@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ from esft.engine.weights import scratch_bytes
 from esft.models.memory import free_memory
 from esft.recipe.settings import Anchor
 from esft.rollout.kvcache import ROOM
-from esft.rollout.logprobs import LOGITS
+from esft.rollout.logprobs import LOGITS, in_groups
 from esft.rollout.options import trees_of
 from esft.runs.snapshots import NEWEST
 
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
 MARGIN = 0.1
 """Share of the free memory that stays free in what is said to fit: predictions are as exact."""
+PROGRAM = 40_000_000
+"""Bytes of the host for tokenizer, rows, compiled kernels and buffers: measured with the embedded
+model, above the interpreter with its libraries."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +98,7 @@ def memory_of(
     if anchor.store != "disk":
         (on_device if anchor.store == "device" else beside)["base weights"] = base
     (on_device if anchor.drift_store == "device" else beside)["drift"] = drift
+    beside["program"] = PROGRAM
     if device != "cpu" and not anchor.store == anchor.drift_store == "device":
         on_device["log"] = int(LOG_SHARE * base)
     batch = max((batch_bytes(shape, one) for one in batches), default=0)
@@ -121,17 +126,18 @@ def batch_bytes(shape: Shape, batch: Batch) -> int:
 
 
 def batches_of(rollout: Rollout, encoded: Iterable[EncodedRow], size: int) -> Iterator[Batch]:
-    """Yield the largest batch of each kind that some rows go through a model in."""
+    """Yield the batches that some rows go through a model in; of prompts the largest alone."""
     rows = list(encoded)
     prompts = sorted((len(prompt) for one in rows for prompt in one.prompts), reverse=True)[:size]
     if prompts:
         yield Batch(sequences=len(prompts), tokens=prompts[0], answer=rollout.max_new_tokens)
     trees = [tree for one in rows if one.options for tree in trees_of(one.options, math.inf)]
     for given in (trees, [reference for one in rows for reference in one.references]):
-        given = sorted(given, key=lambda one: len(one.tokens), reverse=True)[:size]
-        if given:
-            targets = sum(len(one.targets) for one in given)
-            yield Batch(sequences=len(given), tokens=len(given[0].tokens), targets=targets)
+        given = sorted(given, key=lambda one: len(one.tokens), reverse=True)
+        for first in range(0, len(given), size):
+            for group in in_groups(given[first : first + size], sys.maxsize):
+                targets = sum(len(one.targets) for one in group)
+                yield Batch(sequences=len(group), tokens=len(group[0].tokens), targets=targets)
 
 
 def disk_bytes(shape: Shape, tuned: int, anchor: Anchor, keep_model: bool) -> int:

@@ -55,8 +55,9 @@ def test_a_log_is_kept_just_where_base_or_drift_are_not_on_the_device():
 def test_on_a_cpu_and_where_memory_is_shared_all_of_it_is_the_devices():
     for device in ("cpu", "mps"):
         assert taken(device, store="cpu", drift_store="cpu").host == {}
-    assert set(taken("cuda", store="cpu", drift_store="cpu").host) == {"base weights", "drift"}
-    assert set(taken("cuda", store="disk", drift_store="cpu").host) == {"drift"}
+    host = taken("cuda", store="cpu", drift_store="cpu").host
+    assert set(host) == {"base weights", "drift", "program"}
+    assert set(taken("cuda", store="disk", drift_store="cpu").host) == {"drift", "program"}
 
 
 def test_scratch_and_batch_take_turns():
@@ -84,7 +85,8 @@ def test_auto_takes_the_fastest_place_that_fits_and_the_smallest_where_none_does
     rooms = [PLENTY]
     for store in stores:  # just too little for it
         memory = listed[store]
-        room = Room(device=memory.on_device, host=memory.on_host or rooms[-1].host)
+        on_host = memory.on_host if store != "device" else 0
+        room = Room(device=memory.on_device, host=on_host or rooms[-1].host)
         rooms.append(Room(device=room.device, host=min(room.host, rooms[-1].host)))
 
     chosen = [placed(Anchor(drift="int8"), *rest, room).store for room in rooms]
