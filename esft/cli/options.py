@@ -11,7 +11,7 @@ from click.shell_completion import CompletionItem
 
 from esft.recipe.check import Setting
 from esft.recipe.priors import read_priors
-from esft.recipe.settings import TABLES, Recipe, declared_settings
+from esft.recipe.settings import TABLES, Recipe
 from esft.recipe.toml import load_recipe, parse_change, shipped_recipes
 
 TYPES = {"str": str, "int": int, "float": float}
@@ -123,6 +123,16 @@ def grouped(group: str, *flags: str, help: str, **kwargs) -> Callable:
 def together(*options: Callable) -> Callable:
     """Return one decorator of several options, in this order."""
     return lambda command: reduce(lambda inner, option: option(inner), options[::-1], command)
+
+
+def declared_settings(word: str = "") -> list[tuple[str, Setting]]:
+    """Return every setting that has `word` in its name, option, choices or help, with its table."""
+    return [
+        (table, one)
+        for table, kind in TABLES.items()
+        for one in kind.declared().values()
+        if word.lower() in f"{table}.{one.name} {one.flag or ''} {one.takes} {one.help}".lower()
+    ]
 
 
 def with_flags() -> list[tuple[str, Setting]]:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import click
 
-from esft.cli.options import complete_recipes, json_option
+from esft.cli.options import complete_recipes, declared_settings, json_option
 from esft.cli.show import wrapped
 from esft.errors import RecipeError
 from esft.recipe.check import Setting, as_toml, nearest, shown
-from esft.recipe.settings import TABLES, declared_settings
+from esft.recipe.settings import TABLES
 from esft.recipe.toml import copy_recipe, find_recipe, load_recipe, shipped_recipes, summary_of
 from esft.rollout.typed import json_text
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-import os
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
-from esft.recipe.check import Rule, Setting, Settings, SettingsError, broken, setting
+from esft.recipe.check import Rule, Settings, SettingsError, broken, setting
 from esft.recipe.priors import Answers, PriorSpec, parse_prior_line, parse_prior_lines
 
 
@@ -252,19 +250,15 @@ class Run(Settings):
         example=10,
         unset="none are kept but those to holdout rows and prior tasks",
     )
+    track: str | None = setting(
+        "Show the run by a tracker too, each a package of its own",
+        unset="by none",
+        flag="--track",
+        choices=("tensorboard", "wandb", "trackio"),
+    )
 
 
 TABLES = {table.table: table for table in (Model, TaskSettings, Search, Anchor, Prior, Run)}
-
-
-def declared_settings(word: str = "") -> list[tuple[str, Setting]]:
-    """Return every setting that has `word` in its name, option, choices or help, with its table."""
-    settings = [(name, one) for name, table in TABLES.items() for one in table.declared().values()]
-
-    def told(table: str, one: Setting) -> str:
-        return f"{table}.{one.name} {one.flag or ''} {one.takes} {one.help}".lower()
-
-    return [(table, one) for table, one in settings if word.lower() in told(table, one)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -340,20 +334,3 @@ RULES: tuple[Rule, ...] = (
     (("search.steps", "anchor.awd", "anchor.norm"), _steps_to_simulate),
     (("run.stop_after_peak", "prior.every"), _evaluations_to_see_a_peak),
 )
-
-
-def with_recorded_paths(recipe: Recipe, folder: str, data_dir: str | None) -> Recipe:
-    """Return the recipe of a run whose files are looked for in the folders that run.json names."""
-
-    def path(name: str) -> str:
-        there = str(Path(folder, os.path.expanduser(name)))
-        return there if os.path.exists(there) and name != "embedded" else name
-
-    task = recipe.task.with_paths(path)
-    priors = tuple(str(spec.with_paths(path)) for spec in recipe.prior.specs)
-    return replace(
-        recipe,
-        model=replace(recipe.model, id=path(recipe.model.id)),
-        task=replace(task, data_dir=data_dir or task.data_dir),
-        prior=replace(recipe.prior, tasks=priors),
-    )

@@ -1,7 +1,7 @@
 """The run folder: what a run leaves behind, never half there."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +22,8 @@ class RunFolder:
         self.model_path = path / "model"
         self.recipe_path = path / "recipe.toml"
         self.journal_path = path / "journal.jsonl"
+        self.followers: list[Callable[[StepMetrics | RecordedScore], None]] = []
+        """Given each line of metrics.jsonl and evals.jsonl, once it is written."""
 
     @property
     def kept_model(self) -> Path | None:
@@ -56,12 +58,18 @@ class RunFolder:
     def record_metrics(self, metrics: StepMetrics) -> None:
         """Append to metrics.jsonl what a plot of this step needs."""
         append_line(self.path / "metrics.jsonl", json_text(metrics))
+        self._tell(metrics)
 
     def record_evaluation(self, score: RecordedScore, rows: Sequence[RecordedRow]) -> None:
         """Append to evals.jsonl, after writing the rows behind it to evals/."""
         lines = [json_text(row) + "\n" for row in rows]
         write_whole(rows_path(self.path, score), "".join(lines))
         append_line(self.path / "evals.jsonl", json_text(score))
+        self._tell(score)
+
+    def _tell(self, record: StepMetrics | RecordedScore) -> None:
+        for follow in self.followers:
+            follow(record)
 
     def update_info(self, **changes: object) -> None:
         """Replace values of run.json."""

@@ -26,6 +26,7 @@ from esft.tuning.memory import (
 )
 from esft.tuning.plan import slow_dtype, work_lines
 from esft.tuning.session import open_work, tuned_elements
+from esft.tuning.track import require_tracker
 from esft.tuning.watcher import Watcher
 
 ASSUMED = Batch(sequences=1, tokens=256, answer=256)
@@ -110,6 +111,7 @@ def check_run(recipe: Recipe, watcher: Watcher) -> Costs:
     EsftError where one fails, as `run_tuning`.
     """
     path = choose_run_path(recipe.run.dir, recipe.task.name, recipe.model.id)
+    require_tracker(recipe.run.track)
     watcher.phase(f"checking {recipe.model.id}")
     work = open_work(recipe, outline_model)
     costs = costs_of(recipe, work.model, work.batches, "of its rows")

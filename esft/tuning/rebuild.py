@@ -15,13 +15,14 @@ from esft.errors import AnchorError, JournalError, RunError, SnapshotError
 from esft.models.device import choose_device
 from esft.models.find import at_commit
 from esft.models.load import LoadedModel, load_model
-from esft.recipe.settings import Anchor, Model, Recipe, with_recorded_paths
+from esft.recipe.settings import Anchor, Model, Recipe
 from esft.recipe.toml import load_recipe
 from esft.runs.folder import RunFolder, open_run
 from esft.runs.names import find_run
 from esft.runs.records import best_step, scores
 from esft.runs.snapshots import Snapshots
 from esft.tuning.memory import room_on
+from esft.tuning.run_info import with_recorded_paths
 from esft.tuning.session import Base, open_base
 from esft.tuning.watcher import Watcher
 

@@ -1,5 +1,6 @@
 """What a run records about itself, and whether a run that goes on is still the same one."""
 
+import os
 import platform
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -22,7 +23,7 @@ from esft.tuning.tasks import rows_hash
 # They change no bit of a run; what model and rows hold is compared by hash.
 _FREE = ("anchor.store", "anchor.drift_store", "model.id", "model.trust_remote_code")
 _FREE += ("run.dir", "run.snapshot_every", "run.keep_model", "run.show_answers")
-_FREE += ("run.keep_answers", "task.data_dir")
+_FREE += ("run.keep_answers", "run.track", "task.data_dir")
 # A replay needs them, in the order of the journal's header.
 _REPLAYED = (
     *("model.include", "model.exclude"),
@@ -154,3 +155,20 @@ def _rows_info(session: Session) -> dict[str, RowsInfo]:
 def own_files(recipe: Recipe) -> dict[str, str]:
     """Return the sha256 of each file with a task of the user's own, by its name."""
     return file_hashes(recipe.task.name, *(spec.name for spec in recipe.prior.specs))
+
+
+def with_recorded_paths(recipe: Recipe, folder: str, data_dir: str | None) -> Recipe:
+    """Return the recipe of a run whose files are looked for in the folders that run.json names."""
+
+    def path(name: str) -> str:
+        there = str(Path(folder, os.path.expanduser(name)))
+        return there if os.path.exists(there) and name != "embedded" else name
+
+    task = recipe.task.with_paths(path)
+    priors = tuple(str(spec.with_paths(path)) for spec in recipe.prior.specs)
+    return replace(
+        recipe,
+        model=replace(recipe.model, id=path(recipe.model.id)),
+        task=replace(task, data_dir=data_dir or task.data_dir),
+        prior=replace(recipe.prior, tasks=priors),
+    )

@@ -15,7 +15,7 @@ from esft.errors import RunError, TakenError
 from esft.files import writing
 from esft.models.find import at_commit
 from esft.models.shape import shape_of
-from esft.recipe.settings import Recipe, with_recorded_paths
+from esft.recipe.settings import Recipe
 from esft.recipe.toml import dump_recipe, load_recipe
 from esft.runs.folder import RunFolder, create_run, open_run, require_room
 from esft.runs.names import choose_run_path, locked
@@ -35,9 +35,11 @@ from esft.tuning.run_info import (
     recorded_settings,
     run_info,
     versions,
+    with_recorded_paths,
 )
 from esft.tuning.session import Session, fit_batch, open_session
 from esft.tuning.threads import fit_threads
+from esft.tuning.track import require_tracker, tracked
 from esft.tuning.verify import FAILED, checked, model_as_saved
 from esft.tuning.watcher import Outcome, Watcher
 
@@ -70,6 +72,7 @@ def run_tuning(
             done, the model as it is then is saved first.
     """
     path = choose_run_path(recipe.run.dir, recipe.task.name, recipe.model.id)
+    require_tracker(recipe.run.track)
     watcher.phase(f"loading {recipe.model.id}")
     session = open_session(recipe)
     _require_room(session, path)
@@ -98,6 +101,7 @@ def resume_tuning(path: Path, watcher: Watcher, stop: Callable[[], bool]) -> Out
         if run.info.state == "finished" and recipe.search.steps <= planned:
             return _finished(run, record, recipe.run.keep_model, watcher)
         _refuse(run, changed_settings(recipe, run.info))
+        require_tracker(recipe.run.track)
         session = _open_again(run, record, recipe, watcher)
         _require_room(session, path)
         _clear(run, record, watcher)
@@ -225,6 +229,7 @@ def _go_on(
         )
 
     source = Source(record=record, run=run)
-    bring_to(session.base, source, record.last, watcher, on_step=record_lost)
-    recorder = Recorder(session, run, run.journal(record.checksum), watcher)
-    return Loop(session, population(session), recorder, forecast, watcher).run(stop)
+    with tracked(session.recipe.run.track, run, watcher):
+        bring_to(session.base, source, record.last, watcher, on_step=record_lost)
+        recorder = Recorder(session, run, run.journal(record.checksum), watcher)
+        return Loop(session, population(session), recorder, forecast, watcher).run(stop)

@@ -6,8 +6,9 @@ import re
 import pytest
 from command import esft
 
+from esft.cli.options import declared_settings
 from esft.models.shape import published_shapes
-from esft.recipe.settings import TABLES, Anchor, declared_settings
+from esft.recipe.settings import TABLES, Anchor
 from esft.recipe.toml import shipped_recipes
 from esft.tuning.memory import Batch, Room, memory_of, placed, resized
 

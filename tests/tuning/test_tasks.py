@@ -7,12 +7,12 @@ from tiny_runs import Notes, a_recipe, info_of, jsonl, never, write_arc
 from esft.errors import RecipeError, TaskError
 from esft.models.load import load_model
 from esft.recipe.priors import parse_prior_line
-from esft.recipe.settings import Prior, with_recorded_paths
+from esft.recipe.settings import Prior
 from esft.rollout.batches import Batches
 from esft.stats.intervals import mean_and_error
 from esft.tasks.registry import get_task
 from esft.tasks.rows import read_split
-from esft.tuning.run_info import own_files
+from esft.tuning.run_info import own_files, with_recorded_paths
 from esft.tuning.start import run_tuning
 from esft.tuning.tasks import eval_task, find_batch, prior_rows, rows_of
 
