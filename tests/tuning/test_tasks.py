@@ -120,7 +120,7 @@ def test_the_folder_of_a_line_comes_before_that_of_the_run_and_holds_for_any_tas
     [
         ("arc scoring=exact", "scoring is 'exact', expected choice or generate for arc"),
         ("countdown reward=prob", "needs options to choose from: countdown"),
-        ("countdown grader=number", "countdown has a grader of its own"),
+        ("countdown grader=number", "countdown has its own grader"),
     ],
 )
 def test_what_a_task_cannot_do_is_refused_before_its_rows_are_read(line, message):
