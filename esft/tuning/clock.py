@@ -1,4 +1,4 @@
-"""How long a run still takes, from what its members, steps and evaluations took so far."""
+"""How long a run still takes, from what its members, steps and evaluations took so far, and why."""
 
 import time
 from collections import deque
@@ -11,6 +11,13 @@ _TIMED = 3
 """Members before anything is said, not counting the first: that one compiles and fills caches."""
 _RECENT = 64
 """Members looked back on: what else the machine does may have changed since."""
+_LONG = 3600.0
+"""Seconds from which on a run is said to be long."""
+_SHORT = 5.0
+"""Seconds of a step that nobody minds."""
+_BUSY = 0.6
+"""Seconds of processor time a second below which other programs hold a run up: one thread of it
+always has something to do."""
 
 
 @dataclass(frozen=True)
@@ -67,3 +74,24 @@ class Clock:
             evaluations += (self._search.steps - 1) // self._every - (step - 1) // self._every
         whole = in_hand + steps * (size * a_member + self._update)
         return Left(in_hand, whole + evaluations * self._evaluation)
+
+
+def long_run(seconds: float) -> str | None:
+    """Return what to say of a run that will take so long; None where it is short enough."""
+    if seconds < _LONG:
+        return None
+    return (
+        f"this run will take about {seconds / 3600:.1f} hours; the same command with --minutes 10 "
+        "chooses settings that fit into ten minutes"
+    )
+
+
+def busy_machine(seconds: float, processor: float) -> str | None:
+    """Return what to say of a step on a CPU that got so many seconds of processor time; None where
+    that is as it should be."""
+    if seconds < _SHORT or processor >= _BUSY * seconds:
+        return None
+    return (
+        f"other programs are at work: a step took {seconds:.1f} s and got {processor:.1f} s of the "
+        "processor; without them, or with --set run.threads=1, a run goes faster"
+    )

@@ -10,6 +10,7 @@ from esft.engine.forecast import Forecast, sum_of_squares
 from esft.engine.journal import JournalStep, as_recorded
 from esft.engine.members import (
     EQUAL,
+    Member,
     net_coefficients,
     population,
     shape,
@@ -23,7 +24,7 @@ from esft.rollout.encode import EncodedRow
 from esft.rollout.results import Evaluation, RowResult, mean_reward
 from esft.runs.records import StepMetrics, StepTimes, sum_of_times
 from esft.tuning.answers import keep_answers, samples, shown_before_and_after, step_samples
-from esft.tuning.clock import Clock
+from esft.tuning.clock import Clock, busy_machine, long_run
 from esft.tuning.first_steps import refuse_destroyed, weak_start
 from esft.tuning.population import Laps, Population
 from esft.tuning.rebuild import seconds_a_noise
@@ -48,6 +49,7 @@ class Loop:
         self._first, self._started = self.recorder.done, time.monotonic()
         self._clock = Clock(self.session.recipe, seconds_a_noise(self._base.weights))
         self._times: list[StepTimes] = []
+        self._estimated = False
 
     def run(self, stop: Callable[[], bool]) -> Outcome:
         """Make the steps that are left or until `stop`; save the model, also on errors."""
@@ -119,6 +121,7 @@ class Loop:
     def _step(self, step: int, base: Evaluation) -> None:
         search, recipe = self._search, self.session.recipe
         self._clock.begin_step()
+        processor = time.process_time()
         laps = Laps(self._base.loaded.device)
         members = population(search.seed, step, search.population, search.antithetic)
         rows = self._rows(step)
@@ -131,6 +134,30 @@ class Loop:
         self._base.refuse_if_changed()
         if recipe.run.keep_answers is not None and step % recipe.run.keep_answers == 0:
             keep_answers(self.recorder.run.path, step, members, rows, results)
+        takers = self._update(step, members, rows, rewards, coefficients, laps)
+        failures = self.recorder.count_failures(f"step {step}", rows, *results)
+        metrics = self._metrics(step, results, failures, takers, laps)
+        self._times.append(metrics.times)
+        self.recorder.run.record_metrics(metrics)
+        self._clock.end_step()
+        if len(self._times) == 1 and self._base.loaded.device.type == "cpu":
+            worked = metrics.seconds - metrics.times.grading
+            self._warn(busy_machine(worked, time.process_time() - processor))
+        self.watcher.step(metrics, self._clock.left(step + 1))
+        if shown := step_samples(recipe, step, rows, results):
+            who = "a member" if recipe.run.show_answers is None else "the best and the worst member"
+            self.watcher.answers(f"step {step}, answered by {who}", shown)
+
+    def _update(
+        self,
+        step: int,
+        members: list[Member],
+        rows: list[EncodedRow],
+        rewards: list[float],
+        coefficients: tuple[float, ...],
+        laps: Laps,
+    ) -> int:
+        """Record a step, then make it; return how many members it is made of."""
         # Line before step: what cannot be recorded is not made, and what was recorded but not made
         # is made again from the journal.
         self.recorder.journal.append(
@@ -143,22 +170,14 @@ class Loop:
             )
         )
         takers, weights = with_coefficients(members, coefficients)
-        anchor = recipe.anchor
+        alpha, anchor = self._search.alpha, self.session.recipe.anchor
         laps.lap("other")
-        self._base.drift.step(takers, weights, search.alpha, anchor.awd, anchor.norm)
+        self._base.drift.step(takers, weights, alpha, anchor.awd, anchor.norm)
         laps.lap("engine")
         nets = net_coefficients(takers, weights)
         self.forecast.step(len(takers), sum_of_squares(nets))
         self._tell_what_is_missing(step, rewards, bool(nets))
-        failures = self.recorder.count_failures(f"step {step}", rows, *results)
-        metrics = self._metrics(step, results, failures, len(takers), laps)
-        self._times.append(metrics.times)
-        self.recorder.run.record_metrics(metrics)
-        self._clock.end_step()
-        self.watcher.step(metrics, self._clock.left(step + 1))
-        if shown := step_samples(recipe, step, rows, results):
-            who = "a member" if recipe.run.show_answers is None else "the best and the worst member"
-            self.watcher.answers(f"step {step}, answered by {who}", shown)
+        return len(takers)
 
     def _rows(self, step: int) -> list[EncodedRow]:
         total, per_step = len(self.session.train), self.session.recipe.task.rows_per_step
@@ -169,7 +188,15 @@ class Loop:
     def _tell(self, step: int, done: int) -> None:
         """Tell how many members of a step are done, and how long it and the run still take."""
         self._clock.members(done)
-        self.watcher.members(done, self._search.population, self._clock.left(step))
+        left = self._clock.left(step)
+        if left is not None and not self._estimated:
+            self._estimated = True
+            self._warn(long_run(left.run))
+        self.watcher.members(done, self._search.population, left)
+
+    def _warn(self, text: str | None) -> None:
+        if text is not None:
+            self.watcher.notice(text)
 
     def _refuse_overflow(self, step: int, rewards: list[float]) -> None:
         lost = sum(not math.isfinite(reward) for reward in rewards)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 MARGIN = 0.1
 """Share of the free memory that stays free in what is said to fit: predictions are as exact."""
-PROGRAM = 40_000_000
+PROGRAM = 48_000_000
 """Bytes of the host for tokenizer, rows, compiled kernels and buffers: measured with the embedded
 model, above the interpreter with its libraries."""
 

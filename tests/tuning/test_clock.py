@@ -4,7 +4,7 @@ import pytest
 
 import esft.tuning.clock
 from esft.recipe.settings import Model, Prior, Recipe, Search, TaskSettings
-from esft.tuning.clock import Clock
+from esft.tuning.clock import Clock, busy_machine, long_run
 
 
 @pytest.fixture
@@ -81,3 +81,16 @@ def test_a_run_that_is_done_has_only_its_last_evaluation_left(prior, tick):
     a_step(clock, tick, *[1] * 6, update=2)
 
     assert clock.left(11).run == 7
+
+
+def test_a_run_of_hours_is_said_with_what_would_fit():
+    assert long_run(3599) is None
+    assert "about 1.8 hours" in long_run(6500)
+    assert "--minutes 10" in long_run(6500)
+
+
+def test_a_step_that_got_little_of_the_processor_is_said():
+    assert busy_machine(10.0, 9.0) is None
+    assert busy_machine(10.0, 19.0) is None  # of two threads
+    assert busy_machine(1.0, 0.1) is None  # soon over
+    assert "took 10.0 s and got 4.0 s of the processor" in busy_machine(10.0, 4.0)
