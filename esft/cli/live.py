@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from esft.tuning.clock import Left
 
 _LEVELS = "▁▂▃▄▅▆▇█"
-_LAST = 8  # steps whose rewards are drawn
+_LAST = 6  # steps whose rewards are drawn
 _BAR = 24
 
 
@@ -85,14 +85,21 @@ class LiveWatcher(PlainWatcher):
             left = self.left("step")
             left = "" if left is None else f", {duration(left)} left"
             return [*parts, f"stopping after this step{left}"]
-        times = [f"{duration(time.monotonic() - self._began)} gone"]
+        times = [f"{watch(time.monotonic() - self._began)} gone"]
         if left is not None:
-            times.append(f"{duration(left)} left")
+            times.append(f"{watch(left)} left")
         parts.append(", ".join(times))
         if self._rewards:
             drawn = "" if plain else f"{sparkline(self._rewards[-_LAST:])} "
-            parts.append(f"reward {drawn}{self._rewards[-1]:.3g}, base {self._base.reward:.3g}")
+            parts.append(f"reward {drawn}{self._rewards[-1]:.2f}, base {self._base.reward:.2f}")
         return parts
+
+
+def watch(seconds: float) -> str:
+    """Return a time as a stopwatch shows it: short, and as wide from one second to the next."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def bar(share: float, width: int, plain: bool = False) -> str:

@@ -1,7 +1,7 @@
 """What the base model's answers, and the first steps, say of the settings.
 
-**A weak start.** Where three quarters of the base model's answers or more earn 0, members hardly
-differ and a step learns next to nothing: said, with what to try.
+**A weak start.** Where three quarters of the base model's answers or more earn 0, members may
+hardly differ, and then a step learns next to nothing: said, with what to try.
 
 **Destroyed.** Noise of a sigma too large, or a first update of an alpha too large, leaves nothing
 of the model; the rewards of the first two steps show it, and a run that went on would learn from
@@ -43,8 +43,8 @@ def weak_start(session: Session, base: Evaluation, watcher: Watcher) -> None:
     if min(rewards) < 0 or nothing < _WEAK * len(rewards):
         return
     watcher.notice(
-        f"{nothing} of {len(rewards)} base answers score 0, so that members hardly differ and "
-        f"little is learned. What helps: {_remedy(session)}"
+        f"{nothing} of {len(rewards)} base answers score 0, so that members may hardly differ. If "
+        f"the reward does not move within some steps, try {_remedies(session)}"
     )
     if nothing < len(rewards):
         best = max(range(len(rewards)), key=lambda row: rewards[row])
@@ -52,16 +52,15 @@ def weak_start(session: Session, base: Evaluation, watcher: Watcher) -> None:
         watcher.answers("the best of its answers", samples([row], 1, base=[result]))
 
 
-def _remedy(session: Session) -> str:
+def _remedies(session: Session) -> str:
     rollout, rows = session.rollout, session.train
     told = all(question.reference for one in rows for question in one.row.questions)
-    ways = ["easier rows, or a larger model"]
-    if rollout.scoring == "choice" and rollout.reward != "prob":
-        ways.insert(0, "--set task.reward=prob, which also pays for nearly right")
-    elif told:
-        ways.insert(0, "--set task.reward=logprob, which also pays for nearly right")
+    ways = ["easier rows", "a larger model"]
+    if rollout.scoring == "choice" or told:
+        reward = "prob" if rollout.scoring == "choice" else "logprob"
+        ways.append(f"--set task.reward={reward}, which pays for nearly right answers too")
     elif rollout.reward is None:
-        ways.insert(0, "a grader that pays for parts of an answer")
+        ways.append("a grader that pays for parts of an answer")
     return ", or ".join(ways)
 
 

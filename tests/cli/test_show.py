@@ -8,7 +8,7 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from esft.cli.live import LiveWatcher, bar, sparkline
+from esft.cli.live import LiveWatcher, bar, sparkline, watch
 from esft.cli.show import PlainWatcher, duration, sample_lines, show_work, wrapped
 from esft.rollout.results import Evaluation, RowResult
 from esft.runs.records import StepMetrics
@@ -152,10 +152,16 @@ def test_on_a_terminal_the_same_lines_stand_above_one_that_says_whether_it_works
     for expected in ("model   [tiny] model", "Warning: [mind] this", "12/500", before[:30]):
         assert expected in text
     assert before.startswith("12/500 steps  ──────")
-    assert "0.0 s gone, 1 h 2 min left  reward ▁█ 0.4, base 0.188" in before
+    assert "0:00 gone, 1:02:05 left  reward ▁█ 0.40, base 0.19" in before
     assert "stopping after this step, 1 min 5 s left" in after or "1 min 4 s left" in after
     assert saving.startswith("saving")
     assert max(map(len, (before, after, saving))) <= 80
+
+
+def test_a_time_is_shown_as_by_a_stopwatch():
+    assert [watch(seconds) for seconds in (0.4, 61, 3599.6, 36_000)] == [
+        "0:00", "1:01", "1:00:00", "10:00:00"
+    ]  # fmt: skip
 
 
 def test_a_bar_is_as_full_as_the_work_is_done():
