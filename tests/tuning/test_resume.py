@@ -408,11 +408,11 @@ def test_a_base_file_that_changes_while_it_is_in_use_stops_the_run(tmp_path, mon
     recipe = a_recipe(tmp_path, steps=5, anchor={"store": "disk"})
     notes = Notes()
 
-    def touch(text, done, total):
-        if text == "step 3, member":
+    def touch(done, total, left):
+        if len(notes.steps) == 2:
             (tmp_path / "base" / "model.safetensors").touch()
 
-    notes.progress = touch
+    notes.members = touch
     with pytest.raises(AnchorError, match=r"model.safetensors changed while its weights were"):
         run_tuning(recipe, notes, never)
 
