@@ -122,6 +122,21 @@ def test_a_saved_model_that_is_not_as_it_was_is_made_again(damage, run, tmp_path
     assert same_weights(AutoModelForCausalLM.from_pretrained(tmp_path / "out"), saved)
 
 
+def test_a_copy_that_differs_from_what_was_saved_is_none(run, tmp_path):
+    class WhenCopied(Notes):
+        def phase(self, text):
+            super().phase(text)
+            if text.startswith("loading the copy"):
+                flip_a_bit(next(tmp_path.glob(".out.*/*/")))
+
+    notes = WhenCopied()
+
+    done = exported(run, tmp_path / "out", watcher=notes)
+
+    assert notes.notices[0].endswith("; so the step is rebuilt")
+    assert done.prompts == PROMPTS
+
+
 def test_any_step_is_exported(run, tmp_path):
     first = exported(run, tmp_path / "first", at="1")
     again = exported(run, tmp_path / "again", at="1", from_base=True)
