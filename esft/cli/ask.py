@@ -177,6 +177,8 @@ def _typed() -> Iterator[str]:
     with suppress(EOFError):
         while True:
             yield input(prompt).strip()
+    if prompt:
+        click.echo()  # Ctrl-D leaves the cursor behind the prompt
 
 
 class _Answer:
