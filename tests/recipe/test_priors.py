@@ -53,6 +53,12 @@ def refusal(*lines, file):
         ("gsm8k max_new_tokens=64", PriorSpec(name="gsm8k", max_new_tokens=64)),
         ("my.jsonl:5 grader=number", PriorSpec(name="my.jsonl", rows=5, grader="number")),
         ("arc split=train", PriorSpec(name="arc", split="train")),
+        ("hub:a/b:main", PriorSpec(name="hub:a/b:main")),
+        ("hub:a/b:7", PriorSpec(name="hub:a/b", rows=7)),
+        (
+            "hub:squad:main:7 grader=exact columns=prompt=q,answer=a.b",
+            PriorSpec(name="hub:squad:main", rows=7, grader="exact", columns="prompt=q,answer=a.b"),
+        ),
         ('arc data_dir="my data"', PriorSpec(name="arc", data_dir="my data")),
         ("arc 'data_dir=my \"data\"'", PriorSpec(name="arc", data_dir='my "data"')),
         (r"C:\new\x.jsonl", PriorSpec(name=r"C:\new\x.jsonl")),
