@@ -74,6 +74,7 @@ def _tasks(count: int) -> str:
 
 def _change(interval: Interval, difference: float, scale: float) -> str:
     form, unit = ("+.0f", " points") if scale == 100 else ("+.2f", "")
-    low, high = (f"{scale * end:{form}}" for end in (interval.low, interval.high))
+    texts = [format(scale * x, form) for x in (difference, interval.low, interval.high)]
+    change, low, high = (text if float(text) else text[1:] for text in texts)  # no sign for 0
     chance = " (no change beyond chance)" if interval.low <= 0 <= interval.high else ""
-    return f"{scale * difference:{form}}{unit}, {low} to {high}{chance}"
+    return f"{change}{unit}, {low} to {high}{chance}"

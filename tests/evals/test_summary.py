@@ -26,7 +26,7 @@ def task(before, after, rows, name="target"):
     ("before", "after", "words"),
     [
         (9, 18, "45 % -> 90 % right on 20 rows, +45 points, +"),
-        (10, 10, "50 % -> 50 % right on 20 rows, +0 points, -14 to +14 (no change beyond chance)"),
+        (10, 10, "50 % -> 50 % right on 20 rows, 0 points, -14 to +14 (no change beyond chance)"),
         (20, 0, "100 % -> 0 % right on 20 rows, -100 points, -"),
     ],
 )
