@@ -31,6 +31,14 @@ def test_one_where_nobody_listens_or_that_says_nothing_is_given_up_within_three_
         assert time.monotonic() - began < 3
 
 
+def test_a_name_that_is_looked_up_for_long_is_given_up_too(monkeypatch):
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: time.sleep(4))
+    began = time.monotonic()
+
+    assert not answers("http://slow.invalid")
+    assert time.monotonic() - began < 3
+
+
 def test_a_download_is_told_in_megabytes_where_someone_shows_it():
     told = []
 
@@ -55,8 +63,12 @@ def test_what_is_written_to_stderr_in_silence_is_gone(capsys):
 def test_warnings_and_logs_of_other_packages_stay_off_the_screen_of_a_command():
     @click.command()
     def noisy():
+        # As they are outside a test: written to stderr.
+        warnings.showwarning = lambda *what: click.echo(what, err=True)
+        log = logging.getLogger("a library")
+        log.addHandler(logging.StreamHandler())
         warnings.warn("deprecated", FutureWarning, stacklevel=1)
-        logging.getLogger("huggingface_hub").warning("Retrying in 1s [Retry 1/5]")
+        log.warning("Retrying in 1s [Retry 1/5]")
         click.echo("done")
 
     main = type(esft.cli.main)(commands=[noisy])
