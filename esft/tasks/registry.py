@@ -10,10 +10,13 @@ from esft.tasks.benchmarks.choice import CHOICE
 from esft.tasks.benchmarks.countdown import COUNTDOWN, COUNTDOWN_3TO4
 from esft.tasks.own import hub_own_task, own_task
 from esft.tasks.synthetic import SYNTHETIC
+from esft.tasks.tables import like_named
 from esft.tasks.task import Task
 from esft.tasks.words import HUB, OWN, is_file
 
 _TASKS = {task.name: task for task in (*CHOICE, *ANSWERED, COUNTDOWN, COUNTDOWN_3TO4, *SYNTHETIC)}
+OTHERS = (".json", ".tsv", ".txt", ".xls", ".xlsx", ".ods", ".arrow")
+"""How names of files end that are rows to their owner, but not a task."""
 
 
 def task_names() -> list[str]:
@@ -38,11 +41,16 @@ def get_task(name: str, grader: str | None = None, columns: str | None = None) -
         return hub_own_task(name, grader, columns)
     if is_file(name):
         return own_task(Path(os.path.expanduser(name)), grader, columns)
+    kinds = f"{', '.join(OWN[:-1])} or {OWN[-1]}"
+    if name not in _TASKS and Path(name).suffix.lower() in OTHERS:
+        raise UnknownTaskError(
+            f"{name} is not a file of rows that esft reads, expected a {kinds} file",
+            hint=like_named(Path(name)) or "save the rows in one of these, such as CSV UTF-8",
+        )
     if name not in _TASKS:
         plain = name.strip().lower().replace("_", "-")
         near = difflib.get_close_matches(plain, task_names(), n=3, cutoff=0.5)
         start = f"did you mean {' or '.join(near)}?" if near else "see esft tasks;"
-        kinds = f"{', '.join(OWN[:-1])} or {OWN[-1]}"
         raise UnknownTaskError(
             f"task {name!r} is unknown, expected one of: {', '.join(task_names())}",
             hint=f"{start} a {kinds} file, or hub:ID, is a task of your own",

@@ -61,6 +61,8 @@ def test_an_example_runs(example, places, tmp_path, monkeypatch):
     write_own_tasks(tmp_path)
     arguments = shlex.split(f"{example} {SMALL}")
     arguments += ["--model", str(base), "--run-dir", str(tmp_path / "out")]
+    if "--track" in arguments:
+        pytest.importorskip(arguments[arguments.index("--track") + 1])
     if "--data-dir" in arguments:
         arguments += ["--data-dir", str(data)]
 

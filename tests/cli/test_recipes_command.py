@@ -18,6 +18,7 @@ def test_every_recipe_is_listed_with_a_line_and_has_nothing_wrong():
 
     assert [one["name"] for one in listed] == list(shipped_recipes())
     assert all(len(line) <= 80 for line in done.stdout.splitlines())
+    assert len(done.stdout.splitlines()) == len(listed)
     flat = " ".join(done.stdout.split())
     for one in listed:
         assert one["summary"].endswith(".")

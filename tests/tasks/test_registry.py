@@ -24,6 +24,15 @@ def test_an_unknown_task_is_refused_with_the_nearest_names(wrong, hint):
     assert caught.value.hint.startswith(hint)
 
 
+def test_a_file_of_another_kind_is_refused_with_those_that_are_read():
+    with pytest.raises(
+        TaskError, match=r"my\.xlsx is not .* expected a \.jsonl, \.csv, "
+    ) as caught:
+        get_task("my.xlsx")
+
+    assert caught.value.hint.endswith("CSV UTF-8")
+
+
 def test_a_task_with_a_grader_and_columns_of_its_own_takes_no_others():
     with pytest.raises(TaskError, match="task gsm8k has its own grader") as caught:
         get_task("gsm8k", "number")
