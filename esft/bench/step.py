@@ -8,6 +8,7 @@ from esft.bench.timing import Machine, Spread, in_turns, machine, ratio, spread
 from esft.recipe.settings import Anchor, Model, Prior, Recipe, Run, Search, TaskSettings
 from esft.recipe.toml import load_recipe
 from esft.runs.records import StepMetrics, StepTimes
+from esft.tuning.clock import Left
 from esft.tuning.population import Population
 from esft.tuning.session import Session
 from esft.tuning.start import run_tuning
@@ -101,7 +102,7 @@ class _Steps(Watcher):
         self.made: list[StepMetrics] = []
         self.plain: list[float] = []
 
-    def step(self, metrics: StepMetrics, steps: int, seconds_left: float) -> None:
+    def step(self, metrics: StepMetrics, left: Left | None) -> None:
         self.made.append(metrics)
         rollout, members = self.session.rollout, self.session.recipe.search.population
         timed = -(-members // _PLAIN)

@@ -1,6 +1,3 @@
-import sys
-from types import SimpleNamespace
-
 import pytest
 
 from esft.errors import TaskError
@@ -286,8 +283,10 @@ def hub(monkeypatch):
     asked = []
 
     def install(**splits):
-        loads = SimpleNamespace(load_dataset=lambda *args, **_: asked.append(args) or splits)
-        monkeypatch.setitem(sys.modules, "datasets", loads)
+        monkeypatch.setattr("esft.hub.is_reachable", lambda: True)
+        monkeypatch.setattr(
+            "datasets.load_dataset", lambda *args, **_: asked.append(args) or splits
+        )
         return asked
 
     return install

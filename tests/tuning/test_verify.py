@@ -26,7 +26,7 @@ class KilledAfter(Notes):
         super().__init__()
         self._last = step
 
-    def step(self, metrics, steps, seconds_left):
+    def step(self, metrics, left):
         if metrics.step == self._last:
             raise KeyboardInterrupt
 
