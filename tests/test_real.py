@@ -136,8 +136,8 @@ def test_a_tuned_real_model_loads_and_answers_as_it_did(loaded, saved, tmp_path)
             "tune", "--model", str(saved), "--task", "conciseness", "--steps", "1",
             "--population", "2",
             "--sigma", "0.006", "--alpha", "0.004", "--awd", "0.01", "--seed", "1",
-            "--dtype", "bfloat16", "--device", "cpu", "--set", "task.train=2",
-            "--set", "task.holdout=3", "--set", "task.max_new_tokens=8", "--run-dir", str(run),
+            "--dtype", "bfloat16", "--device", "cpu", "--set", "task.train=1",
+            "--set", "task.holdout=2", "--set", "task.max_new_tokens=4", "--run-dir", str(run),
         ],
     )  # fmt: skip
 
@@ -147,8 +147,8 @@ def test_a_tuned_real_model_loads_and_answers_as_it_did(loaded, saved, tmp_path)
     model = AutoModelForCausalLM.from_pretrained(run / "model")
     tokenizer = AutoTokenizer.from_pretrained(run / "model")
     assert model.dtype == torch.bfloat16
-    rows = split_rows(get_task("conciseness"), 2, 3).holdout
-    rollout = Rollout(model, tokenizer, get_task("conciseness"), max_new_tokens=8)
+    rows = split_rows(get_task("conciseness"), 1, 2).holdout
+    rollout = Rollout(model, tokenizer, get_task("conciseness"), max_new_tokens=4)
     answers = [list(result.answers) for result in rollout.roll_out(rollout.encode(rows))]
     recorded = (run / "evals" / "conciseness-1.jsonl").read_text().splitlines()
     assert answers == [json.loads(line)["answers"] for line in recorded]

@@ -39,7 +39,7 @@ def test_plain_inference_is_as_many_rollouts_as_there_are_members():
         base=SimpleNamespace(loaded=SimpleNamespace(device=torch.device("cpu"))),
     )
 
-    steps.step("metrics", 2, 0.0)
+    steps.step("metrics", None)
 
     assert seen == [("a", "b")] * 3
     assert steps.plain[0] >= 10 * 0.02

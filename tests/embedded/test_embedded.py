@@ -8,6 +8,7 @@ from collections import Counter
 
 import pytest
 import torch
+from click.testing import CliRunner
 from scoring import asked
 
 from esft.embedded import EMBEDDED
@@ -19,6 +20,7 @@ from esft.embedded.train import (
     accuracy,
     character_tokenizer,
     learning_rate,
+    main,
     puzzles_of,
     train,
     untrained_model,
@@ -171,11 +173,9 @@ def test_training_lowers_the_loss():
 def test_training_writes_a_folder_that_loads_with_its_card(tmp_path):
     options = ["--out", str(tmp_path), "--steps", "3", "--batch", "8", "--threads", "1"]
 
-    done = subprocess.run(
-        [sys.executable, "-m", "esft.embedded.train", *options], capture_output=True, text=True
-    )
+    done = CliRunner().invoke(main, options)
 
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.output
     printed = {name: float(said) for name, said in re.findall(r"([\w-]+) +([\d.]+)\n", done.stdout)}
     written = {name: said for name, (_, said) in card_figures(tmp_path).items()}
     assert {path.name for path in tmp_path.iterdir()} == FILES
