@@ -1,8 +1,8 @@
-"""What commands of esft print, made again: README's tables, and all their help as docs/cli.md.
+"""What commands print, made again: tables of README and docs/, and docs/cli.md with all help.
 
     python tests/harness/readme.py [WORD]
 
-A table of README stands between <!-- COMMAND --> and <!-- end -->; WORD takes those whose command
+A table stands between <!-- COMMAND --> and <!-- end -->; WORD takes those whose command
 has it. What the command prints goes between, as it is. docs/cli.md is made by "readme.py cli.md".
 """
 
@@ -55,4 +55,5 @@ if __name__ == "__main__":
     if word in CLI.name:
         CLI.parent.mkdir(exist_ok=True)
         CLI.write_text(cli_page())
-    README.write_text(BLOCK.sub(lambda block: made(block, word), README.read_text()))
+    for page in (README, *sorted(CLI.parent.glob("*.md"))):
+        page.write_text(BLOCK.sub(lambda block: made(block, word), page.read_text()))
