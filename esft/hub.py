@@ -33,29 +33,28 @@ def is_reachable() -> bool:
     """
     from huggingface_hub import constants
 
-    return not constants.HF_HUB_OFFLINE and answers(constants.ENDPOINT)
+    return not constants.HF_HUB_OFFLINE and isinstance(answer_of(constants.ENDPOINT), int)
 
 
 @cache
-def answers(endpoint: str) -> bool:
-    """Return whether there is any answer from an address within two seconds."""
+def answer_of(endpoint: str) -> int | str:
+    """Return the status of any answer from an address, or why there was none in two seconds."""
     from huggingface_hub import get_session
     from huggingface_hub.errors import HTTPError
 
-    found = []
+    found: list[int | str] = []
 
     def ask() -> None:
         try:
-            get_session().head(endpoint, timeout=_SECONDS)
-            found.append(endpoint)
-        except (HTTPError, OSError):
-            pass
+            found.append(get_session().head(endpoint, timeout=_SECONDS).status_code)
+        except (HTTPError, OSError) as error:
+            found.append(" ".join(str(error).split()) or type(error).__name__)
 
     # In a thread: looking up a name has no limit of time.
     thread = Thread(target=ask, daemon=True)
     thread.start()
     thread.join(_SECONDS)
-    return bool(found)
+    return found[0] if found else f"no answer within {_SECONDS:g} s"
 
 
 @contextmanager

@@ -3,8 +3,7 @@
 import os
 import platform
 import shutil
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 
 import torch
@@ -13,6 +12,7 @@ from esft.bench.promises import NOTE, determinism, exactness
 from esft.engine.kernels import Kernels, chosen_kernels
 from esft.errors import EsftError
 from esft.files import cache_folder, write_whole
+from esft.hub import answer_of
 from esft.models.device import choose_device, computes_bfloat16
 from esft.models.load import load_model
 from esft.models.memory import free_memory
@@ -26,7 +26,6 @@ from esft.tuning.verify import FAILED, OK, Check
 from esft.tuning.watcher import Watcher
 
 _BESIDE = ("tokenizers", "safetensors", "huggingface-hub", "numba", "triton")
-_HUB_SECONDS = 3.0
 
 
 def examine(model: str, device: str | None, watcher: Watcher) -> Iterator[Check]:
@@ -64,28 +63,14 @@ def examine(model: str, device: str | None, watcher: Watcher) -> Iterator[Check]
     yield from determinism(loaded)
 
 
-def hub_check(ask: Callable[[], int] | None = None, seconds: float = _HUB_SECONDS) -> Check:
-    """Say whether the hub answers within some seconds; without it, what is here already works.
-
-    `ask` returns the status of its answer; None asks the hub of huggingface_hub.
-    """
+def hub_check() -> Check:
+    """Say whether the hub answers; without it, what is here already works."""
     from huggingface_hub import constants, get_token
 
-    where, found = constants.ENDPOINT, []
+    where = constants.ENDPOINT
     if constants.HF_HUB_OFFLINE:
         return Check(what="hub", result=NOTE, text="not asked: HF_HUB_OFFLINE forbids it")
-
-    def look() -> None:
-        try:
-            found.append((ask or _status_of_hub)())
-        except Exception as error:  # whatever its client raises: it is said, not handled
-            found.append(" ".join(str(error).split()) or type(error).__name__)
-
-    # A thread, since no timeout of a client covers the look-up of a name.
-    looking = threading.Thread(target=look, daemon=True)
-    looking.start()
-    looking.join(seconds)
-    answer = found[0] if found else f"no answer within {seconds:g} s"
+    answer = answer_of(where)
     if isinstance(answer, int) and answer < 500:
         login = "with a token" if get_token() else "without a token (hf auth login)"
         return Check(what="hub", result=OK, text=f"{where} answers, {login}")
@@ -153,13 +138,6 @@ def _disk() -> Check:
     free = (free_on_disk(path) / 1e9 for path in (folder, RUNS))
     text = "{} with {:.1f} GB free; {:.1f} GB free for runs here".format(folder, *free)
     return Check(what="cache", result=OK, text=text)
-
-
-def _status_of_hub() -> int:
-    from huggingface_hub import constants
-    from huggingface_hub.utils import get_session
-
-    return get_session().head(constants.ENDPOINT, timeout=_HUB_SECONDS).status_code
 
 
 def _failed(what: str, error: EsftError) -> Check:

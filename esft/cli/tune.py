@@ -13,6 +13,7 @@ from esft.rollout.typed import json_text
 
 if TYPE_CHECKING:
     from esft.recipe.settings import Recipe
+    from esft.tuning.session import Opened
 
 
 @click.command(cls=options.GroupedCommand, short_help="Fine-tune a model on a task.")
@@ -58,20 +59,23 @@ def tune(
     from esft.cli.outcome import show_outcome
     from esft.tuning.start import run_tuning
 
+    opened = None
     if minutes is not None:
-        settings = _within(ctx, minutes, recipe, settings)
+        settings, opened = _within(ctx, minutes, recipe, settings)
     if dry_run:
         _dry_run(recipe, settings, as_json)
         ctx.exit()
     with show_work() as watcher:
-        outcome = run_tuning(settings, watcher, watcher.asked)
+        outcome = run_tuning(settings, watcher, watcher.asked, opened=opened)
     without = options.typed_with(ctx, ("--awd", "--run-dir"), "--awd", "0")
     show_outcome(outcome, as_json, without if settings.anchor.awd else None)
     ctx.exit(130 if outcome.stopped else 0)
 
 
-def _within(ctx: click.Context, minutes: float, name: str | None, recipe: Recipe) -> Recipe:
-    """Return a recipe that takes so many minutes, and say how it could have been typed."""
+def _within(
+    ctx: click.Context, minutes: float, name: str | None, recipe: Recipe
+) -> tuple[Recipe, Opened]:
+    """Return a recipe that takes so many minutes, and its model; say how it could be typed."""
     from esft.recipe.settings import with_settings
     from esft.recipe.toml import settings_in
     from esft.tuning.minutes import fit_minutes
@@ -84,7 +88,7 @@ def _within(ctx: click.Context, minutes: float, name: str | None, recipe: Recipe
         watcher.plan([("", line) for line in (*fitted.because[1:], expected)])
     words = options.as_options(fitted.changes)
     click.echo(f"  {options.typed_with(ctx, ('--minutes',), *words)}", err=True)
-    return with_settings(recipe, fitted.changes)
+    return with_settings(recipe, fitted.changes), fitted.opened
 
 
 def _dry_run(name: str | None, recipe: Recipe, as_json: bool) -> None:

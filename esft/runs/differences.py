@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from esft.tasks.words import OWN
+
 _FIRST = ("model.id", "task.name", "anchor.awd")
 _LAST = ("search.seed", "model.device", "task.batch", "prior.every", "prior.rows", "prior.tasks")
 """Named only where runs would be called alike without it."""
@@ -39,7 +41,7 @@ def differences(runs: Sequence[Mapping[str, object]]) -> list[str]:
 def short_name(name: str) -> str:
     """Return a model or a task without what leads to its file and without that file's ending."""
     path = Path(name)
-    return path.stem if path.suffix in (".gguf", ".jsonl", ".py") else path.name
+    return path.stem if path.suffix in (".gguf", *OWN) else path.name
 
 
 def _decays(runs: Sequence[Mapping[str, object]]) -> list[str]:

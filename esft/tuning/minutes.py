@@ -10,12 +10,18 @@ import torch
 from esft.engine.measures import root_mean_square
 from esft.engine.members import population
 from esft.errors import RecipeError
-from esft.recipe.settings import Recipe, with_settings
+from esft.recipe.settings import Recipe, Search, with_settings
 from esft.rollout.encode import EncodedRow
 from esft.rollout.results import RowResult, mean_reward
-from esft.tuning.calibrate import evaluation_seconds, roll_out_member, update_seconds, visit_seconds
+from esft.tuning.calibrate import (
+    evaluation_seconds,
+    roll_out_member,
+    timed,
+    update_seconds,
+    visit_seconds,
+)
 from esft.tuning.plan import moving_sigma
-from esft.tuning.session import Session, fit_batch, open_session, rows_of_step
+from esft.tuning.session import Opened, Session, fit_batch, open_session, rows_of_step
 from esft.tuning.threads import fit_threads
 from esft.tuning.watcher import Watcher
 
@@ -25,8 +31,10 @@ EVALUATED = 0.25
 """Share of the time that evaluations may take; where they would take more they get fewer rows."""
 FEWEST_ROWS = 20
 """Rows of an evaluation that are left at least."""
-SAMPLE = 24
-"""Rows on which members are timed and tried."""
+TRIED = 0.15
+"""Share of the time in which members are timed and tried."""
+FEWEST_TRIED, MOST_TRIED = 4, 24
+"""Rows that they are tried on, as the time allows."""
 ROWS = (128, 96, 64, 48, 32, 24, 16, 12, 8)
 """Rows a step that are considered, beside all that there are."""
 MEMBERS, MANY_MEMBERS = 240, 900
@@ -59,6 +67,7 @@ class Fitted:
     changes: dict[str, object]  # "table.key" to value
     seconds: float  # expected of all steps
     because: tuple[str, ...]  # a line each
+    opened: Opened
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,62 +101,81 @@ def fit_minutes(
     began, given = time.monotonic(), {*typed, *(set(named) - RENEWED)}
     watcher.phase(f"loading {recipe.model.id}")
     session = open_session(recipe)
-    loading = time.monotonic() - began
     fit_threads(session, watcher)
     fit_batch(session, watcher)
     watcher.phase("trying members on rows of the task, to see how long they take")
-    search, train = session.recipe.search, session.train
-    members = population(search.seed, 0, 2, False)
-    sample = [train[row] for row in rows_of_step(1, len(train), _sampled(train), search.seed)]
-    roll_out_member(session, members[0], sample[:1])  # the first takes longer
-    base = session.rollout.roll_out(sample)
-    changes = {"search.seed": search.seed, "task.max_new_tokens": _tokens(session, base)}
-    if session.base.loaded.device.type == "cpu":
-        changes["run.threads"] = torch.get_num_threads()
-    sigma, row, because = _sigma(session, sample, base, fixed="search.sigma" in given)
-    changes["search.sigma"] = sigma
-    left = 60 * minutes * (1 - KEPT) - (time.monotonic() - began) - loading
-    price = _price(session, row)
-    changes |= shared_out(session.recipe, price, left, given)
-    steps, size = (
-        changes.get(f"search.{key}", getattr(search, key)) for key in ("steps", "population")
-    )
-    if steps < STEPS and "search.steps" not in given:
+    tried, price, because = _try_members(session, TRIED * 60 * minutes, given)
+    spent = time.monotonic() - began
+    left = 60 * minutes * (1 - KEPT) - spent
+    changes = tried | shared_out(session.recipe, price, left, given)
+    if (steps := changes.get("search.steps", STEPS)) < STEPS:
+        members = STEPS * changes.get("search.population", recipe.search.population)
+        one = changes.get("task.rows_per_step", ROWS[-1]) * price.row + price.member
+        needed = (spent + members * one) / (1 - KEPT) / (1 - EVALUATED)
         raise RecipeError(
             f"--minutes {minutes:g} leaves time for {steps} steps, expected at least {STEPS}: an "
-            f"evaluation takes {price.evaluation:.0f} s, a member {price.row:.2g} s a row",
-            hint="give it more minutes, or take shorter answers (--set task.max_new_tokens=...), "
-            "fewer prior rows or a smaller model",
+            f"evaluation takes {price.evaluation:.0f} s, a member {one:.1f} s",
+            hint=f"--minutes {math.ceil(needed / 60)} would do; so may shorter answers (--set "
+            "task.max_new_tokens=...), fewer prior rows or a smaller model",
         )
-    reach = REACH
+    fitted, reach = with_settings(session.recipe, changes).search, REACH
     if {"search.alpha", "search.sigma"} <= {*named}:
-        reach = search.alpha * math.sqrt(search.steps / search.population) / search.sigma
-    changes["search.alpha"] = _rounded(reach * sigma * math.sqrt(size / steps))
-    rows = changes.get("task.rows_per_step", len(train))
+        reach = _reach(recipe.search)
+    if "search.alpha" not in given:
+        changes["search.alpha"] = _rounded(fitted.alpha * reach / _reach(fitted))
+    rows = with_settings(session.recipe, changes).task.rows_per_step or len(session.train)
     return Fitted(
-        changes={
-            key: value for key, value in changes.items() if key not in given and value is not None
-        },
-        seconds=steps * size * (rows * price.row + price.member),
+        changes=changes,
+        seconds=fitted.steps * fitted.population * (rows * price.row + price.member),
         because=because,
+        opened=Opened(session.base.loaded, session.room),
     )
 
 
-def _sampled(train: Sequence[EncodedRow]) -> int:
-    return min(SAMPLE, len(train))
+def _reach(search: Search) -> float:
+    """Return how far a random walk of all steps goes, in sigma; see REACH."""
+    return search.alpha * math.sqrt(search.steps / search.population) / search.sigma
+
+
+def _try_members(
+    session: Session, seconds: float, given: Collection[str]
+) -> tuple[dict[str, object], Price, tuple[str, ...]]:
+    """Return the settings that a few members tell, what a run's parts take, and why; about
+    `seconds` are spent on it, or fewer."""
+    recipe, train = session.recipe, session.train
+    sample = [train[row] for row in rows_of_step(1, len(train), len(train), recipe.search.seed)]
+    first = population(recipe.search.seed, 0, 2, False)[0]
+    roll_out_member(session, first, sample[:1])  # the first takes longer
+    took, _ = timed(session, lambda: session.rollout.roll_out(sample[:FEWEST_TRIED]))
+    row = took / min(FEWEST_TRIED, len(sample))
+    # The base, two members a try, and an evaluation of each task.
+    rollouts = 1 + 2 * TRIES + len(session.tasks)
+    size = max(FEWEST_TRIED, min(MOST_TRIED, int(seconds / (rollouts * row))))
+    sample = sample[:size]
+    base = session.rollout.roll_out(sample)
+    changes: dict[str, object] = {"search.seed": recipe.search.seed}
+    if "task.max_new_tokens" not in given and (tokens := _tokens(session, base)) is not None:
+        changes["task.max_new_tokens"] = session.rollout.max_new_tokens = tokens
+    sigma, row, because = _sigma(session, sample, base, fixed="search.sigma" in given)
+    changes["search.sigma"] = sigma
+    if session.base.loaded.device.type == "cpu":
+        changes["run.threads"] = torch.get_num_threads()
+    changes = {key: value for key, value in changes.items() if key not in given}
+    return changes, _price(session, row, size), because
 
 
 def _tokens(session: Session, base: Sequence[RowResult]) -> int | None:
-    """Return a cap that cuts no answer which the base model ends below the cap there is."""
-    rollout, asked = session.rollout, session.recipe.task.max_new_tokens
+    """Return a cap that cuts no answer which the base model ends below the cap there is; None where
+    there is no such cap."""
+    rollout = session.rollout
     if rollout.scoring != "generate":
-        return asked
+        return None
     texts = [text for result in base for text in result.answers]
     lengths = [
         len(rollout.tokenizer(text, add_special_tokens=False)["input_ids"]) + 1 for text in texts
     ]
     cap = 8 * math.ceil(1.25 * max(lengths) / 8)
-    return cap if cap < rollout.max_new_tokens else asked
+    return cap if cap < rollout.max_new_tokens else None
 
 
 def _sigma(
@@ -180,14 +208,14 @@ def _sigma(
     return sigma, row, (f"sigma {sigma:g}: {why}", seen)
 
 
-def _price(session: Session, row: float) -> Price:
-    """Time what a run does beside its rollouts."""
+def _price(session: Session, row: float, most: int) -> Price:
+    """Time what a run does beside its rollouts, evaluations on `most` rows."""
     members = population(session.recipe.search.seed, 0, POPULATION[1], False)
     one, another = (visit_seconds(session, members, count) for count in (1, 2))
     return Price(
         row=row,
         member=max(0.0, another - one) + update_seconds(session, members) / len(members),
-        evaluation=sum(evaluation_seconds(session, task) for task in session.tasks),
+        evaluation=sum(evaluation_seconds(session, task, most) for task in session.tasks),
     )
 
 
@@ -200,29 +228,43 @@ def shared_out(
     MEMBERS), and half as many of them a step as there are steps, within POPULATION.
     """
     search, every, train = recipe.search, recipe.prior.every, recipe.task.train
-    whole = price.evaluation * (2 if every is None else 2 + search.steps // every)
-    share = min(1.0, max(0.0, EVALUATED * seconds / whole))
-    chosen: dict[str, object] = {}
+    sizes = [train, *(size for size in ROWS if size < train)]
+    if "task.rows_per_step" in given and recipe.task.rows_per_step is not None:
+        sizes = [recipe.task.rows_per_step]
+    evaluations = 2
+    while True:
+        whole = price.evaluation * evaluations
+        share = min(1.0, max(0.0, EVALUATED * seconds / whole))
+        left = seconds - share * whole
+        counts = {size: max(0, int(left / (size * price.row + price.member))) for size in sizes}
+        rows = next((size for size in sizes if counts[size] >= _enough(size)), sizes[-1])
+        size, steps = _population_and_steps(search, counts[rows], given)
+        if every is None or 2 + (steps - 1) // every <= evaluations:
+            break
+        evaluations += 1  # more of them leave fewer steps
+    chosen = {"task.rows_per_step": rows, "search.population": size, "search.steps": steps}
     if share < 1:
         chosen["task.holdout"] = max(FEWEST_ROWS, int(share * recipe.task.holdout))
         if any(spec.rows is None for spec in recipe.prior.specs):
             chosen["prior.rows"] = max(FEWEST_ROWS, int(share * recipe.prior.rows))
-    seconds -= share * whole
-    sizes = [train, *(size for size in ROWS if size < train)]
-    if "task.rows_per_step" in given and recipe.task.rows_per_step is not None:
-        sizes = [recipe.task.rows_per_step]
-
-    def members(size: int) -> int:
-        return max(0, int(seconds / (size * price.row + price.member)))
-
-    enough = [size for size in sizes if members(size) >= (MEMBERS if size <= 32 else MANY_MEMBERS)]
-    rows = enough[0] if enough else sizes[-1]
-    fewest, most = POPULATION
-    size = 2 * max(fewest // 2, min(most // 2, round(math.sqrt(members(rows) / 2) / 2)))
-    size = search.population if "search.population" in given else size
-    chosen |= {"task.rows_per_step": rows, "search.population": size}
-    chosen["search.steps"] = members(rows) // size
     return {key: value for key, value in chosen.items() if key not in given}
+
+
+def _enough(rows: int) -> int:
+    return MEMBERS if rows <= 32 else MANY_MEMBERS
+
+
+def _population_and_steps(search: Search, members: int, given: Collection[str]) -> tuple[int, int]:
+    """Return what so many members are shared out to, an even population within POPULATION."""
+    if "search.population" in given:
+        steps = members // search.population
+        return search.population, search.steps if "search.steps" in given else steps
+    wanted = math.sqrt(members / 2)
+    if "search.steps" in given:
+        wanted = members / search.steps
+    fewest, most = POPULATION
+    size = 2 * max(fewest // 2, min(most // 2, int(wanted / 2)))
+    return size, search.steps if "search.steps" in given else members // size
 
 
 def _rounded(value: float) -> float:

@@ -153,12 +153,21 @@ def rows_of_step(step: int, total: int, per_step: int, seed: int) -> list[int]:
     return [orders[position // total][position % total] for position in positions]
 
 
-def open_session(recipe: Recipe, batch: int | None = None) -> Session:
+@dataclass(frozen=True)
+class Opened:
+    """The model of a recipe, loaded already, and what was free before it was."""
+
+    model: LoadedModel
+    room: Room
+
+
+def open_session(recipe: Recipe, batch: int | None = None, opened: Opened | None = None) -> Session:
     """Load and check what a recipe names; what is quick to refuse is refused first.
 
     A missing seed is drawn; `batch` is the number of sequences at a time that was found to fit.
     """
-    work = open_work(recipe, load_model, batch)
+    work = open_work(recipe, load_model if opened is None else lambda *_, **__: opened.model, batch)
+    work = work if opened is None else replace(work, room=opened.room)
     model, seed = work.recipe.model, work.recipe.search.seed
     globs = model.include, model.exclude
     base = open_base(work.model, recipe.anchor, seed, *globs, work.room, work.batches)

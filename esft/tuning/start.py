@@ -37,7 +37,7 @@ from esft.tuning.run_info import (
     versions,
     with_recorded_paths,
 )
-from esft.tuning.session import Session, fit_batch, open_session
+from esft.tuning.session import Opened, Session, fit_batch, open_session
 from esft.tuning.threads import fit_threads
 from esft.tuning.track import require_tracker, tracked
 from esft.tuning.verify import FAILED, checked, model_as_saved
@@ -58,6 +58,7 @@ def run_tuning(
     watcher: Watcher,
     stop: Callable[[], bool],
     population: Callable[[Session], Population] = Population,
+    opened: Opened | None = None,
 ) -> Outcome:
     """Tune a model as `recipe` says and leave a run folder with the tuned model.
 
@@ -66,6 +67,7 @@ def run_tuning(
         watcher: shows progress.
         stop: asked after each step; True ends the run there, with the model saved.
         population: makes what rolls out the members.
+        opened: the recipe's model, where it is loaded already.
 
     Raises:
         EsftError: for what the user can fix. What was recorded stays, and where a step was
@@ -73,8 +75,9 @@ def run_tuning(
     """
     path = choose_run_path(recipe.run.dir, recipe.task.name, recipe.model.id)
     require_tracker(recipe.run.track)
-    watcher.phase(f"loading {recipe.model.id}")
-    session = open_session(recipe)
+    if opened is None:
+        watcher.phase(f"loading {recipe.model.id}")
+    session = open_session(recipe, opened=opened)
     _require_room(session, path)
     fit_threads(session, watcher)
     fit_batch(session, watcher)

@@ -24,6 +24,7 @@ def told(*changes):
         ({"search.antithetic": True}, ["default antithetic", "antithetic"]),
         ({"model.id": "models/SmolLM2-135M.gguf"}, ["embedded", "SmolLM2-135M"]),
         ({"task.name": "rows/my.jsonl"}, ["arc", "my"]),
+        ({"task.name": "rows/my.csv"}, ["arc", "my"]),
         ({"task.name": "rows/arc.jsonl"}, ["arc", "rows/arc.jsonl"]),
         ({"prior.tasks": ["gsm8k", "mmlu"]}, ["0 prior tasks", "2 prior tasks"]),
         ({"model.include": ["*.mlp.*"]}, ["default include", "include *.mlp.*"]),

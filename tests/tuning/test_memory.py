@@ -1,6 +1,7 @@
 """What memory a run takes by part, and where base weights and drift lie so that it fits."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,8 +13,18 @@ from esft.engine.kept import KINDS, kept_bytes
 from esft.models.shape import published_shapes, shape_of
 from esft.recipe.settings import Anchor
 from esft.recipe.toml import load_recipe
+from esft.rollout.logprobs import Continuation
 from esft.tuning import session
-from esft.tuning.memory import Batch, Room, batch_bytes, choices, memory_of, placed, resized
+from esft.tuning.memory import (
+    Batch,
+    Room,
+    batch_bytes,
+    batches_of,
+    choices,
+    memory_of,
+    placed,
+    resized,
+)
 from esft.tuning.start import resume_tuning, run_tuning
 
 SHAPE = published_shapes()["Qwen2.5-1.5B"]
@@ -118,3 +129,16 @@ def test_a_run_records_the_place_it_chose_and_chooses_anew_on_resume(tmp_path, m
     models = [tmp_path / run / "model" / "model.safetensors" for run in ("run", "unbroken")]
     assert models[0].read_bytes() == models[1].read_bytes()
     assert kept_bytes("int8", 257) == 257 + 2 * 4
+
+
+def test_batches_are_those_that_rows_are_cut_into_where_much_would_be_padding():
+    lengths = [10, 10, 30, 30, 31]
+    rows = [
+        SimpleNamespace(prompts=(), options=(), references=[Continuation((1,) * n, (1, 1))])
+        for n in lengths
+    ]
+
+    batches = list(batches_of(None, rows, 4))
+
+    found = [(one.sequences, one.tokens, one.targets) for one in batches]
+    assert found == [(3, 31, 6), (1, 10, 2), (1, 10, 2)]

@@ -7,7 +7,16 @@ from tiny_runs import Notes, a_recipe
 
 from esft.errors import RecipeError
 from esft.recipe.settings import Model, Prior, Recipe, Search, TaskSettings, with_settings
-from esft.tuning.minutes import EVALUATED, FEWEST_ROWS, POPULATION, Price, fit_minutes, shared_out
+from esft.rollout.results import RowResult
+from esft.tuning.minutes import (
+    EVALUATED,
+    FEWEST_ROWS,
+    POPULATION,
+    REACH,
+    Price,
+    fit_minutes,
+    shared_out,
+)
 
 RECIPE = Recipe(
     model=Model(id="embedded"),
@@ -17,7 +26,7 @@ RECIPE = Recipe(
 SOME = st.floats(1e-4, 10)
 
 
-@given(SOME, SOME, SOME, st.floats(10, 1e5))
+@given(SOME, SOME, st.floats(1e-4, 1e4), st.floats(10, 1e5))
 def test_what_is_chosen_fits_into_the_time(row, member, evaluation, seconds):
     price = Price(row=row, member=member, evaluation=evaluation)
 
@@ -45,6 +54,31 @@ def test_more_time_gives_more_members_or_rows(row, seconds):
         return chosen["search.steps"] * chosen["search.population"] * chosen["task.rows_per_step"]
 
     assert scored(more) >= scored(some)
+
+
+def test_evaluations_on_the_way_are_those_of_the_steps_that_fit():
+    price = Price(row=0.01, member=0.1, evaluation=60.0)
+    often, never = (
+        with_settings(RECIPE, {"prior.every": every, "search.steps": 500}) for every in (25, None)
+    )
+
+    some, none = (shared_out(recipe, price, 600, ()) for recipe in (often, never))
+
+    # Before the first step, after the last, and one of fewer than 51 steps: not 20 of 500.
+    assert 25 < some["search.steps"] <= 50
+    assert some["task.holdout"] == int(EVALUATED * 600 / (3 * 60) * 200)
+    assert "task.holdout" not in none
+
+
+def test_steps_that_were_typed_have_as_many_members_as_fit():
+    price = Price(row=0.01, member=0.1, evaluation=1.0)
+    recipe = with_settings(RECIPE, {"search.steps": 40})
+
+    chosen = shared_out(recipe, price, 600, {"search.steps"})
+
+    one = chosen["task.rows_per_step"] * 0.01 + 0.1
+    assert 40 * chosen["search.population"] * one <= 600
+    assert 40 * (chosen["search.population"] + 2) * one > 600 - 2
 
 
 @pytest.mark.parametrize("key", ["search.steps", "search.population", "task.rows_per_step"])
@@ -77,15 +111,49 @@ def test_members_are_timed_and_tried_and_a_recipe_comes_of_it(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_sigma_that_changes_no_answer_is_raised_unless_it_was_typed(tmp_path, monkeypatch):
+def test_all_steps_walk_as_far_as_published_or_as_the_recipe_has_it(tmp_path):
+    recipe = a_recipe(tmp_path, steps=50, population=8, sigma=0.02, alpha=0.01)
+
+    def reach(search):
+        return search.alpha * (search.steps / search.population) ** 0.5 / search.sigma
+
+    fresh = fit_minutes(recipe, 0.5, (), Notes())
+    named = fit_minutes(recipe, 0.5, (), Notes(), ("search.sigma", "search.alpha"))
+
+    # Settings have two digits: each is off by a twentieth at most.
+    assert reach(with_settings(recipe, fresh.changes).search) == pytest.approx(REACH, rel=0.1)
+    assert "search.sigma" not in named.changes
+    assert reach(with_settings(recipe, named.changes).search) == pytest.approx(1.25, rel=0.1)
+
+
+def tried(recipe, monkeypatch, tries):
+    monkeypatch.setattr("esft.tuning.minutes.TRIES", tries)
+    return fit_minutes(recipe, 0.5, (), Notes())
+
+
+def test_a_sigma_that_changes_no_answer_is_doubled_unless_it_was_typed(tmp_path, monkeypatch):
     monkeypatch.setattr("esft.tuning.minutes.SIGMA", 1e-7)
     recipe = a_recipe(tmp_path)
 
-    fitted = fit_minutes(recipe, 0.5, (), Notes())
+    once, often = (tried(recipe, monkeypatch, tries) for tries in (1, 3))
     typed = fit_minutes(recipe, 0.5, {"search.sigma"}, Notes())
 
-    assert "smaller ones change no answer" in fitted.because[0]
+    assert "smaller ones change no answer" in often.because[0]
+    assert often.changes["search.sigma"] == pytest.approx(4 * once.changes["search.sigma"], rel=0.1)
     assert "search.sigma" not in typed.changes
+
+
+def test_a_sigma_that_loses_half_of_the_reward_is_halved(tmp_path, monkeypatch):
+    def lose(session, member, rows):
+        return [RowResult(reward=-1e6, correct=False) for _ in rows]
+
+    monkeypatch.setattr("esft.tuning.minutes.roll_out_member", lose)
+    recipe = a_recipe(tmp_path)
+
+    once, often = (tried(recipe, monkeypatch, tries) for tries in (1, 3))
+
+    assert "larger ones lose half of the reward" in often.because[0]
+    assert often.changes["search.sigma"] == pytest.approx(once.changes["search.sigma"] / 4, rel=0.1)
 
 
 def test_too_little_time_is_refused_with_what_takes_it(tmp_path):
