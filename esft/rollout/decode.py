@@ -13,6 +13,9 @@ from esft.rollout.kvcache import Beginning, GrowingCache
 FORWARD = 64
 """Tokens that could be read in the time that a forward takes beside its tokens, at least."""
 
+_LAST = 3
+"""Tokens that a trial of memory makes."""
+
 Bend = Callable[[list[int], int, Tensor], Tensor]
 """Given which prompt each row is, how many tokens the rows have got, and the logits of the next,
 float32 (rows, vocabulary): returns what the argmax is taken of."""
@@ -45,6 +48,7 @@ def decode(
     stops: Sequence[int],
     bend: Bend | None = None,
     beginning: Beginning | None = None,
+    skipping: bool = False,
 ) -> list[tuple[tuple[int, ...], bool]]:
     """Return the new tokens of each prompt, and whether all logits they came from were finite.
 
@@ -53,6 +57,8 @@ def decode(
         cap: tokens after which an answer ends that met none of `stops`, at least 1.
         bend: changes the logits before the argmax; None takes them as they are.
         beginning: of all prompts, of this model as it is now.
+        skipping: make nothing but the last tokens that the cap allows, behind a cache as large as
+            the others would leave it, where the model's cache can be filled so: a trial of memory.
     """
     reader = _Reader(model, prompts, beginning)
     made: list[list[int]] = [[] for _ in prompts]
@@ -60,7 +66,9 @@ def decode(
     rows = list(range(len(prompts)))  # which prompt is in which row of the reader
     going = rows  # rows of the reader that are not done
     logits = reader.read_prompts()  # (rows, vocabulary), float32
-    for count in range(cap):
+    first = max(0, cap - _LAST) if skipping and reader.is_plain else 0
+    reader.skip(first)
+    for count in range(first, cap):
         is_nan = logits.amax(dim=-1).isnan()
         if bend is not None:
             logits = bend(rows, count, logits)
@@ -145,6 +153,12 @@ class _Reader:
         known = 0 if self.cache is None else self._tokens.shape[1]
         self._tokens = torch.cat([self._tokens, tokens[:, None]], dim=1)
         return self._forward(self._tokens, self._gaps, self.cache, known)
+
+    def skip(self, count: int) -> None:
+        """Take so many tokens as read, of whatever kind."""
+        if count:
+            self._tokens = torch.nn.functional.pad(self._tokens, (0, count))
+            self.cache.skip(count)
 
     def keep(self, order: list[int]) -> None:
         """Go on with these rows alone, in this order."""

@@ -37,6 +37,7 @@ def greedy_answers(
     batches: Batches,
     bend: Bend | None = None,
     on_batch: Callable[[Sequence[int], Sequence[Answer]], None] = lambda numbers, answers: None,
+    skipping: bool = False,
 ) -> list[Answer]:
     """Return the greedy answer to each prompt.
 
@@ -49,6 +50,7 @@ def greedy_answers(
         max_new_tokens: at least 1.
         bend: changes the logits before the argmax; None takes them as they are.
         on_batch: called after each batch, with the numbers of its prompts and their answers.
+        skipping: try the memory alone, see `decode`.
     """
     stops = stop_tokens(model, tokenizer)
 
@@ -67,6 +69,7 @@ def greedy_answers(
             stops,
             None if bend is None else bent,
             beginning(),
+            skipping,
         )
         return [
             Answer(tokenizer.decode(tokens, skip_special_tokens=True), finite, tokens)

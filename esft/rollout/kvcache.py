@@ -52,6 +52,15 @@ class GrowingCache(Cache):
                 part.keys = part.values = None
         super().__init__(layers=layers)
 
+    def skip(self, count: int) -> None:
+        """Append so many tokens of zeros to all rows."""
+        for layer in self.layers:
+            held = layer.keys, layer.values
+            zeros = [
+                kept.new_zeros(1).expand(*kept.shape[:2], count, kept.shape[3]) for kept in held
+            ]
+            layer.update(*zeros)
+
     def keep(self, order: Sequence[int], unused: int) -> None:
         """Go on with these rows, in this order, and without the first columns, `unused` of them.
 

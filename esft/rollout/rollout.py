@@ -128,6 +128,7 @@ class Rollout:
                 self.max_new_tokens,
                 batches,
                 bend=lambda _, count, logits: _without(logits, stops),
+                skipping=True,
             )
         if any(one.references for one in rows):
             filling._forced([one.references for one in rows])

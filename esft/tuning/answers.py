@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 from esft.engine.members import Member
@@ -15,6 +16,8 @@ from esft.runs.records import RecordedRow
 
 SHOWN = 3
 """Rows that are shown before and after where nothing else is asked for."""
+ALIKE = 3
+"""Words that all rows may begin with and that are shown all the same."""
 _BETWEEN = 20
 """Steps of a run from which something is shown; at least every fourth step stays without."""
 
@@ -42,10 +45,22 @@ class KeptRow(RecordedRow):
 def samples(
     rows: Sequence[EncodedRow], count: int, **by: Sequence[RowResult]
 ) -> tuple[Sample, ...]:
-    """Return the first `count` rows with their answers by whom; rows without answers are none."""
+    """Return the first `count` rows with their answers by whom; rows without answers are none.
+
+    Words that all rows begin with would fill a line and tell nothing: of many, … is left.
+    """
+    asked = [
+        "\n".join(question.messages[-1]["content"] for question in one.row.questions)
+        for one in rows
+    ]
+    words = [text.split() for text in asked]
+    columns = zip(*words, strict=False)
+    alike = sum(1 for _ in takewhile(lambda column: len({*column}) == 1, columns))
+    if ALIKE < alike < max(map(len, words)):
+        asked = [f"… {' '.join(one[alike:])}" for one in words]
     return tuple(
         Sample(
-            asked="\n".join(question.messages[-1]["content"] for question in one.row.questions),
+            asked=asked[at],
             wanted=one.row.shown["wanted"],
             answers=tuple((who, by[who][at]) for who in by),
         )

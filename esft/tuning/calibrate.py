@@ -174,10 +174,10 @@ def update_seconds(session: Session, members: Sequence[Member]) -> float:
     return one + each * (len(members) - few)
 
 
-def evaluation_seconds(session: Session, task: EvalTask, most: int = _SAMPLE) -> float:
-    """Return how long the evaluation of all rows takes, from that of at most so many."""
+def evaluation_seconds(session: Session, task: EvalTask) -> float:
+    """Return how long the evaluation of all rows takes, from that of some."""
     encoded = task.encoded
-    some = encoded[:: -(-len(encoded) // most)]
+    some = encoded[:: -(-len(encoded) // _SAMPLE)]
     return timed(session, lambda: task.rollout.evaluate(some))[0] * len(encoded) / len(some)
 
 

@@ -84,6 +84,19 @@ def test_a_token_is_written_in_place_and_the_buffer_copied_once_in_many():
     assert len(places) <= 5
 
 
+@pytest.mark.parametrize("count", [1, ROOM, 3 * ROOM + 1])
+def test_tokens_that_are_skipped_leave_zeros_in_every_layer(count):
+    generator = torch.Generator().manual_seed(0)
+    cache = GrowingCache([filled([states(3, 5, generator), states(3, 5, generator)])])
+    before = [tuple(kept.clone() for kept in layer) for layer in held(cache)]
+
+    cache.skip(count)
+
+    zeros = torch.nn.functional.pad
+    assert cache.get_seq_length() == 5 + count
+    assert same(held(cache), [tuple(zeros(x, (0, 0, 0, count)) for x in one) for one in before])
+
+
 def test_joining_empties_the_caches_it_is_made_of():
     cache = filled([states(3, 5, torch.Generator())])
 

@@ -255,10 +255,10 @@ def test_rewards_are_averaged_in_row_order():
     assert mean_reward(results) == (((1e16 + 1.0) - 1e16) + 1.0) / 4
 
 
-@pytest.mark.parametrize("size", [1, 5, 16])
-def test_filling_a_batch_takes_what_it_can_take_at_most(size):
-    model, shapes = tiny_llama(), []
-    rollout = a_rollout(model, scoring="generate", max_new_tokens=9)
+@pytest.mark.parametrize(("size", "cap"), [(1, 9), (5, 150), (16, 9), (16, 2), (3, 1)])
+def test_filling_a_batch_takes_what_it_can_take_at_most(size, cap):
+    model, shapes, held = tiny_llama(), [], []
+    rollout = a_rollout(model, scoring="generate", max_new_tokens=cap)
     encoded = rollout.encode(QUESTIONS[:3])
     prompts = [prompt for one in encoded for prompt in one.prompts]
     firsts = greedy_answers(model, rollout.tokenizer, prompts, 1, Batches())
@@ -268,6 +268,7 @@ def test_filling_a_batch_takes_what_it_can_take_at_most(size):
 
     def watched(*args, **kwargs):
         shapes.append(tuple(kwargs["input_ids"].shape))
+        held.append(kwargs["cache"].get_seq_length())
         return forward(*args, **kwargs)
 
     model.forward = watched
@@ -276,10 +277,13 @@ def test_filling_a_batch_takes_what_it_can_take_at_most(size):
     rollout.fill(encoded, Batches(size))
 
     # What all prompts begin with may be read by itself.
-    *beginning, (rows, width) = shapes[:-8]
+    made = min(cap, 3) - 1  # of all tokens of an answer, read to make the last
+    *beginning, (rows, width) = shapes[: len(shapes) - made]
+    longest = max(map(len, prompts))
     assert rows == size
-    assert width + sum(read for _, read in beginning) == max(map(len, prompts))
-    assert shapes[-8:] == [(size, 1)] * 8
+    assert width + sum(read for _, read in beginning) == longest
+    assert shapes[len(shapes) - made :] == [(size, 1)] * made
+    assert held[-1] == longest + cap - 2 or cap == 1
 
 
 @pytest.mark.parametrize("scoring", ["choice", "exact"])

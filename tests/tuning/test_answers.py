@@ -124,3 +124,28 @@ def test_the_best_and_the_worst_member_are_shown_where_rows_are_asked_for(tmp_pa
 
 def test_rows_without_answers_are_not_shown():
     assert samples(ROWS, 1, base=[RowResult(reward=-1.0, correct=None)]) == ()
+
+
+def asked(*texts, count=9):
+    rows = [EncodedRow(row=Row(id=text, questions=(ask(text),))) for text in texts]
+    base = [RowResult(reward=1.0, correct=None, answers=("an answer",)) for _ in texts]
+    return [sample.asked for sample in samples(rows, count, base=base)]
+
+
+def test_words_that_all_rows_begin_with_are_left_out_of_what_is_shown():
+    first, second = "Good or bad?  One word.\nThe soup\nwas hot.", "Good or bad? One word. The tea."
+
+    assert asked(first, second) == ["… soup was hot.", "… tea."]
+    assert asked(first, second, count=1) == ["… soup was hot."]
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ["one row of many words"],
+        ["all rows are alike"] * 2,
+        ["What is the sea?", "What is the sky?"],
+    ],
+)
+def test_few_words_in_common_are_shown_and_so_are_rows_that_are_alike(texts):
+    assert asked(*texts) == texts

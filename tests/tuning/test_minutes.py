@@ -26,14 +26,21 @@ RECIPE = Recipe(
 SOME = st.floats(1e-4, 10)
 
 
-@given(SOME, SOME, st.floats(1e-4, 1e4), st.floats(10, 1e5))
-def test_what_is_chosen_fits_into_the_time(row, member, evaluation, seconds):
-    price = Price(row=row, member=member, evaluation=evaluation)
+def a_price(**parts):
+    return Price(
+        **{"batch": 64, "call": 0.0, "row": 0.01, "member": 0.1, "evaluation": 1.0} | parts
+    )
+
+
+@given(SOME, SOME, SOME, st.integers(1, 256), st.floats(1e-4, 1e4), st.floats(10, 1e5))
+def test_what_is_chosen_fits_into_the_time(row, call, member, batch, evaluation, seconds):
+    price = Price(row=row, call=call, batch=batch, member=member, evaluation=evaluation)
 
     chosen = shared_out(RECIPE, price, seconds, ())
 
     share = min(1, EVALUATED * seconds / (2 * evaluation))
-    one = chosen["task.rows_per_step"] * row + member
+    rows = chosen["task.rows_per_step"]
+    one = rows * row + -(-rows // batch) * call + member
     took = chosen["search.steps"] * chosen["search.population"] * one + 2 * share * evaluation
     assert took <= seconds * (1 + 1e-9)
     assert POPULATION[0] <= chosen["search.population"] <= POPULATION[1]
@@ -46,7 +53,7 @@ def test_what_is_chosen_fits_into_the_time(row, member, evaluation, seconds):
 
 @given(SOME, st.floats(10, 1e5))
 def test_more_time_gives_more_members_or_rows(row, seconds):
-    price = Price(row=row, member=row, evaluation=row)
+    price = a_price(row=row, member=row, evaluation=row)
 
     some, more = (shared_out(RECIPE, price, time, ()) for time in (seconds, 3 * seconds))
 
@@ -56,8 +63,18 @@ def test_more_time_gives_more_members_or_rows(row, seconds):
     assert scored(more) >= scored(some)
 
 
+def test_rows_that_cost_next_to_nothing_are_taken():
+    batched, each = a_price(call=4.0, row=0.1), a_price(row=0.6)
+    recipe = with_settings(RECIPE, {"task.train": 40})
+
+    many, few = (shared_out(recipe, price, 300, ()) for price in (batched, each))
+
+    assert many["task.rows_per_step"] == 40
+    assert few["task.rows_per_step"] == 8
+
+
 def test_evaluations_on_the_way_are_those_of_the_steps_that_fit():
-    price = Price(row=0.01, member=0.1, evaluation=60.0)
+    price = a_price(evaluation=60.0)
     often, never = (
         with_settings(RECIPE, {"prior.every": every, "search.steps": 500}) for every in (25, None)
     )
@@ -71,7 +88,7 @@ def test_evaluations_on_the_way_are_those_of_the_steps_that_fit():
 
 
 def test_steps_that_were_typed_have_as_many_members_as_fit():
-    price = Price(row=0.01, member=0.1, evaluation=1.0)
+    price = a_price()
     recipe = with_settings(RECIPE, {"search.steps": 40})
 
     chosen = shared_out(recipe, price, 600, {"search.steps"})
@@ -83,7 +100,7 @@ def test_steps_that_were_typed_have_as_many_members_as_fit():
 
 @pytest.mark.parametrize("key", ["search.steps", "search.population", "task.rows_per_step"])
 def test_what_was_given_is_not_chosen_and_counts(key):
-    price = Price(row=0.01, member=0.1, evaluation=1.0)
+    price = a_price()
     recipe = with_settings(RECIPE, {"search.population": 4, "task.rows_per_step": 10})
 
     chosen = shared_out(recipe, price, 600, {key})
@@ -159,3 +176,9 @@ def test_a_sigma_that_loses_half_of_the_reward_is_halved(tmp_path, monkeypatch):
 def test_too_little_time_is_refused_with_what_takes_it(tmp_path):
     with pytest.raises(RecipeError, match=r"leaves time for 0 steps, expected at least 5"):
         fit_minutes(a_recipe(tmp_path), 1e-4, (), Notes())
+
+
+def test_a_price_counts_batches_and_rows():
+    price = a_price(batch=10, call=3.0, row=0.5)
+
+    assert [price.rollout(rows) for rows in (1, 10, 11, 30)] == [3.5, 8.0, 11.5, 24.0]
