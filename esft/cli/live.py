@@ -25,6 +25,8 @@ _BAR = 24
 class LiveWatcher(PlainWatcher):
     """Prints lines above one that moves."""
 
+    hidden = ("left",)  # the moving line says it, and says it anew
+
     def __init__(self, console: Console) -> None:
         self._console = console
         self._doing, self._counted = "", (0, 0)

@@ -53,10 +53,11 @@ def _run_lines(outcome: Outcome) -> list[str]:
     if outcome.grader_failures:
         failures = f"no score for {outcome.grader_failures:,} answers, which counted as 0"
         lines.append(f"grader     {failures}")
-    if outcome.best_step not in (None, outcome.steps):
-        best = "the base model" if outcome.best_step == 0 else f"step {outcome.best_step}"
-        command = f"esft export {outcome.run_path} --at best --out DIR"
-        lines.append(f"best       {best} has the best holdout reward: {command}")
+    if outcome.best_step == 0:
+        lines.append("best       no evaluation has a better holdout reward than the base model")
+    elif outcome.best_step not in (None, outcome.steps):
+        best = f"step {outcome.best_step} has the best holdout reward"
+        lines.append(f"best       {best}: esft export {outcome.run_path} --at best --out DIR")
     state = f"{'stopped after' if outcome.stopped else 'done:'} {outcome.steps} steps"
     memory = f"peak memory {outcome.peak_memory / 1e9:.2f} GB"
     drift = f"||D|| {outcome.drift:.3g}"
@@ -93,6 +94,9 @@ def _next(outcome: Outcome) -> list[str]:
     }
     if outcome.stopped:
         commands = {f"esft resume {run}": "go on with it"} | commands
+    elif outcome.best_step == 0:
+        more = {f"esft resume {run} --steps {2 * outcome.steps}": "twice as many steps"}
+        commands = more | commands
     width = max(map(len, commands))
     return ["next:", *(f"  {command:<{width}}  {what}" for command, what in commands.items())]
 

@@ -50,6 +50,7 @@ class PlainWatcher:
     there is no step to finish, so the first stops at once as well.
     """
 
+    hidden: tuple[str, ...] = ()  # columns of the table of steps
     _begun = _asked = False
     _columns: tuple[str, ...] = ()  # of the table of steps, as its heading has them
     _base: Evaluation
@@ -121,7 +122,7 @@ class PlainWatcher:
             "left": "" if left is None else duration(left.run),
         }
         # What says nothing is left out: no answers, or a drift as forecast until it is not once.
-        hidden = {"correct"} if metrics.correct is None else set()
+        hidden = set(self.hidden) | ({"correct"} if metrics.correct is None else set())
         if "forecast" not in self._columns and as_forecast(metrics.drift, metrics.forecast):
             hidden.add("forecast")
         shown = tuple(name for name in cells if name not in hidden)

@@ -101,19 +101,20 @@ def _dry_run(name: str | None, recipe: Recipe, as_json: bool) -> None:
 
 @click.command(cls=options.GroupedCommand, short_help="Go on with a run that stopped.")
 @options.run_argument
+@click.option("--steps", type=click.IntRange(min=1), help="Of all, for more than were planned.")
 @options.json_option
 @click.pass_context
-def resume(ctx: click.Context, run: str | None, as_json: bool) -> None:
+def resume(ctx: click.Context, run: str | None, steps: int | None, as_json: bool) -> None:
     """Go on with RUN, a name under runs/ or a path; without one, with the newest.
 
-    However it stopped, it ends with the same bits as if it never had. For more steps raise
-    search.steps in its recipe.toml, also once it is finished. What would change the bits (base
+    However it stopped, it ends with the same bits as if it never had. Also a finished run takes
+    more steps, by --steps or search.steps in its recipe.toml. What would change the bits (base
     model, other settings, rows, noise) is refused: that is a new run.
 
     \b
     Examples:
       esft resume
-      esft resume runs/arc-qwen2.5-1.5b-1
+      esft resume runs/arc-qwen2.5-1.5b-1 --steps 200
     """
     from esft.cli.outcome import not_kept, show_outcome
     from esft.runs.names import find_run
@@ -121,7 +122,7 @@ def resume(ctx: click.Context, run: str | None, as_json: bool) -> None:
 
     path = find_run(run)
     with show_work() as watcher:
-        result = resume_tuning(path, watcher, watcher.asked)
+        result = resume_tuning(path, watcher, watcher.asked, steps)
     if isinstance(result, Finished):
         text = f"run {result.run_path} is finished: {result.steps} steps"
         text += f", model {result.model_path or not_kept(result.run_path)}"

@@ -22,12 +22,6 @@ from esft.tuning.watcher import Watcher
 TIGHT = (
     "this may not fit into memory: esft plan, with the same recipe and options, says what to change"
 )
-CHOSEN = {
-    "device": "there they fit beside weights and batch",
-    "cpu": "the fastest that fits",
-    "disk": "memory for a copy is short",
-}
-"""Why [anchor] store = "auto" took a place."""
 UNMOVED = 0.1  # a larger share of weights that sigma does not move is warned of
 
 
@@ -50,8 +44,7 @@ def tell_plan(session: Session, run_path: Path, watcher: Watcher) -> None:
         what[0],
         *(("", note) for note in (*loaded.notes, slow, base.weights.kernels.missing) if note),
         *what[1:],
-        ("sigma", f"leaves {unmoved:.1%} of the weights as they are (rounding to {dtype})"),
-        *_anchor_lines(session),
+        ("exact", _exactness(session)),
         *memory_lines(memory, session.room),
         ("run", str(run_path)),
     )
@@ -188,17 +181,14 @@ def _task_lines(work: Work) -> list[tuple[str, str]]:
     return [*lines, ("prior", f"{priors}, {when}")]
 
 
-def _anchor_lines(session: Session) -> list[tuple[str, str]]:
-    base, device = session.base, session.base.loaded.device
-    anchor, asked = base.anchor, session.recipe.anchor
-    at = device if anchor.store == "device" else "the host"
-    lies = f"base weights copied, on {at}" if base.mapped is None else base.mapped.note
-    why = "" if asked.store == anchor.store else f"; chosen: {CHOSEN[anchor.store]}"
-    lines = [("anchor", lies + why)]
-    kept = f"drift kept in {anchor.drift}, {base.drift.nbytes / 1e6:,.0f} MB"
-    if anchor.store != "disk":
-        kept += " with the base weights"
-    way = f"subtracting the noise and a log ({kept}, on the host)"
+def _exactness(session: Session) -> str:
+    """Return how each trial is undone, and where what that takes lies."""
+    base, anchor = session.base, session.base.anchor
+    at = base.loaded.device if anchor.store == "device" else "the host"
+    lies = f"base weights copied on {at}" if base.mapped is None else base.mapped.note
+    if anchor.store == "disk" != session.recipe.anchor.store:
+        lies += ", since memory for a copy is short"
+    kept = f"the drift kept in {anchor.drift}"
     if revert_way(base.drift) == "restore":
-        way = f"restoring base + drift ({kept})"
-    return [*lines, ("revert", f"exact, by {way}")]
+        return f"each trial is undone to the bit, from {kept} and {lies}"
+    return f"each trial is undone to the bit, by a log; {kept}, {lies}"

@@ -12,7 +12,7 @@ import torch
 from esft.engine.forecast import forecast_of
 from esft.engine.journal_read import JournalRecord
 from esft.errors import RunError, TakenError
-from esft.files import writing
+from esft.files import write_whole, writing
 from esft.models.find import at_commit
 from esft.models.shape import shape_of
 from esft.recipe.settings import Recipe
@@ -87,10 +87,13 @@ def run_tuning(
         return _go_on(session, run, run.read_journal(), watcher, stop, population)
 
 
-def resume_tuning(path: Path, watcher: Watcher, stop: Callable[[], bool]) -> Outcome | Finished:
+def resume_tuning(
+    path: Path, watcher: Watcher, stop: Callable[[], bool], steps: int | None = None
+) -> Outcome | Finished:
     """Go on with a run: the same journal and the same bits as if it had never stopped.
 
-    In its recipe.toml `search.steps` may be raised since, and where things lie may change.
+    In its recipe.toml `search.steps` may be raised since, or here by `steps`, which is written
+    there; where things lie may change.
 
     Raises:
         EsftError: if another process works on the run, its files are damaged, or base model,
@@ -99,7 +102,8 @@ def resume_tuning(path: Path, watcher: Watcher, stop: Callable[[], bool]) -> Out
     with locked(path):
         run = open_run(path)
         record = run.read_journal()
-        recipe = load_recipe(str(run.recipe_path), {})
+        changes = {} if steps is None else {"search.steps": steps}
+        recipe = load_recipe(str(run.recipe_path), changes)
         planned = run.info.settings["search.steps"]
         if run.info.state == "finished" and recipe.search.steps <= planned:
             return _finished(run, record, recipe.run.keep_model, watcher)
@@ -109,6 +113,8 @@ def resume_tuning(path: Path, watcher: Watcher, stop: Callable[[], bool]) -> Out
         _require_room(session, path)
         _clear(run, record, watcher)
         tell_plan(session, path, watcher)
+        if changes:
+            write_whole(run.recipe_path, dump_recipe(recipe))
         run.update_info(state="running", settings=recorded_settings(recipe, session.base))
         return _go_on(session, run, record, watcher, stop, Population)
 

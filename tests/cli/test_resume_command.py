@@ -39,6 +39,21 @@ def test_resume_goes_on_with_the_newest_run_and_says_so_of_one_that_is_finished(
     assert json.loads(as_json.stdout) == {"run": "runs/tiny", "steps": 5, "state": "finished"}
 
 
+def test_a_finished_run_takes_more_steps_and_keeps_their_number(stopped):
+    esft("resume")
+
+    refused, more, again = (
+        esft("resume", "--steps", "4"),
+        esft("resume", "--steps", "7"),
+        esft("resume"),
+    )
+
+    assert refused.stdout == "run runs/tiny is finished: 5 steps, model runs/tiny/model\n"
+    assert more.exit_code == 0, more.output
+    assert "run        done: 7 steps" in more.stdout
+    assert again.stdout.startswith("run runs/tiny is finished: 7 steps")
+
+
 def test_resume_prints_json_alone(stopped):
     result = json.loads(esft("resume", "--json").stdout)
 

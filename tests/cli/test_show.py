@@ -9,11 +9,13 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from esft.cli.live import LiveWatcher, bar, sparkline, watch
+from esft.cli.outcome import show_outcome
 from esft.cli.show import PlainWatcher, duration, sample_lines, show_work, wrapped
 from esft.rollout.results import Evaluation, RowResult
 from esft.runs.records import StepMetrics
 from esft.tuning.answers import Sample
 from esft.tuning.clock import Left
+from esft.tuning.watcher import Outcome
 
 METRICS = StepMetrics(
     step=12,
@@ -151,6 +153,7 @@ def test_on_a_terminal_the_same_lines_stand_above_one_that_says_whether_it_works
     text = screen.getvalue()
     for expected in ("model   [tiny] model", "Warning: [mind] this", "12/500", before[:30]):
         assert expected in text
+    assert "a step\n" in text.replace("\r", "")  # not what was left then: the line tells it anew
     assert before.startswith("12/500 steps  ──────")
     assert "0:00 gone, 1:02:05 left  reward ▁█ 0.40, base 0.19" in before
     assert "stopping after this step, 1 min 5 s left" in after or "1 min 4 s left" in after
@@ -212,3 +215,26 @@ def test_signals_wait_for_a_step_only_once_there_is_one():
             signal.raise_signal(signal.SIGINT)
 
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+@pytest.mark.parametrize(
+    ("best", "said", "first"),
+    [
+        (0, "no evaluation has a better holdout reward than the base", "esft resume a --steps 40"),
+        (10, "step 10 has the best holdout reward: esft export runs/a --at best", "esft ask a"),
+        (20, None, "esft ask a"),
+    ],
+)
+def test_the_end_says_what_was_best_and_what_to_type_next(best, said, first, capsys):
+    outcome = Outcome(
+        run_path="runs/a", model_path="runs/a/model", steps=20, planned=20, stopped=False,
+        task="a", base=BASE, tuned=BASE, best_step=best, priors=(), samples=(), grader_failures=0,
+        drift=1.0, forecast=1.0, seconds=1.0, peak_memory=1, times=None,
+    )  # fmt: skip
+
+    show_outcome(outcome, as_json=False)
+
+    text, _, then = capsys.readouterr().out.partition("next:\n")
+    assert ("best  " in text) == (said is not None)
+    assert (said or "") in text
+    assert then.split("  ")[1].startswith(first)

@@ -460,7 +460,7 @@ def test_the_first_lines_say_what_will_happen(tmp_path):
         "5 holdout",
         "500 steps, N 4, sigma 1e-05, alpha 0.02, zscore, seed 1",
         "L2, alpha * lambda 0.2 a step, half-life 4 steps",
-        "restoring",
+        "undone to the bit, from the drift kept in float16 and base weights copied on the host",
         str(tmp_path / "run"),
     ):
         assert expected in text
