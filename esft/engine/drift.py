@@ -178,11 +178,20 @@ class Drift:
         self.refuse_if_torn()
         with self.weights.held("at_base"):
             try:
-                for part in self.parts():
-                    part.out.copy_(part.base)
+                self._write_base()
                 yield
             finally:
                 finish(self.round_weights)
+
+    def give_back(self) -> None:
+        """Write theta_0 to the weights for good; the drift is of no use then."""
+        with self.weights.held("give_back"):
+            self._torn = True
+            self._write_base()
+
+    def _write_base(self) -> None:
+        for part in self.parts():
+            part.out.copy_(part.base)
 
     def round_weights(self) -> None:
         """Write theta = round(theta_0 + D) to the weights."""

@@ -130,6 +130,7 @@ def fit_minutes(
         reach = _reach(recipe.search)
     if "search.alpha" not in given:
         changes["search.alpha"] = _rounded(fitted.alpha * reach / _reach(fitted))
+    session.base.drift.give_back()  # members and an update were tried
     rows = with_settings(session.recipe, changes).task.rows_per_step or len(session.train)
     return Fitted(
         changes=changes,

@@ -53,6 +53,25 @@ def test_every_store_makes_the_bits_of_the_plain_one(dtype, kept, drift_store, s
 @drift_stores
 @kinds
 @dtypes
+def test_weights_that_are_given_back_are_the_base_and_the_drift_ends(
+    dtype, kept, drift_store, store, path
+):
+    drift = stored_drift(dtype, kept, store, drift_store, path)
+    weights, at_base = drift.weights, bits_of(drift.weights)
+    walk(drift, steps=2)
+    assert bits_of(weights) != at_base
+
+    drift.give_back()
+
+    assert bits_of(weights) == at_base
+    with pytest.raises(AnchorError):
+        walk(drift, steps=1)
+
+
+@stores
+@drift_stores
+@kinds
+@dtypes
 def test_equal_rewards_members_and_visits_leave_every_bit(dtype, kept, drift_store, store, path):
     drift = stored_drift(dtype, kept, store, drift_store, path)
     weights, at_base = drift.weights, bits_of(drift.weights)

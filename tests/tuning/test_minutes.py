@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_runs import Notes, a_recipe
+from tiny_runs import Notes, a_recipe, never
 
 from esft.errors import RecipeError
 from esft.recipe.settings import Model, Prior, Recipe, Search, TaskSettings, with_settings
@@ -17,6 +17,7 @@ from esft.tuning.minutes import (
     fit_minutes,
     shared_out,
 )
+from esft.tuning.start import run_tuning
 
 RECIPE = Recipe(
     model=Model(id="embedded"),
@@ -141,6 +142,18 @@ def test_all_steps_walk_as_far_as_published_or_as_the_recipe_has_it(tmp_path):
     assert reach(with_settings(recipe, fresh.changes).search) == pytest.approx(REACH, rel=0.1)
     assert "search.sigma" not in named.changes
     assert reach(with_settings(recipe, named.changes).search) == pytest.approx(1.25, rel=0.1)
+
+
+def test_a_run_of_the_model_that_was_tried_is_that_of_the_same_settings_typed(tmp_path):
+    fitted = fit_minutes(a_recipe(tmp_path), 0.5, {"search.steps"}, Notes())
+    tuned = with_settings(a_recipe(tmp_path), fitted.changes)
+    typed = replace(tuned, run=replace(tuned.run, dir=str(tmp_path / "typed")))
+
+    run_tuning(tuned, Notes(), never, opened=fitted.opened)
+    run_tuning(typed, Notes(), never)
+
+    journals = [tmp_path / run / "journal.jsonl" for run in ("run", "typed")]
+    assert journals[0].read_bytes() == journals[1].read_bytes()
 
 
 def tried(recipe, monkeypatch, tries):
