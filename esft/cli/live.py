@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -60,6 +61,12 @@ class LiveWatcher(PlainWatcher):
 
     def notice(self, text: str) -> None:
         self._console.print(wrapped("Warning: ", text), style="yellow", markup=False)
+
+    def result(self, text: str) -> None:
+        if sys.stdout.isatty():  # the same screen: above the line that moves
+            self._print(text)
+        else:
+            super().result(text)
 
     def _print(self, text: str) -> None:
         self._console.print(text, markup=False, soft_wrap=True)

@@ -71,7 +71,7 @@ def doctor(ctx: click.Context, model: str, device: str | None, as_json: bool) ->
         for check in examine(model, device, watcher):
             found.append(check)
             if not as_json:
-                click.echo(check_text(check))
+                watcher.result(check_text(check))
     failed = [check.what for check in found if check.result == FAILED]
     if as_json:
         click.echo(json_text({"ok": not failed, "checks": found}))

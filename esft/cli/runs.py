@@ -156,7 +156,7 @@ def verify(
         for check in checks_of(path, watcher, RebuildOptions(from_base=not quick, **base)):
             found.append(check)
             if not as_json:
-                click.echo(check_text(check))
+                watcher.result(check_text(check))
     failed = sum(check.result == FAILED for check in found)
     if as_json:
         click.echo(json_text({"run": path, "ok": not failed, "checks": found}))

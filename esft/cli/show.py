@@ -146,6 +146,10 @@ class PlainWatcher:
     def notice(self, text: str) -> None:
         self._print(wrapped("Warning: ", text))
 
+    def result(self, text: str) -> None:
+        """Print to stdout, where a result goes."""
+        click.echo(text)
+
     def _heading(self) -> None:
         """Print the heading of the table of steps, and the base model as its first row."""
         self._print("")

@@ -217,6 +217,20 @@ def test_signals_wait_for_a_step_only_once_there_is_one():
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_a_result_comes_above_the_line_on_a_terminal_and_else_to_stdout(is_terminal, monkeypatch):
+    screen, out = io.StringIO(), io.StringIO()
+    out.isatty = lambda: is_terminal
+    monkeypatch.setattr(sys, "stdout", out)
+    watcher = LiveWatcher(Console(file=screen, force_terminal=True, width=80, color_system=None))
+
+    watcher.result("[ok] good")
+
+    assert ("[ok] good" in screen.getvalue(), "[ok] good\n" in out.getvalue()) == (
+        (True, False) if is_terminal else (False, True)
+    )
+
+
 @pytest.mark.parametrize(
     ("best", "said", "first"),
     [
