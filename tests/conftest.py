@@ -31,6 +31,7 @@ LONGEST = (
     "test_real.py",
     "engine/test_perturb.py",
     "engine/test_random_walk.py",
+    "cli/test_examples.py",
     "cli/test_tune_command.py",
     "export/test_export.py",
     "tuning/test_resume.py",

@@ -8,7 +8,7 @@ from command import esft
 
 @pytest.fixture(autouse=True)
 def _reached(monkeypatch):
-    monkeypatch.setattr("esft.bench.doctor._status_of_hub", lambda: 200)
+    monkeypatch.setattr("esft.bench.doctor.answer_of", lambda address: 200)
 
 
 def test_a_page_says_how_the_machine_is():

@@ -1,7 +1,9 @@
-"""Every `esft tune` of README and of the help texts runs: on a tiny model, for a step."""
+"""Every `esft` command of README, and every `esft tune` of the help texts, runs as it is written:
+on the embedded model or a tiny one, for a step."""
 
 import re
 import shlex
+import shutil
 import textwrap
 from pathlib import Path
 
@@ -17,30 +19,79 @@ HELP = "\n".join(
     CliRunner().invoke(main, arguments, terminal_width=100).output
     for arguments in (["--help"], ["tune", "--help"])
 )
+RUN = "subtract-two-digits-embedded-1"  # what the quickstart calls its run, here as in README
 SMALL = (
     "--device cpu --steps 1 --population 2 --set task.train=3 --set task.holdout=3 "
-    "--set task.rows_per_step=2 --set task.max_new_tokens=4"
+    "--set task.rows_per_step=2 --set task.max_new_tokens=4 --set prior.rows=2"
 )
+OWN_QUICKSTART = f"tune quickstart {SMALL} --prior copy-letters"
+
+INSTEAD = (  # what stands in a command, and what here instead: models of the hub, names, sizes
+    (r"\bQwen2.5-[\d.]+B\b|(?<!/)\bSmolLM2-135M-Instruct\b|\S+\.gguf\b", "base"),
+    (r"\bRUN(\.\.\.)?|\bshot$", RUN),
+    (r"--data-dir \S+", "--data-dir data"),
+    (r"--at (\d+)(?!\S)", "--at 1"),
+    (r"--at [\d,]+last", "--at 1,last"),
+    (r"^tune NAME", "tune quickstart"),
+    (r"^tasks NAME", "tasks countdown"),
+    (r"^replay my.jsonl --model BASE", f"replay runs/{RUN}/journal.jsonl --model embedded"),
+    (r"^(tune (?!.*--run-dir).*)", r"\1 --run-dir out"),
+    (r"^(tune|plan) (arc|conciseness)-\S+", r"\g<0> --model base"),
+    (r"^tune .*|^plan .* --calibrate", rf"\g<0> {SMALL}"),
+    (r"^tune quickstart(?!.* --prior ).*", r"\g<0> --prior copy-letters"),
+    (r"^ask .*", r"\g<0> --tokens 4"),
+    (r"^eval .*", r"\g<0> --kl-prompts 2 --kl-tokens 4"),
+    (r"^doctor", "doctor --device cpu"),
+)
+PARSED_ALONE = {  # and why no more than the options of these is looked at here
+    "bench": "times for two minutes; tests/cli/test_bench_command.py runs its parts",
+    "export --out DIR --push ME/NAME": "tests/export/test_push.py pushes to a hub on this machine",
+}
+NAMED = "export"
+"""Commands that README names by themselves, in a sentence: nobody types them so."""
 
 
-def examples(text):
-    whole_lines = re.sub(r"\\\n\s*", "", text)
-    return re.findall(r"^ +esft (tune .*[-=\d].*)$", whole_lines, re.MULTILINE)
+def unfolded(text):
+    return re.sub(r"\\\n\s*", "", text)
 
 
-EXAMPLES = sorted({*examples(README), *examples(HELP)})
+def commands(text):
+    """The commands of a text, without `esft` and comments: in lines of their own, after another
+    command, and in sentences."""
+    begin, end = r"(?:^ {4,}|: |`|<!-- |&& *)", r"(?= {2,}|\s*#|`| -->|\s*&&|$)"
+    return re.findall(rf"{begin}esft (\w.*?){end}", unfolded(text), re.MULTILINE)
+
+
+def adapted(command):
+    for pattern, other in INSTEAD:
+        command = re.sub(pattern, other, command)
+    return command
+
+
+HELP_EXAMPLES = re.findall(r"^ +esft (tune .*[-=\d].*)$", unfolded(HELP), re.MULTILINE)
+EXAMPLES = sorted({*commands(README), *HELP_EXAMPLES} - {NAMED})
+ADAPTED = {adapted(example): example for example in EXAMPLES}  # what comes to the same, once
 
 
 @pytest.fixture(scope="module")
-def places(tmp_path_factory):
+def made(tmp_path_factory):
+    """A folder with all that the examples name: models, rows, a recipe and a run."""
     folder = tmp_path_factory.mktemp("examples")
-    return write_model(folder / "base"), write_arc(folder / "data")
+    write_model(folder / "base")
+    write_arc(folder / "data")
+    write_own_files(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        run(f"recipes copy quickstart {folder}/my.toml")
+        run(OWN_QUICKSTART)
+    return folder
 
 
-def write_own_tasks(folder):
-    """Write README's own tasks: the program as it stands there, its row as often as needed; and a
-    file of prior tasks."""
+def write_own_files(folder):
+    """Write README's own tasks: the program as it stands there, its row as often as needed; a file
+    of prior tasks, and one of questions."""
     (folder / "tasks.txt").write_text("arc-easy:3\n")
+    (folder / "questions.txt").write_text("Why?\nHow?\n")
     (row,) = re.findall(r"^    (\{.*\})$", README, re.MULTILINE)
     lines = [row.replace("Ada", f"Ada {number}") for number in range(8)]
     (folder / "my.jsonl").write_text("\n".join(lines))
@@ -48,25 +99,62 @@ def write_own_tasks(folder):
     (folder / "my.py").write_text(textwrap.dedent(program.partition("    esft ")[0]))
 
 
-def test_there_are_examples():
-    assert len(examples(README)) >= 4
-    assert len(examples(HELP)) >= 4
+@pytest.fixture
+def place(made, tmp_path, monkeypatch):
+    """A copy of that folder, to work in, of which nothing is left."""
+    folder = shutil.copytree(made, tmp_path / "place")
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("ESFT_DATA_DIR", "data")
+    yield folder
+    shutil.rmtree(folder)
 
 
-@pytest.mark.parametrize("example", EXAMPLES)
-def test_an_example_runs(example, places, tmp_path, monkeypatch):
-    base, data = places
-    monkeypatch.setenv("ESFT_DATA_DIR", str(data))
-    monkeypatch.chdir(tmp_path)
-    write_own_tasks(tmp_path)
-    arguments = shlex.split(f"{example} {SMALL}")
-    arguments += ["--model", str(base), "--run-dir", str(tmp_path / "out")]
-    if "--track" in arguments:
-        pytest.importorskip(arguments[arguments.index("--track") + 1])
-    if "--data-dir" in arguments:
-        arguments += ["--data-dir", str(data)]
+@pytest.fixture(autouse=True)
+def _alone(monkeypatch):
+    """No browser, and of the hub one data set, of the form that README's example has."""
+    row = {"question": "Sky?", "choices": {"text": ["red", "blue"]}, "answerKey": "B"}
+    monkeypatch.setattr("webbrowser.open", lambda address: True)
+    monkeypatch.setattr("esft.hub.answer_of", lambda address: 200)
+    monkeypatch.setattr("esft.bench.doctor.answer_of", lambda address: 200)
+    monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: {"train": [row] * 3})
 
-    done = CliRunner().invoke(main, arguments)
 
-    assert done.exit_code == 0, done.stderr
-    assert (tmp_path / "out" / "model" / "model.safetensors").exists()
+def run(command):
+    done = CliRunner().invoke(main, shlex.split(command), input="y\n")
+    assert done.exit_code == 0, f"esft {command}\n{done.output}"
+    return done
+
+
+def test_every_command_that_readme_names_is_among_the_examples():
+    named = re.findall(rf"\besft (?:{'|'.join(main.commands)})\b", README)
+
+    assert len(named) == len(commands(README)) > 40
+    assert len(HELP_EXAMPLES) >= 4
+
+
+def test_every_rule_is_for_some_example():
+    assert {*PARSED_ALONE, NAMED} <= {*commands(README)}
+    for number, (pattern, _) in enumerate(INSTEAD):
+        before = [example for example in EXAMPLES if example not in PARSED_ALONE]
+        for earlier, other in INSTEAD[:number]:
+            before = [re.sub(earlier, other, example) for example in before]
+        assert any(re.search(pattern, example) for example in before), pattern
+
+
+@pytest.mark.parametrize("command", ADAPTED, ids=ADAPTED.values())
+def test_an_example_runs(command, place):
+    example = ADAPTED[command]
+    if example in PARSED_ALONE:
+        name, *arguments = shlex.split(example)
+        main.commands[name].make_context(name, arguments)
+        return
+    if tracker := re.search(r"--track (\w+)", example):
+        pytest.importorskip(tracker[1])
+    named = re.findall(r"(?:--out|--run-dir|^recipes copy \w+) (\S+)", command)
+    writes = [place / name for name in named]
+    for path in writes:
+        path.unlink(missing_ok=True)
+
+    run(command)
+
+    assert all(path.exists() for path in writes) or "--dry-run" in command
