@@ -9,7 +9,7 @@ import click
 
 from esft.cli.show import change_text, duration, sample_lines, wrapped
 from esft.rollout.typed import json_text
-from esft.tuning.watcher import Outcome, TaskScores, as_forecast
+from esft.tuning.watcher import Outcome, as_forecast
 
 
 def show_outcome(outcome: Outcome, as_json: bool, without_awd: str | None = None) -> None:
@@ -20,7 +20,8 @@ def show_outcome(outcome: Outcome, as_json: bool, without_awd: str | None = None
     lines = _samples(outcome) + _figures(outcome) + _run_lines(outcome)
     if without_awd is not None and outcome.priors:
         lines.append(f"The same without AWD: {without_awd}")
-    click.echo("\n".join([*lines, "", *_sentence(outcome), "", *_next(outcome)]))
+    click.echo("\n".join([*lines, ""]))
+    click.echo("\n".join([*_sentence(outcome), "", *_next(outcome)]))
 
 
 def _samples(outcome: Outcome) -> list[str]:
@@ -79,9 +80,10 @@ def not_kept(run: str) -> str:
 
 def _sentence(outcome: Outcome) -> list[str]:
     from esft.evals.summary import summary
+    from esft.report.read import recorded_tasks
 
-    target = TaskScores(name=outcome.task, base=outcome.base, now=outcome.tuned)
-    return [wrapped("", f"{summary(target, outcome.priors)}.")]
+    tasks, _ = recorded_tasks(Path(outcome.run_path))
+    return [wrapped("", f"{summary(tasks)}.")]
 
 
 def _next(outcome: Outcome) -> list[str]:

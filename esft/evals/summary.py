@@ -1,80 +1,116 @@
-"""What tuning did, in one sentence for people."""
+"""What tuning did, in words: a run says them at its end, and its report first of all."""
 
 from collections.abc import Sequence
 
-from esft.rollout.results import Evaluation
-from esft.stats.intervals import Interval
-from esft.stats.paired import compare, compare_rewards
-from esft.stats.series import Series
-from esft.stats.verdict import MARGIN
-from esft.tuning.watcher import TaskScores
+from esft.evals.results import Comparison, TaskResult
 
 _MOST = 0.5  # of what it had right: a prior task that lost more is one that lost most
-_NAMED = 3  # tasks; of more, how many they are is enough
+_NAMED = 4  # tasks; of more, three and how many others
+_KEPT = ("unchanged", "recovered")  # by their verdicts
+_DOWN = ("down", "drifting", "lost")
 
 
-def summary(target: TaskScores, priors: Sequence[TaskScores]) -> str:
-    """Return what became of the target and of the prior tasks, with 95 % intervals.
-
-    "kept" is what lies within the margin of `verdict` for certain; "down" and "up" are more than
-    the margin, beyond chance; of the rest that is said as well.
-    """
-    return "; ".join([*target_parts(target.base, target.now), *prior_parts(priors)])
+def summary(tasks: Sequence[TaskResult]) -> str:
+    """Return what became of target and prior tasks, in one sentence without its full stop."""
+    targets = [target_words(task) for task in tasks if task.role == "target"]
+    return "; ".join(filter(None, [*targets, prior_words(tasks)]))
 
 
-def target_parts(base: Evaluation, now: Evaluation) -> list[str]:
-    """Return the share right and, where it says something else, the reward; the rows once."""
-    before, after = (
-        [(float(bool(row.correct)), row.reward) for row in side.results] for side in (base, now)
-    )
-    rewards = compare_rewards(before, after)
-    parts, rows = [], f" on {base.n} row{'' if base.n == 1 else 's'}"
-    if rewards is None or any(right for right, _ in (*before, *after)):
-        change = compare([right for right, _ in before], [right for right, _ in after])
-        text = f"{base.accuracy:.0%} -> {now.accuracy:.0%} right{rows}, "
-        parts.append(text.replace("%", " %") + _change(change.interval, change.difference, 100))
+def target_words(task: TaskResult) -> str:
+    """Return the share right and, where it says something else, the reward, with 95 % intervals;
+    the rows once."""
+    before, after, change = task.before, task.after, task.change
+    if before is None:
+        return "the base model was not evaluated"
+    rows, right = f" on {before.n:,} row{'s' * (before.n != 1)}", says_right(task)
+    if after is None or change is None:
+        has = f"{percents(before.accuracy)} right"
+        has = has if right else f"a reward of {plain(before.reward)}"
+        return f"the base model has {has}{rows}; what tuning did was not measured yet"
+    parts = []
+    if right or change.reward_change is None:
+        shares = f"{percents(before.accuracy)} -> {percents(after.accuracy)} right{rows}"
+        parts.append(f"{shares}, {points_words(change)}")
         rows = ""
-    if rewards is not None:
-        text = f"reward {base.reward:.2f} -> {now.reward:.2f}{rows}, "
-        parts.append(text + _change(rewards.interval, rewards.difference, 1))
-    return parts
+    if change.reward_change is not None:
+        rewards = f"reward {plain(before.reward)} -> {plain(after.reward)}{rows}"
+        parts.append(f"{rewards}, {reward_words(change)}")
+    return "; ".join(parts)
 
 
-def prior_parts(priors: Sequence[TaskScores]) -> list[str]:
-    """Return how many prior tasks were kept and what became of the others; where most are lost,
-    what to try."""
-    found: dict[str, list[str]] = {"lost": [], "down": [], "up": [], "kept": [], "open": []}
-    for task in priors:
-        before, after = (
-            [float(bool(row.correct)) for row in side.results] for side in (task.base, task.now)
-        )
-        change = Series(before, {1: after}, MARGIN).changes[-1]
-        kind = "kept" if change.is_level else "open"
-        if change.is_change:
-            kind = "down" if change.is_down else "up"
-        if kind == "down" and task.now.accuracy < _MOST * task.base.accuracy:
-            kind = "lost"
-        points = f" by {100 * abs(change.difference):.0f} points" if kind in ("down", "up") else ""
-        found[kind].append(task.name + points)
-    parts, count = [], len(priors)
-    if lost := found["lost"]:
-        parts.append(f"lost most of {len(lost)} of {_tasks(count)}: a smaller alpha or --awd")
-    if kept := found["kept"]:
-        parts.append(f"{_tasks(len(kept))} kept")
-    parts += [f"{kind}: {', '.join(found[kind])}" for kind in ("down", "up") if found[kind]]
-    if left := found["open"]:
-        which = ", ".join(left) if len(left) <= _NAMED else f"{len(left)} of {_tasks(count)}"
-        parts.append(f"too few rows to tell of {which}")
-    return parts
+def prior_words(tasks: Sequence[TaskResult]) -> str:
+    """Return how many prior tasks were kept and which have another verdict; where most are lost,
+    what to try. Nothing where there is none."""
+    priors = [task for task in tasks if task.role == "prior"]
+    judged = [task for task in priors if task.change is not None]
+    if not judged:
+        return f"{counted(len(priors))} not measured again yet" if priors else ""
+    names: dict[str, list[str]] = {}
+    for task in judged:
+        kind = "not enough" if task.verdict is None else task.verdict.kind
+        if kind in _DOWN and (task.after.accuracy or 0) < _MOST * (task.before.accuracy or 0):
+            kind = "most"
+        points = f" {signed(100 * task.change.change)} points" if kind != "not enough" else ""
+        names.setdefault("kept" if kind in _KEPT else kind, []).append(task.name + points)
+    parts = []
+    if most := names.get("most"):
+        of_all = f"{len(most)} of {counted(len(judged))}"
+        parts.append(f"lost most of {of_all}: a smaller alpha or --awd")
+    if kept := names.get("kept"):
+        parts.append(f"{counted(len(kept))} kept")
+    parts += [f"{kind}: {_few(names[kind])}" for kind in (*_DOWN, "improved") if kind in names]
+    if left := names.get("not enough"):
+        parts.append(f"too few rows to tell of {_few(left)}")
+    return "; ".join(parts)
 
 
-def _tasks(count: int) -> str:
-    return f"{count} prior task{'' if count == 1 else 's'}"
+def says_right(task: TaskResult) -> bool:
+    """Return whether right answers tell anything of a task: with a reward of one's own, no answer
+    may ever count as right."""
+    return any(score.accuracy for score in task.evaluations) or not any(
+        score.reward for score in task.evaluations
+    )
 
 
-def _change(interval: Interval, difference: float, scale: float) -> str:
-    form, unit = ("+.0f", " points") if scale == 100 else ("+.2f", "")
-    texts = [format(scale * x, form) for x in (difference, interval.low, interval.high)]
-    change, low, high = (text if float(text) else text[1:] for text in texts)  # no sign for 0
-    chance = " (no change beyond chance)" if interval.low <= 0 <= interval.high else ""
-    return f"{change}{unit}, {low} to {high}{chance}"
+def counted(tasks: int) -> str:
+    """Return how many prior tasks, in words."""
+    return f"{tasks} prior task{'s' * (tasks != 1)}"
+
+
+def percents(share: float | None) -> str:
+    """Return a share as "30 %"."""
+    return "?" if share is None else f"{100 * share:.0f} %"
+
+
+def plain(reward: float | None) -> str:
+    """Return a reward."""
+    return "?" if reward is None else f"{reward:.2f}"
+
+
+def points_words(change: Comparison) -> str:
+    """Return the change of a share right, with its interval; in tenths where rows tell them."""
+    figures = (100 * change.change, 100 * change.low, 100 * change.high)
+    return _change_words(figures, ".1f" if change.high - change.low < 0.05 else ".0f", " points")
+
+
+def reward_words(change: Comparison) -> str:
+    """Return the change of a reward, with its interval."""
+    return _change_words((change.reward_change, change.reward_low, change.reward_high), ".2f", "")
+
+
+def _change_words(figures: tuple[float | None, ...], form: str, unit: str) -> str:
+    if None in figures:
+        return "by how much is not known"
+    change, low, high = figures
+    chance = " (no change beyond chance)" if low <= 0 <= high else ""
+    return f"{signed(change, form)}{unit}, {signed(low, form)} to {signed(high, form)}{chance}"
+
+
+def signed(value: float, form: str = ".0f") -> str:
+    """Return a number with its sign, and none where it is rounded to zero."""
+    text = format(value, f"+{form}")
+    return text if float(text) else text[1:]
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names if len(names) <= _NAMED else [*names[:3], f"{len(names) - 3} more"])

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from esft.evals.results import TaskResult
+from esft.evals.summary import says_right
 from esft.report.numbers import RunNumbers
-from esft.report.summary import says_right
 from esft.rollout.typed import known
 
 WIDE = 1.96  # standard errors on either side that hold the truth in 95 % of cases

@@ -32,7 +32,7 @@ def read_run(path: Path) -> RunNumbers:
     model, settings, numel = info.model, info.settings, info.model.tuned_parameters
     record = _noted(notes, None, RunFolder(path, info).read_journal)
     progress = _noted(notes, (), lambda: progress_of(path, record, numel))
-    recorded, answers = _noted(notes, ([], ()), lambda: _recorded_tasks(path))
+    recorded, answers = _noted(notes, ([], ()), lambda: recorded_tasks(path))
     measured, drift = _noted(notes, ([], ()), lambda: _evaluated(path, record, notes))
     return RunNumbers(
         name=path.resolve().name,
@@ -83,7 +83,7 @@ def _noted(notes: list[str], instead: T, read: Callable[[], T]) -> T:
     return instead
 
 
-def _recorded_tasks(path: Path) -> tuple[list[TaskResult], tuple[TaskAnswers, ...]]:
+def recorded_tasks(path: Path) -> tuple[list[TaskResult], tuple[TaskAnswers, ...]]:
     """Return the tasks of evals.jsonl, each compared with its base row by row, and the answers."""
     tasks: dict[tuple[str, str], dict[int, RecordedScore]] = {}
     for score in scores(path):

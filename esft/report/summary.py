@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from esft.evals.results import Comparison, TaskResult
+from esft.evals.summary import (
+    counted,
+    percents,
+    plain,
+    points_words,
+    prior_words,
+    reward_words,
+    says_right,
+    signed,
+    target_words,
+)
 from esft.report.numbers import RunNumbers
 from esft.runs.differences import short_name
-from esft.stats.verdict import Verdict
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,8 +76,8 @@ def comparison_of(runs: Sequence[RunNumbers]) -> str:
         means = [math.fsum(changes[name] for name in shared) for changes in found]
         if shared and means.count(max(means)) == 1:
             best, mean = runs[means.index(max(means))].label, max(means) / len(shared)
-            parts.append(f"{words}: {best} ({_points(mean)} points).")
-    return " ".join(parts)
+            parts.append(f"{words}: {best} ({signed(100 * mean)} points).")
+    return typeset(" ".join(parts))
 
 
 def summary_of(run: RunNumbers) -> Summary:
@@ -77,35 +88,27 @@ def summary_of(run: RunNumbers) -> Summary:
     compared = [task for task in priors if task.change is not None]
     if compared:
         figures.append(_prior_figure(compared))
+    of_priors = "Nothing else was watched: esft eval --prior TASK would tell what it lost."
+    if priors:
+        of_priors = f"What it could do before: {prior_words(priors)}."
+    target = "; ".join(map(target_words, targets)) or "the task was not evaluated"
     return Summary(
         state=_state(run),
-        target=" ".join(map(_of_target, targets)) or "The task was not evaluated.",
-        priors=_of_priors(priors) if run.tasks else "",
+        target=typeset(f"{target[0].upper()}{target[1:]}."),
+        priors=typeset(of_priors) if run.tasks else "",
         figures=tuple(figures),
     )
 
 
-def says_right(task: TaskResult) -> bool:
-    """Return whether right answers tell anything of a task: with a reward of one's own, no answer
-    may ever count as right."""
-    return any(score.accuracy for score in task.evaluations) or not any(
-        score.reward for score in task.evaluations
-    )
+def typeset(text: str) -> str:
+    """Return a text with arrows, minus signs and spaces as they are printed."""
+    text = re.sub(r"(?<![\w-])-(?=\d)", "−", text)
+    return text.replace(" -> ", " → ").replace(" %", "\u00a0%")
 
 
 def percent(share: float | None) -> str:
     """Return a share as "30 %", with a decimal where it has one."""
     return "–" if share is None else f"{100 * share:.1f}".removesuffix(".0") + "\u00a0%"
-
-
-def signed(value: float, form: str = ".1f") -> str:
-    """Return a number with its sign, and none where it is rounded to zero."""
-    text = format(value, f"+{form}")
-    return text[1:] if not float(text) else text.replace("-", "−")
-
-
-def _points(share: float) -> str:
-    return signed(100 * share)
 
 
 def _state(run: RunNumbers) -> str:
@@ -114,85 +117,17 @@ def _state(run: RunNumbers) -> str:
     return said and f"{said} {run.steps} of {run.planned} steps."
 
 
-def _of_target(task: TaskResult) -> str:
-    before, after, change = task.before, task.after, task.change
-    if before is None:
-        return "The base model was not evaluated."
-    rows = f"{before.n:,} row{'s' * (before.n != 1)} it was not tuned on"
-    if after is None or change is None:
-        has = f"{percent(before.accuracy)} right"
-        has = has if says_right(task) else f"a reward of {_plain(before.reward)}"
-        return f"The base model has {has} on {rows}; what tuning did was not measured yet."
-    sentence = ""
-    if says_right(task):
-        sentence = f"{percent(before.accuracy)} → {percent(after.accuracy)} right on {rows}: "
-        sentence += f"{_points(change.change)} points{_likely(change.low, change.high, 100)}."
-        rows = ""
-    if change.reward_change is not None:
-        sentence += f" Reward {_plain(before.reward)} → {_plain(after.reward)}"
-        sentence += f"{f' on {rows}' if rows else ''}: {signed(change.reward_change, '.2f')}"
-        sentence += f"{_likely(change.reward_low, change.reward_high, 1)}."
-    return sentence.strip()
-
-
-def _likely(low: float | None, high: float | None, scale: float) -> str:
-    if low is None or high is None:
-        return ""
-    form = ".1f" if scale == 100 else ".2f"
-    chance = "; it may be chance" if low <= 0 <= high else ""
-    return f" (likely {signed(scale * low, form)} to {signed(scale * high, form)}{chance})"
-
-
-def _of_priors(tasks: Sequence[TaskResult]) -> str:
-    """Return what became of what the model could do before."""
-    if not tasks:
-        return "Nothing else was watched: esft eval --prior TASK would tell what it lost."
-    judged = [task for task in tasks if task.change is not None]
-    if not judged:
-        return f"{_count(len(tasks))} that it could do before, not measured again yet."
-    groups: dict[str, list[str]] = {"kept": [], "better": [], "worse": [], "open": []}
-    for task in judged:
-        group = _outcome(task.verdict)
-        points = _points(task.change.change)
-        groups[group].append(task.name if group == "open" else f"{task.name} {points}")
-    parts = [f"{len(groups['kept'])} kept"] if groups["kept"] else []
-    for group in ("better", "worse"):
-        if names := groups[group]:
-            parts.append(f"{len(names)} {group} ({_few(names)})")
-    if groups["open"]:
-        parts.append(f"{len(groups['open'])} with too few rows to tell ({_few(groups['open'])})")
-    return f"{_count(len(judged))} that it could do before: {', '.join(parts)}."
-
-
-def _count(tasks: int) -> str:
-    return f"{tasks} other task{'s' * (tasks != 1)}"
-
-
-def _few(names: list[str]) -> str:
-    return ", ".join(names if len(names) < 5 else [*names[:3], f"{len(names) - 3} more"])
-
-
-def _outcome(verdict: Verdict | None) -> str:
-    if verdict is None:
-        return "open"
-    if verdict.kind in ("unchanged", "recovered"):
-        return "kept"
-    words = {"improved": "better", "lost": "worse", "drifting": "worse", "down": "worse"}
-    return words.get(verdict.kind, "open")
-
-
 def _target_figure(task: TaskResult) -> Figure:
     before, after, change = task.before, task.after, task.change
     if says_right(task):
-        shares = (percent(before.accuracy), percent(after.accuracy))
-        return _figure(f"{task.name}: right answers", *shares, change)
-    low, high = change.reward_low, change.reward_high
+        shares = (percents(before.accuracy), percents(after.accuracy))
+        return _shares_figure(f"{task.name}: right answers", *shares, change)
     return Figure(
         label=f"{task.name}: reward",
-        before=_plain(before.reward),
-        after=_plain(after.reward),
-        change=f"{signed(change.reward_change or 0, '.2f')}{_likely(low, high, 1)}",
-        kind=_kind(low, high),
+        before=typeset(plain(before.reward)),
+        after=typeset(plain(after.reward)),
+        change=typeset(reward_words(change)),
+        kind=_kind(change.reward_low, change.reward_high),
     )
 
 
@@ -210,24 +145,24 @@ def _prior_figure(tasks: Sequence[TaskResult]) -> Figure:
         percent(math.fsum(score.accuracy or 0 for score in side) / count)
         for side in ([task.before for task in tasks], [task.after for task in tasks])
     ]
-    label = f"{_count(count)}: right answers{' on average' if count > 1 else ''}"
+    label = f"{counted(count)}: right answers{' on average' if count > 1 else ''}"
     together = Comparison(
         step=0, change=mean, se=None, low=low, high=high, gained=0, lost=0, p=math.nan
     )
-    return _figure(label, *shares, together)
+    return _shares_figure(label, *shares, together)
 
 
-def _figure(label: str, before: str, after: str, change: Comparison) -> Figure:
-    text = f"{_points(change.change)} points{_likely(change.low, change.high, 100)}"
-    kind = _kind(change.low, change.high)
-    return Figure(label=label, before=before, after=after, change=text, kind=kind)
+def _shares_figure(label: str, before: str, after: str, change: Comparison) -> Figure:
+    return Figure(
+        label=label,
+        before=typeset(before),
+        after=typeset(after),
+        change=typeset(points_words(change)),
+        kind=_kind(change.low, change.high),
+    )
 
 
 def _kind(low: float | None, high: float | None) -> str:
     if low is None or high is None or low <= 0 <= high:
         return ""
     return "good" if low > 0 else "bad"
-
-
-def _plain(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f}".replace("-", "−")

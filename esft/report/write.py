@@ -6,20 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from esft.evals.summary import says_right, signed
 from esft.files import write_whole, writing
 from esft.report.charts import NAMES, Section, sections_of
 from esft.report.draw import DARK, LIGHT, MARKERS, as_png, as_svg, marker
 from esft.report.numbers import RunNumbers
 from esft.report.read import named_apart, read_run
-from esft.report.summary import (
-    about,
-    comparison_of,
-    percent,
-    says_right,
-    signed,
-    summary_of,
-    title_of,
-)
+from esft.report.summary import about, comparison_of, percent, summary_of, title_of, typeset
 from esft.rollout.typed import known
 
 
@@ -77,7 +70,7 @@ def make_page(
         lstrip_blocks=True,
     )
     pages.filters |= {"number": _number, "known": known, "percent": percent, "cut": _cut}
-    pages.filters |= {"svg": as_svg, "points": lambda share: signed(100 * share)}
+    pages.filters |= {"svg": as_svg, "points": lambda share: typeset(signed(100 * share, ".1f"))}
     tasks = [(task, number) for number, run in enumerate(runs) for task in run.tasks]
     order = list(dict.fromkeys((task.role, task.name) for task, _ in tasks))
     order.sort(key=lambda key: key[0] != "target")

@@ -6,6 +6,8 @@ import pytest
 from command import esft
 
 from esft.recipe.toml import load_recipe
+from esft.report.read import read_run
+from esft.report.summary import summary_of, typeset
 
 STEPS = 10
 AWD = load_recipe("quickstart", {}).anchor.awd
@@ -64,6 +66,13 @@ def test_prior_tasks_are_shown_one_by_one_while_tuning_and_at_the_end(with_awd):
         assert done.stderr.count(f"  prior  {name} ") == 1  # step 5; the last one is at the end
         assert f"  {name} " in done.stdout
     assert "+-" in done.stdout
+
+
+def test_the_end_says_in_the_words_of_the_report_what_tuning_did(with_awd):
+    run, done = with_awd
+    told, report = typeset(" ".join(done.stdout.split())), summary_of(read_run(run))
+
+    assert f"{report.target[:-1]}; {report.priors.partition(': ')[2]} next:" in told
 
 
 def test_the_end_names_the_command_without_awd_and_with_what_else_was_typed(with_awd, without_awd):
