@@ -22,6 +22,7 @@ from esft.cli.machine import cache, doctor
 from esft.cli.plan import plan
 from esft.cli.recipes import recipes, settings
 from esft.cli.runs import report, rm, runs, verify
+from esft.cli.show import wrapped
 from esft.cli.tasks import tasks
 from esft.cli.tune import resume, tune
 from esft.errors import EsftError, RunError
@@ -45,6 +46,10 @@ class _Main(click.Group):
 def _without_traceback() -> Iterator[None]:
     try:
         yield
+    except click.UsageError as error:
+        said = _folded("Error: ", error.format_message()).removeprefix("Error: ")
+        error.format_message = lambda: said
+        raise
     except EsftError as error:
         _tell(error)
         raise click.exceptions.Exit(error.exit_code) from error
@@ -74,9 +79,18 @@ def _without_noise() -> Iterator[None]:
 
 def _tell(error: EsftError) -> None:
     with suppress(OSError):
-        click.echo(f"Error: {error}", err=True)
+        click.echo(_folded("Error: ", str(error)), err=True)
         if error.hint is not None:
-            click.echo(f"Hint: {error.hint}", err=True)
+            click.echo(_folded("Hint: ", error.hint), err=True)
+
+
+def _folded(label: str, text: str) -> str:
+    """Return label and text, on a terminal no line wider than it: elsewhere programs read them."""
+    if not sys.stderr.isatty():
+        return label + text
+    first, *others = text.split("\n")
+    below = {"subsequent_indent": " " * len(label)}
+    return "\n".join([wrapped(label, first), *(wrapped("", line, **below) for line in others)])
 
 
 def _of_the_system(error: OSError) -> EsftError:

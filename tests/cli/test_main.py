@@ -1,3 +1,4 @@
+import io
 import os
 import re
 import subprocess
@@ -65,6 +66,38 @@ def test_a_wrong_command_line_exits_with_2(arguments):
 
     assert done.exit_code == 2
     assert "Error" in done.stderr
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("recipes", "check", "my.toml"),  # several things are wrong, each a line
+        ("report", f"/tmp/{'a-long-name-' * 5}/that/is/nowhere"),
+        ("plan", "quickstart", "--calibrate", "--vram", "12"),  # an error of click's
+    ],
+)
+def test_an_error_is_folded_between_words_on_a_terminal_alone(arguments, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "50")
+    (tmp_path / "my.toml").write_text("[search]\nsigma = -1\npopulation = 0\n")
+    told = []
+
+    for stream in (Terminal(), io.StringIO()):
+        monkeypatch.setattr("sys.stderr", stream)
+        with pytest.raises(SystemExit):
+            main(arguments)
+        told.append(stream.getvalue())
+
+    folded, whole = told
+    assert folded.split() == whole.split()
+    assert all(len(line) <= 50 or "/" in line for line in folded.splitlines())
+    assert "\n       " in folded  # under the label
+    assert "\n   " not in whole
 
 
 def run_python(code, *words, **options):
