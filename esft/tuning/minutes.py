@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -41,6 +41,7 @@ here; and with more than 32 rows a step the published 30, in 30 steps."""
 TELLING = 16
 """Rows whose chance is as large as what sets members apart: so many tell half of what can be told.
 By calculation, for answers right or wrong and members whose rewards differ by 0.1."""
+MORE = "more minutes, shorter answers (--set task.max_new_tokens=...) or a smaller model"
 POPULATION = 8, 30
 STEPS = 5
 """A run of fewer is refused."""
@@ -115,28 +116,37 @@ def fit_minutes(
     spent = time.monotonic() - began
     left = 60 * minutes * (1 - KEPT) - spent
     changes = tried | shared_out(session.recipe, price, left, given)
-    if (steps := changes.get("search.steps", STEPS)) < STEPS:
-        members = STEPS * changes.get("search.population", recipe.search.population)
-        one = price.rollout(changes.get("task.rows_per_step", ROWS[-1])) + price.member
-        needed = (spent + members * one) / (1 - KEPT) / (1 - EVALUATED)
-        raise RecipeError(
-            f"--minutes {minutes:g} leaves time for {steps} steps, expected at least {STEPS}: an "
-            f"evaluation takes {price.evaluation:.0f} s, a member {one:.1f} s",
-            hint=f"--minutes {math.ceil(needed / 60)} would do; so may shorter answers (--set "
-            "task.max_new_tokens=...), fewer prior rows or a smaller model",
-        )
+    if changes.get("search.steps", STEPS) < STEPS:
+        raise _too_short(minutes, spent, recipe, changes, price)
     fitted, reach = with_settings(session.recipe, changes).search, REACH
     if {"search.alpha", "search.sigma"} <= {*named}:
         reach = _reach(recipe.search)
     if "search.alpha" not in given:
         changes["search.alpha"] = _rounded(fitted.alpha * reach / _reach(fitted))
     session.base.drift.give_back()  # members and an update were tried
+    members = fitted.steps * fitted.population
+    if members < MEMBERS:
+        because = (*because, f"{members} members in all are few, {MEMBERS} tell more: {MORE}")
     rows = with_settings(session.recipe, changes).task.rows_per_step or len(session.train)
     return Fitted(
         changes=changes,
-        seconds=fitted.steps * fitted.population * (price.rollout(rows) + price.member),
+        seconds=members * (price.rollout(rows) + price.member),
         because=because,
         opened=Opened(session.base.loaded, session.room),
+    )
+
+
+def _too_short(
+    minutes: float, spent: float, recipe: Recipe, changes: Mapping[str, object], price: Price
+) -> RecipeError:
+    """Return that fewer than STEPS steps fit, after so many seconds were spent, and what would."""
+    members = STEPS * changes.get("search.population", recipe.search.population)
+    one = price.rollout(changes.get("task.rows_per_step", ROWS[-1])) + price.member
+    needed = (spent + members * one) / (1 - KEPT) / (1 - EVALUATED)
+    return RecipeError(
+        f"--minutes {minutes:g} leaves time for {changes['search.steps']} steps, expected at least "
+        f"{STEPS}: an evaluation takes {price.evaluation:.0f} s, a member {one:.1f} s",
+        hint=f"--minutes {math.ceil(needed / 60)} would do; or {MORE}",
     )
 
 

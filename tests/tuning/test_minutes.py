@@ -11,6 +11,7 @@ from esft.rollout.results import RowResult
 from esft.tuning.minutes import (
     EVALUATED,
     FEWEST_ROWS,
+    MEMBERS,
     POPULATION,
     REACH,
     Price,
@@ -126,7 +127,17 @@ def test_members_are_timed_and_tried_and_a_recipe_comes_of_it(tmp_path):
     tuned = with_settings(recipe, changes)
     assert tuned.search.population == recipe.search.population
     assert fitted.because[0].startswith(f"sigma {tuned.search.sigma:g}: ")
+    members = tuned.search.steps * tuned.search.population
+    assert ("members in all are few" in fitted.because[-1]) == (members < MEMBERS)
     assert not (tmp_path / "run").exists()
+
+
+def test_few_members_are_said(tmp_path, monkeypatch):
+    monkeypatch.setattr("esft.tuning.minutes.MEMBERS", 10**9)
+
+    fitted = fit_minutes(a_recipe(tmp_path), 0.5, (), Notes())
+
+    assert "members in all are few, 1000000000 tell more: more minutes" in fitted.because[-1]
 
 
 def test_all_steps_walk_as_far_as_published_or_as_the_recipe_has_it(tmp_path):
