@@ -1,11 +1,15 @@
 """How tests run: untimed; each file whole in one worker of pytest-xdist, the longest first."""
 
+import atexit
+import gc
 import os
 import tempfile
 import uuid
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+gc.disable()  # while libraries and tests load, which leave no garbage; see below
 
 IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
 
@@ -64,6 +68,13 @@ def pytest_collection_modifyitems(config, items):
         tests = config.rootpath / "tests"
         place = {tests / file: number for number, file in enumerate(LONGEST)}
         items.sort(key=lambda item: place.get(item.path, len(LONGEST)))
+
+
+def pytest_collection_finish():
+    """Let no search for garbage look through the libraries: half a second for each of them."""
+    gc.freeze()
+    gc.enable()
+    atexit.register(gc.unfreeze)
 
 
 @pytest.hookimpl(optionalhook=True)  # a run without xdist does not know it

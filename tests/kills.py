@@ -1,5 +1,6 @@
 """Kill a run with SIGKILL at a chosen place, and resume it: real processes, real files."""
 
+import gc
 import hashlib
 import json
 import multiprocessing
@@ -133,6 +134,7 @@ def killed_and_resumed(path, kills):
 
 
 def _child(sender, work, args):
+    gc.freeze()  # what was loaded once stays shared: no search for garbage copies it
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as cache:
         os.environ["ESFT_CACHE_DIR"] = cache  # what another process scored is scored again
