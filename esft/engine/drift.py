@@ -270,11 +270,12 @@ class Drift:
 
     def _update(self, update: Update) -> None:
         kernels, total = self.weights.kernels, sum(abs(net) for _, net in update.nets)
-        # The margin is for the rounding of the sum.
-        largest_update = update.scale * MAX_NOISE * total * (1 + 1e-5)
         peaks, reach, lengths = Tally(), Tally(), Tally()
-        for kept in self._kept.values():
-            kept.open_step(largest_update)
+        for name, kept in self._kept.items():
+            factors = self.weights.factors(name)
+            largest = MAX_NOISE if factors is None else factors.largest
+            # The margin is for the rounding of the sum.
+            kept.open_step(update.scale * largest * total * (1 + 1e-5))
         pieces = self.weights.pieces(kernels.fused_update)
         for piece, (base, *parts) in self._stream.brought(pieces, self._parts_of):
             kept, put = self._kept[piece.name], self._stream.put
@@ -302,7 +303,7 @@ class Drift:
     def _part(self, piece: Piece, brought: Parts) -> Part:
         base, *parts = brought
         stored = self._kept[piece.name].stored(parts)
-        return Part(piece.name, piece.start, piece.flat, base, stored)
+        return Part(piece.name, piece.start, piece.flat, base, stored, piece.factors)
 
     def _parts_of(self, piece: Piece) -> Parts:
         base = self._base[piece.name][piece.start : piece.start + piece.count]

@@ -1,12 +1,17 @@
 """Noise as a pure function of seed, tensor name and element."""
 
 import hashlib
+import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 NOISE_VERSION = 1
 """What a journal records; a new noise gets a new version and leaves this one as it is."""
+
+LOW_RANK_VERSION = 2
+"""What it records of noise of low rank, which is made of the other."""
 
 STRIDE = 0x9E3779B9
 MIX_1 = 0x7FEB352D
@@ -24,8 +29,71 @@ MAX_ELEMENTS = 1 << 32
 """Elements of one tensor that have noise of their own: the counter has 32 bits."""
 
 
+@dataclass(frozen=True)
+class Factors:
+    """Noise of low rank for a matrix: (1 / sqrt(rank)) * sum_k a_k b_k^T.
+
+    a_k and b_k are noise, of an element a row and a column, so that each element has mean 0 and
+    variance 1 as full noise has, and is a number of its own only along with its row and column.
+
+    Source: arXiv:2511.16652 (EGGROLL): E = A B^T / sqrt(r).
+    """
+
+    columns: int
+    rank: int
+
+    @property
+    def unit(self) -> float:
+        """1 / sqrt(rank)."""
+        return 1 / math.sqrt(self.rank)
+
+    @property
+    def largest(self) -> float:
+        """No noise value is larger than this in magnitude."""
+        return MAX_NOISE**2 * math.sqrt(self.rank)
+
+    def vectors(
+        self, seed: int, name: str, first: int, rows: int, device: torch.device | str = "cpu"
+    ) -> tuple[Tensor, Tensor]:
+        """Return a of some rows, (rank, rows), and b, (rank, columns), of the matrix `name`."""
+        sides = (("left", first, rows), ("right", 0, self.columns))
+        left, right = (
+            torch.stack(
+                [noise(seed, f"{name}:{k}", *of, device, purpose=side) for k in range(self.rank)]
+            )
+            for side, *of in sides
+        )
+        return left, right
+
+
+def drawn(
+    seed: int,
+    name: str,
+    start: int,
+    count: int,
+    device: torch.device | str = "cpu",
+    factors: Factors | None = None,
+) -> Tensor:
+    """Return `noise`, of low rank where there are `factors`: float32 (count,)."""
+    if factors is None or not count:
+        return noise(seed, name, start, count, device)
+    columns = factors.columns
+    first, last = start // columns, (start + count - 1) // columns
+    left, right = factors.vectors(seed, name, first, last - first + 1, device)
+    total = left[0, :, None] * right[0]
+    for k in range(1, factors.rank):
+        total += left[k, :, None] * right[k]
+    return total.view(-1)[start - first * columns :][:count] * factors.unit
+
+
 def noise(
-    seed: int, name: str, start: int, count: int, device: torch.device | str = "cpu"
+    seed: int,
+    name: str,
+    start: int,
+    count: int,
+    device: torch.device | str = "cpu",
+    *,
+    purpose: str = "noise",
 ) -> Tensor:
     """Return elements `start` to `start + count` of the noise that `seed` gives the tensor `name`.
 
@@ -38,7 +106,7 @@ def noise(
     Raises:
         ValueError: if the slice lies outside 0 to MAX_ELEMENTS.
     """
-    bits = random_bits("noise", seed, name, start, count, device)
+    bits = random_bits(purpose, seed, name, start, count, device)
     high = bits >> 8
     high &= _BYTES_0_AND_2
     bits &= _BYTES_0_AND_2

@@ -103,7 +103,8 @@ class _Logging:
 
         def moved(piece: Piece, flat: Tensor, sign: int) -> Tensor:
             out = torch.empty_like(flat)
-            perturb([Part(piece.name, piece.start, out, flat)], member.seed, sign * scale)
+            part = Part(piece.name, piece.start, out, flat, factors=piece.factors)
+            perturb([part], member.seed, sign * scale)
             return out
 
         self._undo = Undo(moved, self._compose)
@@ -128,7 +129,7 @@ def unmoved_share(weights: Weights, member: Member, sigma: float) -> float:
     unmoved = 0
     for piece in weights.pieces():
         moved = torch.empty_like(piece.flat)
-        part = Part(piece.name, piece.start, moved, piece.flat)
+        part = Part(piece.name, piece.start, moved, piece.flat, factors=piece.factors)
         weights.kernels.perturb([part], member.seed, sigma * member.sign)
         unmoved += int((differing_bits(moved, piece.flat) == 0).sum())
     return unmoved / weights.numel

@@ -31,12 +31,12 @@ def update_piece(
     """
     stored = kept.stored(parts)
     if kernels.fused_update:
-        where = piece.name, piece.start
-        return kernels.update(piece.flat, base, stored, kept.next_factor, *where, update)
+        where = piece.name, piece.start, update, piece.factors
+        return kernels.update(piece.flat, base, stored, kept.next_factor, *where)
     drift = read(stored)
     if update.nets:
         total = torch.zeros_like(drift)
-        kernels.accumulate(total, piece.name, piece.start, update.nets)
+        kernels.accumulate(total, piece.name, piece.start, update.nets, piece.factors)
         total *= update.scale
         drift += total
     decay_(drift, update.pull, update.norm)

@@ -1,7 +1,7 @@
 """The weights an engine works on: the one copy of a model's parameters."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from esft.engine.kernels import Kernels, chosen_kernels
 from esft.engine.kernels.reference import BLOCK
+from esft.engine.noise import Factors
 
 SCRATCH = 64 << 20
 """Bytes of working memory on the device where nothing else is said."""
@@ -29,6 +30,7 @@ class Piece:
     name: str
     start: int  # the first element, in row-major order
     flat: Tensor  # view of the weights, shape (count,); writing to it writes the model
+    factors: Factors | None = None  # of its noise
 
     @property
     def count(self) -> int:
@@ -44,10 +46,12 @@ class Weights:
         exclude: globs on names to leave alone; wins over `include`.
         scratch: bytes of working memory on the device.
         kernels: passes over them; None takes the fastest of their device.
+        rank: of the noise of matrices, see `Factors`; None has full noise for all. Their biases
+            have full noise with it too, and other vectors, such as norms, are left alone.
 
     Raises:
-        ValueError: if no parameter is left, a glob matches none, or one has a dtype that cannot
-            be tuned.
+        ValueError: if no parameter is left, a glob matches none, one has a dtype that cannot
+            be tuned, or more than two dimensions where there is a rank.
     """
 
     def __init__(
@@ -57,18 +61,25 @@ class Weights:
         exclude: Sequence[str] | None = None,
         scratch: int = SCRATCH,
         kernels: Kernels | None = None,
+        rank: int | None = None,
     ) -> None:
         self.scratch = scratch
         self._claimed = False
         self._held_by: str | None = None
         parameters = _distinct_parameters(model)
-        self.names = chosen_names(list(parameters), include, exclude)
+        shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
+        self.names = chosen_names(shapes, include, exclude, rank)
         """Canonical names of the tuned parameters, in the module's order."""
         for name in self.names:
             dtype = parameters[name].dtype
             if dtype not in (torch.float32, torch.float16, torch.bfloat16):
                 raise ValueError(f"{name} is {dtype}, expected float32, float16 or bfloat16")
         self._flat = {}
+        self._factors = {
+            name: Factors(shapes[name][1], rank)
+            for name in self.names
+            if rank is not None and len(shapes[name]) == 2 and parameters[name].numel()
+        }
         for name in self.names:
             # Elements are counted in row-major order; the one copy is laid out so once.
             parameters[name].data = parameters[name].data.contiguous()
@@ -82,6 +93,10 @@ class Weights:
         """Return the view of one parameter, shape (numel,)."""
         return self._flat[name]
 
+    def factors(self, name: str) -> Factors | None:
+        """Return what the noise of one parameter is made of; None where it is full."""
+        return self._factors.get(name)
+
     def pieces(self, whole: bool = False) -> Iterator[Piece]:
         """Yield the weights in pieces that fit the scratch, always in the same order.
 
@@ -94,7 +109,7 @@ class Weights:
             size = min(most, _CPU_PIECE) if flat.device.type == "cpu" else most
             size = max(1, flat.numel()) if whole else size
             for start in range(0, flat.numel(), size):
-                yield Piece(name, start, flat[start : start + size])
+                yield Piece(name, start, flat[start : start + size], self.factors(name))
 
     def claim(self) -> None:
         """Let one drift change the weights from now on; a second would undo its steps."""
@@ -147,23 +162,41 @@ def _distinct_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def chosen_names(
-    names: list[str], include: Sequence[str] | None, exclude: Sequence[str] | None
+    shapes: Mapping[str, tuple[int, ...]],
+    include: Sequence[str] | None,
+    exclude: Sequence[str] | None,
+    rank: int | None = None,
 ) -> list[str]:
-    """Return those of a model's parameters that are tuned; ValueError as `Weights`."""
+    """Return those of a model's parameters, of these shapes, that are tuned; ValueError as
+    `Weights`."""
     if isinstance(include, str) or isinstance(exclude, str):
         raise ValueError("include or exclude is a string, expected a list of globs")
     for glob in [*(include or ()), *(exclude or ())]:
-        if not any(fnmatchcase(name, glob) for name in names):
+        if not any(fnmatchcase(name, glob) for name in shapes):
             raise ValueError(
                 f"{glob!r} matches no parameter, expected a glob on names such as "
-                f"{next(iter(names), '(the model has none)')!r}"
+                f"{next(iter(shapes), '(the model has none)')!r}"
             )
     chosen = [
         name
-        for name in names
+        for name in shapes
         if (include is None or any(fnmatchcase(name, glob) for glob in include))
         and not any(fnmatchcase(name, glob) for glob in exclude or ())
     ]
+    for name in chosen if rank is not None else ():
+        if len(shapes[name]) > 2:
+            raise ValueError(
+                f"{name} has {len(shapes[name])} dimensions, expected matrices alone where noise "
+                "is of low rank: exclude it, or take full noise"
+            )
+    if rank is not None:
+        chosen = [name for name in chosen if len(shapes[name]) == 2 or _is_of_matrix(name, shapes)]
     if not chosen:
         raise ValueError("no floating-point parameter is left to tune, expected at least one")
     return chosen
+
+
+def _is_of_matrix(name: str, shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    """Return whether a parameter is the bias of a layer whose weight is a matrix."""
+    weight = f"{name.removesuffix('bias')}weight"
+    return name.endswith("bias") and len(shapes.get(weight, ())) == 2

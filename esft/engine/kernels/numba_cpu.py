@@ -12,7 +12,7 @@ from torch import Tensor
 
 from esft.engine.kernels import numba_passes as passes
 from esft.engine.kernels.reference import Found, Kernels, Part, Stored, Update
-from esft.engine.noise import hash_keys
+from esft.engine.noise import Factors, hash_keys
 
 u32, f32 = np.uint32, np.float32
 
@@ -37,19 +37,24 @@ class NumbaKernels(Kernels):
     fused_update = True
 
     def perturb(self, parts: Iterable[Part], seed: int, scale: float) -> None:
-        numbers = *_floats(scale), True
-        share_out([_writing(part, hash_keys("noise", seed, part.name), *numbers) for part in parts])
+        share_out([_writing(part, seed, scale) for part in parts])
 
     def compose(self, parts: Iterable[Part]) -> None:
-        share_out([_writing(part, (0, 0), f32(0), False) for part in parts])
+        share_out([_writing(part, None, 0.0) for part in parts])
 
     def accumulate(
-        self, total: Tensor, name: str, start: int, nets: Sequence[tuple[int, float]]
+        self,
+        total: Tensor,
+        name: str,
+        start: int,
+        nets: Sequence[tuple[int, float]],
+        factors: Factors | None = None,
     ) -> None:
         noises = _noises(name, nets)
+        made = _made(factors, name, start, total.numel(), [seed for seed, _ in nets])
 
         def work(first: int, last: int) -> None:
-            passes.accumulate(total.numpy(), first, last, start, *noises)
+            passes.accumulate(total.numpy(), first, last, start, *noises, made)
 
         share_out([(total.numel(), work)])
 
@@ -62,6 +67,7 @@ class NumbaKernels(Kernels):
         name: str,
         start: int,
         update: Update,
+        factors: Factors | None = None,
     ) -> Found:
         """Make the step of a piece: D in place as it will be kept, theta to `out`.
 
@@ -73,11 +79,12 @@ class NumbaKernels(Kernels):
         numbers = _floats(drift.factor, drift.owed, next_factor, 1 / next_factor)
         noises, pulled = _noises(name, update.nets), _floats(update.scale, update.pull)
         norm = _NORMS[update.norm] if update.pull else 0
+        made = _made(factors, name, start, out.numel(), [seed for seed, _ in update.nets])
         found = {}
 
         def work(first: int, last: int) -> None:
             found[first] = passes.update(
-                *(*arrays, *numbers, first, last, start, *noises, *pulled, norm, *chance)
+                *(*arrays, *numbers, first, last, start, *noises, made, *pulled, norm, *chance)
             )
 
         share_out([(out.numel(), work)])
@@ -86,12 +93,16 @@ class NumbaKernels(Kernels):
         return Found(peak, math.sqrt(math.fsum(squares)), reach)
 
 
-def _writing(part: Part, keys: tuple[int, int], scale: np.float32, add: bool) -> Job:
-    """Return the job of writing a part, with noise of these keys where `add`."""
+def _writing(part: Part, seed: int | None, scale: float) -> Job:
+    """Return the job of writing a part, with noise of a seed where there is one."""
     values, scales, *numbers = part.kept
     arrays = [*map(_array, (part.out, part.base, values, scales))]
     numbers = _floats(*numbers)
-    noise = part.start, *map(u32, keys), scale, add
+    keys, made = (0, 0), None
+    if seed is not None:
+        keys = hash_keys("noise", seed, part.name)
+        made = _made(part.factors, part.name, part.start, part.out.numel(), [seed])
+    noise = part.start, *map(u32, keys), *_floats(scale), seed is not None, made
 
     def work(first: int, last: int) -> None:
         passes.write(*arrays, *numbers, first, last, *noise)
@@ -114,6 +125,26 @@ def _noises(name: str, nets: Sequence[tuple[int, float]]) -> tuple[np.ndarray, .
     keys = np.array([hash_keys("noise", seed, name) for seed, _ in nets], np.uint32).reshape(-1, 2)
     nets = np.array(_floats(*(net for _, net in nets)), f32)
     return np.ascontiguousarray(keys[:, 0]), np.ascontiguousarray(keys[:, 1]), nets
+
+
+def _made(
+    factors: Factors | None, name: str, start: int, count: int, seeds: Sequence[int]
+) -> tuple | None:
+    """Return what passes make noise of low rank from, and None where it is full: a, (seeds, rank,
+    rows), b, (seeds, rank, columns), 1 / sqrt(rank), and where among these rows elements begin."""
+    if factors is None or not count or not seeds:
+        return None
+    first, last = start // factors.columns, (start + count - 1) // factors.columns
+    made = []
+    for side, at, size in (("left", first, last - first + 1), ("right", 0, factors.columns)):
+        vectors = np.zeros((len(seeds), factors.rank, size), f32)
+        for seed, of_seed in zip(seeds, vectors, strict=True):
+            for k, vector in enumerate(of_seed):
+                keys = hash_keys(side, seed, f"{name}:{k}")
+                key_1, key_2 = (np.array([key], np.uint32) for key in keys)
+                passes.accumulate(vector, 0, size, at, key_1, key_2, np.ones(1, f32), None)
+        made.append(vectors)
+    return *made, *_floats(factors.unit), start - first * factors.columns
 
 
 @cache

@@ -51,20 +51,29 @@ def _compiled(function: Callable) -> Callable:
 
 @_compiled
 def write(
-    theta, theta_0, kept, scales, factor, owed, first, last, start, k1, k2, scale, add
+    theta, theta_0, kept, scales, factor, owed, first, last, start, k1, k2, scale, add, made
 ):  # fmt: skip
     """Write round(theta_0 + D) to `theta`, and round that plus scale * noise where `add`.
 
-    `kept` is None where there is no D, and `scales` where D is not int8.
+    `kept` is None where there is no D, `scales` where D is not int8, and `made` where noise is
+    full: what it is made from else, see `numba_cpu._made`.
     """
+    noises = np.empty(BLOCK, f32)
     for at in range(first, last, BLOCK):
         # Views with indices from 0: of others numba asks each whether it counts from the end.
         new, base = theta[at : min(at + BLOCK, last)], theta_0[at : min(at + BLOCK, last)]
-        x = counted(k1, start, at)
+        if add:
+            if made is None:
+                x = counted(k1, start, at)
+                for j in range(new.size):
+                    noises[j] = normal(hashed(counted(x, 0, j), k2)) * scale
+            else:
+                _multiply(noises[: new.size], at, made, 0)
+                for j in range(new.size):
+                    noises[j] = noises[j] * scale
         if kept is None:
             for j in range(new.size):
-                noise = normal(hashed(counted(x, 0, j), k2)) * scale
-                new[j] = rounded(number(base[j]) + noise, theta)
+                new[j] = rounded(number(base[j]) + noises[j], theta)
             continue
         old, unit = kept[at : min(at + BLOCK, last)], factor
         if scales is not None:
@@ -76,21 +85,20 @@ def write(
             new[j] = rounded(composed(number(base[j]), drift), theta)
         if add:
             for j in range(new.size):
-                noise = normal(hashed(counted(x, 0, j), k2)) * scale
-                new[j] = rounded(number(new[j]) + noise, theta)
+                new[j] = rounded(number(new[j]) + noises[j], theta)
 
 
 @_compiled
-def accumulate(total, first, last, start, k1, k2, nets):
+def accumulate(total, first, last, start, k1, k2, nets, made):
     """Add the noises to elements of `total`, one after the other."""
     for at in range(first, last, BUFFER):
-        _add_noises(total[at : min(at + BUFFER, last)], start, at, k1, k2, nets)
+        _add_noises(total[at : min(at + BUFFER, last)], start, at, k1, k2, nets, made)
 
 
 @_compiled
 def update(
     theta, theta_0, kept, scales, floats, halves, factor, owed, next_factor, next_inverse,
-    first, last, start, k1, k2, nets, scale, pull, norm, r1, r2,
+    first, last, start, k1, k2, nets, made, scale, pull, norm, r1, r2,
 ):  # fmt: skip
     """Make one step, see `NumbaKernels.update`; return bits of peak and reach, and ||D||^2.
 
@@ -114,7 +122,7 @@ def update(
         if nets.size:
             for j in range(count):
                 total[j] = f32(0)
-            _add_noises(total[:count], start, at, k1, k2, nets)
+            _add_noises(total[:count], start, at, k1, k2, nets, made)
             for j in range(count):
                 values[j] = values[j] + total[j] * scale
         if norm == 2:
@@ -144,11 +152,41 @@ def update(
 
 
 @_compiled
-def _add_noises(total, start, at, k1, k2, nets):
+def _add_noises(total, start, at, k1, k2, nets, made):
+    if made is not None:
+        noises = np.empty(total.size, f32)
     for i in range(nets.size):
         x, key, net = counted(k1[i], start, at), k2[i], nets[i]
-        for j in range(total.size):
-            total[j] += normal(hashed(counted(x, 0, j), key)) * net
+        if made is None:
+            for j in range(total.size):
+                total[j] += normal(hashed(counted(x, 0, j), key)) * net
+        else:
+            _multiply(noises, at, made, i)
+            for j in range(total.size):
+                total[j] += noises[j] * net
+
+
+@_compiled
+def _multiply(noises, at, made, i):
+    """Write elements from `at` on of the i-th noise of low rank, row by row."""
+    lefts, rights, unit, place = made
+    left, right = lefts[i], rights[i]
+    columns = right.shape[1]
+    row, column, done = (place + at) // columns, (place + at) % columns, 0
+    while done < noises.size:
+        count = min(noises.size - done, columns - column)
+        part = noises[done : done + count]
+        for k in range(left.shape[0]):
+            a, b = left[k, row], right[k, column : column + count]
+            if k == 0:
+                for j in range(count):
+                    part[j] = a * b[j]
+            else:
+                for j in range(count):
+                    part[j] += a * b[j]
+        for j in range(count):
+            part[j] = part[j] * unit
+        row, column, done = row + 1, 0, done + count
 
 
 @_compiled

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from esft.engine.noise import noise
+from esft.engine.noise import Factors, drawn
 
 BLOCK = 256
 """Elements that share a scale of an int8 drift; pieces start at multiples of it."""
@@ -49,6 +49,8 @@ class Part:
     out: Tensor
     base: Tensor
     drift: Stored | None = None
+    factors: Factors | None = None
+    """Of its noise; None where that is full."""
 
     @property
     def kept(self) -> tuple[Tensor | None, Tensor | None, float, float]:
@@ -109,7 +111,8 @@ class Kernels:
         away.
         """
         for part in parts:
-            shift = noise(seed, part.name, part.start, part.out.numel(), part.out.device)
+            where = part.start, part.out.numel(), part.out.device
+            shift = drawn(seed, part.name, *where, part.factors)
             shift *= scale
             shift += part.base if part.drift is None else composed(part.base, read(part.drift))
             part.out.copy_(shift)
@@ -120,14 +123,19 @@ class Kernels:
             part.out.copy_(composed(part.base, read(part.drift)))
 
     def accumulate(
-        self, total: Tensor, name: str, start: int, nets: Sequence[tuple[int, float]]
+        self,
+        total: Tensor,
+        name: str,
+        start: int,
+        nets: Sequence[tuple[int, float]],
+        factors: Factors | None = None,
     ) -> None:
         """Add c_i * noise(seed_i) to `total`, float32 (count,), one (seed_i, c_i) after the other.
 
         Source: arXiv:2509.24372, Algorithm 2 (update by seed replay).
         """
         for seed, net in nets:
-            shift = noise(seed, name, start, total.numel(), total.device)
+            shift = drawn(seed, name, start, total.numel(), total.device, factors)
             shift *= net
             total += shift
 

@@ -13,7 +13,16 @@ import triton.language as tl
 from torch import Tensor
 
 from esft.engine.kernels.reference import BLOCK, Kernels, Part
-from esft.engine.noise import CUBIC, MEAN_BYTE_SUM, MIX_1, MIX_2, STRIDE, UNIT, hash_keys
+from esft.engine.noise import (
+    CUBIC,
+    MEAN_BYTE_SUM,
+    MIX_1,
+    MIX_2,
+    STRIDE,
+    UNIT,
+    Factors,
+    hash_keys,
+)
 
 # A kernel reads no other global numbers.
 _STRIDE, _MIX_1, _MIX_2 = tl.constexpr(STRIDE), tl.constexpr(MIX_1), tl.constexpr(MIX_2)
@@ -34,14 +43,20 @@ class TritonKernels(Kernels):
     def perturb(self, parts: Iterable[Part], seed: int, scale: float) -> None:
         for part in parts:
             ((counter, key),) = _keys(part.name, part.start, [seed]).tolist()
-            _write_part(part, scale, counter, key, noise=True)
+            made = _made(part.factors, part.out, part.name, part.start, [seed])
+            _write_part(part, scale, counter, key, made, noise=True)
 
     def compose(self, parts: Iterable[Part]) -> None:
         for part in parts:
-            _write_part(part, 0.0, 0, 0, noise=False)
+            _write_part(part, 0.0, 0, 0, _made(None), noise=False)
 
     def accumulate(
-        self, total: Tensor, name: str, start: int, nets: Sequence[tuple[int, float]]
+        self,
+        total: Tensor,
+        name: str,
+        start: int,
+        nets: Sequence[tuple[int, float]],
+        factors: Factors | None = None,
     ) -> None:
         # (members, 3): the keys and the bits of the coefficient, in one copy to the device.
         keys = _keys(name, start, [seed for seed, _ in nets])
@@ -49,11 +64,35 @@ class TritonKernels(Kernels):
         members = torch.cat([keys, coefficients.view(torch.int32).view(-1, 1)], 1)
         if total.is_cuda:  # page-locked, so that the copy is not waited for
             members = members.pin_memory().to(total.device, non_blocking=True)
-        _launch(_accumulate, total, members, len(nets))
+        made = _made(factors, total, name, start, [seed for seed, _ in nets])
+        _launch(_accumulate, total, members, len(nets), *made)
 
 
-def _write_part(part: Part, scale: float, counter: int, key: int, *, noise: bool) -> None:
-    _launch(_write, part.out, part.base, *part.kept, scale, counter, key, NOISE=noise)
+def _write_part(
+    part: Part, scale: float, counter: int, key: int, made: tuple, *, noise: bool
+) -> None:
+    _launch(_write, part.out, part.base, *part.kept, scale, counter, key, *made, NOISE=noise)
+
+
+def _made(
+    factors: Factors | None,
+    out: Tensor | None = None,
+    name: str = "",
+    start: int = 0,
+    seeds: Sequence[int] = (),
+) -> tuple:
+    """Return what a kernel makes noise of low rank from, no vectors where it is full: a, (seeds,
+    rank, rows), b, (seeds, rank, columns), rows, columns, where among these rows elements begin,
+    1 / sqrt(rank), and the rank."""
+    if factors is None or not seeds:
+        return None, None, 1, 1, 0, 1.0, 1
+    columns = factors.columns
+    first, last = start // columns, (start + out.numel() - 1) // columns
+    rows = last - first + 1
+    made = [factors.vectors(seed, name, first, rows, out.device) for seed in seeds]
+    left, right = (torch.stack(vectors) for vectors in zip(*made, strict=True))
+    place = start - first * columns
+    return left, right, rows, columns, place, factors.unit, factors.rank
 
 
 def _keys(name: str, start: int, seeds: Sequence[int]) -> Tensor:
@@ -70,9 +109,10 @@ def _launch(kernel: triton.JITFunction, out: Tensor, *arguments: object, **flags
         kernel[(triton.cdiv(count, _SIZE),)](out, count, *arguments, **flags, **_OPTIONS)
 
 
-@triton.jit(do_not_specialize=["counter", "key"])
+@triton.jit(do_not_specialize=["counter", "key", "rows", "columns", "place"])
 def _write(
     out, count, base, drift, scales, factor, owed, scale, counter, key,
+    left, right, rows, columns, place, unit, RANK: tl.constexpr,
     NOISE: tl.constexpr, SIZE: tl.constexpr,
 ):  # fmt: skip
     """Write round(base + D) to `out`, and round that plus scale * noise where NOISE.
@@ -86,18 +126,31 @@ def _write(
         if NOISE:
             values = _float32(_rounded(values, out.dtype.element_ty))
     if NOISE:
-        values = _noise(counter, key, first, at) * scale + values
+        if left is None:
+            noise = _noise(counter, key, first, at)
+        else:
+            noise = _product(left, right, rows, columns, place + first + at, mask, unit, RANK)
+        values = noise * scale + values
     tl.store(out + first + at, _rounded(values, out.dtype.element_ty), mask=mask)
 
 
-@triton.jit(do_not_specialize=["members"])
-def _accumulate(total, count, keys, members, SIZE: tl.constexpr):
+@triton.jit(do_not_specialize=["members", "rows", "columns", "place"])
+def _accumulate(
+    total, count, keys, members, left, right, rows, columns, place, unit, RANK: tl.constexpr,
+    SIZE: tl.constexpr,
+):  # fmt: skip
     """Add the noises to `total`, one after the other, each element in a register."""
     first, at, mask = _places(count, SIZE)
     sums = tl.load(total + first + at, mask=mask, other=0)
     for _ in range(members):
         net = tl.load(keys + 2).to(tl.float32, bitcast=True)
-        sums += _noise(tl.load(keys), tl.load(keys + 1), first, at) * net
+        if left is None:
+            noise = _noise(tl.load(keys), tl.load(keys + 1), first, at)
+        else:
+            noise = _product(left, right, rows, columns, place + first + at, mask, unit, RANK)
+            left += RANK * rows
+            right += RANK * columns
+        sums += noise * net
         keys += 3
     tl.store(total + first + at, sums, mask=mask)
 
@@ -122,6 +175,19 @@ def _noise(counter, key, first, at):
     pairs = (x & 0xFF00FF) + ((x >> 8) & 0xFF00FF)
     y = ((pairs + (pairs >> 16)) & 0xFFFF).to(tl.int32) - _MEAN
     return (y * (y * y + _CUBIC)).to(tl.float32) * _UNIT
+
+
+@triton.jit
+def _product(left, right, rows, columns, at, mask, unit, RANK: tl.constexpr):
+    """Return elements of noise of low rank; see `noise.Factors`."""
+    row, column = at // columns, at % columns
+    a, b = tl.load(left + row, mask=mask, other=0), tl.load(right + column, mask=mask, other=0)
+    total = a * b
+    for k in tl.static_range(1, RANK):
+        a = tl.load(left + k * rows + row, mask=mask, other=0)
+        b = tl.load(right + k * columns + column, mask=mask, other=0)
+        total += a * b
+    return total * unit
 
 
 @triton.jit

@@ -23,6 +23,7 @@ from triton.runtime.jit import JITFunction
 
 from esft.engine.kernels import chosen_kernels
 from esft.engine.kernels.reference import Part, Stored
+from esft.engine.noise import Factors
 
 class Ampere:
     get_current_device = get_current_stream = lambda self, *_: 0
@@ -54,11 +55,13 @@ for dtype, drift in zip((torch.float16, torch.float32, torch.bfloat16), drifts):
     kernels.compose([part])
 kernels.perturb([Part("weight", 0, weights, weights)], 1, 1e-3)
 kernels.accumulate(drifts[0].values, "weight", 0, [(1, 0.5), (2, -0.5)])
+kernels.perturb([Part("weight", 0, weights, weights, drift, Factors(8, 3))], 1, 1e-3)
+kernels.accumulate(drifts[0].values, "weight", 0, [(1, 0.5), (2, -0.5)], Factors(8, 3))
 torch.version.hip = "7.0"
 assert chosen_kernels(cuda).name == "torch"
 torch.version.hip, sys.modules["triton.runtime"] = None, None
 assert chosen_kernels(cuda).name == "torch"
-print("kernels: 8")
+print("kernels: 10")
 """
 
 
@@ -82,9 +85,9 @@ def test_interpreted_passes_have_the_bits_of_the_reference():
 def test_passes_compile_for_cuda_with_no_product_fused_and_count_in_64_bits(tmp_path):
     told = run("-c", COMPILED, TRITON_CACHE_DIR=str(tmp_path), CUDA_VISIBLE_DEVICES="")
 
-    assert told.endswith("kernels: 8\n")
+    assert told.endswith("kernels: 10\n")
     assert "mul.rn.f32" in told
     assert not re.findall(r"fma|\.ftz", told)
     programs = set(re.findall(r"%(\S+) = tt.get_program_id x", told))
     wide = re.findall(r"arith.extsi %(\S+) : i32 to i64", told)
-    assert sum(name in programs for name in wide) == told.count("tt.get_program_id x") == 8
+    assert sum(name in programs for name in wide) == told.count("tt.get_program_id x") == 10
