@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -17,8 +18,8 @@ BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 class Shape:
     """Sizes of a model in the dtype of its weights."""
 
-    parameters: Mapping[str, int]
-    """Elements of each floating-point parameter by canonical name, tied ones once."""
+    parameters: Mapping[str, tuple[int, ...]]
+    """Shape of each floating-point parameter by canonical name, tied ones once."""
     dtype: str
     layers: int
     hidden: int
@@ -30,7 +31,7 @@ class Shape:
 
     @property
     def numel(self) -> int:
-        return sum(self.parameters.values())
+        return sum(map(math.prod, self.parameters.values()))
 
     @property
     def itemsize(self) -> int:
@@ -56,7 +57,7 @@ def shape_of(model: PreTrainedModel) -> Shape:
     intermediate = getattr(config, "intermediate_size", None)
     parameters = dict(model.named_parameters())
     return Shape(
-        parameters={n: p.numel() for n, p in parameters.items() if p.is_floating_point()},
+        parameters={n: tuple(p.shape) for n, p in parameters.items() if p.is_floating_point()},
         dtype=str(model.dtype).removeprefix("torch."),
         layers=config.num_hidden_layers,
         hidden=config.hidden_size,
@@ -94,7 +95,7 @@ def published_shapes() -> dict[str, Shape]:
     keys = ("layers", "hidden", "intermediate", "heads", "kv_heads", "head", "vocabulary")
     return {
         name: Shape(
-            parameters={"all": numel}, dtype="bfloat16", **dict(zip(keys, sizes, strict=True))
+            parameters={"all": (numel,)}, dtype="bfloat16", **dict(zip(keys, sizes, strict=True))
         )
         for name, (numel, *sizes) in _PUBLISHED.items()
     }

@@ -104,6 +104,11 @@ def _members_in_pairs(population: int, antithetic: bool) -> Iterator[tuple[str, 
         yield "an even number: antithetic pairs the members", fix
 
 
+def _rank_of_low_rank(rank: int, noise: str) -> Iterator[tuple[str, str]]:
+    if rank != 1 and noise != "lowrank":
+        yield "1: full noise has no rank of its own", 'set noise = "lowrank", or rank = 1'
+
+
 @dataclass(frozen=True, kw_only=True)
 class Search(Settings):
     """How a step explores the weights: the [search] table."""
@@ -112,6 +117,7 @@ class Search(Settings):
     rules = (
         (("population",), _members_of_a_line),
         (("population", "antithetic"), _members_in_pairs),
+        (("rank", "noise"), _rank_of_low_rank),
     )
 
     # Larger ones are not exact in floating point, which the forecast is made of.
@@ -138,6 +144,19 @@ class Search(Settings):
     )
     antithetic: bool = setting("Try each noise with both signs", False)
     shaping: str = setting("How rewards become coefficients", "zscore", choices=("zscore", "ranks"))
+    noise: str = setting(
+        "Noise of a matrix: a number of its own for each weight, or products of two vectors, which "
+        "leave norms alone",
+        "full",
+        flag="--noise",
+        choices=("full", "lowrank"),
+    )
+    rank: int = setting("Rank of the noise of a matrix", 1, example=4, at_least=1, at_most=64)
+
+    @property
+    def low_rank(self) -> int | None:
+        """Rank of the noise of matrices; None where it is full."""
+        return self.rank if self.noise == "lowrank" else None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -132,7 +132,8 @@ def costs_of(
 ) -> Costs:
     """Return what a run takes whose model and batches are known; see `plan_run`."""
     model, shape, room = recipe.model, shape_of(outline.model), room_on(outline.device)
-    tuned, device = tuned_elements(shape, model.include, model.exclude), outline.device.type
+    tuned = tuned_elements(shape, model.include, model.exclude, recipe.search.low_rank)
+    device = outline.device.type
     if vram is not None:
         room, device = replace(room, device=int(vram * 1e9)), "cuda"
     rest = tuned, device, batches

@@ -79,7 +79,11 @@ def work_lines(work: Work, numel: int, how: str = "") -> tuple[list[tuple[str, s
         f"alpha {search.alpha:g}, {search.shaping}, seed {search.seed}"
     )
     lines = [("model", f"{model.id}: {tuned}"), *_task_lines(work)]
-    return [*lines, ("search", steps), ("decay", decay)], warning
+    lines.append(("search", steps))
+    if search.low_rank is not None:
+        what = "of matrices, full for their biases; the rest, such as norms, stays as it is"
+        lines.append(("noise", f"of rank {search.rank} {what}"))
+    return [*lines, ("decay", decay)], warning
 
 
 def memory_lines(memory: Memory, room: Room) -> list[tuple[str, str]]:

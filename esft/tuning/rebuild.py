@@ -9,7 +9,7 @@ import torch
 
 from esft.engine.journal_read import JournalRecord, contributions, read_journal, replay
 from esft.engine.members import net_coefficients
-from esft.engine.noise import NOISE_VERSION
+from esft.engine.noise import LOW_RANK_VERSION, NOISE_VERSION
 from esft.engine.weights import Weights, identity
 from esft.errors import AnchorError, JournalError, RunError, SnapshotError
 from esft.models.device import choose_device
@@ -147,10 +147,10 @@ def rebuild(
 def open_at_base(source: Source, watcher: Watcher, options: RebuildOptions) -> Base:
     """Load the base model of a run, at D = 0; see `rebuild`."""
     record, header = source.record, source.record.header
-    if header["noise_version"] != NOISE_VERSION:
+    if (noise := header["noise_version"]) not in (NOISE_VERSION, LOW_RANK_VERSION):
         raise JournalError(
-            f"{record.path} was made with noise version {header['noise_version']}, expected "
-            f"{NOISE_VERSION}",
+            f"{record.path} was made with noise version {noise}, expected {NOISE_VERSION} or "
+            f"{LOW_RANK_VERSION}",
             hint="a newer esft may have it: pip install -U esft",
         )
     if record.torn:
@@ -171,7 +171,8 @@ def open_at_base(source: Source, watcher: Watcher, options: RebuildOptions) -> B
     )
     _refuse_other_base(loaded, record)
     globs = [None if header[key] is None else tuple(header[key]) for key in ("include", "exclude")]
-    return open_base(loaded, anchor, header["seed"], *globs, room)
+    rank = header["rank"] if noise == LOW_RANK_VERSION else None
+    return open_base(loaded, anchor, header["seed"], *globs, room, rank=rank)
 
 
 def _refuse_other_base(loaded: LoadedModel, record: JournalRecord) -> None:
@@ -233,7 +234,7 @@ def seconds_a_noise(weights: Weights) -> float:
     began, drawn = 0.0, 0
     for piece in weights.pieces():
         total = torch.zeros(piece.count, device=piece.flat.device)
-        weights.kernels.accumulate(total, piece.name, piece.start, [(0, 0.5)])
+        weights.kernels.accumulate(total, piece.name, piece.start, [(0, 0.5)], piece.factors)
         float(total[0])
         if not began:  # the first one warms up
             began = time.monotonic()

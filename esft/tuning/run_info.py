@@ -11,7 +11,7 @@ import torch
 
 from esft import __version__
 from esft.engine.journal_read import JournalRecord
-from esft.engine.noise import NOISE_VERSION
+from esft.engine.noise import LOW_RANK_VERSION, NOISE_VERSION
 from esft.recipe.check import shown
 from esft.recipe.settings import Recipe, settings_of
 from esft.runs.records import ModelInfo, Places, RowsInfo, RunInfo
@@ -51,7 +51,7 @@ def run_info(session: Session) -> RunInfo:
         ),
         device=device_of(session),
         threads=torch.get_num_threads(),
-        noise_version=NOISE_VERSION,
+        noise_version=_noise(session)["noise_version"],
         rows=_rows_info(session),
         files=own_files(session.recipe),
         places=Places(
@@ -90,13 +90,20 @@ def journal_header(session: Session) -> dict[str, object]:
     """Return what a replay of the journal needs besides its steps and the base model."""
     loaded, settings = session.base.loaded, settings_of(session.recipe)
     return {
-        "noise_version": NOISE_VERSION,
+        **_noise(session),
         "model": loaded.lasting_id,
         "base": session.base.identity,
         "parts": dict(loaded.parts),
         "dtype": str(loaded.dtype).removeprefix("torch."),
         **{key.partition(".")[2]: settings[key] for key in _REPLAYED},
     }
+
+
+def _noise(session: Session) -> dict[str, int]:
+    rank = session.recipe.search.low_rank
+    if rank is None:
+        return {"noise_version": NOISE_VERSION}
+    return {"noise_version": LOW_RANK_VERSION, "rank": rank}
 
 
 def changed_settings(recipe: Recipe, info: RunInfo) -> list[str]:

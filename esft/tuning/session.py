@@ -1,5 +1,6 @@
 """What a run works with: model, weights, drift and rows, loaded and checked."""
 
+import math
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -52,6 +53,7 @@ def open_base(
     exclude: tuple[str, ...] | None,
     room: Room,
     batches: Iterable[Batch] = (),
+    rank: int | None = None,
 ) -> Base:
     """Return a model just loaded with a drift of its own.
 
@@ -59,11 +61,12 @@ def open_base(
         include, exclude: globs, see `Weights`.
         room: what was free before it was loaded, for the places that `anchor` leaves open.
         batches: what else goes into it.
+        rank: of its noise, see `Weights`.
     """
     shape = shape_of(loaded.model)
-    tuned = tuned_elements(shape, include, exclude)
+    tuned = tuned_elements(shape, include, exclude, rank)
     anchor = placed(anchor, shape, tuned, loaded.device.type, batches, room)
-    weights = Weights(loaded.model, include, exclude)
+    weights = Weights(loaded.model, include, exclude, rank=rank)
     base_identity = identity(loaded.model)
     mapped = map_base(loaded, weights.names, base_identity) if anchor.store == "disk" else None
     drift = Drift(
@@ -85,17 +88,20 @@ def open_base(
 
 
 def tuned_elements(
-    shape: Shape, include: tuple[str, ...] | None, exclude: tuple[str, ...] | None
+    shape: Shape,
+    include: tuple[str, ...] | None,
+    exclude: tuple[str, ...] | None,
+    rank: int | None = None,
 ) -> int:
     """Return how many elements are tuned; RecipeError if the globs choose none."""
     try:
-        names = chosen_names(list(shape.parameters), include, exclude)
+        names = chosen_names(shape.parameters, include, exclude, rank)
     except ValueError as error:
         raise RecipeError(
             f"[model] include, exclude: {error}",
             hint="globs such as 'model.layers.*.mlp.*' match parameter names",
         ) from error
-    return sum(shape.parameters[name] for name in names)
+    return sum(math.prod(shape.parameters[name]) for name in names)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,7 +176,8 @@ def open_session(recipe: Recipe, batch: int | None = None, opened: Opened | None
     work = work if opened is None else replace(work, room=opened.room)
     model, seed = work.recipe.model, work.recipe.search.seed
     globs = model.include, model.exclude
-    base = open_base(work.model, recipe.anchor, seed, *globs, work.room, work.batches)
+    rest = work.room, work.batches, work.recipe.search.low_rank
+    base = open_base(work.model, recipe.anchor, seed, *globs, *rest)
     return Session(**vars(work), base=base)
 
 
