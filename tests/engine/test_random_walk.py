@@ -33,7 +33,7 @@ class SumsOnce(Kernels):
     def __init__(self, draw):
         self.draw, self.latest = draw, {}
 
-    def accumulate(self, total, name, start, nets):
+    def accumulate(self, total, name, start, nets, factors=None):
         if self.latest.get((name, start), [None])[0] != nets:
             for seed, net in nets:
                 total += self.draw(seed, name, start, total.numel()) * net

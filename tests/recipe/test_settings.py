@@ -133,6 +133,10 @@ def test_a_list_of_text_is_kept_as_a_tuple(table, setting):
             "set population = 32, or antithetic = false",
         ),
         (
+            *("search", {"rank": 4}, "rank is 4, expected 1: full noise has no rank"),
+            'set noise = "lowrank", or rank = 1',
+        ),
+        (
             *("task", {"train": 10, "rows_per_step": 11}, "rows_per_step is 11, expected at most"),
             "set rows_per_step = 10, or train = 11",
         ),

@@ -15,11 +15,12 @@ from tiny_runs import Notes, a_recipe, info_of, jsonl, never, write_arc
 
 from esft.engine.journal_read import read_journal
 from esft.errors import AnchorError, JournalError, RunError
+from esft.models.load import load_model
 from esft.recipe.settings import Run, TaskSettings
 from esft.runs.names import is_locked, locked
 from esft.tuning.rebuild import RebuildOptions
 from esft.tuning.start import Finished, resume_tuning, run_tuning
-from esft.tuning.verify import checks_of
+from esft.tuning.verify import FAILED, checks_of
 
 
 def weights(run):
@@ -64,11 +65,16 @@ def copy_of(runs, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("dtype", "kept"),
-    [(torch.float32, "float32"), (torch.float16, "float16"), (torch.bfloat16, "int8")],
+    ("dtype", "kept", "noise"),
+    [
+        (torch.float32, "float32", {}),
+        (torch.float16, "float16", {}),
+        (torch.bfloat16, "int8", {}),
+        (torch.bfloat16, "float16", {"noise": "lowrank", "rank": 2}),
+    ],
 )
-def test_a_run_stopped_and_resumed_is_the_one_never_stopped(tmp_path, dtype, kept):
-    recipe = {"model": tiny_llama(dtype=dtype), "anchor": {"awd": 0.5, "drift": kept}}
+def test_a_run_stopped_and_resumed_is_the_one_never_stopped(tmp_path, dtype, kept, noise):
+    recipe = {"model": tiny_llama(dtype=dtype), "anchor": {"awd": 0.5, "drift": kept}, **noise}
     whole = stopped_after(tmp_path, 5, "whole", **recipe)
     run = stopped_after(tmp_path, 2, **recipe)
     assert (info_of(run)["state"], info_of(run)["saved"]["step"]) == ("stopped", 2)
@@ -84,6 +90,26 @@ def test_a_run_stopped_and_resumed_is_the_one_never_stopped(tmp_path, dtype, kep
     assert [line["step"] for line in jsonl(run / "metrics.jsonl")] == [1, 2, 3, 4, 5]
     assert outcome.drift == jsonl(whole / "metrics.jsonl")[-1]["drift"]
     assert outcome.forecast == jsonl(whole / "metrics.jsonl")[-1]["forecast"]
+
+
+def test_a_run_with_noise_of_low_rank_leaves_norms_alone_and_is_rebuilt_from_its_journal(tmp_path):
+    recipe = a_recipe(tmp_path, noise="lowrank", rank=2)
+    run, base = tmp_path / "run", load_model(recipe.model.id, device="cpu").model
+    notes = Notes()
+
+    run_tuning(recipe, notes, never)
+
+    assert dict(notes.plans[0])["noise"].startswith("of rank 2 of matrices")
+    found = {check.what: check.result for check in checks_of(run, Notes(), RebuildOptions())}
+    assert found["rebuild"] == "ok"
+    assert FAILED not in found.values()
+    tuned = load_model(str(run / "model"), device="cpu").model
+    same = {
+        name for name, weight in base.named_parameters() if weight.equal(tuned.get_parameter(name))
+    }
+    assert same == {name for name, weight in base.named_parameters() if weight.dim() < 2}
+    header = json.loads((run / "journal.jsonl").read_text().splitlines()[0])
+    assert (header["noise_version"], header["rank"]) == (2, 2)
 
 
 def test_without_a_good_snapshot_the_steps_are_made_again_from_the_base(runs, copy_of):
