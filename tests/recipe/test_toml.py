@@ -66,6 +66,8 @@ def recipes(draw):
     values["prior.tasks"] = draw(st.sampled_from(lines))
     # What values must fulfil together.
     values["search.population"] *= 1 + values["search.antithetic"]
+    if values["search.noise"] == "full":
+        values["search.rank"] = 1
     if values["task.scoring"] in ("generate", "exact"):
         values["task.reward"] = None
     if values["task.train"] is not None:
