@@ -82,9 +82,9 @@ def shapes_of_each_forward(model):
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_answers_are_those_of_generate_to_the_token(name, prompts):
     model = ARCHITECTURES[name]()
-    alone = [generated(model, prompt, 20) for prompt in prompts]
+    alone = [generated(model, prompt, 20) for prompt in prompts[::4]]
     # Tokens of some answers end an answer, so that rows end early, late and never.
-    model.generation_config.eos_token_id = stops = sorted({t for each in alone[::4] for t in each})
+    model.generation_config.eos_token_id = stops = sorted({t for each in alone for t in each})
     expected = [generated(model, prompt, 20, stops) for prompt in prompts]
 
     for size in (1, 4, 64):
