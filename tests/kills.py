@@ -43,14 +43,16 @@ PLACES = {
 """What is called there; the process dies at one of the calls, files half-written."""
 
 
-def embedded_recipe(folder, **anchor):
+def embedded_recipe(folder, noise="full", **anchor):
     """Return a recipe of a few short steps on the embedded model."""
     return Recipe(
         model=Model(id="embedded", device="cpu"),
         task=TaskSettings(
             name="subtract-two-digits", train=48, holdout=24, rows_per_step=12, reward="logprob"
         ),
-        search=Search(seed=3, steps=6, population=6, sigma=0.005, alpha=0.05, antithetic=True),
+        search=Search(
+            seed=3, steps=6, population=6, sigma=0.005, alpha=0.05, antithetic=True, noise=noise
+        ),
         anchor=Anchor(**({"awd": 1.0, "norm": "l2"} | anchor)),
         prior=Prior(tasks=("copy-letters",), every=2, rows=12),
         run=Run(dir=str(folder), snapshot_every=2),
@@ -120,7 +122,7 @@ def what_is_left(path):
     }
 
 
-def killed_and_resumed(path, kills):
+def killed_and_resumed(path, kills, noise="full"):
     """Tune into `path`, killed at each (place, call) in turn and resumed; return the exit codes.
 
     A run that is killed before its folder appears begins again.
@@ -128,7 +130,7 @@ def killed_and_resumed(path, kills):
     codes = []
     for kill in [*kills, ()]:
         begun = Path(path).exists()
-        work, what = (resume, path) if begun else (tune, embedded_recipe(path))
+        work, what = (resume, path) if begun else (tune, embedded_recipe(path, noise))
         codes.append(in_process(work, what, *kill)[0])
     return codes
 

@@ -1,6 +1,6 @@
 """Kill a run on the embedded model again and again, and compare what is left when resumed.
 
-python tests/harness/kills.py 20
+python tests/harness/kills.py 20 [lowrank]
 """
 
 import random
@@ -20,13 +20,13 @@ from kills import (
 )
 
 
-def main(number):
+def main(number, noise="full"):
     """Return how many of `number` runs, killed at random once or twice, end otherwise."""
     draw = random.Random(0)
     failures = 0
     with tempfile.TemporaryDirectory() as folder:
         whole = Path(folder) / "whole"
-        _, passed = in_process(tune, embedded_recipe(whole))
+        _, passed = in_process(tune, embedded_recipe(whole, noise))
         expected = what_is_left(whole)
         for run in range(number):
             place = list(PLACES)[run % len(PLACES)]
@@ -35,7 +35,7 @@ def main(number):
                 other = draw.choice(list(PLACES))
                 kills.append((other, draw.randrange(max(1, passed[other] // 3))))
             path = Path(folder) / f"run-{run}"
-            codes = killed_and_resumed(path, kills)
+            codes = killed_and_resumed(path, kills, noise)
             left = what_is_left(path)
             wrong = [key for key in expected if left[key] != expected[key]]
             failures += bool(wrong)
@@ -45,4 +45,4 @@ def main(number):
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]) if len(sys.argv) > 1 else 20) > 0)
+    sys.exit(main(int(sys.argv[1]) if len(sys.argv) > 1 else 20, *sys.argv[2:]) > 0)
