@@ -51,8 +51,9 @@ class Unsteady(Kernels):
             super().compose([part])
             part.out.add_(1e-3)
 
-    def accumulate(self, total, name, start, nets):
-        super().accumulate(total, name, start, [(next(self._calls), net) for _, net in nets])
+    def accumulate(self, total, name, start, nets, factors=None):
+        others = [(next(self._calls), net) for _, net in nets]
+        super().accumulate(total, name, start, others, factors)
 
 
 def test_on_a_machine_that_is_well_nothing_fails(folder, monkeypatch):
