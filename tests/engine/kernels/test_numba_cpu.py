@@ -19,12 +19,13 @@ from esft.engine import Member, Weights, perturbed
 from esft.engine.kept import KINDS
 from esft.engine.kernels import Kernels, chosen_kernels
 from esft.engine.kernels.reference import BLOCK, Part, Stored, Update, read
-from esft.engine.noise import MAX_NOISE
+from esft.engine.noise import MAX_NOISE, Factors
 from esft.engine.update import update_piece
 from esft.engine.weights import Piece
 
 # Elements, more than a buffer of numba's.
 MOST = 1300
+factors = st.none() | st.builds(Factors, columns=st.integers(1, 2 * MOST), rank=st.integers(1, 3))
 # More than the first shares of two threads.
 MANY = 2 * (1 << 18) + 1001
 
@@ -46,7 +47,7 @@ def updates(draw):
     )
 
 
-def step(kernels, name, start, base, drift, update):
+def step(kernels, name, start, base, drift, update, factors=None):
     """Make a step of a piece; return what is kept of D, the weights and what was noted."""
     kept = KINDS[str(drift.values.dtype).removeprefix("torch.")](name, base.numel())
     if "exponent" in kept.figures:
@@ -54,29 +55,32 @@ def step(kernels, name, start, base, drift, update):
         kept.figures = {"exponent": -round(math.log2(drift.factor)), "largest": largest}
     elif "owed" in kept.figures:
         kept.figures = {"owed": drift.owed}
-    kept.open_step(update.scale * MAX_NOISE * sum(abs(net) for _, net in update.nets))
+    largest = MAX_NOISE if factors is None else factors.largest
+    kept.open_step(update.scale * largest * sum(abs(net) for _, net in update.nets))
     parts = [part.clone() for part in (drift.values, drift.scales) if part is not None]
     put = []  # what the plain way keeps; the pass writes to `parts`
 
-    piece = Piece(name, start, torch.empty_like(base))
+    piece = Piece(name, start, torch.empty_like(base), factors)
     found = update_piece(
         kernels, piece, base, kept, parts, update, lambda _, part: put.append(part)
     )
     return put or parts, piece.flat, found
 
 
-@given(st.data(), places(MOST), dtypes, forms, names, updates())
-@settings(max_examples=100)
-def test_a_step_has_the_bits_of_the_plain_one(kernels, data, place, dtype, form, name, update):
+@given(st.data(), places(MOST), dtypes, forms, names, updates(), factors)
+@settings(max_examples=120)
+def test_a_step_has_the_bits_of_the_plain_one(
+    kernels, data, place, dtype, form, name, update, made
+):
     start, count = place
     # A number that is not finite ends the run that made it.
     base = data.draw(numbers(count, dtype)).nan_to_num(0, 0, 0)
     drift = data.draw(drifts(count, form))
     if form != "int8":
         drift = replace(drift, values=drift.values.nan_to_num(0, 0, 0))
-    plain_kept, plain_theta, plain = step(Kernels(), name, start, base, drift, update)
+    plain_kept, plain_theta, plain = step(Kernels(), name, start, base, drift, update, made)
 
-    kept, theta, found = step(kernels, name, start, base, drift, update)
+    kept, theta, found = step(kernels, name, start, base, drift, update, made)
 
     assert math.isfinite(found.peak) == math.isfinite(plain.peak)
     if math.isfinite(plain.peak):
