@@ -181,6 +181,18 @@ def test_a_step_is_the_sum_of_the_members_noises(rank):
         assert drift_of(drift, name).double().allclose(0.01 * total, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_a_step_of_one_member_fits_into_a_drift_of_16_bits(seed):
+    weights = Weights(Tensors(w=torch.zeros(ROWS, COLUMNS)), rank=1)
+    drift = Drift(weights, dtype="float16")
+
+    drift.step([Member(seed)], [1.0], 1.0)
+
+    wanted = matrix(1, seed, "w").view(-1)
+    assert float(wanted.abs().max()) > 2 * MAX_NOISE  # more than full noise has
+    assert drift_of(drift, "w").allclose(wanted, rtol=2e-3, atol=1e-3)
+
+
 @ranks
 def test_the_forecast_of_the_drift_holds_within_a_percent(rank):
     draw = torch.Generator().manual_seed(0)

@@ -98,6 +98,38 @@ def threads():
     torch.set_num_threads(before)
 
 
+def zeros(form, count):
+    values = torch.zeros(count, dtype=getattr(torch, form))
+    return Stored(values, torch.zeros(-(-count // BLOCK)) if form == "int8" else None)
+
+
+@pytest.mark.parametrize("scale", [1e-37, 8e37])
+@pytest.mark.parametrize("form", DRIFT_DTYPES)
+def test_the_smallest_and_the_largest_steps_are_kept_as_the_plain_one_keeps_them(
+    kernels, form, scale
+):
+    update = Update(nets=[(1, 1.0)], scale=scale, pull=0.0, norm="l2", rounding=3)
+    made = [
+        step(form_of, "w", 0, torch.zeros(2 * BLOCK), zeros(form, 2 * BLOCK), update)
+        for form_of in (Kernels(), kernels)
+    ]
+
+    for plain, fast in zip(*(kept for kept, _, _ in made), strict=True):
+        assert_same_bits(fast, plain)
+    assert_same_bits(made[1][1], made[0][1])
+
+
+@pytest.mark.parametrize("at", [0, 1500, 2999])
+def test_what_a_step_notes_is_that_of_all_it_goes_through(kernels, at):
+    drift = zeros("float32", 3000)
+    drift.values[at] = 5.0
+    update = Update(nets=[], scale=1.0, pull=0.5, norm="l2", rounding=3)
+
+    _, _, found = step(kernels, "w", 0, torch.zeros(3000), drift, update)
+
+    assert (found.peak, found.length, found.reach) == (2.5, 2.5, 2.5)
+
+
 @pytest.mark.parametrize("form", DRIFT_DTYPES)
 def test_threads_change_no_bit(kernels, threads, form):
     random = torch.Generator().manual_seed(0)
