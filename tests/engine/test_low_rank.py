@@ -194,6 +194,18 @@ def test_a_step_of_one_member_fits_into_a_drift_of_16_bits(seed):
 
 
 @ranks
+def test_a_step_is_prepared_for_the_largest_noise_there_can_be(rank, monkeypatch):
+    drift, bounds = Drift(some_weights(torch.float32, rank), dtype="float16"), []
+    kept = drift._kept["proj"]
+    open_step = kept.open_step
+    monkeypatch.setattr(kept, "open_step", lambda most: bounds.append(most) or open_step(most))
+
+    drift.step([Member(1), Member(2)], [2.0, -1.0], 0.1)
+
+    assert bounds == [pytest.approx(0.05 * 3 * Factors(16, rank).largest, rel=1e-4)]
+
+
+@ranks
 def test_the_forecast_of_the_drift_holds_within_a_percent(rank):
     draw = torch.Generator().manual_seed(0)
     weights = Weights(Tensors(w=0.1 * torch.randn(300, 400, generator=draw)), rank=rank)
