@@ -62,18 +62,18 @@ def write(
     for at in range(first, last, BLOCK):
         # Views with indices from 0: of others numba asks each whether it counts from the end.
         new, base = theta[at : min(at + BLOCK, last)], theta_0[at : min(at + BLOCK, last)]
-        if add:
-            if made is None:
-                x = counted(k1, start, at)
-                for j in range(new.size):
-                    noises[j] = normal(hashed(counted(x, 0, j), k2)) * scale
-            else:
-                _multiply(noises[: new.size], at, made, 0)
-                for j in range(new.size):
-                    noises[j] = noises[j] * scale
+        x = counted(k1, start, at)
+        if add and made is not None:
+            _multiply(noises[: new.size], at, made, 0)
+        # The loops stand here, and stand twice: in a function of their own they are not vectorized.
         if kept is None:
-            for j in range(new.size):
-                new[j] = rounded(number(base[j]) + noises[j], theta)
+            if made is None:
+                for j in range(new.size):
+                    noise = normal(hashed(counted(x, 0, j), k2)) * scale
+                    new[j] = rounded(number(base[j]) + noise, theta)
+            else:
+                for j in range(new.size):
+                    new[j] = rounded(number(base[j]) + noises[j] * scale, theta)
             continue
         old, unit = kept[at : min(at + BLOCK, last)], factor
         if scales is not None:
@@ -84,8 +84,13 @@ def write(
                 drift = shrunk(drift, owed)
             new[j] = rounded(composed(number(base[j]), drift), theta)
         if add:
-            for j in range(new.size):
-                new[j] = rounded(number(new[j]) + noises[j], theta)
+            if made is None:
+                for j in range(new.size):
+                    noise = normal(hashed(counted(x, 0, j), k2)) * scale
+                    new[j] = rounded(number(new[j]) + noise, theta)
+            else:
+                for j in range(new.size):
+                    new[j] = rounded(number(new[j]) + noises[j] * scale, theta)
 
 
 @_compiled
