@@ -273,16 +273,17 @@ def shared_out(
     sizes = [train, *(size for size in ROWS if size < train)]
     if "task.rows_per_step" in given and recipe.task.rows_per_step is not None:
         sizes = [recipe.task.rows_per_step]
+    fewest = STEPS * (search.population if "search.population" in given else POPULATION[0])
     evaluations = 2
     while True:
         whole = price.evaluation * evaluations
         share = min(1.0, max(0.0, EVALUATED * seconds / whole))
         left = seconds - share * whole
         counts = {size: max(0, int(left / (price.rollout(size) + price.member))) for size in sizes}
-        told = {size: count * size / (size + TELLING) for size, count in counts.items()}
-        enough = [size for size in sizes if counts[size] >= _enough(size)]
-        enough = enough or [size for size in sizes if told[size] >= 0.9 * max(told.values())]
-        rows = enough[0]
+        able = [size for size in sizes if counts[size] >= fewest] or sizes[-1:]
+        told = {size: counts[size] * size / (size + TELLING) for size in able}
+        enough = [size for size in able if counts[size] >= _enough(size)]
+        rows = (enough or [size for size in able if told[size] >= 0.9 * max(told.values())])[0]
         size, steps = _population_and_steps(search, counts[rows], given)
         if every is None or 2 + (steps - 1) // every <= evaluations:
             break

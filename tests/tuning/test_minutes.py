@@ -14,6 +14,7 @@ from esft.tuning.minutes import (
     MEMBERS,
     POPULATION,
     REACH,
+    STEPS,
     Price,
     fit_minutes,
     shared_out,
@@ -69,10 +70,23 @@ def test_rows_that_cost_next_to_nothing_are_taken():
     batched, each = a_price(call=4.0, row=0.1), a_price(row=0.6)
     recipe = with_settings(RECIPE, {"task.train": 40})
 
-    many, few = (shared_out(recipe, price, 300, ()) for price in (batched, each))
+    many, few = (shared_out(recipe, price, 400, ()) for price in (batched, each))
 
     assert many["task.rows_per_step"] == 40
     assert few["task.rows_per_step"] == 8
+
+
+def test_fewer_rows_are_taken_where_more_would_leave_too_few_steps():
+    recipe = with_settings(RECIPE, {"task.train": 40})
+
+    chosen = shared_out(recipe, a_price(call=4.0, row=0.1), 280, ())
+
+    assert chosen["task.rows_per_step"] < 40
+    assert chosen["search.steps"] >= STEPS
+
+
+def test_where_no_member_fits_what_is_counted_is_the_fewest_rows():
+    assert shared_out(RECIPE, a_price(row=1e6), 60, ())["task.rows_per_step"] == 8
 
 
 def test_evaluations_on_the_way_are_those_of_the_steps_that_fit():
