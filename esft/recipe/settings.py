@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import math
-import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from esft.recipe.check import Rule, Settings, SettingsError, broken, setting
+from esft.recipe.check import Settings, SettingsError, broken, setting
 from esft.recipe.priors import Answers, PriorSpec, parse_prior_line, parse_prior_lines
-
-
-def _something_to_tune(include: tuple[str, ...] | None) -> Iterator[tuple[str, str]]:
-    if include == ():
-        yield "at least one glob", 'set include = ["*"] for all'
+from esft.recipe.rules import MODEL_RULES, RECIPE_RULES, SEARCH_RULES, TASK_RULES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +15,7 @@ class Model(Settings):
     """Which model is tuned, where and in what precision: the [model] table."""
 
     table = "model"
-    rules = ((("include",), _something_to_tune),)
+    rules = MODEL_RULES
 
     id: str = setting(
         "Hub id, short name (Qwen2.5-1.5B), folder, .gguf file, or embedded, a tiny model "
@@ -54,18 +48,12 @@ class Model(Settings):
     trust_remote_code: bool = setting("Run Python code that comes with the checkpoint", False)
 
 
-def _train_has_them(rows_per_step: int | None, train: int | None) -> Iterator[tuple[str, str]]:
-    if rows_per_step is not None and train is not None and rows_per_step > train:
-        fix = f"set rows_per_step = {train}, or train = {rows_per_step}"
-        yield f"at most {train}: a step takes its rows from those of train", fix
-
-
 @dataclass(frozen=True, kw_only=True)
 class TaskSettings(Answers):
     """What the model is tuned on, and how answers are rewarded: the [task] table."""
 
     table = "task"
-    rules = (*Answers.rules, (("rows_per_step", "train"), _train_has_them))
+    rules = (*Answers.rules, *TASK_RULES)
 
     train: int | None = setting(
         "Rows to tune on, the first by a hash of what they ask",
@@ -89,36 +77,12 @@ class TaskSettings(Answers):
     )
 
 
-MEMBERS = 100_000
-
-
-def _members_of_a_line(population: int) -> Iterator[tuple[str, str]]:
-    if population > MEMBERS:
-        expected = f"at most {MEMBERS}: a line of the journal holds the rewards of a step"
-        yield expected, f"set population = {MEMBERS}, and more steps"
-
-
-def _members_in_pairs(population: int, antithetic: bool) -> Iterator[tuple[str, str]]:
-    if antithetic and population % 2:
-        fix = f"set population = {population + 1}, or antithetic = false"
-        yield "an even number: antithetic pairs the members", fix
-
-
-def _rank_of_low_rank(rank: int, noise: str) -> Iterator[tuple[str, str]]:
-    if rank != 1 and noise != "lowrank":
-        yield "1: full noise has no rank of its own", 'set noise = "lowrank", or rank = 1'
-
-
 @dataclass(frozen=True, kw_only=True)
 class Search(Settings):
     """How a step explores the weights: the [search] table."""
 
     table = "search"
-    rules = (
-        (("population",), _members_of_a_line),
-        (("population", "antithetic"), _members_in_pairs),
-        (("rank", "noise"), _rank_of_low_rank),
-    )
+    rules = SEARCH_RULES
 
     # Larger ones are not exact in floating point, which the forecast is made of.
     steps: int = setting("Updates of the weights", 500, flag="--steps", at_most=10**15)
@@ -292,7 +256,7 @@ class Recipe:
     run: Run = field(default_factory=Run)
 
     def __post_init__(self) -> None:
-        problems = list(broken(RULES, settings_of(self), ()))
+        problems = list(broken(RECIPE_RULES, settings_of(self), ()))
         if problems:
             raise SettingsError(problems)
 
@@ -316,40 +280,3 @@ def with_settings(recipe: Recipe, changes: Mapping[str, object]) -> Recipe:
     return replace(
         recipe, **{table: replace(getattr(recipe, table), **new) for table, new in tables.items()}
     )
-
-
-def _a_pull_that_acts(awd: float, norm: str, alpha: float) -> Iterator[tuple[str, str]]:
-    """In norm l2, alpha * awd is the share of the drift that goes."""
-    if awd > 0 and not sys.float_info.min <= alpha * awd < math.inf:
-        way = "less" if alpha * awd > 1 else "0 for none, or more"
-        yield f"{way}: alpha * awd is {alpha * awd:g}", "for example awd = 0.01"
-    elif norm == "l2" and alpha * awd > 1:
-        limit = 1 / alpha
-        # Rounded down, since an awd rounded up would be refused again.
-        most = math.floor(limit) if 1 <= limit < 1e9 else limit
-        expected = f"at most {most} with norm l2: alpha * awd is {alpha * awd:g}, and above 1 a "
-        expected += "step jumps past the base weights"
-        yield expected, f'set awd = {most} or lower, or norm = "l1"'
-
-
-SIMULATED = 100_000
-"""Steps of a run in norm l1, whose forecast of the drift is simulated: a millisecond a step."""
-
-
-def _steps_to_simulate(steps: int, awd: float, norm: str) -> Iterator[tuple[str, str]]:
-    if norm == "l1" and awd > 0 and steps > SIMULATED:
-        expected = f"at most {SIMULATED} with norm l1, whose forecast is simulated step by step"
-        yield expected, f'set steps = {SIMULATED}, or norm = "l2"'
-
-
-def _evaluations_to_see_a_peak(peak: int | None, every: int | None) -> Iterator[tuple[str, str]]:
-    if peak is not None and every is None:
-        fix = "set prior.every = 25 (the holdout rows are measured with or without prior tasks)"
-        yield "evaluations to count: [prior] every is not set", fix
-
-
-RULES: tuple[Rule, ...] = (
-    (("anchor.awd", "anchor.norm", "search.alpha"), _a_pull_that_acts),
-    (("search.steps", "anchor.awd", "anchor.norm"), _steps_to_simulate),
-    (("run.stop_after_peak", "prior.every"), _evaluations_to_see_a_peak),
-)

@@ -10,7 +10,8 @@ from esft.files import write_whole
 from esft.recipe import check
 from esft.recipe.check import Problem, SettingsError, as_toml, nearest, shown
 from esft.recipe.priors import require_task
-from esft.recipe.settings import RULES, TABLES, Recipe
+from esft.recipe.rules import RECIPE_RULES
+from esft.recipe.settings import TABLES, Recipe
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -58,7 +59,7 @@ def load_recipe(
         for table, kind in TABLES.items()
         for key, setting in kind.declared().items()
     }
-    problems += check.broken(RULES, defaults | values, problems)
+    problems += check.broken(RECIPE_RULES, defaults | values, problems)
     problems += _task_problems(tables) if tasks else ()
     for number, problem in enumerate(problems):
         places = dict.fromkeys(origins[key] for key in problem.keys if key in origins)

@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 
 from esft.errors import RecipeError
 from esft.recipe.check import SettingsError
+from esft.recipe.rules import MEMBERS, SIMULATED
 from esft.recipe.settings import (
-    MEMBERS,
-    SIMULATED,
     TABLES,
     Anchor,
     Model,
