@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from esft.errors import ModelError
 from esft.models.calling import clear_config, clear_errors, load_tokenizer, quiet
 from esft.models.check import (
     and_more,
     check_files,
     check_forward,
-    check_layers,
     check_loaded,
     check_weights,
 )
 from esft.models.device import choose_device, choose_gguf_dtype, parse_dtype
 from esft.models.find import fetch_small_files, fetch_weights, find_model
+from esft.models.gguf_file import gguf_config_and_tokenizer, read_once
 from esft.models.identity import parts_of
 
 if TYPE_CHECKING:
@@ -188,7 +186,7 @@ def _load_gguf(
         options["quantization_config"] = GgufConfig(dequantize=True)
     except ImportError:
         pass  # before it came, transformers always dequantized
-    with TemporaryDirectory(prefix="esft-gguf-") as empty:
+    with TemporaryDirectory(prefix="esft-gguf-") as empty, read_once():
         config, tokenizer = gguf_config_and_tokenizer(path, empty)
         with clear_config(str(path)):
             outline_of(config)
@@ -196,37 +194,6 @@ def _load_gguf(
         loaded = AutoModelForCausalLM.from_pretrained(empty, config=config, **options)
     loaded[0].config.name_or_path = tokenizer.name_or_path = str(path)
     return loaded, tokenizer
-
-
-def gguf_config_and_tokenizer(
-    path: Path, empty: str
-) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase]:
-    """Return what a .gguf file has beside its weights, checked.
-
-    Beside the file there may lie a tokenizer.json of another model, which transformers would
-    prefer to the tokenizer in the file: so it gets an `empty` folder to look into.
-    """
-    from transformers import PreTrainedTokenizerFast
-
-    file = str(path.resolve())
-    config = _gguf_config(path, empty, file)
-    check_layers(config.to_dict(), str(path))
-    # Not AutoTokenizer, which reads the whole file once more to find out the same class.
-    return config, load_tokenizer(PreTrainedTokenizerFast, empty, str(path), gguf_file=file)
-
-
-def _gguf_config(path: Path, empty: str, file: str) -> PreTrainedConfig:
-    from transformers import AutoConfig
-
-    try:
-        return AutoConfig.from_pretrained(empty, gguf_file=file)
-    except (ValueError, KeyError, IndexError, TypeError, struct.error) as error:
-        if "not supported" in str(error):  # the architecture: the file itself is sound
-            raise ModelError(f"{path}: {error}", hint="take the model's safetensors") from error
-        raise ModelError(
-            f"{path} is not a .gguf file, or it is damaged or cut short: {error}",
-            hint="copy or download it again",
-        ) from error
 
 
 def _borrow_pad(tokenizer: PreTrainedTokenizerBase) -> str | None:

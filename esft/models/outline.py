@@ -14,7 +14,8 @@ from esft.models.calling import clear_config, clear_errors, quiet
 from esft.models.check import FLOATS, Header, check_headers, check_weights, weight_files
 from esft.models.device import choose_device, choose_gguf_dtype, parse_dtype
 from esft.models.find import fetch_headers, fetch_small_files, find_model
-from esft.models.load import config_and_tokenizer, gguf_config_and_tokenizer, outline_of
+from esft.models.gguf_file import gguf_config_and_tokenizer, read_once
+from esft.models.load import config_and_tokenizer, outline_of
 
 if TYPE_CHECKING:
     import torch
@@ -59,7 +60,7 @@ def outline_model(
     missing = 0
     with quiet(), clear_errors(str(where)):
         if isinstance(where, Path) and where.is_file():
-            with TemporaryDirectory(prefix="esft-gguf-") as empty:
+            with TemporaryDirectory(prefix="esft-gguf-") as empty, read_once():
                 config, tokenizer = gguf_config_and_tokenizer(where, empty)
             wanted = choose_gguf_dtype(on)[0] if wanted is None else wanted
             model = _outline(config, str(where))

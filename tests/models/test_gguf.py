@@ -7,6 +7,7 @@ from tiny_models import CHAT_TEMPLATE, same_weights, tiny_qwen2, tiny_tokenizer,
 
 from esft.errors import ModelError
 from esft.models.device import choose_gguf_dtype
+from esft.models.gguf_file import read_once
 from esft.models.load import load_model
 
 TEXT = "Héllo, the cab!<|im_end|>\n"
@@ -63,6 +64,58 @@ def test_the_tokenizer_of_a_gguf_file_wins_over_one_that_lies_beside_it(tmp_path
 
     assert tokenizer(TEXT).input_ids == tiny_tokenizer()(TEXT).input_ids
     assert tokenizer.chat_template == CHAT_TEMPLATE
+
+
+def test_a_gguf_file_is_parsed_once_and_its_tensors_are_named_once(monkeypatch, tmp_path):
+    file = write_gguf(tmp_path / "t.gguf")
+    opened, named = [], []
+    plain_map = gguf.get_tensor_name_map
+
+    class Counted(gguf.GGUFReader):
+        def __init__(self, path):
+            opened.append(path)
+            super().__init__(path)
+
+    monkeypatch.setattr(gguf, "GGUFReader", Counted)
+    monkeypatch.setattr(
+        gguf, "get_tensor_name_map", lambda *which: named.append(which) or plain_map(*which)
+    )
+
+    load_model(str(file))
+
+    assert opened == [str(file)]
+    assert len(named) == 1
+    assert gguf.GGUFReader is Counted
+
+
+class ThatNeedsAMemmap(gguf.GGUFReader):
+    def __init__(self, path):
+        super().__init__(path)
+        self.name = self.data.filename
+
+
+@pytest.mark.parametrize("reader", [ThatNeedsAMemmap, lambda path: ThatNeedsAMemmap(path)])
+def test_a_gguf_reader_of_another_kind_reads_in_its_own_way(reader, monkeypatch, tmp_path):
+    model = tiny_qwen2()
+    file = write_gguf(tmp_path / "t.gguf", model)
+    monkeypatch.setattr(gguf, "GGUFReader", reader)
+
+    loaded = load_model(str(file), dtype="float32")
+
+    assert same_weights(loaded.model, model)
+    assert gguf.GGUFReader is reader
+
+
+def test_a_gguf_package_without_its_map_of_names_is_left_as_it_is(monkeypatch):
+    monkeypatch.delattr(gguf, "get_tensor_name_map")
+    reader = gguf.GGUFReader
+
+    with read_once():
+        inside = gguf.GGUFReader
+
+    assert inside is not reader
+    assert gguf.GGUFReader is reader
+    assert not hasattr(gguf, "get_tensor_name_map")
 
 
 DAMAGED = r"is not a \.gguf file, or it is damaged or cut short"
