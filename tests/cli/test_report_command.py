@@ -2,7 +2,7 @@ import json
 import webbrowser
 
 import pytest
-from command import at_once, esft
+from command import Started, esft
 from report_runs import write_eval, write_run
 
 
@@ -69,7 +69,8 @@ def test_a_report_that_cannot_be_made_is_an_error_without_traceback(runs):
 
 def test_two_reports_of_one_run_at_once_leave_one_whole_page(runs):
     command, folder = ("report", "with-awd"), runs / "with-awd"
-    pages = [done.stdout for done in at_once(runs.parent, command, command)]
+    both = [Started(runs.parent, *command) for _ in range(2)]
+    pages = [process.communicate()[0] for process in both]
 
     assert pages == ["runs/with-awd/report.html\n"] * 2
     page = (folder / "report.html").read_text()

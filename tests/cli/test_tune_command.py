@@ -1,13 +1,13 @@
 import json
-import os
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
+from subprocess import PIPE
 
 import pytest
-from command import at_once, esft
+from command import Started, esft
 from tiny_models import write_model
 from tiny_runs import a_recipe
 
@@ -110,16 +110,9 @@ def test_what_a_user_can_fix_is_said_without_a_traceback(line, code, message, hi
     assert done.stdout == ""
 
 
-def start(base, run):
-    # A run of its own process, with members slow enough to be stopped between them.
-    arguments = ["tune", "--model", base, *TINY[:-4], "--steps", "1000", "--population", "4"]
-    return subprocess.Popen(
-        [sys.executable, "-m", "esft", *arguments, *ROWS, "--run-dir", str(run)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
+def slow(base, run):
+    """Words of a run whose members are slow enough to be stopped between them."""
+    return "tune", "--model", base, *TINY[:-4], "--steps", 1000, *ROWS, "--run-dir", run
 
 
 def wait_for_step(process, number):
@@ -130,11 +123,11 @@ def wait_for_step(process, number):
 
 
 def test_a_signal_finishes_the_step_saves_the_model_and_exits_with_130(base, tmp_path):
-    process = start(base, tmp_path / "out")
+    process = Started(tmp_path, *slow(base, "out"))
     wait_for_step(process, 2)
 
     process.send_signal(signal.SIGTERM)
-    stdout, stderr = process.communicate(timeout=120)
+    stdout, stderr = process.communicate()
 
     assert process.returncode == 130, stderr
     assert "Stopping after this step" in stderr
@@ -146,13 +139,13 @@ def test_a_signal_finishes_the_step_saves_the_model_and_exits_with_130(base, tmp
 
 
 def test_a_second_ctrl_c_stops_at_once_with_nothing_half_written(base, tmp_path):
-    process = start(base, tmp_path / "out")
+    process = Started(tmp_path, *slow(base, "out"))
     wait_for_step(process, 1)
 
     process.send_signal(signal.SIGINT)
     time.sleep(0.001)
     process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=120)
+    _, stderr = process.communicate()
 
     assert process.returncode == 130, stderr
     assert "Traceback" not in stderr
@@ -162,7 +155,8 @@ def test_a_second_ctrl_c_stops_at_once_with_nothing_half_written(base, tmp_path)
 
 
 def test_a_stop_while_the_model_loads_leaves_no_run(base, tmp_path):
-    process = start(base, tmp_path / "out")
+    command = [sys.executable, "-m", "esft", *map(str, slow(base, tmp_path / "out"))]
+    process = subprocess.Popen(command, stdout=PIPE, stderr=PIPE, text=True)
     assert process.stderr.readline().startswith("loading")
 
     process.send_signal(signal.SIGINT)
@@ -176,13 +170,14 @@ def test_a_stop_while_the_model_loads_leaves_no_run(base, tmp_path):
 def test_two_runs_started_together_get_two_names(base, tmp_path):
     command = ("tune", "--model", base, *TINY, *ROWS, "--steps", 1, "--seed", 1)
 
-    done = at_once(tmp_path, command, command)
+    both = [Started(tmp_path, *command) for _ in range(2)]
+    told = [process.communicate()[1] for process in both]
 
-    assert [process.returncode for process in done] == [0, 0], done
+    assert [process.returncode for process in both] == [0, 0], told
     runs = [tmp_path / "runs" / f"conciseness-base-{number}" for number in (1, 2)]
     assert sorted((tmp_path / "runs").iterdir()) == runs
     assert (
         runs[0].joinpath("journal.jsonl").read_bytes() == (runs[1] / "journal.jsonl").read_bytes()
     )
-    told = {process.stderr.split("run     ")[1].split()[0] for process in done}
-    assert told == {str(run.relative_to(tmp_path)) for run in runs}
+    names = {stderr.split("run     ")[1].split()[0] for stderr in told}
+    assert names == {str(run.relative_to(tmp_path)) for run in runs}
