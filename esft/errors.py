@@ -42,6 +42,14 @@ class RunError(EsftError):
     """A run cannot be started, recorded or saved."""
 
 
+class RankError(RunError):
+    """Another process of a torchrun failed, is gone or hangs, and this one ends with it."""
+
+    def __init__(self, message: str, *, hint: str | None = None, quiet: bool = False) -> None:
+        super().__init__(message, hint=hint)
+        self.quiet = quiet  # whether another process says so
+
+
 class TakenError(RunError):
     """What was to be new is there already."""
 

@@ -27,6 +27,7 @@ from esft.cli.tasks import tasks
 from esft.cli.tune import resume, tune
 from esft.errors import EsftError, RunError
 from esft.recipe.check import cut
+from esft.tuning.ranks import place
 
 
 class _Main(click.Group):
@@ -41,6 +42,19 @@ class _Main(click.Group):
             _require_current_folder()
             return super().invoke(ctx)
 
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple:
+        """Return the command that is meant; of the processes of a torchrun one works on those that
+        do not share it."""
+        name, command, rest = super().resolve_command(ctx, args)
+        where = place()
+        if where.world > 1 and name not in SHARED:
+            if where.rank:
+                ctx.exit()
+            click.echo(
+                f"One process is enough for esft {name}: the others of torchrun end.", err=True
+            )
+        return name, command, rest
+
 
 @contextmanager
 def _without_traceback() -> Iterator[None]:
@@ -51,7 +65,8 @@ def _without_traceback() -> Iterator[None]:
         error.format_message = lambda: said
         raise
     except EsftError as error:
-        _tell(error)
+        if not getattr(error, "quiet", False):  # another rank says it
+            _tell(error)
         raise click.exceptions.Exit(error.exit_code) from error
     except KeyboardInterrupt as stopped:
         click.echo("Stopped.", err=True)
@@ -130,6 +145,8 @@ def main() -> None:
     """
 
 
+SHARED = ("tune", "resume")
+"""Commands that the processes of a torchrun share."""
 COMMANDS = (
     tune,
     resume,

@@ -34,7 +34,13 @@ def show_work() -> Iterator[PlainWatcher]:
     from rich.console import Console
 
     from esft.cli.live import LiveWatcher
+    from esft.tuning.ranks import place
 
+    if place().rank:
+        watcher = SilentWatcher()
+        with watcher.signals():
+            yield watcher
+        return
     # The stream of now, since libraries are kept from the screen by taking it away.
     console = Console(file=sys.stderr, highlight=False)
     watcher = LiveWatcher(console) if console.is_terminal else PlainWatcher()
@@ -166,6 +172,15 @@ class PlainWatcher:
 
     def _print(self, text: str) -> None:
         click.echo(text, err=True)
+
+
+class SilentWatcher(PlainWatcher):
+    """Shows nothing: a process of a torchrun that rank 0 shows for, and that ends when it does."""
+
+    _begun = True  # the first signal is for rank 0 to heed
+
+    def _print(self, text: str) -> None:
+        """Print nothing."""
 
 
 def sample_lines(sample: Sample) -> list[str]:

@@ -14,6 +14,8 @@ from esft.rollout.typed import json_text
 if TYPE_CHECKING:
     from esft.recipe.settings import Recipe
     from esft.tuning.session import Opened
+    from esft.tuning.start import Finished
+    from esft.tuning.watcher import Outcome
 
 
 @click.command(cls=options.GroupedCommand, short_help="Fine-tune a model on a task.")
@@ -43,7 +45,8 @@ def tune(
     """Fine-tune a model as RECIPE (a name or a .toml file) says; options replace its values.
 
     Leaves a run folder with the tuned model. Ctrl-C finishes the step in hand, saves the model
-    and exits with 130; a second Ctrl-C stops at once.
+    and exits with 130; a second Ctrl-C stops at once. The processes of a torchrun share the
+    members of each step.
 
     \b
     Examples:
@@ -53,23 +56,28 @@ def tune(
       esft tune --model SmolLM2-135M-Instruct --task my.jsonl --grader number
       esft tune --model ./SmolLM2.gguf --task arc-easy --data-dir data \\
           --steps 5 --population 8 --run-dir out
+      torchrun --nproc-per-node 2 -m esft tune arc-qwen2.5-1.5b
     """
     settings = options.recipe_of(ctx, recipe)
     # torch comes with them: --help does not wait for it
-    from esft.cli.outcome import show_outcome
+    from esft.tuning.follow import follow
+    from esft.tuning.ranks import joined, place
     from esft.tuning.start import run_tuning
 
     opened = None
     if minutes is not None:
         settings, opened = _within(ctx, minutes, recipe, settings)
     if dry_run:
-        _dry_run(recipe, settings, as_json)
+        if not place().rank:
+            _dry_run(recipe, settings, as_json)
         ctx.exit()
-    with show_work() as watcher:
-        outcome = run_tuning(settings, watcher, watcher.asked, opened=opened)
+    with show_work() as watcher, joined() as ranks:
+        if ranks is not None and ranks.follows:
+            follow(ranks, settings)
+            return
+        result = run_tuning(settings, watcher, watcher.asked, opened=opened, ranks=ranks)
     without = options.typed_with(ctx, ("--awd", "--run-dir"), "--awd", "0")
-    show_outcome(outcome, as_json, without if settings.anchor.awd else None)
-    ctx.exit(130 if outcome.stopped else 0)
+    _show(ctx, result, as_json, without if settings.anchor.awd else None)
 
 
 def _within(
@@ -79,7 +87,13 @@ def _within(
     from esft.recipe.settings import with_settings
     from esft.recipe.toml import settings_in
     from esft.tuning.minutes import fit_minutes
+    from esft.tuning.ranks import place
 
+    if place().world > 1:
+        raise click.UsageError(
+            "--minutes times one process, not those of a torchrun: run it without torchrun, and "
+            "give torchrun the command that it prints"
+        )
     typed = options.typed_settings(ctx)[0]
     with show_work() as watcher:
         fitted = fit_minutes(recipe, minutes, typed, watcher, settings_in(name))
@@ -116,18 +130,31 @@ def resume(ctx: click.Context, run: str | None, steps: int | None, as_json: bool
       esft resume
       esft resume runs/arc-qwen2.5-1.5b-1 --steps 200
     """
-    from esft.cli.outcome import not_kept, show_outcome
     from esft.runs.names import find_run
-    from esft.tuning.start import Finished, resume_tuning
+    from esft.tuning.follow import follow
+    from esft.tuning.ranks import joined
+    from esft.tuning.start import resume_tuning
 
-    path = find_run(run)
-    with show_work() as watcher:
-        result = resume_tuning(path, watcher, watcher.asked, steps)
+    with show_work() as watcher, joined() as ranks:
+        if ranks is not None and ranks.follows:
+            follow(ranks, None)
+            return
+        result = resume_tuning(find_run(run), watcher, watcher.asked, steps, ranks)
+    _show(ctx, result, as_json)
+
+
+def _show(
+    ctx: click.Context, result: Outcome | Finished, as_json: bool, without_awd: str | None = None
+) -> None:
+    """Print what a run came to, and end with the code that says whether it was stopped."""
+    from esft.cli.outcome import not_kept, show_outcome
+    from esft.tuning.start import Finished
+
     if isinstance(result, Finished):
         text = f"run {result.run_path} is finished: {result.steps} steps"
         text += f", model {result.model_path or not_kept(result.run_path)}"
         record = {"run": result.run_path, "steps": result.steps, "state": "finished"}
         click.echo(json_text(record) if as_json else text)
         return
-    show_outcome(result, as_json)
+    show_outcome(result, as_json, without_awd)
     ctx.exit(130 if result.stopped else 0)

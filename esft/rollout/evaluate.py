@@ -1,6 +1,6 @@
 """Evaluations of a task on the model as it is, in parts that are kept for the next time."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 
@@ -51,6 +51,7 @@ def evaluate(
     cache: Cache,
     model: ModelVersion,
     ready: Callable[[], Rollout] | None = None,
+    score: Callable[[Sequence[Sequence[EncodedRow]]], Iterable[list[RowResult]]] | None = None,
 ) -> Evaluation:
     """Evaluate rows on the model as it is, in parts that are always the same.
 
@@ -63,26 +64,28 @@ def evaluate(
         model: which weights those are.
         ready: called once before rows are scored, and returns what scores them instead of
             `rollout`; not called where all are known.
+        score: scores parts, each as `rollout` does; None: `rollout`, one after the other.
     """
     size, settings = rollout.batches.size, scoring_settings(rollout)
     part = max(PART, size)
+    parts = [encoded[start : start + part] for start in range(0, len(encoded), part)]
+    keys = [("rows", model, settings, [one.row for one in some]) for some in parts]
+    known = [cache.get(key) for key in keys]
+    missing = [some for some, records in zip(parts, known, strict=True) if records is None]
+    if missing and ready is not None:
+        rollout = ready()
+    scored = iter(map(rollout.evaluate, missing) if score is None else score(missing))
     results: list[RowResult] = []
-    for start in range(0, len(encoded), part):
-        some = encoded[start : start + part]
-        key = ("rows", model, settings, [one.row for one in some])
-        records = cache.get(key)
-        if records is None:
-            if ready is not None:
-                rollout, ready = ready(), None
-            scored = rollout.evaluate(some)
-            # Not once memory ran out: they come from batches of another size than the key says.
-            # Nor where a grader failed: it may not do so again.
-            graded = all(result.failure is None for result in scored)
-            if graded and rollout.batches.size == size:
-                cache.put(key, to_json(scored))
-        else:
-            scored = [from_json(RowResult, record) for record in records]
-        results += scored
+    for key, records in zip(keys, known, strict=True):
+        if records is not None:
+            results += [from_json(RowResult, record) for record in records]
+            continue
+        now = next(scored)
+        # Not once memory ran out: they come from batches of another size than the key says.
+        # Nor where a grader failed: it may not do so again.
+        if all(result.failure is None for result in now) and rollout.batches.size == size:
+            cache.put(key, to_json(now))
+        results += now
     if rollout.batches.size < size:
-        return evaluate(rollout, encoded, cache, model)
+        return evaluate(rollout, encoded, cache, model, score=score)
     return Evaluation(tuple(results))

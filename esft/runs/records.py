@@ -108,7 +108,7 @@ class StepTimes:
     """Where the seconds of a step went; together they are all of them."""
 
     engine: float  # perturbing, reverting and the update
-    rollout: float  # the model's part of it
+    rollout: float  # the model's part of it, and the wait for other ranks
     grading: float  # that the loop waited for grades; most are made while the model goes on
     other: float  # journal, metrics, what is shown
 
@@ -123,6 +123,14 @@ def sum_of_times(times: Iterable[StepTimes | None]) -> StepTimes | None:
     if not parts:
         return None
     return StepTimes(**{name: math.fsum(part[name] for part in parts) for name in parts[0]})
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankShare:
+    """What one rank of a torchrun had of a step."""
+
+    members: int
+    seconds: float  # in which it rolled them out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,6 +149,7 @@ class StepMetrics:
     times: StepTimes | None = None  # where they went
     peak_memory: int | None = None  # bytes
     batch: int | None = None  # sequences at a time
+    ranks: tuple[RankShare, ...] | None = None  # from rank 0 on; None for one process
     replayed: bool = False  # whether it was made again from the journal, which knows no more
 
     def __post_init__(self) -> None:

@@ -56,6 +56,7 @@ class Loop:
         recorder = self.recorder
         try:
             self._steps(stop)
+            self.population.end()
         except EsftError:
             recorder.fail()
             raise
@@ -140,7 +141,8 @@ class Loop:
         self._times.append(metrics.times)
         self.recorder.run.record_metrics(metrics)
         self._clock.end_step()
-        if len(self._times) == 1 and self._base.loaded.device.type == "cpu":
+        alone = self.population.shares is None  # else the wait for other ranks looks like that
+        if len(self._times) == 1 and self._base.loaded.device.type == "cpu" and alone:
             worked = metrics.seconds - metrics.times.grading
             self._warn(busy_machine(worked, time.process_time() - processor))
         self.watcher.step(metrics, self._clock.left(step + 1))
@@ -160,19 +162,19 @@ class Loop:
         """Record a step, then make it; return how many members it is made of."""
         # Line before step: what cannot be recorded is not made, and what was recorded but not made
         # is made again from the journal.
-        self.recorder.journal.append(
-            JournalStep(
-                step=step,
-                rewards=tuple(rewards),
-                coefficients=coefficients,
-                rows_at=(step - 1) * len(rows),
-                rows_hash=rows_hash(one.row for one in rows),
-            )
+        line = JournalStep(
+            step=step,
+            rewards=tuple(rewards),
+            coefficients=coefficients,
+            rows_at=(step - 1) * len(rows),
+            rows_hash=rows_hash(one.row for one in rows),
         )
+        self.recorder.journal.append(line)
         takers, weights = with_coefficients(members, coefficients)
         alpha, anchor = self._search.alpha, self.session.recipe.anchor
         laps.lap("other")
-        self._base.drift.step(takers, weights, alpha, anchor.awd, anchor.norm)
+        with self.population.stepping(line):
+            self._base.drift.step(takers, weights, alpha, anchor.awd, anchor.norm)
         laps.lap("engine")
         nets = net_coefficients(takers, weights)
         self.forecast.step(len(takers), sum_of_squares(nets))
@@ -249,4 +251,5 @@ class Loop:
             times=times,
             peak_memory=peak_memory(self._base.loaded.device),
             batch=self.session.rollout.batches.size,
+            ranks=self.population.shares,
         )

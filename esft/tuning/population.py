@@ -1,20 +1,24 @@
 """The population of a step: members and rows in, rewards out."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields
+from itertools import groupby
 from typing import Literal
 
 import torch
 
+from esft.engine.journal import JournalStep
 from esft.engine.members import Member
 from esft.engine.perturb import visiting
 from esft.models.device import finish_queue
 from esft.rollout.encode import EncodedRow
 from esft.rollout.grading import one_grader
 from esft.rollout.results import RowResult
-from esft.runs.records import StepTimes
+from esft.runs.records import RankShare, StepTimes
 from esft.tuning.session import Session
+from esft.tuning.tasks import EvalTask
 
 
 class Laps:
@@ -40,12 +44,26 @@ class Laps:
         return StepTimes(**self._seconds)
 
 
+def groups(members: Sequence[Member]) -> list[range]:
+    """Return the places of the members that are rolled out in one piece, group by group.
+
+    The members alone say which those are, never the number of processes that share them, on which
+    a result must not depend. Here they are the two of each antithetic pair, and others alone.
+    """
+    sizes = [len(list(same)) for _, same in groupby(members, key=lambda member: member.seed)]
+    ends = [sum(sizes[: at + 1]) for at in range(len(sizes))]
+    return [range(end - size, end) for end, size in zip(ends, sizes, strict=True)]
+
+
 class Population:
     """Rolls out members one after the other, on the one model there is.
 
     The loop sees rewards and not how they came about: members in one batch, or on other
-    processes, are another class with this `roll_out`.
+    processes, are another class with these methods.
     """
+
+    shares: tuple[RankShare, ...] | None = None
+    """What each rank had of the last members; None where one process has them all."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -81,3 +99,19 @@ class Population:
             results += [graded() for graded in waiting]
             laps.lap("grading")
         return results
+
+    def score(
+        self, task: EvalTask, parts: Sequence[Sequence[EncodedRow]], at_base: bool = False
+    ) -> Iterable[list[RowResult]]:
+        """Return what the model as it is makes of each part of a task's rows, part by part.
+
+        `at_base`: it is held at the base model, by whoever calls.
+        """
+        return map(task.rollout.evaluate, parts)
+
+    def stepping(self, line: JournalStep) -> AbstractContextManager[None]:
+        """Hold while the step of a line of the journal is made."""
+        return nullcontext()
+
+    def end(self) -> None:
+        """Look, after the last step, whether all is well."""

@@ -4,6 +4,7 @@ import math
 import reprlib
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
+from functools import partial
 
 from esft.engine.journal import Journal
 from esft.engine.weights import identity
@@ -26,6 +27,7 @@ from esft.runs.records import (
     scores,
 )
 from esft.runs.snapshots import Snapshots
+from esft.tuning.population import Population
 from esft.tuning.session import Session
 from esft.tuning.tasks import EvalTask
 from esft.tuning.watcher import TaskScores, Watcher
@@ -35,9 +37,14 @@ class Recorder:
     """Journal, metrics, snapshots, evaluations and the model of a run, after each of its steps."""
 
     def __init__(
-        self, session: Session, run: RunFolder, journal: Journal, watcher: Watcher
+        self,
+        session: Session,
+        run: RunFolder,
+        journal: Journal,
+        watcher: Watcher,
+        population: Population,
     ) -> None:
-        self.run, self.journal = run, journal
+        self.run, self.journal, self._population = run, journal, population
         self._evaluated = scores(run.path)
         self.failures = sum(line.grader_failures for line in [*metrics(run.path), *self._evaluated])
         self._session, self._watcher = session, watcher
@@ -151,7 +158,8 @@ class Recorder:
         model = ModelVersion(base=base.identity, parts=base.loaded.parts, journal=checksum)
         # A run that lost its first evaluation makes it again with D set aside.
         with nullcontext() if step else base.drift.at_base():
-            result = evaluate(task.rollout, rows, self._cache, model)
+            score = partial(self._population.score, task, at_base=step == 0)
+            result = evaluate(task.rollout, rows, self._cache, model, score=score)
         if step == 0 and task.role == "target" and math.isnan(result.reward):
             raise self._overflow("the base model", "--dtype bfloat16 or float32")
         self.count_failures(f"{task.name} at step {step}", rows, result.results)

@@ -1,5 +1,6 @@
 """What a run records about itself, and whether a run that goes on is still the same one."""
 
+import hashlib
 import os
 import platform
 from dataclasses import replace
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+import esft
 from esft import __version__
 from esft.engine.journal_read import JournalRecord
 from esft.engine.noise import LOW_RANK_VERSION, NOISE_VERSION
@@ -78,6 +80,14 @@ def versions() -> dict[str, str]:
     }
 
 
+def software() -> dict[str, str]:
+    """Return the versions, and a hash of esft's own source."""
+    root, digest = Path(esft.__file__).parent, hashlib.sha256()
+    for file in sorted(root.rglob("*.py")):
+        digest.update(f"\0{file.relative_to(root).as_posix()}\0".encode() + file.read_bytes())
+    return versions() | {"source of esft": _text(digest.hexdigest())}
+
+
 def device_of(session: Session) -> str:
     """Return the device that the weights are on, with what it is."""
     device, machine = session.base.loaded.device, platform.machine()
@@ -126,6 +136,13 @@ def changed_files(session: Session, info: RunInfo, record: JournalRecord) -> lis
         for key in sorted(was.keys() | now.keys())
         if was.get(key) != now.get(key)
     ]
+
+
+def facts_of(session: Session) -> dict[str, str]:
+    """Return, in words, what must be the same wherever a run is worked on at once."""
+    facts = _compared(journal_header(session), _rows_info(session), own_files(session.recipe))
+    facts["kind of device"] = session.base.loaded.device.type
+    return {key: _text(fact) for key, fact in facts.items()}
 
 
 def _compared(header: dict, rows: dict, files: dict) -> dict[str, object]:

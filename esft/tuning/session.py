@@ -181,23 +181,27 @@ def open_session(recipe: Recipe, batch: int | None = None, opened: Opened | None
     return Session(**vars(work), base=base)
 
 
+def with_seed(recipe: Recipe) -> Recipe:
+    """Return a recipe with its seed, drawn if it has none."""
+    seed = recipe.search.seed
+    seed = int.from_bytes(os.urandom(4), "little") if seed is None else seed
+    return replace(recipe, search=replace(recipe.search, seed=seed))
+
+
 def open_work(
     recipe: Recipe, load: Callable[..., LoadedModel | Outline], batch: int | None = None
 ) -> Work:
     """Return what a recipe names, its model by `load`; see `open_session`."""
     task, split = task_and_rows(recipe.task)
-    train, asked, seed = len(split.train), recipe.task.rows_per_step, recipe.search.seed
+    train, asked = len(split.train), recipe.task.rows_per_step
     if asked is not None and asked > train:
         raise RecipeError(
             f"[task] rows_per_step is {asked}, expected at most {train}: there are no more rows "
             "to tune on",
             hint=f"set rows_per_step = {train}, or add rows",
         )
-    seed = int.from_bytes(os.urandom(4), "little") if seed is None else seed
     recipe = replace(
-        recipe,
-        search=replace(recipe.search, seed=seed),
-        task=replace(recipe.task, train=train, holdout=len(split.holdout)),
+        with_seed(recipe), task=replace(recipe.task, train=train, holdout=len(split.holdout))
     )
     priors, model = prior_rows(recipe, task), recipe.model
     room = room_on(choose_device(model.device))
@@ -220,14 +224,15 @@ def open_work(
     )
 
 
-def fit_batch(session: Session, watcher: Watcher) -> None:
+def fit_batch(session: Session, watcher: Watcher, sharing: int = 1) -> None:
     """Set how many sequences go through the model at once, where the recipe does not say it.
 
-    For a run that begins, before anything is measured: one that goes on has its own.
+    For a run that begins, before anything is measured: one that goes on has its own. So many
+    processes are `sharing` the memory of this machine.
     """
     settings = session.recipe.task
     if settings.batch is not None:
         return
     watcher.phase("finding how many sequences fit into memory")
     per_step = settings.train if settings.rows_per_step is None else settings.rows_per_step
-    session.rollout.batches.size = find_batch(session.tasks, session.train, per_step)
+    session.rollout.batches.size = find_batch(session.tasks, session.train, per_step, sharing)

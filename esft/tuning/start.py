@@ -11,20 +11,22 @@ import torch
 
 from esft.engine.forecast import forecast_of
 from esft.engine.journal_read import JournalRecord
-from esft.errors import RunError, TakenError
+from esft.errors import RecipeError, RunError, TakenError
 from esft.files import write_whole, writing
 from esft.models.find import at_commit
 from esft.models.shape import shape_of
-from esft.recipe.settings import Recipe
+from esft.recipe.settings import Recipe, settings_of
 from esft.recipe.toml import dump_recipe, load_recipe
 from esft.runs.folder import RunFolder, create_run, open_run, require_room
-from esft.runs.names import choose_run_path, locked
+from esft.runs.names import choose_run_path, is_run, locked
 from esft.runs.records import StepMetrics, drop_after, metrics
 from esft.runs.snapshots import Snapshots
+from esft.tuning.lead import Lead
 from esft.tuning.loop import Loop
 from esft.tuning.memory import disk_bytes
 from esft.tuning.plan import tell_plan
 from esft.tuning.population import Population
+from esft.tuning.ranks import Ranks
 from esft.tuning.rebuild import Source, bring_to, rebuild
 from esft.tuning.recorder import Recorder, drop_model, save_tuned
 from esft.tuning.run_info import (
@@ -37,7 +39,7 @@ from esft.tuning.run_info import (
     versions,
     with_recorded_paths,
 )
-from esft.tuning.session import Opened, Session, fit_batch, open_session
+from esft.tuning.session import Opened, Session, fit_batch, open_session, with_seed
 from esft.tuning.threads import fit_threads
 from esft.tuning.track import require_tracker, tracked
 from esft.tuning.verify import FAILED, checked, model_as_saved
@@ -59,7 +61,8 @@ def run_tuning(
     stop: Callable[[], bool],
     population: Callable[[Session], Population] = Population,
     opened: Opened | None = None,
-) -> Outcome:
+    ranks: Ranks | None = None,
+) -> Outcome | Finished:
     """Tune a model as `recipe` says and leave a run folder with the tuned model.
 
     Args:
@@ -68,27 +71,38 @@ def run_tuning(
         stop: asked after each step; True ends the run there, with the model saved.
         population: makes what rolls out the members.
         opened: the recipe's model, where it is loaded already.
+        ranks: the other processes of a torchrun, which this one leads. Where torchrun started them
+            again, the run that the recipe names goes on, or is finished.
 
     Raises:
         EsftError: for what the user can fix. What was recorded stays, and where a step was
             done, the model as it is then is saved first.
     """
+    if ranks is not None and (begun := _begun_before(recipe, ranks)) is not None:
+        return resume_tuning(begun, watcher, stop, ranks=ranks)
     path = choose_run_path(recipe.run.dir, recipe.task.name, recipe.model.id)
     require_tracker(recipe.run.track)
     if opened is None:
         watcher.phase(f"loading {recipe.model.id}")
+    lead, typed, recipe = Lead(ranks), recipe, with_seed(recipe)
+    lead.open(recipe, typed)
     session = open_session(recipe, opened=opened)
+    lead.opened(session)
     _require_room(session, path)
     fit_threads(session, watcher)
-    fit_batch(session, watcher)
+    fit_batch(session, watcher, lead.local_ranks)
     run = _create(session)
     with locked(run.path):
         tell_plan(session, run.path, watcher)
-        return _go_on(session, run, run.read_journal(), watcher, stop, population)
+        return _go_on(session, run, run.read_journal(), watcher, stop, lead, population)
 
 
 def resume_tuning(
-    path: Path, watcher: Watcher, stop: Callable[[], bool], steps: int | None = None
+    path: Path,
+    watcher: Watcher,
+    stop: Callable[[], bool],
+    steps: int | None = None,
+    ranks: Ranks | None = None,
 ) -> Outcome | Finished:
     """Go on with a run: the same journal and the same bits as if it had never stopped.
 
@@ -109,14 +123,35 @@ def resume_tuning(
             return _finished(run, record, recipe.run.keep_model, watcher)
         _refuse(run, changed_settings(recipe, run.info))
         require_tracker(recipe.run.track)
-        session = _open_again(run, record, recipe, watcher)
+        lead = Lead(ranks)
+        session = _open_again(run, record, recipe, watcher, lead)
         _require_room(session, path)
         _clear(run, record, watcher)
         tell_plan(session, path, watcher)
         if changes:
             write_whole(run.recipe_path, dump_recipe(recipe))
         run.update_info(state="running", settings=recorded_settings(recipe, session.base))
-        return _go_on(session, run, record, watcher, stop, Population)
+        return _go_on(session, run, record, watcher, stop, lead)
+
+
+def _begun_before(recipe: Recipe, ranks: Ranks) -> Path | None:
+    """Return the run of a recipe, begun before torchrun started its processes again; or None.
+
+    RunError if it is another one's, RecipeError if nothing would say which it is.
+    """
+    if ranks.place.may_restart and recipe.run.dir is None:
+        raise RecipeError(
+            "torchrun is asked for --max-restarts, expected a name of the run too: started again, "
+            "it goes on with that",
+            hint="add --run-dir runs/NAME",
+        )
+    path = None if recipe.run.dir is None else Path(recipe.run.dir)
+    if not ranks.place.restarts or path is None or not is_run(path):
+        return None
+    run = open_run(path)
+    said = {key: value for key, value in settings_of(recipe).items() if value is not None}
+    _refuse(run, changed_settings(load_recipe(None, run.info.settings | said), run.info))
+    return path
 
 
 def _create(session: Session) -> RunFolder:
@@ -149,7 +184,9 @@ def _refuse(run: RunFolder, differences: list[str]) -> None:
         )
 
 
-def _open_again(run: RunFolder, record: JournalRecord, recipe: Recipe, watcher: Watcher) -> Session:
+def _open_again(
+    run: RunFolder, record: JournalRecord, recipe: Recipe, watcher: Watcher, lead: Lead
+) -> Session:
     """Open a run's files where they were, with the threads, the dtype and the batch of then."""
     torch.set_num_threads(run.info.threads)
     watcher.phase(f"loading {recipe.model.id}")
@@ -157,7 +194,9 @@ def _open_again(run: RunFolder, record: JournalRecord, recipe: Recipe, watcher: 
     as_then = {"id": at_commit(recipe.model.id, record.header["model"])}
     as_then["dtype"] = record.header["dtype"]
     recipe = replace(recipe, model=replace(recipe.model, **as_then))
+    lead.open(recipe)
     session = open_session(recipe, batch=run.info.batch)
+    lead.opened(session)
     now = versions() | {"device": device_of(session)}
     was = run.info.versions | {"device": run.info.device}
     others = [
@@ -213,7 +252,8 @@ def _go_on(
     record: JournalRecord,
     watcher: Watcher,
     stop: Callable[[], bool],
-    population: Callable[[Session], Population],
+    lead: Lead,
+    population: Callable[[Session], Population] = Population,
 ) -> Outcome:
     """Bring a session just opened to the last step of its journal, and make those that are left."""
     forecast = forecast_of(record, session.base.weights.numel)
@@ -239,6 +279,8 @@ def _go_on(
 
     source = Source(record=record, run=run)
     with tracked(session.recipe.run.track, run, watcher):
+        lead.bring(session, run, record)
         bring_to(session.base, source, record.last, watcher, on_step=record_lost)
-        recorder = Recorder(session, run, run.journal(record.checksum), watcher)
-        return Loop(session, population(session), recorder, forecast, watcher).run(stop)
+        members = lead.population(session, population)
+        recorder = Recorder(session, run, run.journal(record.checksum), watcher, members)
+        return Loop(session, members, recorder, forecast, watcher).run(stop)

@@ -7,8 +7,11 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+import torch
+
 from esft.errors import RecipeError, TaskError
 from esft.models.load import LoadedModel
+from esft.models.memory import free_memory
 from esft.models.outline import Outline
 from esft.recipe.priors import PriorSpec
 from esft.recipe.settings import Recipe, TaskSettings
@@ -104,7 +107,9 @@ def eval_task(
     return EvalTask(role=role, rollout=rollout, encoded=rollout.encode(rows))
 
 
-def find_batch(tasks: Sequence[EvalTask], train: Sequence[EncodedRow], per_step: int) -> int:
+def find_batch(
+    tasks: Sequence[EvalTask], train: Sequence[EncodedRow], per_step: int, sharing: int = 1
+) -> int:
     """Return how many sequences of a run's longest rows fit into memory at once.
 
     No more than a step has, or a part of an evaluation: they would bring nothing.
@@ -113,6 +118,7 @@ def find_batch(tasks: Sequence[EvalTask], train: Sequence[EncodedRow], per_step:
         tasks: the target, then the prior tasks.
         train: rows that are tuned on.
         per_step: how many of them a step sees.
+        sharing: processes that share the memory; a GPU is each one's own.
     """
     device = tasks[0].rollout.model.device
     longest: dict[str, tuple[int, Rollout, list[EncodedRow]]] = {}
@@ -124,8 +130,13 @@ def find_batch(tasks: Sequence[EvalTask], train: Sequence[EncodedRow], per_step:
             longest[kind] = tokens, task.rollout, rows
     sequences = max(len(one.prompts) + len(one.options) + len(one.references) for one in train)
     most = min(MOST[device.type], max(PART, per_step * sequences))
+    sharing = 1 if device.type == "cuda" else sharing
+
+    def free(device: torch.device) -> int:
+        return free_memory(device) // sharing
+
     for _, rollout, rows in longest.values():
-        most = largest_batch(partial(rollout.fill, rows), device, most)
+        most = largest_batch(partial(rollout.fill, rows), device, most, free)
     return most
 
 

@@ -171,9 +171,10 @@ def test_the_batch_of_a_run_is_the_least_over_its_ways_to_score(
         for task, rows in [rows_of(spec, 4, str(data))]
     ]
 
-    def found(fill, device, most):
+    def found(fill, device, most, free):
         fill(Batches(1))
         filled[-1].append(most)
+        shared.append(free(device))
         return most // 2
 
     monkeypatch.setattr("esft.tuning.tasks.largest_batch", found)
@@ -181,8 +182,12 @@ def test_the_batch_of_a_run_is_the_least_over_its_ways_to_score(
         name = task.name
         task.rollout.fill = lambda rows, batches, name=name: filled.append([name, len(rows)])
 
-    size = find_batch(tasks, tasks[0].encoded, per_step)
+    shared = []
+    monkeypatch.setattr("esft.tuning.tasks.free_memory", lambda device: 100)
 
+    size = find_batch(tasks, tasks[0].encoded, per_step, sharing=4)
+
+    assert set(shared) == {25}
     # The one with the longest rows of each way, the target's with those that it is tuned on.
     assert filled == [["countdown", 2, most], ["arc-easy", 3, most // 2]]
     assert size == most // 4

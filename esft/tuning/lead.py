@@ -1,0 +1,250 @@
+"""What rank 0 of a torchrun does beside its run: deals work out, and compares the weights."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from statistics import median
+from typing import Any
+
+from esft.engine.journal import JournalStep
+from esft.engine.journal_read import JournalRecord, lines_until
+from esft.engine.members import Member
+from esft.engine.weights import identity
+from esft.errors import RunError
+from esft.recipe.settings import Recipe, settings_of
+from esft.rollout.encode import EncodedRow
+from esft.rollout.results import RowResult
+from esft.runs.folder import RunFolder
+from esft.runs.records import RankShare
+from esft.tuning.population import Laps, Population, groups
+from esft.tuning.ranks import Ranks
+from esft.tuning.run_info import facts_of, software
+from esft.tuning.session import Session
+from esft.tuning.tasks import EvalTask
+
+COMPARED = 10
+"""Steps from one comparison of the ranks' weights to the next."""
+_RECENT = 5
+"""Steps whose times tell how fast a rank is."""
+
+Make = Callable[[Session], Population]
+
+
+class Lead:
+    """The beginning of a run on all ranks; does nothing where there is one process."""
+
+    def __init__(self, ranks: Ranks | None) -> None:
+        self._ranks = ranks
+
+    @property
+    def local_ranks(self) -> int:
+        """Ranks that share this machine's memory."""
+        return 1 if self._ranks is None else self._ranks.place.local_world
+
+    def open(self, recipe: Recipe, typed: Recipe | None = None) -> None:
+        """Let every rank load what a recipe names, once all have the same software, and were asked
+        for the same recipe (`typed`); RunError if they do not."""
+        if self._ranks is None:
+            return
+        self._ranks.send("facts")
+        mine = software() | ({} if typed is None else typed_facts(typed))
+        self._compare(mine, self._ranks.replies())
+        self._ranks.send("open", settings=settings_of(recipe))
+
+    def opened(self, session: Session) -> None:
+        """Wait until every rank did; RunError if its model, rows or files are others."""
+        if self._ranks is not None:
+            self._compare(facts_of(session), self._ranks.replies(_LOADING_S))
+
+    def bring(self, session: Session, run: RunFolder, record: JournalRecord) -> None:
+        """Let every rank go on from the last step of a journal."""
+        if self._ranks is not None:
+            self._ranks.send(
+                "bring",
+                threads=run.info.threads,
+                batch=session.rollout.batches.size,
+                run=str(run.path.absolute()),
+                journal=lines_until(record, record.last),
+            )
+
+    def population(self, session: Session, make: Make) -> Population:
+        """Return what rolls out members on all ranks, once they are all at the same step."""
+        if self._ranks is None:
+            return make(session)
+        self._ranks.replies(_LOADING_S)
+        return Spread(session, make(session), self._ranks)
+
+    def _compare(self, mine: dict[str, str], replies: Sequence[dict[str, str]]) -> None:
+        for rank, theirs in enumerate(replies, start=1):
+            names = sorted(key for key in mine | theirs if mine.get(key) != theirs.get(key))
+            if names:
+                others = "; ".join(
+                    f"{name} is {theirs.get(name, 'none')}, rank 0 has {mine.get(name, 'none')}"
+                    for name in names
+                )
+                raise RunError(
+                    f"rank {rank} of {len(replies) + 1} is not as rank 0: {others}",
+                    hint="give all of them the same esft, libraries, recipe, rows and model",
+                )
+
+
+class Spread(Population):
+    """Rolls out groups of members on all ranks, each on its own copy of the model."""
+
+    def __init__(self, session: Session, own: Population, ranks: Ranks) -> None:
+        super().__init__(session)
+        self._own, self._ranks = own, ranks
+        self._numbers = {id(row): number for number, row in enumerate(session.train)}
+        self._speeds: list[list[float]] = [[] for _ in range(ranks.place.world)]
+        self._compared = session.base.drift.steps
+
+    def roll_out(
+        self,
+        members: Sequence[Member],
+        rows: Sequence[EncodedRow],
+        on_members: Callable[[int], None],
+        laps: Laps,
+    ) -> list[list[RowResult]]:
+        """Return what each member made of `rows`, as one process would; see `Population`."""
+        whole = groups(members)
+        shares = deal([len(group) for group in whole], self._seconds_a_member())
+        dealt = [[at for number in share for at in whole[number]] for share in shares]
+        own = [members[at] for at in dealt[0]]
+        self._send(
+            "members",
+            rows=[self._numbers[id(row)] for row in rows],
+            members=[[(members[at].seed, members[at].sign) for at in share] for share in dealt],
+        )
+
+        def tell(done: int) -> None:
+            on_members(done * len(members) // len(own))
+
+        began = time.monotonic()
+        with self._ranks.heeding():
+            results = [self._own.roll_out(own, rows, tell, laps)]
+        took = [time.monotonic() - began]
+        for reply in self._ranks.replies(took[0]):
+            results.append([results_of(one) for one in reply["results"]])
+            took.append(reply["seconds"])
+            self._halve(reply["batch"])
+        laps.lap("rollout")
+        if not own:
+            on_members(len(members))
+        pairs = list(zip(dealt, took, strict=True))
+        self.shares = tuple(RankShare(members=len(share), seconds=s) for share, s in pairs)
+        for speeds, (share, seconds) in zip(self._speeds, pairs, strict=True):
+            speeds += [seconds / len(share)] if share else []
+        placed = {
+            at: result
+            for share, made in zip(dealt, results, strict=True)
+            for at, result in zip(share, made, strict=True)
+        }
+        return [placed[at] for at in range(len(members))]
+
+    def score(
+        self, task: EvalTask, parts: Sequence[Sequence[EncodedRow]], at_base: bool = False
+    ) -> Iterable[list[RowResult]]:
+        """Return what the model makes of each part of a task's rows, as one process would."""
+        if not parts:
+            return []
+        shares = deal([len(part) for part in parts], self._seconds_a_member())
+        first = {id(row): number for number, row in enumerate(task.encoded)}
+        spans = [(first[id(part[0])], len(part)) for part in parts]
+        self._send(
+            "score",
+            task=[one is task for one in self._session.tasks].index(True),
+            spans=[[spans[number] for number in share] for share in shares],
+            at_base=at_base,
+        )
+        began = time.monotonic()
+        with self._ranks.heeding():
+            results = [[task.rollout.evaluate(parts[number]) for number in shares[0]]]
+        for reply in self._ranks.replies(time.monotonic() - began):
+            results.append([results_of(one) for one in reply["results"]])
+            self._halve(reply["batch"])
+        made = {
+            number: scored
+            for share, some in zip(shares, results, strict=True)
+            for number, scored in zip(share, some, strict=True)
+        }
+        return [made[number] for number in range(len(parts))]
+
+    @contextmanager
+    def stepping(self, line: JournalStep) -> Iterator[None]:
+        """Let all ranks make the step of a line of the journal, while it is made here."""
+        began = time.monotonic()
+        self._send("step", step=line.step, coefficients=line.coefficients)
+        yield
+        self._ranks.replies(time.monotonic() - began)
+        if line.step % COMPARED == 0:
+            self._compare(line.step)
+
+    def end(self) -> None:
+        """Compare the weights of all ranks."""
+        if self._compared < self._session.base.drift.steps:
+            self._compare(self._session.base.drift.steps)
+
+    def _compare(self, step: int) -> None:
+        began = time.monotonic()
+        self._send("identity")
+        mine = identity(self._session.base.loaded.model)
+        replies = self._ranks.replies(time.monotonic() - began)
+        others = [str(rank) for rank, theirs in enumerate(replies, start=1) if theirs != mine]
+        if others:
+            raise RunError(
+                f"after step {step} rank {', '.join(others)} of {self._ranks.place.world} has "
+                "other weights than rank 0, expected the same; after step "
+                f"{self._compared} they were the same",
+                hint="a machine computes or remembers wrongly, or their devices differ; what came "
+                f"before is sound: esft replay --at {self._compared} --out DIR",
+            )
+        self._compared = step
+
+    def _send(self, do: str, **what: object) -> None:
+        self._ranks.send(do, batch=self._session.rollout.batches.size, **what)
+
+    def _halve(self, size: int) -> None:
+        """Take the batch size of a rank whose memory ran out."""
+        batches = self._session.rollout.batches
+        if size < batches.size:
+            batches.size = size
+            batches.on_split(size)
+
+    def _seconds_a_member(self) -> list[float]:
+        """Return how long each rank takes for a member, by its last steps; all alike at first."""
+        known = [median(recent[-_RECENT:]) for recent in self._speeds if recent]
+        usual = median(known) if known else 1.0
+        return [median(recent[-_RECENT:]) if recent else usual for recent in self._speeds]
+
+
+_LOADING_S = 180.0
+"""Seconds that loading may take the leader, by which a rank that hangs meanwhile is told."""
+
+
+def deal(sizes: Sequence[int], seconds: Sequence[float]) -> list[list[int]]:
+    """Return the numbers of the groups that each rank gets, rising.
+
+    Group by group to the rank that would be done with it first; of equal ones, the first. So ranks
+    that are alike get them in turn.
+
+    Args:
+        sizes: members of each group.
+        seconds: that a member takes on each rank, > 0.
+    """
+    shares: list[list[int]] = [[] for _ in seconds]
+    busy = [0.0 for _ in seconds]
+    for number, size in enumerate(sizes):
+        rank = min(range(len(seconds)), key=lambda r: busy[r] + size * seconds[r])
+        shares[rank].append(number)
+        busy[rank] += size * seconds[rank]
+    return shares
+
+
+def results_of(rows: Sequence[dict[str, Any]]) -> list[RowResult]:
+    """Return what a rank made of rows, as it came from there."""
+    return [RowResult(**{**row, "answers": tuple(row["answers"])}) for row in rows]
+
+
+def typed_facts(recipe: Recipe) -> dict[str, str]:
+    """Return the settings that a rank was given, in words."""
+    return {f"recipe {key}": repr(value) for key, value in settings_of(recipe).items()}

@@ -1,0 +1,132 @@
+"""The processes of a torchrun: what they come to together, and how they end together."""
+
+import itertools
+from dataclasses import replace
+
+import pytest
+import torch
+from rank_runs import on_ranks, resume, tune
+from tiny_models import tiny_llama
+from tiny_runs import a_recipe, info_of, jsonl
+
+from esft.engine.members import Member
+from esft.recipe.settings import Prior, Run
+from esft.rollout.rollout import Rollout
+from esft.runs.folder import RunFolder
+from esft.tuning.lead import deal
+from esft.tuning.population import groups
+
+KINDS = {
+    "float32": {"model": tiny_llama, "noise": {}},
+    "bfloat16": {
+        "model": lambda: tiny_llama(dtype=torch.bfloat16),
+        "noise": {"noise": "lowrank", "rank": 2},
+    },
+}
+
+
+def recipe_in(folder, name="run", kind="float32", **changes):
+    """Return a recipe with pairs, prior tasks and evaluations on the way."""
+    kind = KINDS[kind]
+    task = {"reward": "logprob", "train": 8, "holdout": 70, "rows_per_step": 4}
+    search = {"antithetic": True, "population": 6, "steps": 3} | kind["noise"] | changes
+    recipe = a_recipe(folder, model=kind["model"](), task=task, **search)
+    recipe = replace(recipe, task=replace(recipe.task, name="subtract-two-digits"))
+    prior = Prior(tasks=("copy-letters", "countdown max_new_tokens=2"), every=2, rows=3)
+    return replace(recipe, prior=prior, run=Run(dir=str(folder / name), snapshot_every=2))
+
+
+def what_is_left(run):
+    """What must not depend on ranks."""
+    rows = {file.name: file.read_bytes() for file in (run / "evals").iterdir()}
+    return {
+        "journal": (run / "journal.jsonl").read_bytes(),
+        "weights": (run / "model" / "model.safetensors").read_bytes(),
+        "evals": (run / "evals.jsonl").read_bytes(),
+        "drift": [line["drift"] for line in jsonl(run / "metrics.jsonl")],
+        "saved": info_of(run)["saved"],
+        "snapshots": {file.name: file.read_bytes() for file in (run / "drift").iterdir()},
+        **rows,
+    }
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def alone(request, tmp_path_factory):
+    """Return the folder of a run of one process, and the kind of its model."""
+    folder = tmp_path_factory.mktemp("ranks")
+    (ended,) = on_ranks(1, tune, recipe_in(folder, "alone", request.param))
+    assert ended.code == 0
+    return folder, request.param
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_ranks_leave_what_one_process_leaves(alone, world):
+    folder, kind = alone
+
+    ended = on_ranks(world, tune, recipe_in(folder, f"of-{world}", kind))
+
+    assert [one.code for one in ended] == [0] * world
+    left = what_is_left(folder / f"of-{world}")
+    assert len(set(left["journal"].split(b"\n")[1:4])) == 3
+    assert left == what_is_left(folder / "alone")
+    for line in jsonl(folder / f"of-{world}" / "metrics.jsonl"):
+        shares = [rank["members"] for rank in line["ranks"]]
+        assert (len(shares), sum(shares)) == (world, 6)
+        assert all(share % 2 == 0 for share in shares)  # pairs stay together
+
+
+@pytest.mark.parametrize("alone", ["bfloat16"], indirect=True)
+@pytest.mark.parametrize(
+    ("die", "world"),
+    [((1, (Rollout, "begin"), 3), 1), ((0, (RunFolder, "record_metrics"), 1), 2)],
+)
+def test_a_rank_killed_ends_the_others_and_the_run_goes_on_to_the_same_bits(alone, die, world):
+    folder, kind = alone
+    name = f"killed-{die[0]}"
+
+    ended = on_ranks(2, tune, recipe_in(folder, name, kind), None, die)
+
+    assert ended[die[0]].code == -9
+    other = ended[1 - die[0]]
+    assert other.code == 1
+    assert f"rank {die[0]} of 2: it is gone" in str(other.error)
+    assert "esft resume" in other.error.hint
+    assert not other.error.quiet
+    assert [one.code for one in on_ranks(world, resume, folder / name)] == [0] * world
+    assert what_is_left(folder / name) == what_is_left(folder / "alone")
+
+
+def test_a_rank_with_another_recipe_is_refused_by_name(tmp_path):
+    recipe = recipe_in(tmp_path)
+    other = replace(recipe, search=replace(recipe.search, sigma=0.5))
+
+    leader, follower = on_ranks(2, tune, recipe, {1: other})
+
+    assert (leader.code, follower.code) == (1, 1)
+    what = "recipe search.sigma is 0.5, rank 0 has 0.02"
+    assert str(leader.error) == f"rank 1 of 2 is not as rank 0: {what}"
+    assert leader.error.hint is not None
+    assert follower.error.quiet
+    assert not (tmp_path / "run").exists()
+
+
+def test_groups_are_pairs_and_single_members_whatever_comes_before_them():
+    members = [Member(5, 1), Member(5, -1), Member(7), Member(8, 1), Member(8, -1)]
+
+    assert groups(members) == [range(2), range(2, 3), range(3, 5)]
+    assert groups(members[2:]) == [range(1), range(1, 3)]
+    assert groups([]) == []
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 8])
+def test_groups_are_dealt_in_turn_to_ranks_that_are_alike(world):
+    shares = deal([2] * 7, [0.5] * world)
+
+    assert shares == [[*range(rank, 7, world)] for rank in range(world)]
+
+
+def test_a_rank_that_is_three_times_as_slow_gets_a_third():
+    shares = deal([1] * 40, [1.0, 3.0])
+
+    assert [len(share) for share in shares] == [30, 10]
+    assert sorted(itertools.chain(*shares)) == [*range(40)]
