@@ -16,7 +16,7 @@ from esft.rollout.encode import EncodedRow
 from esft.rollout.results import RowResult
 from esft.runs.folder import RunFolder
 from esft.runs.records import RankShare
-from esft.tuning.population import Laps, Population, groups
+from esft.tuning.population import Laps, Population
 from esft.tuning.ranks import Ranks
 from esft.tuning.run_info import facts_of, software
 from esft.tuning.session import Session
@@ -106,7 +106,7 @@ class Spread(Population):
         laps: Laps,
     ) -> list[list[RowResult]]:
         """Return what each member made of `rows`, as one process would; see `Population`."""
-        whole = groups(members)
+        whole = self._own.groups(members)
         shares = deal([len(group) for group in whole], self._seconds_a_member())
         dealt = [[at for number in share for at in whole[number]] for share in shares]
         own = [members[at] for at in dealt[0]]

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields
-from itertools import groupby
+from itertools import accumulate, groupby
 from typing import Literal
 
 import torch
@@ -44,17 +44,6 @@ class Laps:
         return StepTimes(**self._seconds)
 
 
-def groups(members: Sequence[Member]) -> list[range]:
-    """Return the places of the members that are rolled out in one piece, group by group.
-
-    The members alone say which those are, never the number of processes that share them, on which
-    a result must not depend. Here they are the two of each antithetic pair, and others alone.
-    """
-    sizes = [len(list(same)) for _, same in groupby(members, key=lambda member: member.seed)]
-    ends = [sum(sizes[: at + 1]) for at in range(len(sizes))]
-    return [range(end - size, end) for end, size in zip(ends, sizes, strict=True)]
-
-
 class Population:
     """Rolls out members one after the other, on the one model there is.
 
@@ -67,6 +56,16 @@ class Population:
 
     def __init__(self, session: Session) -> None:
         self._session = session
+
+    def groups(self, members: Sequence[Member]) -> list[range]:
+        """Return the places of the members that are rolled out in one piece, group by group.
+
+        Recipe and batch say which those are, and never the number of processes that share them, on
+        which no result may depend: of some of the groups alone, in their order, `roll_out` makes
+        the same. Here they are the two of each antithetic pair, and others alone.
+        """
+        sizes = [len(list(same)) for _, same in groupby(members, key=lambda member: member.seed)]
+        return [range(end - size, end) for end, size in zip(accumulate(sizes), sizes, strict=True)]
 
     def roll_out(
         self,

@@ -14,7 +14,7 @@ from esft.recipe.settings import Prior, Run
 from esft.rollout.rollout import Rollout
 from esft.runs.folder import RunFolder
 from esft.tuning.lead import deal
-from esft.tuning.population import groups
+from esft.tuning.population import Population
 
 KINDS = {
     "float32": {"model": tiny_llama, "noise": {}},
@@ -111,6 +111,7 @@ def test_a_rank_with_another_recipe_is_refused_by_name(tmp_path):
 
 
 def test_groups_are_pairs_and_single_members_whatever_comes_before_them():
+    groups = Population(None).groups
     members = [Member(5, 1), Member(5, -1), Member(7), Member(8, 1), Member(8, -1)]
 
     assert groups(members) == [range(2), range(2, 3), range(3, 5)]
