@@ -16,6 +16,8 @@ from transformers import AutoModelForCausalLM  # noqa: F401 - costs the children
 
 import esft.tuning.ranks
 from esft.errors import EsftError
+from esft.evals.follow import follow_eval
+from esft.evals.run import run_eval
 from esft.tuning.follow import follow
 from esft.tuning.ranks import joined
 from esft.tuning.start import resume_tuning, run_tuning
@@ -85,6 +87,13 @@ def resume(ranks, path, die=None):
     notes = Notes()
     resume_tuning(path, notes, never, ranks=ranks)
     return notes.notices
+
+
+def measure(ranks, request):
+    """Evaluate; return what that came to."""
+    if ranks is not None and ranks.follows:
+        return follow_eval(ranks)
+    return run_eval(request, Notes(), ranks).record
 
 
 def _rank(sender, there, work, args):

@@ -145,7 +145,7 @@ def main() -> None:
     """
 
 
-SHARED = ("tune", "resume")
+SHARED = ("tune", "resume", "eval")
 """Commands that the processes of a torchrun share."""
 COMMANDS = (
     tune,

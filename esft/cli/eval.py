@@ -95,11 +95,16 @@ def evaluate(
       esft eval runs/arc-qwen2.5-1.5b-1 --prior tasks.txt --at 25,50,100,last
       esft eval --model Qwen2.5-1.5B --prior gsm8k:100
     """
+    from esft.evals.follow import follow_eval
     from esft.evals.run import EvalRequest, run_eval, write_eval
+    from esft.tuning.ranks import joined
 
     try:
-        with show_work() as watcher:
-            result = run_eval(EvalRequest(priors=prior or (), **asked), watcher)
+        with show_work() as watcher, joined() as ranks:
+            if ranks is not None and ranks.follows:
+                follow_eval(ranks)
+                return
+            result = run_eval(EvalRequest(priors=prior or (), **asked), watcher, ranks)
     except KeyboardInterrupt:
         click.echo("What was measured is kept: the same command goes on from there.", err=True)
         raise

@@ -1,7 +1,9 @@
 """What is measured of a step: scores, drift and KL divergence, nothing of it twice."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
+from time import monotonic
 from typing import TypeVar
 
 from esft.engine.measures import measures
@@ -16,10 +18,13 @@ from esft.evals.results import EVAL_FORMAT, KlPair, NoiseFloor, StepDrift
 from esft.evals.steps import Steps
 from esft.rollout.batches import Batches
 from esft.rollout.cache import Cache
+from esft.rollout.encode import EncodedRow
 from esft.rollout.evaluate import evaluate, scoring_settings
-from esft.rollout.results import Evaluation
+from esft.rollout.results import Evaluation, RowResult
 from esft.rollout.rollout import Rollout
 from esft.rollout.typed import from_json, to_json
+from esft.tuning.lead import deal, score_together
+from esft.tuning.ranks import Ranks
 from esft.tuning.tasks import EvalTask
 from esft.tuning.watcher import Watcher
 
@@ -29,11 +34,12 @@ T = TypeVar("T")
 class Measurer:
     """Measures steps in rising order; what was measured before is read from the cache.
 
-    Drift and KL divergence are those of the steps of a run (`RunSteps`) after the base.
+    Drift and KL divergence are those of the steps of a run (`RunSteps`) after the base. The rows of
+    a task are shared out to `ranks`, where there are some.
     """
 
-    def __init__(self, steps: Steps, watcher: Watcher) -> None:
-        self._steps, self._watcher = steps, watcher
+    def __init__(self, steps: Steps, watcher: Watcher, ranks: Ranks | None = None) -> None:
+        self._steps, self._watcher, self._ranks = steps, watcher, ranks
         self._cache = Cache()
         self._at_base: dict[str, list[TokenDistributions]] = {}
 
@@ -46,7 +52,19 @@ class Measurer:
             return replace(task.rollout, model=model)
 
         version = self._steps.version(step)
-        return evaluate(task.rollout, task.encoded, self._cache, version, rebuilt)
+        score = None if self._ranks is None else partial(self._score, step, task)
+        return evaluate(task.rollout, task.encoded, self._cache, version, rebuilt, score)
+
+    def _score(
+        self, step: int, task: EvalTask, parts: Sequence[Sequence[EncodedRow]]
+    ) -> Iterable[list[RowResult]]:
+        """Score parts of a task's rows on all ranks."""
+        at_step = replace(task, rollout=replace(task.rollout, model=self._steps.at(step)))
+        alike = [1.0] * self._ranks.place.world
+        what = {"step": step, "name": task.name, "batch": task.rollout.batches.size}
+        made, size = score_together(self._ranks, at_step, parts, alike, **what)
+        task.rollout.batches.size = size
+        return made
 
     def noise_floor(self, tasks: Sequence[EvalTask]) -> NoiseFloor:
         """Score the base model again in batches of half the size; before any later step."""
@@ -74,6 +92,21 @@ class Measurer:
             return StepDrift(step=step, forecast=forecast, **vars(measures(self._steps.base.drift)))
 
         return self._cached(StepDrift, (step, self._steps.loaded.device.type), measured)
+
+    def kls(self, step: int, tasks: Sequence[EvalTask], prompts: int, tokens: int) -> list[KlPair]:
+        """Return `kl` of several tasks, which ranks share out where there are some."""
+        if self._ranks is None:
+            return [self.kl(step, task, prompts, tokens) for task in tasks]
+        shares = deal([1] * len(tasks), [1.0] * self._ranks.place.world)
+        names = [[tasks[number].name for number in share] for share in shares]
+        self._ranks.send("kl", step=step, names=names, prompts=prompts, tokens=tokens)
+        began = monotonic()
+        with self._ranks.heeding():
+            pairs = {n: self.kl(step, tasks[n], prompts, tokens) for n in shares[0]}
+        replies = self._ranks.replies(monotonic() - began)
+        for share, made in zip(shares[1:], replies, strict=True):
+            pairs |= zip(share, (from_json(KlPair, one) for one in made), strict=True)
+        return [pairs[number] for number in range(len(tasks))]
 
     def kl(self, step: int, task: EvalTask, prompts: int, tokens: int) -> KlPair:
         """Return how far a step's continuations of a task's first prompts are from the base's."""

@@ -26,7 +26,10 @@ from esft.rollout.results import Evaluation
 from esft.rollout.typed import json_text
 from esft.runs.records import RecordedScore, StepScore, scores
 from esft.stats.verdict import MARGIN
+from esft.tuning.lead import LOADING_S, require_alike
+from esft.tuning.ranks import Ranks
 from esft.tuning.rebuild import RebuildOptions, Source, find_source, step_of
+from esft.tuning.run_info import software
 from esft.tuning.tasks import EvalTask, eval_task, refuse_target, rows_hash, rows_of, task_and_rows
 from esft.tuning.watcher import Watcher
 
@@ -76,22 +79,54 @@ def write_eval(result: EvalResult) -> None:
     write_whole(Path(result.path), json_text(result.record, indent=1) + "\n")
 
 
-def run_eval(request: EvalRequest, watcher: Watcher) -> EvalResult:
+@dataclass(frozen=True)
+class OpenEval:
+    """What an evaluation works with, loaded."""
+
+    source: Source | None
+    steps: Steps
+    tasks: list[MeasuredTask]
+    failed: tuple[FailedTask, ...]
+
+    def facts(self) -> dict[str, str]:
+        """Return, in words, what must be the same on all ranks."""
+        version = self.steps.version(self.steps.numbers[-1])
+        facts = {"base model": version.base, "step": version.journal, **version.parts}
+        for one in self.tasks:
+            rows = one.task.encoded
+            facts[f"rows {one.task.name}"] = f"{len(rows)} of {rows_hash(row.row for row in rows)}"
+        return facts
+
+
+def open_eval(request: EvalRequest, watcher: Watcher) -> OpenEval:
+    """Load what is to be measured; EsftError as `run_eval`."""
+    source = None
+    if request.run is not None or request.model is None:
+        source = find_source(request.run)
+    specs = _specs(request, None if source is None else source.recipe)
+    steps = _steps(request, source, watcher)
+    return OpenEval(source, steps, *_tasks(request, source, specs, steps))
+
+
+def run_eval(request: EvalRequest, watcher: Watcher, ranks: Ranks | None = None) -> EvalResult:
     """Measure prior tasks, and the target of a run, on the base model and on steps of a run.
 
-    Nothing is written but what was measured, to the cache: see `write_eval`.
+    Nothing is written but what was measured, to the cache: see `write_eval`. The other processes of
+    a torchrun, `ranks`, do `follow_eval`.
 
     Raises:
         EsftError: if run, step or model is not there, or no task can be measured.
     """
-    source = None
-    if request.run is not None or request.model is None:
-        source = find_source(request.run)
-    run, recipe = (None, None) if source is None else (source.run, source.recipe)
-    specs = _specs(request, recipe)
-    steps = _steps(request, source, watcher)
-    tasks, failed = _tasks(request, source, specs, steps)
-    drift, floor = _measure(request, steps, tasks, watcher)
+    if ranks is not None:
+        ranks.send("facts")
+        require_alike(software(), ranks.replies())
+        ranks.send("open", request=vars(request), threads=torch.get_num_threads())
+    opened = open_eval(request, watcher)
+    if ranks is not None:
+        require_alike(opened.facts(), ranks.replies(LOADING_S))
+    source, steps, tasks = opened.source, opened.steps, opened.tasks
+    run = None if source is None else source.run
+    drift, floor = _measure(request, steps, tasks, Measurer(steps, watcher, ranks))
     record = EvalRecord(
         model=steps.loaded.id,
         run=None if run is None else str(run.path),
@@ -103,7 +138,7 @@ def run_eval(request: EvalRequest, watcher: Watcher) -> EvalResult:
         tasks=tuple(task_result(task, request.margin) for task in tasks),
         drift=tuple(drift),
         noise_floor=floor,
-        failed=failed,
+        failed=opened.failed,
     )
     if run is None:
         return EvalResult(record=record, measured=tasks, path=None)
@@ -217,10 +252,9 @@ def _steps_of(
 
 
 def _measure(
-    request: EvalRequest, steps: Steps, tasks: list[MeasuredTask], watcher: Watcher
+    request: EvalRequest, steps: Steps, tasks: list[MeasuredTask], measurer: Measurer
 ) -> tuple[list[StepDrift], NoiseFloor | None]:
     """Measure every step; `tasks` keep what is theirs."""
-    measurer = Measurer(steps, watcher)
     floor = None
     if request.noise_floor and steps.loaded.dtype != torch.float32:
         floor = measurer.noise_floor([measured.task for measured in tasks])
@@ -232,8 +266,9 @@ def _measure(
                 measured.evaluations.append(measurer.evaluation(step, measured.task))
         if isinstance(steps, RunSteps) and step > 0 and step in far:
             drift.append(measurer.drift(step))
-            for measured in tasks:
-                if measured.task.role == "prior" and request.kl_prompts:
-                    amount = request.kl_prompts, request.kl_tokens
-                    measured.kl.append(measurer.kl(step, measured.task, *amount))
+            priors = [one for one in tasks if one.task.role == "prior" and request.kl_prompts]
+            amount = request.kl_prompts, request.kl_tokens
+            pairs = measurer.kls(step, [one.task for one in priors], *amount)
+            for measured, pair in zip(priors, pairs, strict=True):
+                measured.kl.append(pair)
     return drift, floor

@@ -33,10 +33,11 @@ from esft.tuning.ranks import Place, Ranks
 from esft.tuning.rebuild import Source, bring_to
 from esft.tuning.run_info import facts_of, software
 from esft.tuning.session import Session, open_session
+from esft.tuning.tasks import EvalTask
 from esft.tuning.watcher import Watcher
 
 
-class _Silent(Watcher):
+class Silent(Watcher):
     """Shows nothing: rank 0 does."""
 
 
@@ -111,7 +112,7 @@ class _Follower:
         source = Source(record=self._record, run=None)
         if is_run(Path(run)):  # here too: then its snapshots save steps
             source = replace(source, run=open_run(Path(run)))
-        bring_to(self._session.base, source, self._record.last, _Silent())
+        bring_to(self._session.base, source, self._record.last, Silent())
 
     def members(
         self, batch: int, rows: list[int], members: list[list[tuple[int, int]]]
@@ -123,22 +124,18 @@ class _Follower:
         encoded = [session.train[number] for number in rows]
         laps = Laps(session.base.loaded.device)
         made = Population(session).roll_out(own, encoded, lambda done: None, laps)
-        return self._results(made) | {"seconds": time.monotonic() - began}
+        reply = as_reply(made, session.rollout.batches.size)
+        return reply | {"seconds": time.monotonic() - began}
 
     def score(
-        self, batch: int, task: int, spans: list[list[tuple[int, int]]], at_base: bool
+        self, batch: int, number: int, spans: list[list[tuple[int, int]]], at_base: bool
     ) -> dict[str, Any]:
         """Score this rank's parts of the rows of a task."""
         session = self._session
         session.rollout.batches.size = batch
-        one = session.tasks[task]
+        one = session.tasks[number]
         with session.base.drift.at_base() if at_base else nullcontext():
-            return self._results(
-                [
-                    one.rollout.evaluate(one.encoded[first : first + count])
-                    for first, count in spans[self._place.rank]
-                ]
-            )
+            return scored(one, spans[self._place.rank])
 
     def step(self, batch: int, step: int, coefficients: list[float]) -> None:
         """Make a step of the journal."""
@@ -154,9 +151,16 @@ class _Follower:
         """Say which weights these are by now."""
         return identity(self._session.base.loaded.model)
 
-    def _results(self, made: Sequence[Sequence[RowResult]]) -> dict[str, Any]:
-        rows = [[vars(row) for row in results] for results in made]
-        return {"results": rows, "batch": self._session.rollout.batches.size}
+
+def scored(task: EvalTask, spans: Sequence[tuple[int, int]]) -> dict[str, Any]:
+    """Return the reply to the leader that wants rows scored: from which on, and how many."""
+    made = [task.rollout.evaluate(task.encoded[first : first + count]) for first, count in spans]
+    return as_reply(made, task.rollout.batches.size)
+
+
+def as_reply(made: Sequence[Sequence[RowResult]], batch: int) -> dict[str, Any]:
+    """Return results, and the batch size that was left, as `results_of` reads them."""
+    return {"results": [[vars(row) for row in results] for results in made], "batch": batch}
 
 
 def device_of_rank(device: str | None, where: Place) -> str | None:

@@ -48,13 +48,13 @@ class Lead:
             return
         self._ranks.send("facts")
         mine = software() | ({} if typed is None else typed_facts(typed))
-        self._compare(mine, self._ranks.replies())
+        require_alike(mine, self._ranks.replies())
         self._ranks.send("open", settings=settings_of(recipe))
 
     def opened(self, session: Session) -> None:
         """Wait until every rank did; RunError if its model, rows or files are others."""
         if self._ranks is not None:
-            self._compare(facts_of(session), self._ranks.replies(_LOADING_S))
+            require_alike(facts_of(session), self._ranks.replies(LOADING_S))
 
     def bring(self, session: Session, run: RunFolder, record: JournalRecord) -> None:
         """Let every rank go on from the last step of a journal."""
@@ -71,21 +71,8 @@ class Lead:
         """Return what rolls out members on all ranks, once they are all at the same step."""
         if self._ranks is None:
             return make(session)
-        self._ranks.replies(_LOADING_S)
+        self._ranks.replies(LOADING_S)
         return Spread(session, make(session), self._ranks)
-
-    def _compare(self, mine: dict[str, str], replies: Sequence[dict[str, str]]) -> None:
-        for rank, theirs in enumerate(replies, start=1):
-            names = sorted(key for key in mine | theirs if mine.get(key) != theirs.get(key))
-            if names:
-                others = "; ".join(
-                    f"{name} is {theirs.get(name, 'none')}, rank 0 has {mine.get(name, 'none')}"
-                    for name in names
-                )
-                raise RunError(
-                    f"rank {rank} of {len(replies) + 1} is not as rank 0: {others}",
-                    hint="give all of them the same esft, libraries, recipe, rows and model",
-                )
 
 
 class Spread(Population):
@@ -145,29 +132,17 @@ class Spread(Population):
         self, task: EvalTask, parts: Sequence[Sequence[EncodedRow]], at_base: bool = False
     ) -> Iterable[list[RowResult]]:
         """Return what the model makes of each part of a task's rows, as one process would."""
-        if not parts:
-            return []
-        shares = deal([len(part) for part in parts], self._seconds_a_member())
-        first = {id(row): number for number, row in enumerate(task.encoded)}
-        spans = [(first[id(part[0])], len(part)) for part in parts]
-        self._send(
-            "score",
-            task=[one is task for one in self._session.tasks].index(True),
-            spans=[[spans[number] for number in share] for share in shares],
+        made, size = score_together(
+            self._ranks,
+            task,
+            parts,
+            self._seconds_a_member(),
+            number=[one is task for one in self._session.tasks].index(True),
+            batch=self._session.rollout.batches.size,
             at_base=at_base,
         )
-        began = time.monotonic()
-        with self._ranks.heeding():
-            results = [[task.rollout.evaluate(parts[number]) for number in shares[0]]]
-        for reply in self._ranks.replies(time.monotonic() - began):
-            results.append([results_of(one) for one in reply["results"]])
-            self._halve(reply["batch"])
-        made = {
-            number: scored
-            for share, some in zip(shares, results, strict=True)
-            for number, scored in zip(share, some, strict=True)
-        }
-        return [made[number] for number in range(len(parts))]
+        self._halve(size)
+        return made
 
     @contextmanager
     def stepping(self, line: JournalStep) -> Iterator[None]:
@@ -217,8 +192,59 @@ class Spread(Population):
         return [median(recent[-_RECENT:]) if recent else usual for recent in self._speeds]
 
 
-_LOADING_S = 180.0
+LOADING_S = 180.0
 """Seconds that loading may take the leader, by which a rank that hangs meanwhile is told."""
+
+
+def require_alike(mine: dict[str, str], replies: Sequence[dict[str, str]]) -> None:
+    """Raise RunError if a rank, from 1 on, has other facts than this one."""
+    for rank, theirs in enumerate(replies, start=1):
+        names = sorted(key for key in mine | theirs if mine.get(key) != theirs.get(key))
+        if names:
+            others = "; ".join(
+                f"{name} is {theirs.get(name, 'none')}, rank 0 has {mine.get(name, 'none')}"
+                for name in names
+            )
+            raise RunError(
+                f"rank {rank} of {len(replies) + 1} is not as rank 0: {others}",
+                hint="give all of them the same esft, libraries, recipe, rows and model",
+            )
+
+
+def score_together(
+    ranks: Ranks,
+    task: EvalTask,
+    parts: Sequence[Sequence[EncodedRow]],
+    seconds: Sequence[float],
+    **what: object,
+) -> tuple[list[list[RowResult]], int]:
+    """Return what each part of a task's rows was scored, part by part, and the batch size that was
+    left.
+
+    Args:
+        parts: slices of its rows.
+        seconds: how slow each rank is, see `deal`.
+        what: the rest of the message to the others, by which they know weights and task.
+    """
+    if not parts:
+        return [], task.rollout.batches.size
+    shares = deal([len(part) for part in parts], seconds)
+    first = {id(row): number for number, row in enumerate(task.encoded)}
+    spans = [(first[id(part[0])], len(part)) for part in parts]
+    ranks.send("score", spans=[[spans[number] for number in share] for share in shares], **what)
+    began = time.monotonic()
+    with ranks.heeding():
+        results = [[task.rollout.evaluate(parts[number]) for number in shares[0]]]
+    sizes = [task.rollout.batches.size]
+    for reply in ranks.replies(time.monotonic() - began):
+        results.append([results_of(one) for one in reply["results"]])
+        sizes.append(reply["batch"])
+    made = {
+        number: scored
+        for share, some in zip(shares, results, strict=True)
+        for number, scored in zip(share, some, strict=True)
+    }
+    return [made[number] for number in range(len(parts))], min(sizes)
 
 
 def deal(sizes: Sequence[int], seconds: Sequence[float]) -> list[list[int]]:

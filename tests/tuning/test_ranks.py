@@ -5,11 +5,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from rank_runs import on_ranks, resume, tune
+from rank_runs import measure, on_ranks, resume, tune
 from tiny_models import tiny_llama
 from tiny_runs import a_recipe, info_of, jsonl
 
 from esft.engine.members import Member
+from esft.evals.run import EvalRequest
 from esft.recipe.settings import Prior, Run
 from esft.rollout.rollout import Rollout
 from esft.runs.folder import RunFolder
@@ -94,6 +95,20 @@ def test_a_rank_killed_ends_the_others_and_the_run_goes_on_to_the_same_bits(alon
     assert not other.error.quiet
     assert [one.code for one in on_ranks(world, resume, folder / name)] == [0] * world
     assert what_is_left(folder / name) == what_is_left(folder / "alone")
+
+
+@pytest.mark.parametrize("alone", ["bfloat16"], indirect=True)
+def test_ranks_measure_what_one_process_measures(alone):
+    folder, _ = alone
+    request = EvalRequest(run=str(folder / "alone"), kl_prompts=2, kl_tokens=4)
+
+    (one,) = on_ranks(1, measure, request)
+    leader, follower = on_ranks(2, measure, request)
+
+    assert (leader.code, follower.code) == (0, 0)
+    assert leader.value == one.value
+    assert len(one.value.tasks[1].kl) == 1
+    assert {score.step for score in one.value.tasks[0].evaluations} == {0, 2, 3}
 
 
 def test_a_rank_with_another_recipe_is_refused_by_name(tmp_path):
