@@ -24,6 +24,13 @@ _GB = click.FloatRange(0, 1e6, min_open=True)
 @options.set_option
 @options.grouped("Plan", "--vram", type=_GB, help="GB of a GPU to plan for, there or not.")
 @options.grouped("Plan", "--calibrate", is_flag=True, help="Load the model and time a member.")
+@options.grouped(
+    "Plan",
+    "--ranks",
+    type=click.IntRange(min=1),
+    default=1,
+    help="Processes of a torchrun, each on a device like this one, to time a step of.",
+)
 @options.grouped("Plan", "--table", is_flag=True, help="What of known models fits on which card.")
 @options.json_option
 @click.pass_context
@@ -32,6 +39,7 @@ def plan(
     recipes: tuple[str, ...],
     vram: float | None,
     calibrate: bool,
+    ranks: int,
     table: bool,
     as_json: bool,
     **changes: object,
@@ -46,7 +54,7 @@ def plan(
     Examples:
       esft plan quickstart
       esft plan --model Qwen2.5-7B --vram 12
-      esft plan quickstart --calibrate
+      esft plan quickstart --calibrate --ranks 4
       esft plan --table
     """
     if table:
@@ -55,9 +63,11 @@ def plan(
         fits = fit_table()
         click.echo(json_text(fits) if as_json else table_text(fits))
         return
+    if ranks > 1 and not calibrate:
+        raise click.UsageError("--ranks tells the time of a step, which is measured: --calibrate")
     records = []
     for name in recipes or (None,):
-        costs, times = _planned(ctx, name, vram, calibrate)
+        costs, times = _planned(ctx, name, vram, ranks if calibrate else None)
         records.append(costs_record(name, costs, times))
         if not as_json:
             click.echo(costs_text(costs, times))
@@ -66,23 +76,23 @@ def plan(
 
 
 def _planned(
-    ctx: click.Context, name: str | None, vram: float | None, calibrate: bool
+    ctx: click.Context, name: str | None, vram: float | None, ranks: int | None
 ) -> tuple[Costs, Times | None]:
     assumed = name is None and "task.name" not in options.typed_settings(ctx)[0]
     recipe = options.recipe_of(ctx, name, {"task.name": "conciseness"} if assumed else {})
-    if calibrate and (assumed or vram is not None):
+    if ranks is not None and (assumed or vram is not None):
         raise click.UsageError(
             "--calibrate times rows of a task on this machine: name a --task, and no --vram"
         )
     from esft.tuning.costs import plan_run
 
     costs = plan_run(recipe, vram, assumed=assumed)
-    if not calibrate:
+    if ranks is None:
         return costs, None
-    from esft.tuning.calibrate import calibrate as timed
+    from esft.tuning.calibrate import calibrate
 
     with show_work() as watcher:
-        return costs, timed(recipe, watcher)
+        return costs, calibrate(recipe, watcher, ranks)
 
 
 def costs_record(name: str | None, costs: Costs, times: Times | None = None) -> dict[str, object]:
@@ -142,6 +152,9 @@ def _time_lines(times: Times | None) -> list[str]:
     step = f"{duration(times.step)} a step: {duration(times.member)} a member"
     step += f" ({times.engine / times.member:.0%} engine), {duration(times.update)} the update"
     lines = [("time", step), ("", f"{duration(times.run)} for the run, with its evaluations")]
+    if times.ranks > 1:
+        most = f"{times.share} member{'s' * (times.share > 1)} at most"
+        lines.append(("ranks", f"{times.ranks}, of {most}, and each with the memory above"))
     lines.append(("speed", f"{times.tokens_a_second:,.0f} tokens/s, read and written"))
     if times.joules is not None:
         lines.append(("energy", f"{times.joules / 3.6e6:.3g} kWh for the run"))

@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +15,9 @@ from esft.engine.perturb import visiting
 from esft.models.device import finish_queue
 from esft.recipe.settings import Recipe
 from esft.rollout.encode import EncodedRow
+from esft.rollout.evaluate import PART
 from esft.rollout.results import RowResult
+from esft.tuning.lead import deal
 from esft.tuning.population import Laps, Population
 from esft.tuning.session import Session, fit_batch, open_session, rows_of_step
 from esft.tuning.tasks import EvalTask
@@ -29,6 +31,9 @@ _MEMBERS = 6
 """Members of an update whose time, less that of one, tells what each adds."""
 
 
+EXCHANGE_S = 0.03
+"""What ranks take to hand each other members, rewards and coefficients of a step: measured, two to
+four of them on one machine."""
 _TRIES, _ENOUGH_S = 5, 10.0
 """Members that are timed, until that took so many seconds."""
 
@@ -37,18 +42,21 @@ _TRIES, _ENOUGH_S = 5, 10.0
 class Times:
     """What a run will take, in seconds; `member` to `evaluation` are measured, from parts."""
 
-    member: float  # perturb, roll out, grade
+    member: float  # perturb, roll out, grade; on one rank, as are the next three
     engine: float  # of that, not the rollout
     update: float  # of a whole population
     evaluation: float  # of target and prior tasks
     step: float
     run: float  # with its evaluations; without loading, snapshots and saving
+    ranks: int  # alike, that share members and rows
+    share: int  # members of the rank that has the most
     tokens_a_second: float  # read and written by a member
     joules: float | None  # of the run; None where the device does not tell
 
 
-def calibrate(recipe: Recipe, watcher: Watcher) -> Times:
-    """Load a model, time what a run does with it, and say how long all of it takes.
+def calibrate(recipe: Recipe, watcher: Watcher, ranks: int = 1) -> Times:
+    """Load a model, time what a run does with it, and say how long all of it takes, by so many
+    processes of a torchrun, each on a device like this one.
 
     No run is begun. EsftError as `open_session`.
     """
@@ -56,7 +64,7 @@ def calibrate(recipe: Recipe, watcher: Watcher) -> Times:
     session = open_session(recipe)
     fit_threads(session, watcher)
     fit_batch(session, watcher)
-    search, every = session.recipe.search, session.recipe.prior.every
+    search = session.recipe.search
     per_step, total = session.recipe.task.rows_per_step, len(session.train)
     numbers = rows_of_step(1, total, per_step or total, search.seed)
     rows = [session.train[number] for number in numbers]
@@ -73,9 +81,9 @@ def calibrate(recipe: Recipe, watcher: Watcher) -> Times:
     member = alone - one + engine
     evaluation = sum(evaluation_seconds(session, task) for task in session.tasks)
     update = update_seconds(session, members)
-    step = search.population * member + update
-    evaluations = 2 + (0 if every is None else (search.steps - 1) // every)
-    run = search.steps * step + evaluations * evaluation
+    share = largest_share(map(len, Population(session).groups(members)), ranks)
+    step = share * member + update + (EXCHANGE_S if ranks > 1 else 0.0)
+    run = search.steps * step + _evaluations(session, ranks) * evaluation
     return Times(
         member=member,
         engine=engine,
@@ -83,9 +91,27 @@ def calibrate(recipe: Recipe, watcher: Watcher) -> Times:
         evaluation=evaluation,
         step=step,
         run=run,
+        ranks=ranks,
+        share=share,
         tokens_a_second=_tokens(session, rows, results) / (alone - one),
-        joules=None if spent is None else spent / timed_s * run,
+        joules=None if spent is None else ranks * spent / timed_s * run,
     )
+
+
+def largest_share(sizes: Iterable[int], ranks: int) -> int:
+    """Return how much the rank has that has the most, of parts of these sizes that are dealt."""
+    parts = list(sizes)
+    return max(sum(parts[number] for number in share) for share in deal(parts, [1.0] * ranks))
+
+
+def _evaluations(session: Session, ranks: int) -> float:
+    """Return how many times a run takes as long as one process does to evaluate all its tasks."""
+    every, steps = session.recipe.prior.every, session.recipe.search.steps
+    part, busiest, whole = max(PART, session.rollout.batches.size), 0, 0
+    for rows in (len(task.encoded) for task in session.tasks):
+        busiest += largest_share((min(part, rows - at) for at in range(0, rows, part)), ranks)
+        whole += rows
+    return (2 + (0 if every is None else (steps - 1) // every)) * busiest / whole
 
 
 def energy_since(device: torch.device, rapl: Path = _RAPL) -> Callable[[], float | None]:

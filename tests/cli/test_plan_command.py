@@ -52,11 +52,15 @@ def test_a_model_alone_is_planned_for_a_card_with_what_would_fit(tmp_path):
 
 
 def test_a_calibrated_plan_tells_times(recipe):
-    done = esft("plan", recipe, "--calibrate")
+    done = esft("plan", recipe, "--calibrate", "--ranks", 2)
 
     assert done.exit_code == 0, done.stderr
     assert re.search(r"^time .* a step: .* a member \(\d+% engine\)", done.stdout, re.M)
     assert re.search(r"^speed +[\d,]+ tokens/s", done.stdout, re.M)
+    assert re.search(r"^ranks +2, of 2 members at most", done.stdout, re.M)
+    refused = esft("plan", recipe, "--ranks", 2)
+    assert refused.exit_code == 2
+    assert "--calibrate" in refused.stderr
     refused = esft("plan", "--model", "m", "--vram", 1, "--calibrate")
     assert refused.exit_code == 2
     assert "name a --task" in refused.stderr

@@ -12,7 +12,7 @@ from esft.models.shape import published_shapes
 from esft.recipe.settings import Anchor, Run, TaskSettings
 from esft.rollout.batches import Batches
 from esft.tuning import costs
-from esft.tuning.calibrate import calibrate, energy_since
+from esft.tuning.calibrate import EXCHANGE_S, calibrate, energy_since
 from esft.tuning.costs import ASSUMED, CARDS, check_run, fit_table, plan_run, what_fits
 from esft.tuning.memory import Room, memory_of, placed, resized
 from esft.tuning.session import open_session
@@ -103,18 +103,22 @@ def test_a_dry_run_refuses_what_a_run_refuses(tmp_path, monkeypatch):
         check_run(recipe, Notes())
 
 
-def test_a_calibration_adds_up_what_it_timed(tmp_path):
-    recipe = a_recipe(tmp_path, steps=10, population=6)
+@pytest.mark.parametrize(("ranks", "share", "rows"), [(1, 6, 70), (4, 2, 64)])
+def test_a_calibration_adds_up_what_it_timed(tmp_path, ranks, share, rows):
+    recipe = a_recipe(tmp_path, steps=10, population=6, task={"holdout": 70, "reward": "logprob"})
+    recipe = replace(recipe, task=replace(recipe.task, name="subtract-two-digits"))
     recipe = replace(recipe, prior=replace(recipe.prior, every=2))
 
-    times = calibrate(recipe, Notes())
+    times = calibrate(recipe, Notes(), ranks)
 
     assert 0 <= times.engine <= times.member  # 0 where a machine with other work hides it
     assert times.member > 0
     assert times.tokens_a_second > 0
-    assert times.step == pytest.approx(6 * times.member + times.update)
+    assert times.share == share
+    exchange = 0 if ranks == 1 else EXCHANGE_S
+    assert times.step == pytest.approx(share * times.member + times.update + exchange)
     # Before the first step, after the last, and after steps 2, 4, 6 and 8.
-    assert times.run == pytest.approx(10 * times.step + 6 * times.evaluation)
+    assert times.run == pytest.approx(10 * times.step + 6 * times.evaluation * rows / 70)
     assert not (tmp_path / "run").exists()
 
 
