@@ -1,11 +1,12 @@
 """The forecast: how long the drift will be, with or without signal."""
 
 import math
+from collections.abc import Callable
 
 import torch
 
 from esft.engine.anchor import pull_of
-from esft.engine.journal_read import JournalRecord, contributions
+from esft.engine.journal_read import JournalRecord, alpha_of, contributions
 from esft.engine.members import net_coefficients
 from esft.engine.noise import derived_seed, noise
 
@@ -26,24 +27,26 @@ class Forecast:
     """
 
     def __init__(self, numel: int, alpha: float, decay: float = 0.0, norm: str = "l2") -> None:
-        self._numel, self._alpha = numel, alpha
-        self._pull = pull_of(alpha, decay, norm)
+        self._numel, self._alpha, self._decay, self._norm = numel, alpha, decay, norm
         self._mean_square = 0.0
         self.norms = [0.0]
         """The expected ||D|| after each step, that of step 0 first."""
-        simulates = norm == "l1" and self._pull > 0
+        simulates = pull_of(alpha, decay, norm) > 0 and norm == "l1"
         self._elements = torch.zeros(_SIMULATED) if simulates else None
 
-    def step(self, size: int, squares: float) -> None:
-        """Advance by a step: `size` is N, 0 for a decay alone; `squares` is S."""
-        spread = self._alpha / max(1, size) * math.sqrt(squares)
+    def step(self, size: int, squares: float, alpha: float | None = None) -> None:
+        """Advance by a step: `size` is N, 0 for a decay alone; `squares` is S; `alpha` that of the
+        step, where it has its own."""
+        alpha = self._alpha if alpha is None else alpha
+        pull = pull_of(alpha, self._decay, self._norm)
+        spread = alpha / max(1, size) * math.sqrt(squares)
         if self._elements is None:
-            keep = 1 - self._pull
+            keep = 1 - pull
             self._mean_square = keep * keep * (self._mean_square + spread * spread)
         else:
             seed = derived_seed("forecast", len(self.norms))
             self._elements += noise(seed, "forecast", 0, _SIMULATED).mul_(spread)
-            shrunk = (self._elements.abs() - self._pull).clamp_(min=0)
+            shrunk = (self._elements.abs() - pull).clamp_(min=0)
             self._elements = torch.copysign(shrunk, self._elements)
             self._mean_square = float(self._elements.double().square().mean())
         self.norms.append(math.sqrt(self._numel * self._mean_square))
@@ -57,14 +60,16 @@ def forecast_norm(
     alpha: float,
     decay: float = 0.0,
     norm: str = "l2",
+    alpha_at: Callable[[int], float] | None = None,
 ) -> float:
     """Return the ||D|| to expect of a run before it starts: N is `size` and S `squares` in each
-    of its steps. Closed but for L1, which takes as long as `steps` of the simulation."""
+    of its steps, alpha of each step `alpha_at` of it where it has its own. Closed but for these and
+    L1, which take as long as `steps` of the recursion."""
     pull = pull_of(alpha, decay, norm)
-    if norm == "l1" and pull > 0:
+    if alpha_at is not None or (norm == "l1" and pull > 0):
         forecast = Forecast(numel, alpha, decay, norm)
-        for _ in range(steps):
-            forecast.step(size, squares)
+        for step in range(1, steps + 1):
+            forecast.step(size, squares, None if alpha_at is None else alpha_at(step))
         return forecast.norms[-1]
     # The sum of (1 - pull)^(2 t) over t = 1 to T, which for a small pull is all but T.
     passed = float(steps)
@@ -84,7 +89,8 @@ def forecast_of(record: JournalRecord, numel: int, free: bool = False) -> Foreca
     forecast = Forecast(numel, header["alpha"], decay, header["norm"])
     for step in record.steps:
         members, coefficients = contributions(step, header)
-        forecast.step(len(members), sum_of_squares(net_coefficients(members, coefficients)))
+        squares = sum_of_squares(net_coefficients(members, coefficients))
+        forecast.step(len(members), squares, alpha_of(step, header))
     return forecast
 
 

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-JOURNAL_FORMAT = 1
+JOURNAL_FORMAT, ANNEALED_FORMAT = 1, 2
+"""The second is that of annealed runs, whose steps carry sigma and alpha: a version of esft that
+would make them with those of the header refuses it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +26,8 @@ class JournalStep:
     """What each member's noise was weighed with; NaN for a member that got none; float32."""
     rows_at: int  # position of the row sampler before the step
     rows_hash: str  # of what they ask and how answers to them are graded, in order
+    sigma: float | None = None  # of an annealed run; else those of the header hold
+    alpha: float | None = None
 
 
 class Journal:
@@ -41,18 +45,20 @@ class Journal:
 
     def begin(self, header: dict[str, object]) -> None:
         """Record what a replay needs besides the steps."""
-        self._write({"format": JOURNAL_FORMAT, **header})
+        version = ANNEALED_FORMAT if "anneal" in header else JOURNAL_FORMAT
+        self._write({"format": version, **header})
 
     def append(self, step: JournalStep) -> None:
         """Record a step; it counts as done once this returns."""
-        self._write(
-            {
-                "step": step.step,
-                "rewards": pack(step.rewards),
-                "coefficients": pack(step.coefficients),
-                "rows": [step.rows_at, step.rows_hash],
-            }
-        )
+        record = {
+            "step": step.step,
+            "rewards": pack(step.rewards),
+            "coefficients": pack(step.coefficients),
+            "rows": [step.rows_at, step.rows_hash],
+        }
+        if step.alpha is not None:
+            record |= {"sigma": step.sigma, "alpha": step.alpha}
+        self._write(record)
 
     def end(self, steps: int, weights: str, best: int | None) -> None:
         """Close a journal that leaves its run folder, see `JournalEnd`."""

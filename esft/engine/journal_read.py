@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from esft.engine.drift import Drift
-from esft.engine.journal import JOURNAL_FORMAT, JournalStep, chained, unpack
+from esft.engine.journal import ANNEALED_FORMAT, JOURNAL_FORMAT, JournalStep, chained, unpack
 from esft.engine.members import Member, population, with_coefficients
 from esft.errors import JournalError
 from esft.files import parse, read_file
@@ -81,7 +81,7 @@ def read_journal(path: Path) -> JournalRecord:
                     raise _Damage(f"ends {record['end']} steps, expected {len(steps)}")
                 end = JournalEnd(weights=str(record["weights"]), best=record["best"])
             else:
-                steps.append(_step(record, len(steps) + 1))
+                steps.append(_step(record, len(steps) + 1, "anneal" in header))
             checksums.append(checksum)
         if rest:
             _refuse_unless_torn(rest)
@@ -123,6 +123,16 @@ def contributions(step: JournalStep, header: dict[str, object]) -> tuple[list[Me
     return with_coefficients(members, step.coefficients)
 
 
+def alpha_of(step: JournalStep, header: dict[str, object]) -> float:
+    """Return the learning rate that a step was made with."""
+    return header["alpha"] if step.alpha is None else step.alpha
+
+
+def sigma_of(step: JournalStep, header: dict[str, object]) -> float:
+    """Return the noise scale of a step's members."""
+    return header["sigma"] if step.sigma is None else step.sigma
+
+
 def replay(
     drift: Drift, record: JournalRecord, to: int, on_step: Callable[[int], None] | None = None
 ) -> None:
@@ -135,7 +145,8 @@ def replay(
     header = record.header
     for step in record.steps[drift.steps : to]:
         members, coefficients = contributions(step, header)
-        drift.step(members, coefficients, header["alpha"], header["awd"], header["norm"])
+        alpha = alpha_of(step, header)
+        drift.step(members, coefficients, alpha, header["awd"], header["norm"])
         if on_step is not None:
             on_step(step.step)
 
@@ -146,9 +157,10 @@ def _refuse_newer(path: Path, line: bytes) -> None:
         version = parse(line)["format"]
     except (ValueError, KeyError, TypeError):
         return
-    if version != JOURNAL_FORMAT:
+    if version not in (JOURNAL_FORMAT, ANNEALED_FORMAT):
         raise JournalError(
-            f"{path}: the journal has format {version!r}, expected {JOURNAL_FORMAT}",
+            f"{path}: the journal has format {version!r}, expected {JOURNAL_FORMAT} or "
+            f"{ANNEALED_FORMAT}",
             hint="a newer esft may have written it: pip install -U esft; if not, it is damaged",
         )
 
@@ -175,19 +187,21 @@ def _checked(line: bytes, before: str) -> tuple[dict, str]:
         raise _Damage("is not a record") from None
 
 
-def _step(record: dict, number: int) -> JournalStep:
+def _step(record: dict, number: int, annealed: bool) -> JournalStep:
     if "format" in record:
         raise _Damage("changes the settings, expected those of the first line: a run has one set")
     if record.get("step") != number:
         raise _Damage(f"is of step {record.get('step')}, expected step {number}")
     try:
         rows_at, rows_hash = record["rows"]
+        scales = {name: float(record[name]) for name in ("sigma", "alpha") if annealed}
         return JournalStep(
             step=number,
             rewards=unpack(record["rewards"]),
             coefficients=unpack(record["coefficients"]),
             rows_at=rows_at,
             rows_hash=rows_hash,
+            **scales,
         )
     except (KeyError, TypeError, ValueError, binascii.Error) as error:
         raise _Damage(f"is not a step: {error}") from error

@@ -41,6 +41,11 @@ def _rank_of_low_rank(rank: int, noise: str) -> Iterator[tuple[str, str]]:
         yield "1: full noise has no rank of its own", 'set noise = "lowrank", or rank = 1'
 
 
+def _end_of_annealing(end: float | None, anneal: str | None) -> Iterator[tuple[str, str]]:
+    if end is not None and anneal is None:
+        yield "none: anneal is not set", 'set anneal = "cosine"'
+
+
 def _a_pull_that_acts(awd: float, norm: str, alpha: float) -> Iterator[tuple[str, str]]:
     """In norm l2, alpha * awd is the share of the drift that goes."""
     if awd > 0 and not sys.float_info.min <= alpha * awd < math.inf:
@@ -56,11 +61,16 @@ def _a_pull_that_acts(awd: float, norm: str, alpha: float) -> Iterator[tuple[str
 
 
 SIMULATED = 100_000
-"""Steps of a run in norm l1, whose forecast of the drift is simulated: a millisecond a step."""
+"""Steps of a run whose forecast of the drift has no closed form: in norm l1, a millisecond a step,
+or annealed."""
 
 
-def _steps_to_simulate(steps: int, awd: float, norm: str) -> Iterator[tuple[str, str]]:
-    if norm == "l1" and awd > 0 and steps > SIMULATED:
+def _steps_to_simulate(
+    steps: int, awd: float, norm: str, anneal: str | None
+) -> Iterator[tuple[str, str]]:
+    if anneal is not None and steps > SIMULATED:
+        yield f"at most {SIMULATED} with anneal", f"set steps = {SIMULATED}, or leave anneal out"
+    elif norm == "l1" and awd > 0 and steps > SIMULATED:
         expected = f"at most {SIMULATED} with norm l1, whose forecast is simulated step by step"
         yield expected, f'set steps = {SIMULATED}, or norm = "l2"'
 
@@ -79,10 +89,12 @@ SEARCH_RULES: tuple[Rule, ...] = (
     (("population",), _members_of_a_line),
     (("population", "antithetic"), _members_in_pairs),
     (("rank", "noise"), _rank_of_low_rank),
+    (("sigma_end", "anneal"), _end_of_annealing),
+    (("alpha_end", "anneal"), _end_of_annealing),
 )
 
 RECIPE_RULES: tuple[Rule, ...] = (
     (("anchor.awd", "anchor.norm", "search.alpha"), _a_pull_that_acts),
-    (("search.steps", "anchor.awd", "anchor.norm"), _steps_to_simulate),
+    (("search.steps", "anchor.awd", "anchor.norm", "search.anneal"), _steps_to_simulate),
     (("run.stop_after_peak", "prior.every"), _evaluations_to_see_a_peak),
 )

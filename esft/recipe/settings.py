@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -77,6 +78,10 @@ class TaskSettings(Answers):
     )
 
 
+SIGMA_END, ALPHA_END = 1.0, 0.1
+"""What sigma and alpha are annealed to where nothing else is said."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Search(Settings):
     """How a step explores the weights: the [search] table."""
@@ -106,6 +111,27 @@ class Search(Settings):
         at_least=0,
         at_most=2**63 - 1,
     )
+    anneal: str | None = setting(
+        "How sigma and alpha fall from the first step to the last",
+        example="cosine",
+        unset="they stay as they are",
+        flag="--anneal",
+        choices=("cosine", "linear"),
+    )
+    sigma_end: float | None = setting(
+        "Sigma of the last step, a fraction of that of the first",
+        example=0.5,
+        unset=f"{SIGMA_END:g} with anneal",
+        above=0,
+        at_most=1,
+    )
+    alpha_end: float | None = setting(
+        "Alpha of the last step, a fraction of that of the first",
+        example=0.1,
+        unset=f"{ALPHA_END:g} with anneal",
+        above=0,
+        at_most=1,
+    )
     antithetic: bool = setting("Try each noise with both signs", False)
     shaping: str = setting("How rewards become coefficients", "zscore", choices=("zscore", "ranks"))
     noise: str = setting(
@@ -121,6 +147,21 @@ class Search(Settings):
     def low_rank(self) -> int | None:
         """Rank of the noise of matrices; None where it is full."""
         return self.rank if self.noise == "lowrank" else None
+
+    def at(self, step: int) -> tuple[float, float]:
+        """Return sigma and alpha of a step, 1 to `steps`."""
+        passed = (step - 1) / max(1, self.steps - 1)  # 0 in the first step, 1 in the last
+        match self.anneal:
+            case None:
+                return self.sigma, self.alpha
+            case "cosine":
+                passed = (1 - math.cos(math.pi * passed)) / 2
+        sigma_end = SIGMA_END if self.sigma_end is None else self.sigma_end
+        alpha_end = ALPHA_END if self.alpha_end is None else self.alpha_end
+        return (
+            self.sigma * (1 - passed * (1 - sigma_end)),
+            self.alpha * (1 - passed * (1 - alpha_end)),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

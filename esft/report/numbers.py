@@ -31,6 +31,7 @@ class StepNumbers:
     drift: float | None
     forecast: float | None
     free: float | None  # forecast without decay
+    noise: float | None  # sigma^2 / N
     ratio: float | None  # drift over forecast
     left: float | None  # drift over `free`: what the decay left of it
     seconds: float | None
@@ -71,6 +72,7 @@ class RunNumbers:
     progress: tuple[StepNumbers, ...] = ()
     times: StepTimes | None = None  # of all steps whose times are known
     decay: Decay | None = None
+    noise: str | None = None  # what the noise of its search comes to
     drift: tuple[StepDrift, ...] = ()
     answers: tuple[TaskAnswers, ...] = ()
     notes: tuple[str, ...] = ()
@@ -98,6 +100,7 @@ def progress_of(
             drift=drift,
             forecast=forecast,
             free=expected,
+            noise=line.noise,
             ratio=drift / forecast if drift is not None and forecast else None,
             left=drift / expected if drift is not None and expected else None,
             seconds=line.seconds,
@@ -105,6 +108,17 @@ def progress_of(
         )
         steps.append(numbers)
     return tuple(steps)
+
+
+def noise_of(progress: tuple[StepNumbers, ...]) -> str | None:
+    """Return in words how large the noise of the search is; None where no step says it."""
+    known = [(step.step, step.noise) for step in progress if step.noise is not None]
+    if not known:
+        return None
+    (first, began), (last, ended) = known[0], known[-1]
+    if ended > 0.99 * began:
+        return f"sigma^2 / N is {began:.3g}"
+    return f"sigma^2 / N is {began:.3g} in step {first} and {ended:.3g} in step {last}"
 
 
 def decay_of(settings: dict[str, object], progress: tuple[StepNumbers, ...]) -> Decay | None:
@@ -124,6 +138,8 @@ def decay_of(settings: dict[str, object], progress: tuple[StepNumbers, ...]) -> 
             f"L1, lambda {awd:g}: each step pulls every weight by {pull:.2g} towards its base, "
             f"against a random-walk step of {walk:.2g}."
         )
+    if awd and settings.get("search.anneal") is not None:
+        text += " So in the first step: the pull falls with alpha."
     last = progress[-1] if progress else None
     if last is not None and last.drift is not None and last.free is not None:
         text += f" After step {last.step} ||D|| is {last.drift:.4g}; {last.free:.4g} was to be"

@@ -9,7 +9,7 @@ from esft.engine.journal_read import JournalRecord
 from esft.errors import EsftError
 from esft.evals.results import StepDrift, TaskResult, compared, read_eval
 from esft.report.answers import Rows, TaskAnswers, answers_of
-from esft.report.numbers import RunNumbers, decay_of, progress_of
+from esft.report.numbers import RunNumbers, decay_of, noise_of, progress_of
 from esft.runs.differences import differences
 from esft.runs.folder import RunFolder
 from esft.runs.listing import state_of
@@ -53,6 +53,7 @@ def read_run(path: Path) -> RunNumbers:
         progress=progress,
         times=sum_of_times(step.times for step in progress),
         decay=decay_of(settings, progress),
+        noise=noise_of(progress),
         drift=drift,
         answers=answers,
         notes=tuple(notes),

@@ -117,6 +117,11 @@ class StepTimes:
         return ", ".join(f"{name} {seconds / total:.1%}" for name, seconds in vars(self).items())
 
 
+def search_scales(sigma: float, alpha: float, members: int) -> dict[str, float | None]:
+    """Return what `StepMetrics` has of a step's sigma and alpha."""
+    return {"sigma": sigma, "alpha": alpha, "noise": sigma**2 / members if members else None}
+
+
 def sum_of_times(times: Iterable[StepTimes | None]) -> StepTimes | None:
     """Return the seconds of several steps together; None where those of none are known."""
     parts = [vars(step) for step in times if step is not None]
@@ -143,6 +148,9 @@ class StepMetrics:
     correct: float | None = None  # share of rows answered right; None where no answers were made
     grader_failures: int = 0
     members: int  # N, those that got a coefficient
+    sigma: float | None = None
+    alpha: float | None = None
+    noise: float | None = None  # sigma^2 / N, which the floor of a run depends on
     drift: float | None  # ||D||
     forecast: float | None  # the ||D|| to expect by now, with the real coefficients but no signal
     seconds: float | None = None

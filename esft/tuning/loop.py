@@ -22,7 +22,7 @@ from esft.models.calling import out_of_memory
 from esft.models.memory import peak_memory
 from esft.rollout.encode import EncodedRow
 from esft.rollout.results import Evaluation, RowResult, mean_reward
-from esft.runs.records import StepMetrics, StepTimes, sum_of_times
+from esft.runs.records import StepMetrics, StepTimes, search_scales, sum_of_times
 from esft.tuning.answers import keep_answers, samples, shown_before_and_after, step_samples
 from esft.tuning.clock import Clock, busy_machine, long_run
 from esft.tuning.first_steps import refuse_destroyed, weak_start
@@ -126,6 +126,7 @@ class Loop:
         laps = Laps(self._base.loaded.device)
         members = population(search.seed, step, search.population, search.antithetic)
         rows = self._rows(step)
+        self.population.sigma, _ = search.at(step)
 
         results = self.population.roll_out(members, rows, partial(self._tell, step), laps)
         rewards = [mean_reward(member) for member in results]
@@ -162,22 +163,25 @@ class Loop:
         """Record a step, then make it; return how many members it is made of."""
         # Line before step: what cannot be recorded is not made, and what was recorded but not made
         # is made again from the journal.
+        sigma, alpha = self._search.at(step)
+        annealed = {} if self._search.anneal is None else {"sigma": sigma, "alpha": alpha}
         line = JournalStep(
             step=step,
             rewards=tuple(rewards),
             coefficients=coefficients,
             rows_at=(step - 1) * len(rows),
             rows_hash=rows_hash(one.row for one in rows),
+            **annealed,
         )
         self.recorder.journal.append(line)
         takers, weights = with_coefficients(members, coefficients)
-        alpha, anchor = self._search.alpha, self.session.recipe.anchor
+        anchor = self.session.recipe.anchor
         laps.lap("other")
         with self.population.stepping(line):
             self._base.drift.step(takers, weights, alpha, anchor.awd, anchor.norm)
         laps.lap("engine")
         nets = net_coefficients(takers, weights)
-        self.forecast.step(len(takers), sum_of_squares(nets))
+        self.forecast.step(len(takers), sum_of_squares(nets), alpha)
         self._tell_what_is_missing(step, rewards, bool(nets))
         return len(takers)
 
@@ -245,6 +249,7 @@ class Loop:
             correct=sum(judged) / len(judged) if judged else None,
             grader_failures=failures,
             members=size,
+            **search_scales(*self._search.at(step), size),
             drift=drift,
             forecast=self.forecast.norms[-1],
             seconds=math.fsum(vars(times).values()),

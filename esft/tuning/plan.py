@@ -31,7 +31,8 @@ def tell_plan(session: Session, run_path: Path, watcher: Watcher) -> None:
     dtype = str(loaded.dtype).removeprefix("torch.")
     watcher.phase("working out what the run will do")
     member = population(search.seed, 1, search.population, search.antithetic)[0]
-    unmoved = unmoved_share(base.weights, member, search.sigma)
+    sigma, _ = search.at(search.steps)  # the smallest
+    unmoved = unmoved_share(base.weights, member, sigma)
     threads = torch.get_num_threads()
     kernels = f", kernels: {base.weights.kernels.name}"
     if loaded.device.type == "cpu":
@@ -53,10 +54,12 @@ def tell_plan(session: Session, run_path: Path, watcher: Watcher) -> None:
         if warned is not None:
             watcher.notice(warned)
     if unmoved > UNMOVED:
-        moving = moving_sigma(base.weights, member, search.sigma)
+        moving = f"--sigma {moving_sigma(base.weights, member, sigma):g}"
+        if sigma < search.sigma:
+            moving = "--set search.sigma_end=1, or a larger one,"
         watcher.notice(
-            f"sigma {search.sigma:g} is too small to move {unmoved:.0%} of the weights in {dtype}: "
-            f"--sigma {moving:g} moves most of them, --dtype float32 all"
+            f"sigma {sigma:.3g} is too small to move {unmoved:.0%} of the weights in {dtype}: "
+            f"{moving} moves most of them, --dtype float32 all"
         )
 
 
@@ -78,8 +81,13 @@ def work_lines(work: Work, numel: int, how: str = "") -> tuple[list[tuple[str, s
         f"{search.steps} steps, N {search.population}{pairs}, sigma {search.sigma:g}, "
         f"alpha {search.alpha:g}, {search.shaping}, seed {search.seed}"
     )
+    sigma, alpha = search.at(search.steps)
     lines = [("model", f"{model.id}: {tuned}"), *_task_lines(work)]
     lines.append(("search", steps))
+    if search.anneal is not None:
+        lines.append(
+            ("", f"{search.anneal} annealing: sigma ends at {sigma:g}, alpha at {alpha:g}")
+        )
     if search.low_rank is not None:
         what = "of matrices, full for their biases; the rest, such as norms, stays as it is"
         lines.append(("noise", f"of rank {search.rank} {what}"))
@@ -128,7 +136,9 @@ def decay_effect(numel: int, search: Search, anchor: Anchor) -> tuple[str, str |
     squares, most = expected_squares(size, search.shaping, search.antithetic)
 
     def forecast(squares: float, awd: float) -> float:
-        return forecast_norm(numel, search.steps, size, squares, alpha, awd, anchor.norm)
+        steps = numel, search.steps, size, squares, alpha, awd, anchor.norm
+        alpha_at = None if search.anneal is None else lambda step: search.at(step)[1]
+        return forecast_norm(*steps, alpha_at)
 
     free, held = forecast(squares, 0.0), forecast(squares, anchor.awd)
     told = f"||D|| forecast {held:.3g} after the last step"

@@ -106,6 +106,7 @@ def journal_header(session: Session) -> dict[str, object]:
         "parts": dict(loaded.parts),
         "dtype": str(loaded.dtype).removeprefix("torch."),
         **{key.partition(".")[2]: settings[key] for key in _REPLAYED},
+        **({"anneal": settings["search.anneal"]} if settings["search.anneal"] else {}),
     }
 
 
@@ -119,7 +120,8 @@ def _noise(session: Session) -> dict[str, int]:
 def changed_settings(recipe: Recipe, info: RunInfo) -> list[str]:
     """Return, in words, which settings cannot be those of the run of this run.json."""
     was, now = info.settings, settings_of(recipe)
-    free = _FREE + ("search.steps",) * (now["search.steps"] >= was["search.steps"])
+    more = now["search.steps"] >= was["search.steps"] and was["search.anneal"] is None
+    free = _FREE + ("search.steps",) * more
     return [
         f"{key} is {shown(now[key])}, the run has {shown(was[key])}"
         for key in now

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from esft.engine.forecast import forecast_of
-from esft.engine.journal_read import JournalRecord
+from esft.engine.journal_read import JournalRecord, alpha_of, sigma_of
 from esft.errors import RecipeError, RunError, TakenError
 from esft.files import write_whole, writing
 from esft.models.find import at_commit
@@ -19,7 +19,7 @@ from esft.recipe.settings import Recipe, settings_of
 from esft.recipe.toml import dump_recipe, load_recipe
 from esft.runs.folder import RunFolder, create_run, open_run, require_room
 from esft.runs.names import choose_run_path, is_run, locked
-from esft.runs.records import StepMetrics, drop_after, metrics
+from esft.runs.records import StepMetrics, drop_after, metrics, search_scales
 from esft.runs.snapshots import Snapshots
 from esft.tuning.lead import Lead
 from esft.tuning.loop import Loop
@@ -265,12 +265,15 @@ def _go_on(
             return
         line = record.steps[step - 1]
         rewards = [reward for reward in line.rewards if math.isfinite(reward)]
+        members = sum(not math.isnan(coefficient) for coefficient in line.coefficients)
+        scales = sigma_of(line, record.header), alpha_of(line, record.header)
         run.record_metrics(
             StepMetrics(
                 step=step,
                 reward_mean=sum(rewards) / len(rewards),
                 reward_best=max(rewards),
-                members=sum(not math.isnan(coefficient) for coefficient in line.coefficients),
+                members=members,
+                **search_scales(*scales, members),
                 drift=session.base.drift.norm(),
                 forecast=forecast.norms[step],
                 replayed=True,

@@ -76,6 +76,8 @@ def figures(record: StepMetrics | RecordedScore) -> dict[str, float]:
             "reward/mean": record.reward_mean,
             "reward/best": record.reward_best,
             "correct": record.correct,
+            "sigma": record.sigma,
+            "alpha": record.alpha,
             "drift/norm": record.drift,
             "drift/forecast": record.forecast,
             "seconds/step": record.seconds,

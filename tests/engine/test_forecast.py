@@ -94,6 +94,25 @@ def test_the_forecast_of_a_journal_is_that_of_its_updates(tmp_path, free, decay)
     assert forecast.norms[-1] == forecast.norms[2] > 0
 
 
+def test_the_forecast_of_an_annealed_journal_takes_the_alpha_of_each_step(tmp_path):
+    journal = Journal(tmp_path / "journal", "", append_line)
+    header = {"seed": 7, "population": 2, "antithetic": False, "alpha": ALPHA, "anneal": "linear"}
+    journal.begin(header | {"awd": 10.0, "norm": "l2"})
+    alphas = [ALPHA, ALPHA / 2, ALPHA / 4]
+    for step, alpha in enumerate(alphas, start=1):
+        values = {"rewards": (0.0, 0.0), "coefficients": (1.0, -1.0), "sigma": 0.1, "alpha": alpha}
+        journal.append(JournalStep(step=step, **values, rows_at=0, rows_hash=""))
+
+    forecast = forecast_of(read_journal(tmp_path / "journal"), 100)
+
+    square = 0.0
+    for alpha in alphas:
+        square = (1 - 10 * alpha) ** 2 * (square + alpha**2 / 2)
+    assert forecast.norms[-1] == pytest.approx(10 * math.sqrt(square), rel=1e-9)
+    before = forecast_norm(100, 3, 2, 2, ALPHA, 10.0, "l2", lambda step: alphas[step - 1])
+    assert before == pytest.approx(forecast.norms[-1], rel=1e-12)
+
+
 WAVE = [math.sin(i) for i in range(SIZE)]
 S = {  # rewards, shaping, antithetic, S and how close
     "z-scores": (WAVE, "zscore", False, SIZE, 1e-6),

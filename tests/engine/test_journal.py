@@ -3,13 +3,14 @@
 import json
 import math
 import struct
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from esft.engine.journal import (
-    JOURNAL_FORMAT,
+    ANNEALED_FORMAT,
     Journal,
     JournalStep,
     as_recorded,
@@ -101,6 +102,21 @@ def test_what_was_written_comes_back(journal):
     assert not record.torn
     assert record.end is None
     assert record.whole == journal.stat().st_size
+
+
+def test_the_steps_of_an_annealed_run_carry_their_sigma_and_alpha(tmp_path):
+    journal, path = Journal(tmp_path / "journal", "", append_line), tmp_path / "journal"
+    journal.begin(HEADER | {"anneal": "cosine"})
+    step = replace(a_step(1), sigma=0.1 / 3, alpha=1e-300)
+    journal.append(step)
+
+    record = read_journal(path)
+
+    assert repr(record.steps) == repr((step,))  # with their NaN
+    assert json.loads(path.read_text().splitlines()[0])["format"] == 2
+    journal.append(a_step(2))
+    with pytest.raises(JournalError, match="line 3 is not a step: 'sigma'"):
+        read_journal(path)
 
 
 def test_it_can_be_gone_on_with_from_its_last_checksum(tmp_path, journal):
@@ -221,10 +237,10 @@ def test_zeros_that_a_power_cut_leaves_count_as_cut_off(journal, zeros):
 
 
 def test_a_newer_format_that_is_whole_and_a_missing_file_are_told_from_damage(journal, tmp_path):
-    body = f'{{"format":{JOURNAL_FORMAT + 1},"seed":7}}'
+    body = f'{{"format":{ANNEALED_FORMAT + 1},"seed":7}}'
     line = f'{body[:-1]},"checksum":"{chained("", body)}"}}\n'
 
-    error = refused(journal, line.encode(), f"has format {JOURNAL_FORMAT + 1}, expected")
+    error = refused(journal, line.encode(), f"has format {ANNEALED_FORMAT + 1}, expected")
     assert "pip install -U esft" in error.hint
     with pytest.raises(JournalError, match="cannot be read: No such file"):
         read_journal(tmp_path / "missing")

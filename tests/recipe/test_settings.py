@@ -67,7 +67,7 @@ def test_a_count_is_refused_unless_it_is_a_whole_number_in_range(table, setting,
 
 
 @of_kind("float")
-@pytest.mark.parametrize("value", [-1e-9, math.nan, math.inf, 10**400, True, "0.1", None])
+@pytest.mark.parametrize("value", [-1e-9, math.nan, math.inf, 10**400, True, "0.1", []])
 def test_a_scale_is_refused_unless_it_is_a_finite_number_in_range(table, setting, value):
     with pytest.raises(RecipeError, match=f"{setting.name} is .*, expected a finite number, "):
         make(table, **{setting.name: value})
@@ -137,6 +137,11 @@ def test_a_list_of_text_is_kept_as_a_tuple(table, setting):
             'set noise = "lowrank", or rank = 1',
         ),
         (
+            *("search", {"sigma_end": 0.5}, "sigma_end is 0.5, expected none: anneal is not set"),
+            'set anneal = "cosine"',
+        ),
+        ("search", {"alpha_end": 0.5}, "alpha_end is 0.5, expected none", 'set anneal = "cosine"'),
+        (
             *("task", {"train": 10, "rows_per_step": 11}, "rows_per_step is 11, expected at most"),
             "set rows_per_step = 10, or train = 11",
         ),
@@ -194,6 +199,33 @@ def test_a_decay_that_cannot_be_worked_with_is_refused(search, anchor, message, 
 
     assert hint in caught.value.hint
     a_recipe(search=Search(steps=10**12), anchor=Anchor(awd=1.0, norm="l2"))
+
+
+@pytest.mark.parametrize(("anneal", "share"), [("linear", 0.25), ("cosine", 0.146447)])
+def test_annealing_falls_from_the_start_to_the_end(anneal, share):
+    search = Search(steps=9, sigma=2.0, alpha=4.0, anneal=anneal, sigma_end=0.5, alpha_end=0.25)
+
+    scales = [search.at(step) for step in range(1, 10)]
+
+    assert scales[0] == (2.0, 4.0)
+    assert scales[2] == pytest.approx((2 - share * 1, 4 - share * 3), rel=1e-5)
+    assert scales[4] == pytest.approx((1.5, 2.5))
+    assert scales[-1] == pytest.approx((1.0, 1.0))
+    assert scales == sorted(scales, reverse=True)
+
+
+def test_what_nothing_is_said_of_stays_or_ends_as_the_settings_say():
+    assert Search(steps=3, sigma=2.0, alpha=4.0).at(3) == (2.0, 4.0)
+    assert Search(steps=1, sigma=2.0, alpha=4.0, anneal="linear").at(1) == (2.0, 4.0)
+    ends = Search(steps=3, sigma=2.0, alpha=4.0, anneal="linear").at(3)
+    assert ends == pytest.approx((2.0, 0.4))
+    assert Search.declared()["sigma_end"].unset == "1 with anneal"
+    assert Search.declared()["alpha_end"].unset == "0.1 with anneal"
+
+
+def test_an_annealed_run_has_the_steps_that_its_forecast_can_go_through():
+    with pytest.raises(SettingsError, match="expected at most 100000 with anneal"):
+        a_recipe(search=Search(steps=10**12, anneal="cosine"))
 
 
 def test_a_population_that_no_journal_holds_is_refused_with_the_reason():

@@ -45,7 +45,7 @@ def values_of(setting):
     values = {
         "str": st.sampled_from(setting.choices) if setting.choices else texts,
         "int": st.integers(int(max(setting.at_least, 0)), int(min(setting.at_most, 2**63))),
-        "float": st.floats(0, exclude_min=True, allow_infinity=False),
+        "float": st.floats(0, setting.at_most, exclude_min=True),
         "bool": st.booleans(),
         "tuple[str, ...]": st.lists(texts, min_size=1, max_size=3).map(tuple),
     }[setting.kind]
@@ -75,13 +75,16 @@ def recipes(draw):
     if values["anchor.awd"] > 0:
         values["search.alpha"] = draw(st.floats(1e-100, 1e100))
         values["anchor.awd"] = 0.5 / values["search.alpha"]
-        if values["anchor.norm"] == "l1":
-            values["search.steps"] = min(values["search.steps"], SIMULATED)
+    if values["anchor.norm"] == "l1" or values["search.anneal"] is not None:
+        values["search.steps"] = min(values["search.steps"], SIMULATED)
+    if values["search.anneal"] is None:
+        values["search.sigma_end"] = values["search.alpha_end"] = None
     if values["run.stop_after_peak"] is not None:
         values["prior.every"] = 1
     return values, load_recipe(None, values)
 
 
+@settings(max_examples=50)
 @given(recipes())
 def test_every_setting_can_be_changed_is_dumped_and_loads_again(tmp_path_factory, made):
     values, recipe = made

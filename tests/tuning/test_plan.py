@@ -44,6 +44,15 @@ def test_a_decay_is_told_by_its_pull_and_by_the_forecast_of_the_drift(anchor, to
     assert warning is None
 
 
+def test_the_forecast_of_an_annealed_run_is_shorter():
+    annealed = replace(PUBLISHED, anneal="linear", alpha_end=0.1)
+    text, _ = decay_effect(NUMEL, annealed, Anchor())
+
+    # The mean square of a fall from 1 to 0.1.
+    held = float(re.search(r"forecast ([\d.]+) after the last step", text).group(1))
+    assert held == pytest.approx(2.04 * 0.37**0.5, rel=0.01)
+
+
 @pytest.mark.parametrize("norm", ["l1", "l2"])
 def test_a_decay_is_warned_of_just_where_its_forecast_is_within_a_percent_of_none(norm):
     free = forecast_norm(NUMEL, 500, 30, 30, 5e-4)

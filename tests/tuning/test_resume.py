@@ -68,7 +68,7 @@ def copy_of(runs, tmp_path):
     ("dtype", "kept", "noise"),
     [
         (torch.float32, "float32", {}),
-        (torch.float16, "float16", {}),
+        (torch.float16, "float16", {"anneal": "cosine", "sigma_end": 0.5}),
         (torch.bfloat16, "int8", {}),
         (torch.bfloat16, "float16", {"noise": "lowrank", "rank": 2}),
     ],
@@ -110,6 +110,22 @@ def test_a_run_with_noise_of_low_rank_leaves_norms_alone_and_is_rebuilt_from_its
     assert same == {name for name, weight in base.named_parameters() if weight.dim() < 2}
     header = json.loads((run / "journal.jsonl").read_text().splitlines()[0])
     assert (header["noise_version"], header["rank"]) == (2, 2)
+
+
+def test_an_annealed_run_is_rebuilt_with_the_alpha_of_each_step_and_ends_where_it_was_to(tmp_path):
+    run = stopped_after(tmp_path, 3, steps=3, anneal="linear", sigma_end=0.5, alpha_end=0.25)
+
+    lines = jsonl(run / "journal.jsonl")[1:]
+    assert [line["alpha"] for line in lines] == pytest.approx([0.02, 0.0125, 0.005])
+    assert [line["sigma"] for line in lines] == pytest.approx([0.02, 0.015, 0.01])
+    measured = jsonl(run / "metrics.jsonl")
+    assert [line["noise"] for line in measured] == pytest.approx([1e-4, 5.625e-5, 2.5e-5])
+    assert measured[-1]["drift"] == pytest.approx(measured[-1]["forecast"], rel=0.02)
+    shutil.rmtree(run / "drift")
+    found = {check.what: check.text for check in checks_of(run, Notes(), RebuildOptions())}
+    assert found["rebuild"] == "makes the weights of step 3, as recorded"
+    with pytest.raises(RunError, match=r"search\.steps is 4, the run has 3"):
+        resume_tuning(run, Notes(), never, steps=4)
 
 
 def test_without_a_good_snapshot_the_steps_are_made_again_from_the_base(runs, copy_of):
