@@ -149,8 +149,8 @@ class Search(Settings):
         return self.rank if self.noise == "lowrank" else None
 
     def at(self, step: int) -> tuple[float, float]:
-        """Return sigma and alpha of a step, 1 to `steps`."""
-        passed = (step - 1) / max(1, self.steps - 1)  # 0 in the first step, 1 in the last
+        """Return sigma and alpha of a step, counted from 1."""
+        passed = min(1, (step - 1) / max(1, self.steps - 1))  # 1 in the last step
         match self.anneal:
             case None:
                 return self.sigma, self.alpha

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from esft.engine.journal import JournalStep
-from esft.engine.journal_read import JournalRecord, contributions, read_journal
+from esft.engine.journal_read import JournalRecord, alpha_of, contributions, read_journal
 from esft.engine.members import Member
 from esft.engine.weights import identity
 from esft.errors import ModelError
@@ -137,15 +137,15 @@ class _Follower:
         with session.base.drift.at_base() if at_base else nullcontext():
             return scored(one, spans[self._place.rank])
 
-    def step(self, batch: int, step: int, coefficients: list[float]) -> None:
+    def step(self, batch: int, step: int, coefficients: list[float], alpha: float | None) -> None:
         """Make a step of the journal."""
-        line = JournalStep(
-            step=step, rewards=(), coefficients=tuple(coefficients), rows_at=0, rows_hash=""
-        )
+        values = {"rewards": (), "coefficients": tuple(coefficients), "alpha": alpha}
+        line = JournalStep(step=step, **values, rows_at=0, rows_hash="")
         header, drift = self._record.header, self._session.base.drift
         if drift.steps + 1 != step:
             raise ValueError(f"step is {step}, expected {drift.steps + 1}")
-        drift.step(*contributions(line, header), header["alpha"], header["awd"], header["norm"])
+        alpha = alpha_of(line, header)
+        drift.step(*contributions(line, header), alpha, header["awd"], header["norm"])
 
     def identity(self, batch: int) -> str:
         """Say which weights these are by now."""

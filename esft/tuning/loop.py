@@ -126,7 +126,6 @@ class Loop:
         laps = Laps(self._base.loaded.device)
         members = population(search.seed, step, search.population, search.antithetic)
         rows = self._rows(step)
-        self.population.sigma, _ = search.at(step)
 
         results = self.population.roll_out(members, rows, partial(self._tell, step), laps)
         rewards = [mean_reward(member) for member in results]

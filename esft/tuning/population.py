@@ -56,8 +56,6 @@ class Population:
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self.sigma = session.recipe.search.sigma
-        """Noise scale of the members to come; the loop sets it where it anneals."""
 
     def groups(self, members: Sequence[Member]) -> list[range]:
         """Return the places of the members that are rolled out in one piece, group by group.
@@ -82,11 +80,11 @@ class Population:
         members done, each time some are. A member's last answers are graded while the next one
         decodes; no more than one member waits for its grades.
         """
-        base = self._session.base
+        base, sigma = self._session.base, self._session.sigma
         results: list[list[RowResult]] = []
         with one_grader() as grader:
             waiting: list[Callable[[], list[RowResult]]] = []
-            with visiting(base.weights, self.sigma, base.drift) as visit:
+            with visiting(base.weights, sigma, base.drift) as visit:
                 for done, member in enumerate(members, start=1):
                     visit(member)
                     laps.lap("engine")

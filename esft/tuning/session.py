@@ -135,6 +135,11 @@ class Session(Work):
     base: Base
 
     @property
+    def sigma(self) -> float:
+        """Noise scale of the members of the step to come."""
+        return self.recipe.search.at(self.base.drift.steps + 1)[0]
+
+    @property
     def memory(self) -> Memory:
         """What the run takes, by part."""
         base = self.base

@@ -151,6 +151,22 @@ def test_an_l1_decay_is_told_against_the_random_walk(tmp_path):
     assert "pulls every weight by 0.01 towards its base" in decay.text
 
 
+def test_the_noise_of_the_search_is_said_once_or_as_it_falls(run):
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+    def said(noises):
+        noted = [line | {"noise": noise} for line, noise in zip(lines, noises, strict=True)]
+        (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in noted))
+        return read_run(run).noise
+
+    assert said([4e-7] * len(lines)) == "sigma^2 / N is 4e-07"
+    last = len(lines)
+    assert said([4e-7] * (last - 1) + [1e-7]) == (
+        f"sigma^2 / N is 4e-07 in step 1 and 1e-07 in step {last}"
+    )
+    assert said([None] * last) is None
+
+
 def test_the_spread_of_the_population_leaves_out_members_without_a_reward(tmp_path):
     run = write_run(tmp_path / "run", rewards=(0.0, 1.0, math.nan, 2.0))
 

@@ -21,7 +21,7 @@ KINDS = {
     "float32": {"model": tiny_llama, "noise": {}},
     "bfloat16": {
         "model": lambda: tiny_llama(dtype=torch.bfloat16),
-        "noise": {"noise": "lowrank", "rank": 2},
+        "noise": {"noise": "lowrank", "rank": 2, "anneal": "linear", "sigma_end": 0.5},
     },
 }
 
