@@ -34,8 +34,9 @@ class Ended:
     error: EsftError | None = None
 
 
-def on_ranks(world, work, *args, restarts=0):
-    """Run `work(ranks, *args)` on so many ranks; return how each ended."""
+def on_ranks(world, work, *args, restarts=0, meanwhile=lambda processes: None):
+    """Run `work(ranks, *args)` on so many ranks; return how each ended. `meanwhile` is given their
+    processes, by rank, once they are started."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["rank_runs", "kills"])  # loaded once for all
     # As torchrun does: no rank has the store that they meet in.
@@ -52,6 +53,7 @@ def on_ranks(world, work, *args, restarts=0):
             process.start()
         sender.close()
         started.append((process, receiver))
+    meanwhile([process for process, _ in started])
     ended = []
     for process, receiver in started:
         value, error = None, None

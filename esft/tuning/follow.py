@@ -91,7 +91,7 @@ class _Follower:
 
     def facts(self) -> dict[str, str]:
         """Say which software this is, and what was typed."""
-        return software() | ({} if self._recipe is None else typed_facts(self._recipe))
+        return software() | typed_facts(self._recipe)
 
     def open(self, settings: dict[str, object]) -> dict[str, str]:
         """Load what a recipe names; say what it is."""

@@ -24,6 +24,8 @@ from esft.tuning.tasks import EvalTask
 
 COMPARED = 10
 """Steps from one comparison of the ranks' weights to the next."""
+_SAID = 4
+"""Differences between ranks that are said."""
 _RECENT = 5
 """Steps whose times tell how fast a rank is."""
 
@@ -33,21 +35,22 @@ Make = Callable[[Session], Population]
 class Lead:
     """The beginning of a run on all ranks; does nothing where there is one process."""
 
-    def __init__(self, ranks: Ranks | None) -> None:
-        self._ranks = ranks
+    def __init__(self, ranks: Ranks | None, typed: Recipe | None = None) -> None:
+        """`typed`: what every rank was asked to tune; None where a run says it."""
+        self._ranks, self._typed = ranks, typed
 
     @property
     def local_ranks(self) -> int:
         """Ranks that share this machine's memory."""
         return 1 if self._ranks is None else self._ranks.place.local_world
 
-    def open(self, recipe: Recipe, typed: Recipe | None = None) -> None:
-        """Let every rank load what a recipe names, once all have the same software, and were asked
-        for the same recipe (`typed`); RunError if they do not."""
+    def open(self, recipe: Recipe) -> None:
+        """Let every rank load what a recipe names; RunError if one has other software, or was
+        asked for another recipe."""
         if self._ranks is None:
             return
         self._ranks.send("facts")
-        mine = software() | ({} if typed is None else typed_facts(typed))
+        mine = software() | typed_facts(self._typed)
         require_alike(mine, self._ranks.replies())
         self._ranks.send("open", settings=settings_of(recipe))
 
@@ -203,8 +206,10 @@ def require_alike(mine: dict[str, str], replies: Sequence[dict[str, str]]) -> No
         if names:
             others = "; ".join(
                 f"{name} is {theirs.get(name, 'none')}, rank 0 has {mine.get(name, 'none')}"
-                for name in names
+                for name in names[:_SAID]
             )
+            if len(names) > _SAID:
+                others += f"; and {len(names) - _SAID} more"
             raise RunError(
                 f"rank {rank} of {len(replies) + 1} is not as rank 0: {others}",
                 hint="give all of them the same esft, libraries, recipe, rows and model",
@@ -271,6 +276,8 @@ def results_of(rows: Sequence[dict[str, Any]]) -> list[RowResult]:
     return [RowResult(**{**row, "answers": tuple(row["answers"])}) for row in rows]
 
 
-def typed_facts(recipe: Recipe) -> dict[str, str]:
+def typed_facts(recipe: Recipe | None) -> dict[str, str]:
     """Return the settings that a rank was given, in words."""
+    if recipe is None:
+        return {}
     return {f"recipe {key}": repr(value) for key, value in settings_of(recipe).items()}

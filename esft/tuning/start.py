@@ -79,13 +79,13 @@ def run_tuning(
             done, the model as it is then is saved first.
     """
     if ranks is not None and (begun := _begun_before(recipe, ranks)) is not None:
-        return resume_tuning(begun, watcher, stop, ranks=ranks)
+        return resume_tuning(begun, watcher, stop, ranks=ranks, typed=recipe)
     path = choose_run_path(recipe.run.dir, recipe.task.name, recipe.model.id)
     require_tracker(recipe.run.track)
     if opened is None:
         watcher.phase(f"loading {recipe.model.id}")
-    lead, typed, recipe = Lead(ranks), recipe, with_seed(recipe)
-    lead.open(recipe, typed)
+    lead, recipe = Lead(ranks, recipe), with_seed(recipe)
+    lead.open(recipe)
     session = open_session(recipe, opened=opened)
     lead.opened(session)
     _require_room(session, path)
@@ -103,11 +103,13 @@ def resume_tuning(
     stop: Callable[[], bool],
     steps: int | None = None,
     ranks: Ranks | None = None,
+    typed: Recipe | None = None,
 ) -> Outcome | Finished:
     """Go on with a run: the same journal and the same bits as if it had never stopped.
 
     In its recipe.toml `search.steps` may be raised since, or here by `steps`, which is written
-    there; where things lie may change.
+    there; where things lie may change. `ranks` as in `run_tuning`; they may have been asked for the
+    recipe that was `typed`, where it names this run.
 
     Raises:
         EsftError: if another process works on the run, its files are damaged, or base model,
@@ -123,7 +125,7 @@ def resume_tuning(
             return _finished(run, record, recipe.run.keep_model, watcher)
         _refuse(run, changed_settings(recipe, run.info))
         require_tracker(recipe.run.track)
-        lead = Lead(ranks)
+        lead = Lead(ranks, typed)
         session = _open_again(run, record, recipe, watcher, lead)
         _require_room(session, path)
         _clear(run, record, watcher)
