@@ -1,4 +1,4 @@
-"""Kill ranks of runs on the embedded model at random moments, and compare what is left when resumed.
+"""Kill ranks of runs on the embedded model at random moments; compare what is left when resumed.
 
 python tests/harness/rank_kills.py 20 [SEED]
 """
