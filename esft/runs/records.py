@@ -136,6 +136,7 @@ class RankShare:
 
     members: int
     seconds: float  # in which it rolled them out
+    peak_memory: int  # bytes, as that of rank 0 in `StepMetrics`
 
 
 @dataclass(frozen=True, kw_only=True)

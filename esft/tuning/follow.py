@@ -22,6 +22,7 @@ from esft.engine.weights import identity
 from esft.errors import ModelError
 from esft.models.calling import out_of_memory
 from esft.models.device import choose_device
+from esft.models.memory import peak_memory
 from esft.recipe.settings import Recipe
 from esft.recipe.toml import load_recipe
 from esft.rollout.results import RowResult
@@ -125,7 +126,8 @@ class _Follower:
         laps = Laps(session.base.loaded.device)
         made = Population(session).roll_out(own, encoded, lambda done: None, laps)
         reply = as_reply(made, session.rollout.batches.size)
-        return reply | {"seconds": time.monotonic() - began}
+        peak = peak_memory(session.base.loaded.device)
+        return reply | {"seconds": time.monotonic() - began, "peak_memory": peak}
 
     def score(
         self, batch: int, number: int, spans: list[list[tuple[int, int]]], at_base: bool

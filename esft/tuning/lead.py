@@ -11,6 +11,7 @@ from esft.engine.journal_read import JournalRecord, lines_until
 from esft.engine.members import Member
 from esft.engine.weights import identity
 from esft.errors import RunError
+from esft.models.memory import peak_memory
 from esft.recipe.settings import Recipe, settings_of
 from esft.rollout.encode import EncodedRow
 from esft.rollout.results import RowResult
@@ -112,18 +113,21 @@ class Spread(Population):
         began = time.monotonic()
         with self._ranks.heeding():
             results = [self._own.roll_out(own, rows, tell, laps)]
-        took = [time.monotonic() - began]
+        took, memory = [time.monotonic() - began], [peak_memory(self._session.base.loaded.device)]
         for reply in self._ranks.replies(took[0]):
             results.append([results_of(one) for one in reply["results"]])
             took.append(reply["seconds"])
+            memory.append(reply["peak_memory"])
             self._halve(reply["batch"])
         laps.lap("rollout")
         if not own:
             on_members(len(members))
-        pairs = list(zip(dealt, took, strict=True))
-        self.shares = tuple(RankShare(members=len(share), seconds=s) for share, s in pairs)
-        for speeds, (share, seconds) in zip(self._speeds, pairs, strict=True):
-            speeds += [seconds / len(share)] if share else []
+        self.shares = tuple(
+            RankShare(members=len(share), seconds=seconds, peak_memory=peak)
+            for share, seconds, peak in zip(dealt, took, memory, strict=True)
+        )
+        for speeds, share in zip(self._speeds, self.shares, strict=True):
+            speeds += [share.seconds / share.members] if share.members else []
         placed = {
             at: result
             for share, made in zip(dealt, results, strict=True)
