@@ -25,7 +25,7 @@ from esft.cli.runs import report, rm, runs, verify
 from esft.cli.show import wrapped
 from esft.cli.tasks import tasks
 from esft.cli.tune import resume, tune
-from esft.errors import EsftError, RunError
+from esft.errors import EsftError, RankError, RunError
 from esft.recipe.check import cut
 from esft.tuning.ranks import place
 
@@ -69,7 +69,8 @@ def _without_traceback() -> Iterator[None]:
             _tell(error)
         raise click.exceptions.Exit(error.exit_code) from error
     except KeyboardInterrupt as stopped:
-        click.echo("Stopped.", err=True)
+        if not place().rank:
+            click.echo("Stopped.", err=True)
         raise click.exceptions.Exit(130) from stopped
     except OSError as error:
         if error.errno == errno.EPIPE:  # whoever read the output went away; click knows
@@ -93,8 +94,10 @@ def _without_noise() -> Iterator[None]:
 
 
 def _tell(error: EsftError) -> None:
+    rank = place().rank
+    of_rank = f"rank {rank}: " if rank and not isinstance(error, RankError) else ""
     with suppress(OSError):
-        click.echo(_folded("Error: ", str(error)), err=True)
+        click.echo(_folded("Error: ", f"{of_rank}{error}"), err=True)
         if error.hint is not None:
             click.echo(_folded("Hint: ", error.hint), err=True)
 

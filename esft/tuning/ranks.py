@@ -88,7 +88,8 @@ class Ranks:
 
     def __init__(self, where: Place, connect: Callable[[], Any]) -> None:
         self.place, self.host = where, socket.gethostname()
-        self._store, self._round, self._heeding = connect(), 0, False
+        self._store, self._heeding = connect(), False
+        self._round = self._sent = 0  # number of the last message, and its chunks
         self._failure: Failure | None = None
         self._over, self._loud = threading.Event(), not where.rank
         self._main = threading.get_ident()
@@ -99,7 +100,7 @@ class Ranks:
         beats = threading.Thread(target=self._beat, args=(connect(),), daemon=True)
         self._store.set(f"beat/{where.rank}", self.host)
         for rank in range(where.world):
-            self._wait(f"beat/{rank}", JOIN_S, f"rank {rank} did not come within {JOIN_S:g} s")
+            self._wait(f"beat/{rank}", JOIN_S, f"it did not come within {JOIN_S:g} s", rank)
         beats.start()
 
     @property
@@ -109,7 +110,7 @@ class Ranks:
     def send(self, do: str, **what: object) -> None:
         """Send a message to all followers."""
         self._round += 1
-        self._put(f"{self._round}", {"do": do, **what})
+        self._sent = self._put(f"{self._round}", {"do": do, **what})
 
     def replies(self, busy: float = 0.0) -> list[Any]:
         """Return what each follower, from rank 1 on, replied to the last message.
@@ -118,9 +119,9 @@ class Ranks:
         """
         limit, found = SLOW_S + TIMES_AS_SLOW * busy, []
         for rank in range(1, self.place.world):
-            why = f"rank {rank} hangs: {limit:.0f} s after rank 0 it was not done"
+            why = f"it hangs: {limit:.0f} s after rank 0 it was not done"
             found.append(self._take(f"{self._round}/{rank}", limit, why, rank))
-        self._forget(f"{self._round}")
+        self._forget(f"{self._round}", self._sent)
         return found
 
     def messages(self) -> Iterator[dict[str, Any]]:
@@ -168,28 +169,29 @@ class Ranks:
             by = "" if failure.rank is None else f"rank {failure.rank} of {self.place.world}: "
             raise RankError(f"{by}{failure.text}", hint=failure.hint, quiet=not self._loud)
 
-    def _put(self, key: str, value: object) -> None:
+    def _put(self, key: str, value: object) -> int:
+        """Put a value into the store; return in how many chunks."""
         data = zlib.compress(json.dumps(value).encode(), 1)
         chunks = [data[at : at + _CHUNK] for at in range(0, len(data), _CHUNK)]
         with self._connected():
             for at, chunk in enumerate(chunks):
                 self._store.set(f"{key}.{at}", chunk)
             self._store.set(key, str(len(chunks)))
+        return len(chunks)
 
     def _take(self, key: str, limit: float | None, why: str, rank: int = 0) -> Any:
         self._wait(key, limit, why, rank)
         with self._connected():
             count = int(self._store.get(key))
             data = b"".join(self._store.get(f"{key}.{at}") for at in range(count))
-        if not self.follows:
-            self._forget(key)
+        if not self.follows:  # which alone reads a reply; a message is read by all
+            self._forget(key, count)
         return json.loads(zlib.decompress(data))
 
-    def _forget(self, key: str) -> None:
+    def _forget(self, key: str, chunks: int) -> None:
         with self._connected():
-            for at in range(int(self._store.get(key))):
-                self._store.delete_key(f"{key}.{at}")
-            self._store.delete_key(key)
+            for name in (key, *(f"{key}.{at}" for at in range(chunks))):
+                self._store.delete_key(name)
 
     def _wait(self, key: str, limit: float | None, why: str, rank: int = 0) -> None:
         """Wait until the store has `key`; after `limit` seconds it is the failure of `rank`."""

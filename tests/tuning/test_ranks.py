@@ -1,15 +1,20 @@
 """The processes of a torchrun: what they come to together, and how they end together."""
 
 import itertools
+import math
+import time
 from dataclasses import replace
 
 import pytest
 import torch
-from rank_runs import measure, on_ranks, resume, tune
+from rank_runs import measure, on_ranks, resume, spoil, tune
 from tiny_models import tiny_llama
 from tiny_runs import a_recipe, info_of, jsonl
 
+import esft.tuning.ranks
+from esft.engine.drift import Drift
 from esft.engine.members import Member
+from esft.errors import TaskError
 from esft.evals.run import EvalRequest
 from esft.recipe.settings import Prior, Run
 from esft.rollout.rollout import Rollout
@@ -51,7 +56,7 @@ def what_is_left(run):
     }
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module")
 def alone(request, tmp_path_factory):
     """Return the folder of a run of one process, and the kind of its model."""
     folder = tmp_path_factory.mktemp("ranks")
@@ -60,7 +65,7 @@ def alone(request, tmp_path_factory):
     return folder, request.param
 
 
-@pytest.mark.parametrize("world", [2, 4])
+@pytest.mark.parametrize(("alone", "world"), [("float32", 2), ("bfloat16", 4)], indirect=["alone"])
 def test_ranks_leave_what_one_process_leaves(alone, world):
     folder, kind = alone
 
@@ -77,28 +82,25 @@ def test_ranks_leave_what_one_process_leaves(alone, world):
 
 
 @pytest.mark.parametrize("alone", ["bfloat16"], indirect=True)
-@pytest.mark.parametrize(
-    ("die", "world"),
-    [((1, (Rollout, "begin"), 3), 1), ((0, (RunFolder, "record_metrics"), 1), 2)],
-)
-def test_a_rank_killed_ends_the_others_and_the_run_goes_on_to_the_same_bits(alone, die, world):
+def test_a_rank_killed_ends_the_others_and_the_run_goes_on_to_the_same_bits(alone):
     folder, kind = alone
-    name = f"killed-{die[0]}"
+    recipe = recipe_in(folder, "killed", kind)
+    killed = [(1, (Rollout, "begin"), 1), (0, (RunFolder, "record_metrics"), 1)]
 
-    ended = on_ranks(2, tune, recipe_in(folder, name, kind), None, die)
+    for restarts, (rank, *where) in enumerate(killed):
+        # As torchrun --max-restarts does: the same command again, which goes on with its run.
+        ended = on_ranks(2, tune, recipe, None, (rank, *where), restarts=restarts)
 
-    assert ended[die[0]].code == -9
-    other = ended[1 - die[0]]
-    assert other.code == 1
-    assert f"rank {die[0]} of 2: it is gone" in str(other.error)
-    assert "esft resume" in other.error.hint
-    assert not other.error.quiet
-    if world == 1:
-        (again,) = on_ranks(1, resume, folder / name)
-    else:  # torchrun --max-restarts starts the same command again
-        again, _ = on_ranks(world, tune, recipe_in(folder, name, kind), restarts=1)
-    assert again.code == 0, again.error
-    assert what_is_left(folder / name) == what_is_left(folder / "alone")
+        assert ended[rank].code == -9
+        other = ended[1 - rank]
+        assert other.code == 1
+        assert str(other.error).startswith(f"rank {rank} of 2: it is gone")
+        assert "esft resume" in other.error.hint
+        assert not other.error.quiet
+    assert len(jsonl(folder / "killed" / "metrics.jsonl")) == 1
+    (ended,) = on_ranks(1, resume, folder / "killed")
+    assert ended.code == 0, ended.error
+    assert what_is_left(folder / "killed") == what_is_left(folder / "alone")
 
 
 @pytest.mark.parametrize("alone", ["bfloat16"], indirect=True)
@@ -115,6 +117,17 @@ def test_ranks_measure_what_one_process_measures(alone):
     assert {score.step for score in one.value.tasks[0].evaluations} == {0, 2, 3}
 
 
+def test_a_rank_whose_weights_become_others_is_named_at_the_end(tmp_path):
+    recipe = recipe_in(tmp_path)
+
+    leader, follower = on_ranks(2, tune, recipe, None, (1, (Drift, "step"), 1, spoil))
+
+    assert (leader.code, follower.code) == (1, 1)
+    assert str(leader.error).startswith("after step 3 rank 1 of 2 has other weights than rank 0")
+    assert "esft replay --at 0" in leader.error.hint
+    assert info_of(tmp_path / "run")["state"] == "failed"
+
+
 def test_a_rank_with_another_recipe_is_refused_by_name(tmp_path):
     recipe = recipe_in(tmp_path)
     other = replace(recipe, search=replace(recipe.search, sigma=0.5))
@@ -127,6 +140,43 @@ def test_a_rank_with_another_recipe_is_refused_by_name(tmp_path):
     assert leader.error.hint is not None
     assert follower.error.quiet
     assert not (tmp_path / "run").exists()
+
+
+def tell_and_fail(ranks, how):
+    """Send what is hard to send there and back; then let rank 1 end otherwise than rank 2."""
+    esft.tuning.ranks.SLOW_S, esft.tuning.ranks._LAST_S = 4.0, 2.0
+    hard = {"none": [math.nan, -math.inf, 0.1, 2**63, None], "long": "\ud800ü" * 3_000_000}
+    if ranks.follows:
+        messages = ranks.messages()
+        ranks.reply(next(messages))
+        next(messages)
+        if ranks.place.rank == 1 and how == "fails":
+            raise TaskError("no rows here", hint="put them there")
+        if ranks.place.rank == 1:
+            time.sleep(60)
+        ranks.reply(None)
+        return next(messages)
+    ranks.send("first", **hard)
+    assert [str(reply) for reply in ranks.replies()] == [str({"do": "first", **hard})] * 2
+    ranks.send("second")
+    with ranks.heeding():
+        time.sleep(0 if how == "hangs" else 60)  # as a member that takes long
+    return ranks.replies()
+
+
+@pytest.mark.parametrize(
+    ("how", "says"), [("fails", "no rows here"), ("hangs", "it hangs: 4 s after rank 0")]
+)
+def test_a_rank_that_fails_or_hangs_ends_the_others_wherever_they_are(how, says):
+    began = time.monotonic()
+
+    leader, *followers = on_ranks(3, tell_and_fail, how)
+
+    assert time.monotonic() - began < 40
+    assert str(leader.error).startswith(f"rank 1 of 3: {says}")
+    assert leader.error.hint
+    assert [one.code for one in followers] == [1, 1]
+    assert all(one.error is None or one.error.quiet for one in followers)
 
 
 def test_groups_are_pairs_and_single_members_whatever_comes_before_them():
