@@ -7,11 +7,14 @@ from typing import Protocol, TypeVar
 import torch
 from transformers import GenerationConfig
 
+from esft.bench.population import SharedRate, bench_population
 from esft.bench.timing import Machine, Spread, in_turns, machine, ratio, spread
+from esft.errors import ModelError
 from esft.models.identity import stop_tokens
 from esft.models.load import LoadedModel, load_model
 from esft.recipe.settings import TaskSettings
 from esft.rollout.batches import Batches
+from esft.rollout.encode import EncodedRow
 from esft.rollout.generate import greedy_answers
 from esft.rollout.logprobs import Continuation
 from esft.rollout.rollout import Rollout
@@ -43,6 +46,7 @@ class RolloutSettings:
     batches: tuple[int, ...] = (8, 64)  # sequences at a time
     max_new_tokens: int = 64
     rounds: int = 3
+    members: int | None = None  # that roll out the rows in one batch too; None times none
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,12 +77,15 @@ class RolloutBench:
     rows: int
     rounds: int
     rates: tuple[Rate, ...]
+    shared: tuple[SharedRate, ...]
 
 
 class _Scoring(Protocol):
     """Rows to be scored, in either way; both return what came out in the same order."""
 
     name: str
+    rollout: Rollout
+    encoded: Sequence[EncodedRow]
 
     def esft(self, batch: int) -> list: ...
 
@@ -106,6 +113,7 @@ def bench_rollout(settings: RolloutSettings) -> RolloutBench:
         scorings.append(_Generating(loaded, task, split.train, settings.max_new_tokens))
     if settings.task is None or task.scoring == "choice":
         scorings.append(_Choosing(loaded, task, split.train))
+    pairs = [(scoring.rollout, scoring.encoded) for scoring in scorings]
     return RolloutBench(
         machine=machine(),
         model=loaded.id,
@@ -119,7 +127,20 @@ def bench_rollout(settings: RolloutSettings) -> RolloutBench:
             for scoring in scorings
             for batch in settings.batches
         ),
+        shared=() if settings.members is None else _shared(loaded, pairs, settings),
     )
+
+
+def _shared(
+    loaded: LoadedModel, pairs: Sequence[tuple[Rollout, Sequence[EncodedRow]]], of: RolloutSettings
+) -> tuple[SharedRate, ...]:
+    try:
+        return bench_population(loaded, pairs, of.members, of.batches, of.rounds)
+    except ValueError as error:
+        raise ModelError(
+            f"members of {loaded.id} cannot share a batch: {error}",
+            hint="leave out --population",
+        ) from error
 
 
 def _rate(scoring: _Scoring, batch: int, rows: int, rounds: int, device: torch.device) -> Rate:
@@ -152,9 +173,10 @@ class _Generating:
 
     def __init__(self, loaded: LoadedModel, task: Task, rows: Sequence[Row], cap: int) -> None:
         self._model, self._tokenizer, self._cap = loaded.model, loaded.tokenizer, cap
-        rollout = Rollout(loaded.model, loaded.tokenizer, task, scoring="generate")
-        rollout.max_new_tokens = cap
-        self._prompts = [prompt for one in rollout.encode(rows) for prompt in one.prompts]
+        self.rollout = Rollout(loaded.model, loaded.tokenizer, task, scoring="generate")
+        self.rollout.max_new_tokens = cap
+        self.encoded = self.rollout.encode(rows)
+        self._prompts = [prompt for one in self.encoded for prompt in one.prompts]
         self._stops = stop_tokens(loaded.model, loaded.tokenizer)
         self._config = GenerationConfig(
             do_sample=False,
@@ -202,13 +224,13 @@ class _Choosing:
         self._model = loaded.model
         if "choice" not in task.scorings:
             task, rows = replace(task, scorings=("choice",)), with_options(rows)
-        self._rollout = Rollout(loaded.model, loaded.tokenizer, task, scoring="choice")
-        self._encoded = self._rollout.encode(rows)
-        self._options = [option for one in self._encoded for option in one.options]
+        self.rollout = Rollout(loaded.model, loaded.tokenizer, task, scoring="choice")
+        self.encoded = self.rollout.encode(rows)
+        self._options = [option for one in self.encoded for option in one.options]
 
     def esft(self, batch: int) -> list[float]:
-        self._rollout.batches = Batches(batch)
-        rows = self._rollout.option_logprobs(self._encoded)
+        self.rollout.batches = Batches(batch)
+        rows = self.rollout.option_logprobs(self.encoded)
         return [logprob for row in rows for logprob in row]
 
     def plain(self, batch: int) -> list[float]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from esft.bench.step import StepBench
     from esft.bench.timing import Machine, Spread
 
-_FOR = {"members": ("engine", "step"), "task": ("rollout",), "data_dir": ("rollout",)}
+_FOR = {"task": ("rollout",), "data_dir": ("rollout",)}
 _FOR |= {"rows": ("rollout",), "batches": ("rollout",), "max_new_tokens": ("rollout",)}
 """The parts that an option is for, where it is not for all."""
 
@@ -33,11 +33,12 @@ _FOR |= {"rows": ("rollout",), "batches": ("rollout",), "max_new_tokens": ("roll
 @grouped("Model", "--dtype", help="float32, float16 or bfloat16.")
 @grouped("Model", "--device", help="cuda, mps or cpu  [default: the first that there is]")
 @grouped(
-    "Engine and step",
+    "Members",
     "--population",
     "members",
     type=click.IntRange(min=2),
-    help="Members per step  [default: 30; in quickstart's step 64]",
+    help="Members per step, and of rollouts in one batch  [default: 30 in the engine, 64 in "
+    "quickstart's step; none in rollouts]",
 )
 @grouped(
     "Rollout", "--task", help="Scored in its own way  [default: one without download, in both]"
@@ -77,13 +78,13 @@ def bench(part: str | None, as_json: bool, rounds: int, **given: object) -> None
     Examples:
       esft bench
       esft bench rollout --model SmolLM2-135M-Instruct --dtype float32 --rows 32
+      esft bench rollout --rows 16 --population 16
       esft bench step --model SmolLM2-135M-Instruct --population 4 --rounds 1
     """
     given = {name: value for name, value in given.items() if value not in (None, ())}
     for name in given:
         if part is not None and part not in _FOR.get(name, (part,)):
-            flag = {"members": "--population", "batches": "--batch"}.get(name)
-            flag = flag or "--" + name.replace("_", "-")
+            flag = "--batch" if name == "batches" else "--" + name.replace("_", "-")
             whose = " and ".join(_FOR[name])
             raise click.UsageError(f"{flag} is for {whose} alone, expected options of {part}")
     results = {}
@@ -157,6 +158,22 @@ def _rollout_text(result: RolloutBench) -> Iterator[str]:
             f"{rate.plain_rows_per_second.median:,.1f}",
             _figure(rate.speedup),
             f"{rate.same}/{rate.sequences}",
+        )
+    if not result.shared:
+        return
+    members, rows = result.shared[0].members, result.shared[0].rows
+    yield f"{members} members, {rows} rows each, in batches that they share (noise of rank 1)"
+    widths = (-9, 5, 9, 24, 24, 11)
+    yield _line(widths, "scoring", "batch", "rows/s", "of plain", "of one at a time", "same")
+    for rate in result.shared:
+        yield _line(
+            widths,
+            rate.scoring,
+            str(rate.batch),
+            f"{rate.rows_per_second.median:,.1f}",
+            _figure(rate.of_plain),
+            _figure(rate.speedup),
+            f"{rate.same}/{members * rows}",
         )
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -56,14 +57,12 @@ class Factors:
         self, seed: int, name: str, first: int, rows: int, device: torch.device | str = "cpu"
     ) -> tuple[Tensor, Tensor]:
         """Return a of some rows, (rank, rows), and b, (rank, columns), of the matrix `name`."""
-        sides = (("left", first, rows), ("right", 0, self.columns))
-        left, right = (
-            torch.stack(
-                [noise(seed, f"{name}:{k}", *of, device, purpose=side) for k in range(self.rank)]
-            )
-            for side, *of in sides
-        )
-        return left, right
+        left = noise_rows(self.streams("left", seed, name), first, rows, device)
+        return left, noise_rows(self.streams("right", seed, name), 0, self.columns, device)
+
+    def streams(self, side: str, seed: int, name: str) -> list[tuple[str, int, str]]:
+        """Return the purpose, seed and name of the noise that each a_k ("left") or b_k is."""
+        return [(side, seed, f"{name}:{k}") for k in range(self.rank)]
 
 
 def drawn(
@@ -106,7 +105,17 @@ def noise(
     Raises:
         ValueError: if the slice lies outside 0 to MAX_ELEMENTS.
     """
-    bits = random_bits(purpose, seed, name, start, count, device)
+    return noise_rows([(purpose, seed, name)], start, count, device)[0]
+
+
+def noise_rows(
+    streams: Sequence[tuple[str, int, str]],
+    start: int,
+    count: int,
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """Return a row of `noise` for each (purpose, seed, name): float32 (streams, count)."""
+    bits = _hashed(streams, start, count, device)
     high = bits >> 8
     high &= _BYTES_0_AND_2
     bits &= _BYTES_0_AND_2
@@ -132,17 +141,27 @@ def random_bits(
     the two keys of the hash. Multiplications wrap; shifts are masked, since int32 shifts
     keep the sign.
     """
+    return _hashed([(purpose, seed, name)], start, count, device)[0]
+
+
+def _hashed(
+    streams: Sequence[tuple[str, int, str]], start: int, count: int, device: torch.device | str
+) -> Tensor:
     if start < 0 or count < 0 or start + count > MAX_ELEMENTS:
         raise ValueError(f"elements {start} to {start + count}, expected 0 to {MAX_ELEMENTS}")
-    key_1, key_2 = hash_keys(purpose, seed, name)
+    keys = [
+        (_signed(key_1 + start * STRIDE), _signed(key_2))
+        for key_1, key_2 in (hash_keys(*stream) for stream in streams)
+    ]
+    first, second = torch.tensor(keys, dtype=torch.int32, device=device)[..., None].unbind(1)
     bits = torch.arange(count, dtype=torch.int32, device=device)
     bits *= _signed(STRIDE)
-    bits += _signed(key_1 + start * STRIDE)
+    bits = bits + first  # (streams, count)
     shifted = bits >> 16
     shifted &= 0xFFFF
     bits ^= shifted
     bits *= MIX_1
-    bits ^= _signed(key_2)
+    bits ^= second
     torch.bitwise_right_shift(bits, 15, out=shifted)
     shifted &= 0x1FFFF
     bits ^= shifted

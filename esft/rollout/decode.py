@@ -22,17 +22,22 @@ float32 (rows, vocabulary): returns what the argmax is taken of."""
 
 
 @torch.inference_mode()
-def shared_beginning(model, prompts: Sequence[tuple[int, ...]]) -> Beginning | None:
-    """Return what the model, as it is now, makes of the tokens that all prompts begin with.
+def shared_beginning(
+    model, prompts: Sequence[tuple[int, ...]], members: Sequence[int] | None = None
+) -> Beginning | None:
+    """Return what the model, as it is now, makes of the tokens that all prompts begin with: each
+    of the members that read them, where there are some.
 
     None where reading it once would save no time, or the model's cache cannot be continued by
     several rows. At least one token is left to each prompt.
     """
     alike = takewhile(lambda column: len({*column}) == 1, zip(*prompts, strict=False))
     shared = tuple(column[0] for column in alike)[: min(map(len, prompts)) - 1]
-    if len(shared) * (len(prompts) - 1) <= FORWARD:
+    readers = None if members is None else list(range(max(members) + 1))
+    copies = 1 if readers is None else len(readers)
+    if len(shared) * (len(prompts) - copies) <= FORWARD:
         return None
-    reader = _Reader(model, [shared], None)
+    reader = _Reader(model, [shared] * copies, None, readers)
     if not reader.is_plain:
         return None
     reader.read_prompts()
@@ -49,6 +54,7 @@ def decode(
     bend: Bend | None = None,
     beginning: Beginning | None = None,
     skipping: bool = False,
+    members: Sequence[int] | None = None,
 ) -> list[tuple[tuple[int, ...], bool]]:
     """Return the new tokens of each prompt, and whether all logits they came from were finite.
 
@@ -59,8 +65,9 @@ def decode(
         beginning: of all prompts, of this model as it is now.
         skipping: make nothing but the last tokens that the cap allows, behind a cache as large as
             the others would leave it, where the model's cache can be filled so: a trial of memory.
+        members: of each prompt, see `greedy_answers`.
     """
-    reader = _Reader(model, prompts, beginning)
+    reader = _Reader(model, prompts, beginning, members)
     made: list[list[int]] = [[] for _ in prompts]
     finite = [True] * len(prompts)
     rows = list(range(len(prompts)))  # which prompt is in which row of the reader
@@ -107,9 +114,14 @@ class _Reader:
     """
 
     def __init__(
-        self, model, prompts: Sequence[tuple[int, ...]], beginning: Beginning | None
+        self,
+        model,
+        prompts: Sequence[tuple[int, ...]],
+        beginning: Beginning | None,
+        members: Sequence[int] | None,
     ) -> None:
         self._model, self._beginning = model, beginning
+        self._members = None if members is None else list(members)  # of each row
         self._accepted = inspect.signature(model.forward).parameters
         # The cache is called past_key_values in early releases of transformers 5. The few models
         # that take none read all their tokens again for each new one.
@@ -136,15 +148,16 @@ class _Reader:
     def read_prompts(self) -> Tensor:
         """Return the logits of the first new token of each row, float32 (rows, vocabulary)."""
         if not self.is_plain:
-            return self._forward(self._tokens, self._gaps, self.cache, 0)
+            return self._forward(self._tokens, self._gaps, self._members, self.cache, 0)
         lengths = [self._tokens.shape[1] - gap for gap in self._gaps]
         logits, caches = [], []
         for group in groups(lengths):
             width = max(lengths[group])
             gaps = [width - length for length in lengths[group]]
-            caches.append(self._begun(gaps))
-            tokens = self._tokens[group, -width:]
-            logits.append(self._forward(tokens, gaps, caches[-1], caches[-1].get_seq_length()))
+            members = None if self._members is None else self._members[group]
+            caches.append(self._begun(gaps, members))
+            given = self._tokens[group, -width:], gaps, members
+            logits.append(self._forward(*given, caches[-1], caches[-1].get_seq_length()))
         self.cache = GrowingCache(caches)
         return torch.cat(logits)
 
@@ -152,7 +165,7 @@ class _Reader:
         """Append a token to each row; return the logits of the next."""
         known = 0 if self.cache is None else self._tokens.shape[1]
         self._tokens = torch.cat([self._tokens, tokens[:, None]], dim=1)
-        return self._forward(self._tokens, self._gaps, self.cache, known)
+        return self._forward(self._tokens, self._gaps, self._members, self.cache, known)
 
     def skip(self, count: int) -> None:
         """Take so many tokens as read, of whatever kind."""
@@ -163,6 +176,8 @@ class _Reader:
     def keep(self, order: list[int]) -> None:
         """Go on with these rows alone, in this order."""
         self._tokens, self._gaps = self._tokens[order], [self._gaps[row] for row in order]
+        if self._members is not None:
+            self._members = [self._members[row] for row in order]
         if isinstance(self.cache, GrowingCache):
             unused = min(self._gaps)  # columns that belonged to rows that are gone
             self.cache.keep(order, unused)
@@ -171,12 +186,20 @@ class _Reader:
         elif self.cache is not None:
             self.cache.batch_select_indices(torch.tensor(order, device=self._tokens.device))
 
-    def _begun(self, gaps: list[int]) -> DynamicCache:
+    def _begun(self, gaps: list[int], members: list[int] | None) -> DynamicCache:
         if self._beginning is None:
             return DynamicCache(config=self._model.config)
-        return self._beginning.cache(torch.tensor(gaps, device=self._tokens.device))
+        read = [0] * len(gaps) if members is None else members
+        return self._beginning.cache(*torch.tensor([gaps, read], device=self._tokens.device))
 
-    def _forward(self, tokens: Tensor, gaps: list[int], cache: Cache | None, known: int) -> Tensor:
+    def _forward(
+        self,
+        tokens: Tensor,
+        gaps: list[int],
+        members: list[int] | None,
+        cache: Cache | None,
+        known: int,
+    ) -> Tensor:
         """Read the tokens after the first `known`, which the cache holds."""
         before = torch.tensor(gaps, device=tokens.device)[:, None]
         columns = torch.arange(tokens.shape[1], device=tokens.device)
@@ -193,6 +216,8 @@ class _Reader:
         taken = {name: value for name, value in inputs.items() if name in self._accepted}
         if cache is not None:
             taken[self._name] = cache
+        if members is not None:
+            taken["members"] = members
         return self._model(**taken).logits[:, -1].float()
 
 

@@ -1,6 +1,6 @@
 """Rows as tokens, made once and used by every member."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from esft.errors import TaskError
 from esft.models.identity import stop_tokens
@@ -21,6 +21,17 @@ class EncodedRow:
     options: tuple[Continuation, ...] = ()
     references: tuple[Continuation, ...] = ()
     """Of each question; of a row with options the right one."""
+    member: int | None = None
+    """See `Continuation`."""
+
+    def of(self, member: int) -> "EncodedRow":
+        """Return the row for one of the members that a `BatchedModel` holds."""
+        given = (
+            tuple(replace(one, member=member) for one in several)
+            for several in (self.options, self.references)
+        )
+        options, references = given
+        return replace(self, options=options, references=references, member=member)
 
     def longest(self, max_new_tokens: int) -> int:
         """Return the tokens that a question takes at most, with its answer."""

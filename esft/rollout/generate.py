@@ -38,6 +38,7 @@ def greedy_answers(
     bend: Bend | None = None,
     on_batch: Callable[[Sequence[int], Sequence[Answer]], None] = lambda numbers, answers: None,
     skipping: bool = False,
+    members: Sequence[int] | None = None,
 ) -> list[Answer]:
     """Return the greedy answer to each prompt.
 
@@ -51,12 +52,14 @@ def greedy_answers(
         bend: changes the logits before the argmax; None takes them as they are.
         on_batch: called after each batch, with the numbers of its prompts and their answers.
         skipping: try the memory alone, see `decode`.
+        members: which member answers each prompt, of those that the model, a `BatchedModel`,
+            holds; None has the model as it is answer all.
     """
     stops = stop_tokens(model, tokenizer)
 
     @cache
     def beginning() -> Beginning | None:  # in a batch, which may run out of memory
-        return shared_beginning(model, prompts)
+        return shared_beginning(model, prompts, members)
 
     def answer(numbers: Sequence[int]) -> list[Answer]:
         def bent(rows: list[int], count: int, logits: Tensor) -> Tensor:
@@ -70,6 +73,7 @@ def greedy_answers(
             None if bend is None else bent,
             beginning(),
             skipping,
+            None if members is None else [members[number] for number in numbers],
         )
         return [
             Answer(tokenizer.decode(tokens, skip_special_tokens=True), finite, tokens)

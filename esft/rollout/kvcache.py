@@ -16,23 +16,24 @@ KeysValues = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Beginning:
-    """Tokens that all prompts begin with, and what each layer keeps of them: one row."""
+    """Tokens that all prompts begin with, and what each layer keeps of them: a row a member."""
 
     length: int
     layers: tuple[KeysValues, ...]
 
-    def cache(self, gaps: Tensor) -> DynamicCache:
+    def cache(self, gaps: Tensor, members: Tensor) -> DynamicCache:
         """Return the first `length` columns of rows of which each begins after its gap.
 
         So of a row with a gap there are only the beginning's first tokens; what stands in the gap
-        is finite and to be masked. `gaps` is (rows,).
+        is finite and to be masked. `gaps` and `members` are (rows,).
         """
         columns = torch.arange(self.length, device=gaps.device)
         tokens = (columns - gaps[:, None]).clamp_(min=0)  # (rows, length)
         cache = DynamicCache()
         for index, layer in enumerate(self.layers):
-            # (heads, rows, length, size) -> (rows, heads, length, size)
-            cache.update(*(kept[0][:, tokens].transpose(0, 1) for kept in layer), index)
+            # (rows, length, heads, size) -> (rows, heads, length, size)
+            read = (kept[members[:, None], :, tokens].transpose(1, 2) for kept in layer)
+            cache.update(*read, index)
         return cache
 
 

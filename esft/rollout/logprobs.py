@@ -26,6 +26,8 @@ class Continuation:
     """Context and continuation, without the last token, which predicts nothing."""
     targets: tuple[int, ...]
     """The continuation's tokens; the last len(targets) positions of `tokens` predict them."""
+    member: int | None = None
+    """Which member reads it, of those that a `BatchedModel` holds; None for the model as it is."""
 
 
 @dataclass(frozen=True)
@@ -97,15 +99,27 @@ def vocabulary_logprobs(model, group: list[Continuation]) -> Tensor:
         for row, (whole, count) in enumerate(lengths)
         for position in range(whole - count, whole)
     ]
-    return torch.log_softmax(logits_at(model, padded, predicting), dim=-1)
+    members = members_of(group)
+    return torch.log_softmax(logits_at(model, padded, predicting, members), dim=-1)
+
+
+def members_of(group: Sequence[Item]) -> list[int] | None:
+    """Return the member of each row; None where the model reads them as it is."""
+    return None if group[0].member is None else [item.member for item in group]
 
 
 def logits_at(
-    model, tokens: Sequence[tuple[int, ...]], places: Sequence[tuple[int, int]], **inputs: Tensor
+    model,
+    tokens: Sequence[tuple[int, ...]],
+    places: Sequence[tuple[int, int]],
+    members: list[int] | None,
+    **inputs: Tensor,
 ) -> Tensor:
     """Return the logits at (row, position) `places` of `tokens`: float32, (places, vocabulary)."""
     rows, positions = torch.tensor(places, device=model.device).unbind(1)  # (places,) each
     ids = torch.tensor(tokens, device=model.device)  # (rows, width)
+    if members is not None:
+        inputs |= {"members": members, "predicting": rows}
     # Neither memory nor time goes to logits nobody looks at.
     with output_layer_sees(model, lambda hidden: hidden[rows, positions].unsqueeze(0)):
         return model(input_ids=ids, use_cache=False, **inputs).logits[0].float()

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 from esft.rollout.batches import Batches
-from esft.rollout.logprobs import LOGITS, Continuation, in_groups, logits_at
+from esft.rollout.logprobs import LOGITS, Continuation, in_groups, logits_at, members_of
 
 _ADDED = ("sdpa", "eager")
 """Attention that adds a mask, in whatever form, to its scores."""
@@ -31,6 +31,11 @@ class TokenTree:
     tokens: tuple[int, ...]
     paths: tuple[tuple[int, ...], ...]
     """Of each option: the places of its tokens in `tokens`."""
+
+    @property
+    def member(self) -> int | None:
+        """See `Continuation`; options of one row have one."""
+        return self.options[0].member
 
     @property
     def branches(self) -> bool:
@@ -109,7 +114,8 @@ def _logprobs(model, group: list[TokenTree]) -> list[list[float]]:
         for row, tree in enumerate(group)
         for place, token in tree.targets
     ]
-    logits = logits_at(model, padded, list(numbers), **_attention(model, group, width))
+    attention = _attention(model, group, width)
+    logits = logits_at(model, padded, list(numbers), members_of(group), **attention)
     index, targets = torch.tensor(pairs, device=model.device).unbind(1)  # (targets of all,) each
     logprobs = torch.log_softmax(logits, dim=-1)[index, targets]
     options = [option for tree in group for option in tree.options]
@@ -178,4 +184,4 @@ def _same_by_tree(model) -> bool:
 def _last_logits(model, tree: TokenTree) -> Tensor:
     """Return the logits that the last option's last token predicts with: (vocabulary,)."""
     inputs = _attention(model, [tree], len(tree.tokens))
-    return logits_at(model, [tree.tokens], [(0, tree.paths[-1][-1])], **inputs)[0]
+    return logits_at(model, [tree.tokens], [(0, tree.paths[-1][-1])], None, **inputs)[0]

@@ -155,7 +155,8 @@ class Rollout:
             results = [self._exact_result(one.references, forced) for one, forced in pairs]
             return lambda: results
         grading = Grading(encoded, self._graded, grader)
-        prompts = [prompt for one in encoded for prompt in one.prompts]
+        asked = [(prompt, one.member) for one in encoded for prompt in one.prompts]
+        prompts, members = zip(*asked, strict=True)
         greedy_answers(
             self.model,
             self.tokenizer,
@@ -163,6 +164,7 @@ class Rollout:
             self.max_new_tokens,
             self.batches,
             on_batch=grading.take,
+            members=None if members[0] is None else members,
         )
         return grading.results
 

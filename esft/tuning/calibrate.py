@@ -18,7 +18,7 @@ from esft.rollout.encode import EncodedRow
 from esft.rollout.evaluate import PART
 from esft.rollout.results import RowResult
 from esft.tuning.lead import deal
-from esft.tuning.population import Laps, Population
+from esft.tuning.population import Laps, Population, groups
 from esft.tuning.session import Session, fit_batch, open_session, rows_of_step
 from esft.tuning.tasks import EvalTask
 from esft.tuning.threads import fit_threads
@@ -70,9 +70,7 @@ def calibrate(recipe: Recipe, watcher: Watcher, ranks: int = 1) -> Times:
     rows = [session.train[number] for number in numbers]
     members = population(search.seed, 1, search.population, search.antithetic)
     watcher.phase("timing a member, an update and an evaluation")
-    roll_out_member(
-        session, members[0], rows[: session.rollout.batches.size]
-    )  # the first takes longer
+    roll_out(session, members[:1], rows[: session.rollout.batches.size])  # the first takes longer
     joules = energy_since(session.base.loaded.device)
     alone, timed_s, results = _a_member(session, members[1:], rows)
     spent = joules()
@@ -81,7 +79,7 @@ def calibrate(recipe: Recipe, watcher: Watcher, ranks: int = 1) -> Times:
     member = alone - one + engine
     evaluation = sum(evaluation_seconds(session, task) for task in session.tasks)
     update = update_seconds(session, members)
-    share = largest_share(map(len, Population(session).groups(members)), ranks)
+    share = largest_share(map(len, groups(members, session.members_together)), ranks)
     step = share * member + update + (EXCHANGE_S if ranks > 1 else 0.0)
     run = search.steps * step + _evaluations(session, ranks) * evaluation
     return Times(
@@ -150,12 +148,12 @@ def timed(session: Session, work: Callable[[], object]) -> tuple[float, object]:
     return time.monotonic() - began, result
 
 
-def roll_out_member(
-    session: Session, member: Member, rows: Sequence[EncodedRow]
-) -> list[RowResult]:
+def roll_out(
+    session: Session, members: Sequence[Member], rows: Sequence[EncodedRow]
+) -> list[list[RowResult]]:
     """Perturb, roll out and revert, as the loop does."""
     laps = Laps(session.base.loaded.device)
-    return Population(session).roll_out([member], rows, lambda done: None, laps)[0]
+    return Population(session).roll_out(members, rows, lambda done: None, laps)
 
 
 def _a_member(
@@ -163,17 +161,22 @@ def _a_member(
 ) -> tuple[float, float, list[RowResult]]:
     """Return how long a member takes, the median of a few where they are short, how long all of
     them took, and what the last made of the rows."""
-    took: list[float] = []
-    for member in members[:_TRIES]:
-        seconds, results = timed(session, partial(roll_out_member, session, member, rows))
-        took.append(seconds)
-        if sum(took) > _ENOUGH_S:
+    each, took = [], 0.0
+    for group in groups(members, session.members_together)[:_TRIES]:
+        some = [members[at] for at in group]
+        seconds, results = timed(session, partial(roll_out, session, some, rows))
+        each.append(seconds / len(group))
+        took += seconds
+        if took > _ENOUGH_S:
             break
-    return statistics.median(took), sum(took), results
+    return statistics.median(each), took, results[-1]
 
 
 def visit_seconds(session: Session, members: Sequence[Member], count: int) -> float:
-    """Return how long the weights take to hold some members and to come back."""
+    """Return how long the weights take to hold some members and to come back: none where members
+    share a batch."""
+    if session.batched is not None:
+        return 0.0
     base, sigma = session.base, session.recipe.search.sigma
 
     def visits() -> None:

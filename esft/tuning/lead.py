@@ -17,7 +17,7 @@ from esft.rollout.encode import EncodedRow
 from esft.rollout.results import RowResult
 from esft.runs.folder import RunFolder
 from esft.runs.records import RankShare
-from esft.tuning.population import Laps, Population
+from esft.tuning.population import Laps, Population, groups
 from esft.tuning.ranks import Ranks
 from esft.tuning.run_info import facts_of, software
 from esft.tuning.session import Session
@@ -97,7 +97,7 @@ class Spread(Population):
         laps: Laps,
     ) -> list[list[RowResult]]:
         """Return what each member made of `rows`, as one process would; see `Population`."""
-        whole = self._own.groups(members)
+        whole = groups(members, self._session.members_together)
         shares = deal([len(group) for group in whole], self._seconds_a_member())
         dealt = [[at for number in share for at in whole[number]] for share in shares]
         own = [members[at] for at in dealt[0]]

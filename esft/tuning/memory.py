@@ -40,6 +40,7 @@ class Batch:
     tokens: int  # of a sequence, as it is given
     answer: int = 0  # tokens that are then made one by one
     targets: int = 0  # positions of the batch whose logits are looked at together
+    noise: int = 0  # bytes of that of its members, where several share it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,14 +116,14 @@ def batch_bytes(shape: Shape, batch: Batch) -> int:
     if not batch.answer:
         # Log-probabilities beside the logits they are made of, in float32.
         logits = min(LOGITS, batch.targets * shape.vocabulary) * (8 if size == 4 else 8 + size)
-        return given * (token + 2 * shape.hidden * size) + logits
+        return batch.noise + given * (token + 2 * shape.hidden * size) + logits
     logits = rows * shape.vocabulary * (4 if size == 4 else 4 + size)
     whole = rows * (batch.tokens + -(-batch.answer // ROOM) * ROOM)
     # Each new token repeats a layer's keys and values for every head; once in ROOM tokens its
     # buffers are copied.
     layer = max(shape.token_bytes // shape.layers, 2 * shape.heads * shape.head * size)
     reading = given * (shape.token_bytes + token) + logits
-    return max(reading, whole * (shape.token_bytes + layer) + logits)
+    return batch.noise + max(reading, whole * (shape.token_bytes + layer) + logits)
 
 
 def batches_of(rollout: Rollout, encoded: Iterable[EncodedRow], size: int) -> Iterator[Batch]:

@@ -13,10 +13,10 @@ from esft.errors import RecipeError
 from esft.recipe.settings import Recipe, Search, with_settings
 from esft.rollout.encode import EncodedRow
 from esft.rollout.results import RowResult, mean_reward
-from esft.tuning.calibrate import roll_out_member, timed, update_seconds, visit_seconds
+from esft.tuning.calibrate import roll_out, timed, update_seconds, visit_seconds
 from esft.tuning.plan import moving_sigma
 from esft.tuning.session import Opened, Session, fit_batch, open_session, rows_of_step
-from esft.tuning.tasks import EvalTask
+from esft.tuning.tasks import EvalTask, sequences_of
 from esft.tuning.threads import fit_threads
 from esft.tuning.watcher import Watcher
 
@@ -81,10 +81,12 @@ class Price:
     row: float  # of that, for each row
     member: float  # beside its rollout: its visit, and its part of the update
     evaluation: float  # of target and prior tasks
+    shared: bool = False  # batches by members, so that all are full
 
     def rollout(self, rows: int) -> float:
         """Return what a rollout of so many rows takes."""
-        return math.ceil(rows / self.batch) * self.call + rows * self.row
+        calls = rows / self.batch
+        return (calls if self.shared else math.ceil(calls)) * self.call + rows * self.row
 
 
 def fit_minutes(
@@ -162,7 +164,7 @@ def _try_members(
     `seconds` are spent on it, or fewer."""
     recipe, train = session.recipe, session.train
     sample = [train[row] for row in rows_of_step(1, len(train), len(train), recipe.search.seed)]
-    roll_out_member(session, _two(session)[0], sample[:1])  # the first takes longer
+    roll_out(session, _two(session)[:1], sample[:1])  # the first takes longer
     few = sample[:FEWEST_TRIED]
     first, rest = (
         timed(session, lambda rows=rows: session.rollout.roll_out(rows))[0]
@@ -212,14 +214,15 @@ def _sigma(
     members = _two(session)
     if not fixed:
         sigma, why = _rounded(SIGMA * root_mean_square(weights)), "a thirtieth of the weights' size"
-        moving = moving_sigma(weights, members[0], sigma)
+        # Members that share a batch change no weight, so that none of their noise rounds away.
+        moving = 0.0 if session.batched else moving_sigma(weights, members[0], sigma)
         if moving > sigma:
             sigma, why = moving, "smaller ones round away in the weights' dtype"
     reward = mean_reward(base)
     for _ in range(TRIES):
         tried = replace(session, recipe=with_settings(session.recipe, {"search.sigma": sigma}))
         began = time.monotonic()
-        results = [roll_out_member(tried, member, sample) for member in members]
+        results = [roll_out(tried, [member], sample)[0] for member in members]
         took = (time.monotonic() - began) / len(members)
         scored = sum(map(mean_reward, results)) / len(results)
         if fixed:
@@ -239,17 +242,18 @@ def _price(session: Session, sample: Sequence[EncodedRow], took: float) -> Price
     members = population(session.recipe.search.seed, 0, POPULATION[1], False)
     one, another = (visit_seconds(session, members, count) for count in (1, 2))
     few = sample[: max(1, len(sample) // 4)]
-    some, _ = timed(session, lambda: roll_out_member(session, members[0], few))
+    some, _ = timed(session, lambda: roll_out(session, members[:1], few))
     took, some = (max(1e-6, seconds - one) for seconds in (took, some))
     row = (took - some) / max(1, len(sample) - len(few))
     row = min(max(row, LEAST * took / len(sample)), took / len(sample))
-    sequences = max(len(one.prompts) + len(one.options) + len(one.references) for one in sample)
+    sequences = max(map(sequences_of, sample))
     price = Price(
         batch=max(1, session.rollout.batches.size // sequences),
         call=took - len(sample) * row,
         row=row,
         member=max(0.0, another - one) + update_seconds(session, members) / len(members),
         evaluation=0.0,
+        shared=session.batched is not None,
     )
 
     def evaluation(task: EvalTask) -> float:

@@ -31,8 +31,9 @@ def tell_plan(session: Session, run_path: Path, watcher: Watcher) -> None:
     dtype = str(loaded.dtype).removeprefix("torch.")
     watcher.phase("working out what the run will do")
     member = population(search.seed, 1, search.population, search.antithetic)[0]
+    shared = session.batched is not None  # then noise is added to no weight
     sigma, _ = search.at(search.steps)  # the smallest
-    unmoved = unmoved_share(base.weights, member, sigma)
+    unmoved = 0.0 if shared else unmoved_share(base.weights, member, sigma)
     threads = torch.get_num_threads()
     kernels = f", kernels: {base.weights.kernels.name}"
     if loaded.device.type == "cpu":
@@ -90,8 +91,24 @@ def work_lines(work: Work, numel: int, how: str = "") -> tuple[list[tuple[str, s
         )
     if search.low_rank is not None:
         what = "of matrices, full for their biases; the rest, such as norms, stays as it is"
-        lines.append(("noise", f"of rank {search.rank} {what}"))
+        lines += [("noise", f"of rank {search.rank} {what}"), ("", _sharing(work))]
     return [*lines, ("decay", decay)], warning
+
+
+def _sharing(work: Work) -> str:
+    """Return how many members share a batch, and where that brings nothing."""
+    together = work.members_together
+    if together == 1:
+        return (
+            f"no batch is shared: the {work.sequences} sequences of a member fill one, or there is "
+            "no memory for more; this noise brings no speed then"
+        )
+    text = f"{together} members share a batch, {together * work.sequences} sequences"
+    shape = shape_of(work.model.model)
+    longest = max(one.tokens + one.answer for one in work.batches)
+    if work.sequences * longest * shape.token_bytes >= shape.nbytes:
+        text += "; their texts are so long that it brings little"
+    return text
 
 
 def memory_lines(memory: Memory, room: Room) -> list[tuple[str, str]]:
@@ -203,6 +220,8 @@ def _exactness(session: Session) -> str:
     if anchor.store == "disk" != session.recipe.anchor.store:
         lies += ", since memory for a copy is short"
     kept = f"the drift kept in {anchor.drift}"
+    if session.batched is not None:
+        return f"no trial changes a weight; {kept}, {lies}"
     if revert_way(base.drift) == "restore":
         return f"each trial is undone to the bit, from {kept} and {lies}"
     return f"each trial is undone to the bit, by a log; {kept}, {lies}"

@@ -1,9 +1,10 @@
 """The population of a step: members and rows in, rewards out."""
 
 import time
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import fields
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor
+from contextlib import AbstractContextManager, closing, nullcontext
+from dataclasses import fields, replace
 from itertools import accumulate, groupby
 from typing import Literal
 
@@ -44,11 +45,31 @@ class Laps:
         return StepTimes(**self._seconds)
 
 
-class Population:
-    """Rolls out members one after the other, on the one model there is.
+def groups(members: Sequence[Member], together: int = 1) -> list[range]:
+    """Return the places of the members that are rolled out in one piece, group by group.
 
-    The loop sees rewards and not how they came about: members in one batch, or on other
-    processes, are another class with these methods.
+    The members alone say which those are, never the number of processes that share them, on which
+    a result must not depend: of some of the groups, in their order, they are the same groups. Each
+    has `together` members, or fewer where no more are left or the two of an antithetic pair would
+    be apart; a pair at least.
+    """
+    sizes: list[int] = []
+    for _, same in groupby(members, key=lambda member: member.seed):
+        size = len(list(same))
+        if sizes and sizes[-1] + size <= together:
+            sizes[-1] += size
+        else:
+            sizes.append(size)
+    ends = list(accumulate(sizes))
+    return [range(end - size, end) for end, size in zip(ends, sizes, strict=True)]
+
+
+class Population:
+    """Rolls out members on the one model there is: one after the other or, where their noise is of
+    low rank, groups of them in the same batches, with the weights as they are.
+
+    The loop sees rewards and not how they came about: members on other processes are another class
+    with these methods.
     """
 
     shares: tuple[RankShare, ...] | None = None
@@ -56,16 +77,9 @@ class Population:
 
     def __init__(self, session: Session) -> None:
         self._session = session
-
-    def groups(self, members: Sequence[Member]) -> list[range]:
-        """Return the places of the members that are rolled out in one piece, group by group.
-
-        Recipe and batch say which those are, and never the number of processes that share them, on
-        which no result may depend: of some of the groups alone, in their order, `roll_out` makes
-        the same. Here they are the two of each antithetic pair, and others alone.
-        """
-        sizes = [len(list(same)) for _, same in groupby(members, key=lambda member: member.seed)]
-        return [range(end - size, end) for end, size in zip(accumulate(sizes), sizes, strict=True)]
+        self._batched = session.batched
+        if self._batched is not None:
+            self._rollout = replace(session.rollout, model=self._batched)
 
     def roll_out(
         self,
@@ -77,27 +91,52 @@ class Population:
         """Return what each member made of `rows`, row by row, in the members' order.
 
         The weights are exactly as they were at the end. `on_members` is called with the number of
-        members done, each time some are. A member's last answers are graded while the next one
-        decodes; no more than one member waits for its grades.
+        members done, each time some are. The last answers of a group, or of a member where each is
+        alone, are graded while the next one decodes; no more than one waits for its grades.
         """
-        base, sigma = self._session.base, self._session.sigma
-        results: list[list[RowResult]] = []
-        with one_grader() as grader:
+        results: list[RowResult] = []
+        # Closed, so that an error leaves the weights as they were before it is seen.
+        with (
+            one_grader() as grader,
+            closing(self._begin_each(members, rows, grader, laps)) as begin_each,
+        ):
             waiting: list[Callable[[], list[RowResult]]] = []
+            done = 0
+            for count, begun in begin_each:
+                waiting.append(begun)
+                laps.lap("rollout")
+                if len(waiting) > 1:
+                    results += waiting.pop(0)()
+                    laps.lap("grading")
+                done += count
+                on_members(done)
+            laps.lap("engine")
+            results += [result for graded in waiting for result in graded()]
+            laps.lap("grading")
+        return [results[at : at + len(rows)] for at in range(0, len(results), len(rows))]
+
+    def _begin_each(
+        self,
+        members: Sequence[Member],
+        rows: Sequence[EncodedRow],
+        grader: Executor,
+        laps: Laps,
+    ) -> Iterator[tuple[int, Callable[[], list[RowResult]]]]:
+        """Yield how many members were rolled out, and what waits for their grades; see `begin`."""
+        base, sigma = self._session.base, self._session.sigma
+        if self._batched is None:
             with visiting(base.weights, sigma, base.drift) as visit:
-                for done, member in enumerate(members, start=1):
+                for member in members:
                     visit(member)
                     laps.lap("engine")
-                    waiting.append(self._session.rollout.begin(rows, grader))
-                    laps.lap("rollout")
-                    if len(waiting) > 1:
-                        results.append(waiting.pop(0)())
-                        laps.lap("grading")
-                    on_members(done)
-            laps.lap("engine")
-            results += [graded() for graded in waiting]
-            laps.lap("grading")
-        return results
+                    yield 1, self._session.rollout.begin(rows, grader)
+            return
+        for group in groups(members, self._session.members_together):
+            with self._batched.members([members[at] for at in group], sigma):
+                laps.lap("engine")
+                sequences = [row.of(at) for at in range(len(group)) for row in rows]
+                begun = self._rollout.begin(sequences, grader)
+            yield len(group), begun
 
     def score(
         self, task: EvalTask, parts: Sequence[Sequence[EncodedRow]], at_base: bool = False

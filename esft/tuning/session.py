@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from esft.engine import Drift, Weights
+from esft.engine.batched import BatchedModel, most_members, vectors_numel
 from esft.engine.noise import derived_seed
 from esft.engine.weights import chosen_names, identity
 from esft.errors import AnchorError, RecipeError
@@ -19,7 +20,14 @@ from esft.rollout.batches import Batches
 from esft.rollout.encode import EncodedRow
 from esft.rollout.rollout import Rollout
 from esft.tuning.memory import Batch, Memory, Room, batches_of, memory_of, placed, room_on
-from esft.tuning.tasks import EvalTask, eval_task, find_batch, prior_rows, task_and_rows
+from esft.tuning.tasks import (
+    EvalTask,
+    eval_task,
+    find_batch,
+    prior_rows,
+    sequences_of,
+    task_and_rows,
+)
 from esft.tuning.watcher import Watcher
 
 
@@ -123,9 +131,41 @@ class Work:
     @property
     def batches(self) -> list[Batch]:
         """The largest batches of its tasks."""
-        size, target = self.rollout.batches.size, (self.rollout, self.train)
-        pairs = [target, *((task.rollout, task.encoded) for task in self.tasks)]
-        return [batch for pair in pairs for batch in batches_of(*pair, size)]
+        size, members = self.rollout.batches.size, self.members_together
+        tried = batches_of(self.rollout, self.train * members, size)
+        evaluated = [batches_of(task.rollout, task.encoded, size) for task in self.tasks]
+        noise = members * self._noise_bytes
+        return [
+            *(replace(batch, noise=noise) for batch in tried),
+            *(batch for batches in evaluated for batch in batches),
+        ]
+
+    @property
+    def members_together(self) -> int:
+        """How many members share batches at most: those whose rows fill one, and whose noise fits.
+
+        Fixed by the recipe and the batch, so that it changes no result who rolls them out.
+        """
+        if self.recipe.search.low_rank is None:
+            return 1
+        fit = self.rollout.batches.size // self.sequences
+        return max(1, min(fit, most_members(self._noise_bytes), self.recipe.search.population))
+
+    @property
+    def sequences(self) -> int:
+        """How many a member has in a step, at most."""
+        rows = self.recipe.task.rows_per_step or len(self.train)
+        return rows * max(map(sequences_of, self.train))
+
+    @property
+    def _noise_bytes(self) -> int:
+        """What the noise of a member takes that shares a batch with others."""
+        model, rank = self.recipe.model, self.recipe.search.low_rank
+        if rank is None:
+            return 0
+        shape = shape_of(self.model.model)
+        names = chosen_names(shape.parameters, model.include, model.exclude, rank)
+        return shape.itemsize * vectors_numel([shape.parameters[name] for name in names], rank)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +173,8 @@ class Session(Work):
     """Everything between a recipe and its first step."""
 
     base: Base
+    batched: BatchedModel | None
+    """Its model, where members share batches: with noise of low rank."""
 
     @property
     def sigma(self) -> float:
@@ -183,7 +225,19 @@ def open_session(recipe: Recipe, batch: int | None = None, opened: Opened | None
     globs = model.include, model.exclude
     rest = work.room, work.batches, work.recipe.search.low_rank
     base = open_base(work.model, recipe.anchor, seed, *globs, *rest)
-    return Session(**vars(work), base=base)
+    batched = None if work.recipe.search.low_rank is None else _batched(base)
+    return Session(**vars(work), base=base, batched=batched)
+
+
+def _batched(base: Base) -> BatchedModel:
+    try:
+        return BatchedModel(base.loaded.model, base.weights)
+    except ValueError as error:
+        raise RecipeError(
+            f"search.noise is lowrank: {error}",
+            hint="leave it out by --set model.exclude, a list of globs on names, or take "
+            "--noise full",
+        ) from error
 
 
 def with_seed(recipe: Recipe) -> Recipe:
@@ -240,4 +294,6 @@ def fit_batch(session: Session, watcher: Watcher, sharing: int = 1) -> None:
         return
     watcher.phase("finding how many sequences fit into memory")
     per_step = settings.train if settings.rows_per_step is None else settings.rows_per_step
+    if session.batched is not None:  # members share batches
+        per_step *= session.recipe.search.population
     session.rollout.batches.size = find_batch(session.tasks, session.train, per_step, sharing)

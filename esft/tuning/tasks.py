@@ -128,7 +128,7 @@ def find_batch(
         kind = task.rollout.scoring
         if kind not in longest or tokens > longest[kind][0]:
             longest[kind] = tokens, task.rollout, rows
-    sequences = max(len(one.prompts) + len(one.options) + len(one.references) for one in train)
+    sequences = max(map(sequences_of, train))
     most = min(MOST[device.type], max(PART, per_step * sequences))
     sharing = 1 if device.type == "cuda" else sharing
 
@@ -138,6 +138,11 @@ def find_batch(
     for _, rollout, rows in longest.values():
         most = largest_batch(partial(rollout.fill, rows), device, most, free)
     return most
+
+
+def sequences_of(row: EncodedRow) -> int:
+    """Return how many sequences a row puts into a batch, at most."""
+    return len(row.prompts) + len(row.options) + len(row.references)
 
 
 def task_and_rows(settings: TaskSettings) -> tuple[Task, Split]:

@@ -56,7 +56,7 @@ def test_kolmogorov_distance_to_the_normal_law_is_small(draws):
 def test_no_draw_is_larger_than_the_bound(monkeypatch):
     extremes = torch.tensor([-1, 0], dtype=torch.int32)  # all bytes 255, all bytes 0
     module = import_module("esft.engine.noise")  # the package's own `noise` is the function
-    monkeypatch.setattr(module, "random_bits", lambda *_: extremes)
+    monkeypatch.setattr(module, "_hashed", lambda *_: extremes[None])
 
     highest, lowest = noise(0, "weight", 0, 2).tolist()
 

@@ -106,13 +106,14 @@ def test_joining_empties_the_caches_it_is_made_of():
 
 
 def test_a_beginning_lies_behind_the_gap_of_each_row():
-    keys, values = states(1, 5, torch.Generator().manual_seed(0))
+    keys, values = states(2, 5, torch.Generator().manual_seed(0))
+    gaps, members = torch.tensor([0, 2, 9]), torch.tensor([1, 0, 1])
 
-    (kept,) = held(Beginning(5, ((keys, values),)).cache(torch.tensor([0, 2, 9])))
+    (kept,) = held(Beginning(5, ((keys, values),)).cache(gaps, members))
 
-    for row, gap in enumerate([0, 2, 5]):
+    for row, (gap, member) in enumerate([(0, 1), (2, 0), (5, 1)]):
         for one, whole in zip(kept, (keys, values), strict=True):
-            assert one[row, :, gap:].equal(whole[0, :, : 5 - gap])
+            assert one[row, :, gap:].equal(whole[member, :, : 5 - gap])
             assert one.isfinite().all()
 
 

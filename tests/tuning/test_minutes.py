@@ -199,10 +199,10 @@ def test_a_sigma_that_changes_no_answer_is_doubled_unless_it_was_typed(tmp_path,
 
 
 def test_a_sigma_that_loses_half_of_the_reward_is_halved(tmp_path, monkeypatch):
-    def lose(session, member, rows):
-        return [RowResult(reward=-1e6, correct=False) for _ in rows]
+    def lose(session, members, rows):
+        return [[RowResult(reward=-1e6, correct=False) for _ in rows] for _ in members]
 
-    monkeypatch.setattr("esft.tuning.minutes.roll_out_member", lose)
+    monkeypatch.setattr("esft.tuning.minutes.roll_out", lose)
     recipe = a_recipe(tmp_path)
 
     once, often = (tried(recipe, monkeypatch, tries) for tries in (1, 3))
@@ -220,3 +220,9 @@ def test_a_price_counts_batches_and_rows():
     price = a_price(batch=10, call=3.0, row=0.5)
 
     assert [price.rollout(rows) for rows in (1, 10, 11, 30)] == [3.5, 8.0, 11.5, 24.0]
+
+
+def test_members_that_share_batches_pay_their_part_of_them():
+    price = a_price(batch=10, call=3.0, row=0.5, shared=True)
+
+    assert [price.rollout(rows) for rows in (1, 10, 11)] == pytest.approx([0.8, 8.0, 8.8])

@@ -13,14 +13,12 @@ from tiny_runs import a_recipe, info_of, jsonl
 
 import esft.tuning.ranks
 from esft.engine.drift import Drift
-from esft.engine.members import Member
 from esft.errors import TaskError
 from esft.evals.run import EvalRequest
 from esft.recipe.settings import Prior, Run
 from esft.rollout.rollout import Rollout
 from esft.runs.folder import RunFolder
 from esft.tuning.lead import deal
-from esft.tuning.population import Population
 
 KINDS = {
     "float32": {"model": tiny_llama, "noise": {}},
@@ -177,15 +175,6 @@ def test_a_rank_that_fails_or_hangs_ends_the_others_wherever_they_are(how, says)
     assert leader.error.hint
     assert [one.code for one in followers] == [1, 1]
     assert all(one.error is None or one.error.quiet for one in followers)
-
-
-def test_groups_are_pairs_and_single_members_whatever_comes_before_them():
-    groups = Population(None).groups
-    members = [Member(5, 1), Member(5, -1), Member(7), Member(8, 1), Member(8, -1)]
-
-    assert groups(members) == [range(2), range(2, 3), range(3, 5)]
-    assert groups(members[2:]) == [range(1), range(1, 3)]
-    assert groups([]) == []
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 8])

@@ -1,0 +1,91 @@
+"""Members in one batch, against one after the other and against plain rollouts of the same rows."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from esft.bench.timing import Spread, in_turns, ratio, spread
+from esft.engine import Weights
+from esft.engine.batched import BatchedModel
+from esft.engine.members import population
+from esft.engine.perturb import visiting
+from esft.models.load import LoadedModel
+from esft.rollout.batches import Batches
+from esft.rollout.encode import EncodedRow
+from esft.rollout.results import RowResult
+from esft.rollout.rollout import Rollout
+
+RANK = 1
+SIGMA = 1e-6
+"""So small that all members make the answers of the model as it is, as far as they can tell: the
+three ways have the same to do."""
+
+TOGETHER, ALONE, PLAIN = "one batch", "one at a time", "plain"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharedRate:
+    """Rows of several members rolled out in one way and in one batch size."""
+
+    scoring: str
+    batch: int
+    members: int
+    rows: int  # of each member
+    rows_per_second: Spread  # of all members, in one batch
+    of_plain: Spread  # plain seconds over those in one batch
+    speedup: Spread  # seconds one at a time over those in one batch
+    same: int  # rows of all members that came out the same in one batch and one at a time
+
+
+def bench_population(
+    loaded: LoadedModel,
+    rollouts: Sequence[tuple[Rollout, Sequence[EncodedRow]]],
+    members: int,
+    batches: Sequence[int],
+    rounds: int,
+) -> tuple[SharedRate, ...]:
+    """Time members with noise of rank 1 on the same rows, in three ways.
+
+    Plain reads the same sequences, as often as there are members, with the weights as they are.
+    ValueError as `BatchedModel`.
+    """
+    weights = Weights(loaded.model, rank=RANK)
+    batched = BatchedModel(loaded.model, weights)
+    tried = population(0, 1, members)
+
+    def rate(rollout: Rollout, rows: Sequence[EncodedRow], batch: int) -> SharedRate:
+        plain = replace(rollout, batches=Batches(batch))
+        shared = replace(plain, model=batched)
+
+        def together() -> list[RowResult]:
+            with batched.members(tried, SIGMA):
+                return shared.roll_out([row.of(at) for at in range(members) for row in rows])
+
+        def alone() -> list[RowResult]:
+            results = []
+            with visiting(weights, SIGMA) as visit:
+                for member in tried:
+                    visit(member)
+                    results += plain.roll_out(rows)
+            return results
+
+        ways: dict[str, Callable[[], list[RowResult]]] = {TOGETHER: together, ALONE: alone}
+        pairs = zip(*(work() for work in ways.values()), strict=True)  # warms up, too
+        same = sum(one.answers == other.answers for one, other in pairs)
+        ways[PLAIN] = lambda: plain.roll_out([*rows] * members)
+        works = {way: {rollout.scoring: work} for way, work in ways.items()}
+        took = {
+            way: seconds[rollout.scoring]
+            for way, seconds in in_turns(works, rounds, loaded.device).items()
+        }
+        return SharedRate(
+            scoring=rollout.scoring,
+            batch=batch,
+            members=members,
+            rows=len(rows),
+            rows_per_second=spread([members * len(rows) / taken for taken in took[TOGETHER]]),
+            of_plain=ratio(took[PLAIN], took[TOGETHER]),
+            speedup=ratio(took[ALONE], took[TOGETHER]),
+            same=same,
+        )
+
+    return tuple(rate(*pair, batch) for pair in rollouts for batch in batches)
