@@ -16,7 +16,7 @@ from esft.rollout.encode import EncodedRow, encode_row
 from esft.rollout.generate import Answer, greedy_answers
 from esft.rollout.grading import Grading, one_grader
 from esft.rollout.logprobs import Continuation, TeacherForced, teacher_forced
-from esft.rollout.options import option_logprobs, tree_span
+from esft.rollout.options import option_logprobs, tree_span, trees_of
 from esft.rollout.results import RowResult
 from esft.tasks.task import Row, Task
 
@@ -72,6 +72,12 @@ class Rollout:
                 )
             encoded.append(one)
         return tuple(encoded)
+
+    def sequences(self, one: EncodedRow) -> int:
+        """Return how many sequences of a batch a row is in a rollout."""
+        if self._rewards_are_of_answers and self.scoring != "exact":
+            return len(one.prompts) or len(trees_of(one.options, self._span))
+        return len(one.references)
 
     def roll_out(self, encoded: Sequence[EncodedRow]) -> list[RowResult]:
         """Return the rewards that the model as it is now gets, in row order.

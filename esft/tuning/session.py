@@ -3,7 +3,8 @@
 import math
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
 
 from esft.engine import Drift, Weights
 from esft.engine.batched import BatchedModel, most_members, vectors_numel
@@ -25,7 +26,6 @@ from esft.tuning.tasks import (
     eval_task,
     find_batch,
     prior_rows,
-    sequences_of,
     task_and_rows,
 )
 from esft.tuning.watcher import Watcher
@@ -151,11 +151,11 @@ class Work:
         fit = self.rollout.batches.size // self.sequences
         return max(1, min(fit, most_members(self._noise_bytes), self.recipe.search.population))
 
-    @property
+    @cached_property
     def sequences(self) -> int:
         """How many a member has in a step, at most."""
         rows = self.recipe.task.rows_per_step or len(self.train)
-        return rows * max(map(sequences_of, self.train))
+        return rows * max(map(self.rollout.sequences, self.train))
 
     @property
     def _noise_bytes(self) -> int:
@@ -226,7 +226,9 @@ def open_session(recipe: Recipe, batch: int | None = None, opened: Opened | None
     rest = work.room, work.batches, work.recipe.search.low_rank
     base = open_base(work.model, recipe.anchor, seed, *globs, *rest)
     batched = None if work.recipe.search.low_rank is None else _batched(base)
-    return Session(**vars(work), base=base, batched=batched)
+    return Session(
+        **{one.name: getattr(work, one.name) for one in fields(work)}, base=base, batched=batched
+    )
 
 
 def _batched(base: Base) -> BatchedModel:

@@ -32,7 +32,7 @@ KINDS = {
 def recipe_in(folder, name="run", kind="float32", **changes):
     """Return a recipe with pairs, prior tasks and evaluations on the way."""
     kind = KINDS[kind]
-    task = {"reward": "logprob", "train": 8, "holdout": 70, "rows_per_step": 4}
+    task = {"reward": "logprob", "train": 8, "holdout": 70, "rows_per_step": 4, "batch": 8}
     search = {"antithetic": True, "population": 6, "steps": 3} | kind["noise"] | changes
     recipe = a_recipe(folder, model=kind["model"](), task=task, **search)
     recipe = replace(recipe, task=replace(recipe.task, name="subtract-two-digits"))
