@@ -54,7 +54,9 @@ def _run_lines(outcome: Outcome) -> list[str]:
     if outcome.grader_failures:
         failures = f"no score for {outcome.grader_failures:,} answers, which counted as 0"
         lines.append(f"grader     {failures}")
-    if outcome.best_step == 0:
+    if outcome.peak is not None:
+        lines.append(wrapped("peak       ", f"{outcome.peak}; model/ is that one"))
+    elif outcome.best_step == 0:
         lines.append("best       no evaluation has a better holdout reward than the base model")
     elif outcome.best_step not in (None, outcome.steps):
         best = f"step {outcome.best_step} has the best holdout reward"
@@ -82,7 +84,8 @@ def _sentence(outcome: Outcome) -> list[str]:
     from esft.evals.summary import summary
     from esft.report.read import recorded_tasks
 
-    tasks, _ = recorded_tasks(Path(outcome.run_path))
+    kept = None if outcome.peak is None else outcome.peak.step
+    tasks, _ = recorded_tasks(Path(outcome.run_path), kept)
     return [wrapped("", f"{summary(tasks)}.")]
 
 
@@ -96,7 +99,7 @@ def _next(outcome: Outcome) -> list[str]:
     }
     if outcome.stopped:
         commands = {f"esft resume {run}": "go on with it"} | commands
-    elif outcome.best_step == 0:
+    elif outcome.best_step == 0 and outcome.peak is None:
         more = {f"esft resume {run} --steps {2 * outcome.steps}": "twice as many steps"}
         commands = more | commands
     width = max(map(len, commands))
@@ -109,6 +112,7 @@ def _record(outcome: Outcome) -> dict[str, object]:
     return {name: getattr(outcome, name) for name in plain} | {
         "run": outcome.run_path,
         "model": outcome.model_path,
+        "peak": None if outcome.peak is None else vars(outcome.peak),
         "base": outcome.base.figures(),
         "tuned": outcome.tuned.figures(),
         "priors": {

@@ -75,6 +75,8 @@ class TaskResult:
     kl: tuple[KlPair, ...] = ()
     scoring: str | None = None
     hash: str | None = None  # of its rows
+    kept: int | None = None
+    """The step whose model the run kept, where it is an earlier one than the last: its peak."""
 
     @property
     def before(self) -> StepScore | None:
@@ -83,12 +85,13 @@ class TaskResult:
 
     @property
     def after(self) -> StepScore | None:
-        """The last evaluation after it."""
-        return next((score for score in reversed(self.evaluations) if score.step != 0), None)
+        """The evaluation of the model that was kept: the last one after it, or the peak's."""
+        later = [score for score in self.evaluations if score.step != 0]
+        return next((score for score in later if score.step == self.kept), (later or [None])[-1])
 
     @property
     def change(self) -> Comparison | None:
-        """The last evaluation against the base."""
+        """What `after` is against the base."""
         step = None if self.after is None else self.after.step
         return next((change for change in self.comparisons if change.step == step), None)
 
@@ -183,7 +186,8 @@ def compared(
             lost_rows=tuple(ids[row] for row in paired.lost),
         )
         comparisons.append(comparison)
-    verdict = diagnose([correct for correct, _ in base], right, margin)
+    kept = {step: values for step, values in right.items() if step <= (task.kept or step)}
+    verdict = diagnose([correct for correct, _ in base], kept or right, margin)
     return replace(task, comparisons=tuple(comparisons), verdict=verdict)
 
 

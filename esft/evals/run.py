@@ -126,6 +126,7 @@ def run_eval(request: EvalRequest, watcher: Watcher, ranks: Ranks | None = None)
         require_alike(opened.facts(), ranks.replies(LOADING_S))
     source, steps, tasks = opened.source, opened.steps, opened.tasks
     run = None if source is None else source.run
+    kept = None if run is None or request.at is not None else run.info.peak
     drift, floor = _measure(request, steps, tasks, Measurer(steps, watcher, ranks))
     record = EvalRecord(
         model=steps.loaded.id,
@@ -135,7 +136,7 @@ def run_eval(request: EvalRequest, watcher: Watcher, ranks: Ranks | None = None)
         margin=request.margin,
         load=request.load,
         steps=steps.numbers,
-        tasks=tuple(task_result(task, request.margin) for task in tasks),
+        tasks=tuple(task_result(task, request.margin, kept) for task in tasks),
         drift=tuple(drift),
         noise_floor=floor,
         failed=opened.failed,
@@ -146,8 +147,9 @@ def run_eval(request: EvalRequest, watcher: Watcher, ranks: Ranks | None = None)
     return EvalResult(record=record, measured=tasks, path=str(path))
 
 
-def task_result(measured: MeasuredTask, margin: float) -> TaskResult:
-    """Return the figures of one task: evaluations, comparisons with the base, verdict, KL."""
+def task_result(measured: MeasuredTask, margin: float, kept: int | None = None) -> TaskResult:
+    """Return the figures of one task: evaluations, comparisons with the base, verdict, KL; `kept`
+    as `TaskResult` has it."""
     task = measured.task
     by_step = dict(zip(measured.steps, measured.evaluations, strict=True))
     result = TaskResult(
@@ -159,6 +161,7 @@ def task_result(measured: MeasuredTask, margin: float) -> TaskResult:
         kl=tuple(measured.kl),
         scoring=task.rollout.scoring,
         hash=rows_hash(one.row for one in task.encoded),
+        kept=kept,
     )
     rows = {
         step: [(float(bool(row.correct)), float(row.reward)) for row in evaluation.results]

@@ -256,7 +256,8 @@ class Run(Settings):
         True,
     )
     stop_after_peak: int | None = setting(
-        "End after so many evaluations (every prior.every steps) without a new best holdout reward",
+        "End with the model of the best holdout reward after so many evaluations (every "
+        "prior.every steps) that are lower, by more than noise could make",
         example=3,
         unset="go on to the last step",
         flag="--stop-after-peak",

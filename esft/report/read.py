@@ -32,7 +32,7 @@ def read_run(path: Path) -> RunNumbers:
     model, settings, numel = info.model, info.settings, info.model.tuned_parameters
     record = _noted(notes, None, RunFolder(path, info).read_journal)
     progress = _noted(notes, (), lambda: progress_of(path, record, numel))
-    recorded, answers = _noted(notes, ([], ()), lambda: recorded_tasks(path))
+    recorded, answers = _noted(notes, ([], ()), lambda: recorded_tasks(path, info.peak))
     measured, drift = _noted(notes, ([], ()), lambda: _evaluated(path, record, notes))
     return RunNumbers(
         name=path.resolve().name,
@@ -84,22 +84,26 @@ def _noted(notes: list[str], instead: T, read: Callable[[], T]) -> T:
     return instead
 
 
-def recorded_tasks(path: Path) -> tuple[list[TaskResult], tuple[TaskAnswers, ...]]:
-    """Return the tasks of evals.jsonl, each compared with its base row by row, and the answers."""
+def recorded_tasks(
+    path: Path, kept: int | None
+) -> tuple[list[TaskResult], tuple[TaskAnswers, ...]]:
+    """Return the tasks of evals.jsonl, each compared with its base row by row, and the answers;
+    `kept` as `TaskResult` has it."""
     tasks: dict[tuple[str, str], dict[int, RecordedScore]] = {}
     for score in scores(path):
         tasks.setdefault((score.role, score.task), {})[score.step] = score
     recorded, answers = [], []
     for (role, name), by_step in tasks.items():
         rows = {step: _rows(path, by_step[step]) for step in sorted(by_step)}
-        base, last = rows.get(0, {}), max(rows)
+        base, last = rows.get(0, {}), kept if kept in rows else max(rows)
         # Only steps whose rows are those of the base, all of them.
         same = {
             step: [(float(row.correct), row.reward) for row in of.values()]
             for step, of in rows.items()
             if of and [*of] == [*base]
         }
-        task = TaskResult(name=name, role=role, evaluations=tuple(by_step[step] for step in rows))
+        evaluations = tuple(by_step[step] for step in rows)
+        task = TaskResult(name=name, role=role, evaluations=evaluations, kept=kept)
         recorded.append(compared(task, same, [id for id, _ in base]))
         answers.append(answers_of(by_step[last], base, rows[last]) if last else None)
     answers.sort(key=lambda of: of is not None and of.role != "target")

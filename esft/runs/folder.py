@@ -39,12 +39,14 @@ class RunFolder:
         run.json says was begun, up to the step whose model was saved and as it was then."""
         record, problem = read_journal(self.journal_path), None
         saved, over = self.info.saved, self.info.state == "finished"
-        step = 0 if saved is None else saved.step
+        begun = {0: self.info.journal}
+        if saved is not None:
+            begun |= {saved.step: saved.journal, **dict([saved.end] if saved.end else [])}
+        step = max(begun)
         if record.last < step or (over and (record.last > step or record.torn)):
             torn = " and a line that was cut off" if record.torn else ""
             problem = f"has {counted(record.last)}{torn}, expected {step}, which were saved"
-        begun = {} if saved is None else {step: saved.journal}
-        for at, checksum in (begun | {0: self.info.journal}).items():
+        for at, checksum in begun.items():
             if at <= record.last and record.checksums[at] != checksum:
                 problem = f"is another journal: step {at} has checksum {record.checksums[at]}, "
                 problem += f"expected {checksum}"

@@ -61,7 +61,7 @@ def _listed(path: Path) -> tuple[ListedRun, dict[str, object]]:
         known["started"], known["model"], settings = info.started, info.model.id, info.settings
         known["task"], known["planned"] = settings["task.name"], settings["search.steps"]
         for score in scores(path):
-            if score.role == "target":
+            if score.role == "target" and score.step <= (info.peak or score.step):
                 when = "" if score.step else "_before"
                 known[f"accuracy{when}"], known[f"reward{when}"] = score.accuracy, score.reward
         for step in metrics(path)[-1:]:

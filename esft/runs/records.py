@@ -51,6 +51,9 @@ class Saved:
     weights: str  # their identity
     journal: str  # checksum of the line of its step
     files: dict[str, str]  # sha256 of those that are no weights
+    end: tuple[int, str] | None = None
+    """The last step and the checksum of its line, where the model is of an earlier one: the peak
+    that ended the run."""
 
     def __post_init__(self) -> None:
         _require("step", self.step, 0)
@@ -96,6 +99,11 @@ class RunInfo:
         except RecipeError as error:
             raise ValueError(str(error)) from error
         object.__setattr__(self, "settings", settings_of(recipe))  # also those that came since
+
+    @property
+    def peak(self) -> int | None:
+        """The step whose model was kept since it was the peak; None where that of the last was."""
+        return None if self.saved is None or self.saved.end is None else self.saved.step
 
     @property
     def batch(self) -> int:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -74,10 +75,10 @@ class Snapshots:
             raise SnapshotError(f"{path} is of step {state.steps}")
         return state
 
-    def prune(self, best: int | None) -> None:
-        """Remove all but the newest and that of the best step."""
+    def prune(self, best: Collection[int | None]) -> None:
+        """Remove all but the newest and those of the best steps."""
         for step in self.steps()[NEWEST:]:
-            if step != best:
+            if step not in best:
                 self.path(step).unlink(missing_ok=True)
 
     def drop_after(self, step: int) -> None:

@@ -26,6 +26,7 @@ from esft.runs.records import StepMetrics, StepTimes, search_scales, sum_of_time
 from esft.tuning.answers import keep_answers, samples, shown_before_and_after, step_samples
 from esft.tuning.clock import Clock, busy_machine, long_run
 from esft.tuning.first_steps import refuse_destroyed, weak_start
+from esft.tuning.peak import Peak
 from esft.tuning.population import Laps, Population
 from esft.tuning.rebuild import seconds_a_noise
 from esft.tuning.recorder import Recorder
@@ -68,10 +69,12 @@ class Loop:
                 f"memory ran out in step {recorder.done + 1}, outside the rollouts: {error}",
                 hint="take a smaller model or --dtype bfloat16, or free memory on the device",
             ) from error
-        stopped = not recorder.over()
-        return self._outcome(stopped, *recorder.finish())
+        stopped, peak = not recorder.over(), recorder.peak()
+        return self._outcome(stopped, peak, *recorder.finish())
 
-    def _outcome(self, stopped: bool, target: TaskScores, *priors: TaskScores) -> Outcome:
+    def _outcome(
+        self, stopped: bool, peak: Peak | None, target: TaskScores, *priors: TaskScores
+    ) -> Outcome:
         recorder = self.recorder
         return Outcome(
             run_path=str(recorder.run.path),
@@ -82,6 +85,7 @@ class Loop:
             task=target.name,
             base=target.base,
             tuned=target.now,
+            peak=peak,
             best_step=recorder.best_step,
             priors=priors,
             samples=samples(

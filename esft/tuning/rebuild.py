@@ -54,6 +54,12 @@ class Source:
         return with_recorded_paths(recipe, **vars(self.run.info.places))
 
     @property
+    def ended(self) -> int:
+        """The step whose model the run ended with: its last, or the peak that ended it."""
+        peak = None if self.run is None else self.run.info.peak
+        return self.record.last if peak is None else peak
+
+    @property
     def best(self) -> int | None:
         """The step with the best holdout reward; None where nothing says it."""
         if self.run is None:
@@ -100,7 +106,7 @@ def step_of(source: Source, at: str) -> int:
     """Return the step that "best", "last" or a number means; RunError if the run has none such."""
     last = source.record.last
     if at == "last":
-        return last
+        return source.ended
     if at == "best":
         if (best := source.best) is not None:
             return best

@@ -27,6 +27,7 @@ from esft.runs.records import (
     scores,
 )
 from esft.runs.snapshots import Snapshots
+from esft.tuning.peak import Peak, find_peak
 from esft.tuning.population import Population
 from esft.tuning.session import Session
 from esft.tuning.tasks import EvalTask
@@ -50,6 +51,7 @@ class Recorder:
         self._session, self._watcher = session, watcher
         self._cache = Cache()
         self._base: tuple[Evaluation, ...] = ()
+        self._read: dict[int, list[float]] = {}  # see `_rewards`
         self._snapshots = Snapshots(run.path / "drift")
         session.rollout.batches.on_split = self._record_split
 
@@ -65,10 +67,31 @@ class Recorder:
 
     def over(self) -> bool:
         """Return whether no step is left: all are made, or the peak is behind."""
-        # Only those that were due: one where a run was stopped must not change where it ends.
-        due = [score for score in self._evaluated if self._due(score.step)]
-        recipe = self._session.recipe
-        return self.done >= recipe.search.steps or has_peaked(due, recipe.run.stop_after_peak)
+        return self.done >= self._session.recipe.search.steps or self.peak() is not None
+
+    def peak(self) -> Peak | None:
+        """Return the peak that ends the run; None where it goes on to its last step."""
+        patience, best = self._session.recipe.run.stop_after_peak, best_step(self._on_time())
+        if patience is None or best is None:
+            return None
+        steps = [score.step for score in self._on_time() if score.role == "target"]
+        if sum(step > best for step in steps) < patience:
+            return None
+        return find_peak({step: self._rewards(step) for step in steps}, best, patience)
+
+    def _on_time(self) -> list[RecordedScore]:
+        """Return evaluations that were due: one where a run was stopped must not change its end."""
+        return [score for score in self._evaluated if self._due(score.step)]
+
+    def _rewards(self, step: int) -> list[float]:
+        """Return the reward of every holdout row at a step that was evaluated."""
+        if step not in self._read:
+            of_step = next(s for s in self._on_time() if s.step == step and s.role == "target")
+            self._read[step] = [row.reward for row in evaluation(self.run.path, of_step).results]
+        return self._read[step]
+
+    def _bests(self) -> set[int | None]:
+        return {self.best_step, best_step(self._on_time())}
 
     def keep(self) -> bool:
         """Take a snapshot, and evaluate, every so many steps; return whether it evaluated."""
@@ -79,26 +102,45 @@ class Recorder:
         if done in (0, recipe.search.steps) or not self._due(done):
             return False
         self._watcher.evaluation(done, self.evaluate(done))
-        if self.best_step == done:
+        if done in self._bests():
             self._snapshot()
         return True
 
     def finish(self) -> tuple[TaskScores, ...]:
         """Save the model, evaluate it and close the run; return target and prior tasks.
 
-        RunError if the model saved overflows: a step after it would end so too.
+        The model is that of the last step, or of the peak that ended the run. RunError if it
+        overflows: a step after it would end so too.
         """
+        if (peak := self.peak()) is not None:
+            return self._finish_at(peak.step)
         state = "finished" if self.over() else "stopped"
         # First the model, then the evaluation: a second Ctrl-C in the latter loses nothing.
         self._save()
         self._snapshot()
         scores = self.evaluate(self.done)
-        self._snapshots.prune(self.best_step)
+        self._snapshots.prune(self._bests())
         overflows = math.isnan(scores[0].now.reward)
         self.run.update_info(state="failed" if overflows else state)
         if overflows:
             raise self._overflow(f"the model of step {self.done}", "a smaller --alpha")
         return scores
+
+    def _finish_at(self, step: int) -> tuple[TaskScores, ...]:
+        """Save the model of an earlier step that was evaluated, and close the run."""
+        self._snapshot()
+        drift, checksums = self._session.base.drift, self.run.read_journal().checksums
+        end = self.done, self.journal.checksum
+        saved = {"step": step, "journal": checksums[step], "end": end}
+        if step == 0:
+            with drift.at_base():
+                self._save(**saved)
+        else:
+            drift.load(self._snapshots.read(step, checksums[step]))
+            self._save(**saved)
+            drift.load(self._snapshots.read(*end))
+        self.run.update_info(state="finished")
+        return self.evaluate(step)
 
     def fail(self) -> None:
         """Save the model of the last step done, so that an error loses nothing."""
@@ -188,12 +230,14 @@ class Recorder:
         """Keep the drift as it is, unless it is kept already."""
         if self.done and self.done not in self._snapshots.steps():
             self._snapshots.write(self._session.base.drift.state(), self.journal.checksum)
-        self._snapshots.prune(self.best_step)
+        self._snapshots.prune(self._bests())
 
-    def _save(self) -> None:
-        """Save the model and what it is, so that it can be told from that of another step."""
+    def _save(self, **earlier: object) -> None:
+        """Save the model and what it is, so that it can be told from that of another step; what
+        `Saved` has of an `earlier` step than the last, where it is of one."""
         weights = identity(self._session.base.loaded.model)
-        saved = {"step": self.done, "weights": weights, "journal": self.journal.checksum}
+        last = {"step": self.done, "journal": self.journal.checksum}
+        saved = last | {"weights": weights} | earlier
         was, kept = self.run.info.saved, self.run.kept_model is not None
         same = was == Saved(**saved, files=was.files if was else {})
         if same and self.run.model_path.exists() == kept:
@@ -223,11 +267,3 @@ def drop_model(run: RunFolder) -> None:
     """Remove a run's model/, if it is there: base model and journal make it again."""
     if run.model_path.is_dir():
         remove_folder(run.model_path)
-
-
-def has_peaked(scores: Sequence[RecordedScore], patience: int | None) -> bool:
-    """Return whether the target was evaluated `patience` times since its best; None never ends."""
-    best = best_step(scores)
-    steps = {score.step for score in scores if score.role == "target"}
-    since = sum(best is None or step > best for step in steps)
-    return patience is not None and since >= patience

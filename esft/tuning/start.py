@@ -231,10 +231,10 @@ def _require_model(run: RunFolder, record: JournalRecord, watcher: Watcher) -> N
     if check.result != FAILED:
         return
     watcher.notice(f"{check.text}; the model is made again")
-    step = run.info.saved.step
+    step, end = run.info.saved.step, run.info.saved.end
     rebuilt = rebuild(Source(record=record, run=run), str(step), watcher)
     saved = {"step": step, "weights": rebuilt.weights, "journal": record.checksums[step]}
-    save_tuned(run, rebuilt.base.loaded, watcher, **saved)
+    save_tuned(run, rebuilt.base.loaded, watcher, **saved, end=end)
 
 
 def _clear(run: RunFolder, record: JournalRecord, watcher: Watcher) -> None:

@@ -8,6 +8,7 @@ from esft.rollout.results import Evaluation
 from esft.runs.records import StepMetrics, StepTimes
 from esft.tuning.answers import Sample
 from esft.tuning.clock import Left
+from esft.tuning.peak import Peak
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +32,7 @@ class Outcome:
     task: str
     base: Evaluation
     tuned: Evaluation
+    peak: Peak | None  # that ended the run, whose model it keeps
     best_step: int | None  # by holdout reward; 0 is the base model, None where none is finite
     priors: tuple[TaskScores, ...]
     samples: tuple[Sample, ...]  # holdout rows with the answers of both

@@ -15,6 +15,7 @@ from esft.rollout.results import Evaluation, RowResult
 from esft.runs.records import StepMetrics
 from esft.tuning.answers import Sample
 from esft.tuning.clock import Left
+from esft.tuning.peak import Peak
 from esft.tuning.watcher import Outcome
 
 METRICS = StepMetrics(
@@ -231,24 +232,42 @@ def test_a_result_comes_above_the_line_on_a_terminal_and_else_to_stdout(is_termi
     )
 
 
+PEAK = Peak(
+    step=10, reward=0.5, reward_se=0.01, rows=200, since=(15, 20), change=-0.2, low=-0.3, high=-0.1,
+    level=0.99,
+)  # fmt: skip
+
+
 @pytest.mark.parametrize(
-    ("best", "said", "first"),
+    ("best", "peak", "said", "first"),
     [
-        (0, "no evaluation has a better holdout reward than the base", "esft resume a --steps 40"),
-        (10, "step 10 has the best holdout reward: esft export runs/a --at best", "esft ask a"),
-        (20, None, "esft ask a"),
+        (10, PEAK, "peak       step 10, reward 0.5000 +- 0.0100 on 200", "esft ask a"),
+        (0, replace(PEAK, step=0), "peak       the base model, reward 0.5", "esft ask a"),
+        (
+            0,
+            None,
+            "no evaluation has a better holdout reward than the base",
+            "esft resume a --steps 40",
+        ),
+        (
+            10,
+            None,
+            "step 10 has the best holdout reward: esft export runs/a --at best",
+            "esft ask a",
+        ),
+        (20, None, None, "esft ask a"),
     ],
 )
-def test_the_end_says_what_was_best_and_what_to_type_next(best, said, first, capsys):
+def test_the_end_says_what_was_best_and_what_to_type_next(best, peak, said, first, capsys):
     outcome = Outcome(
         run_path="runs/a", model_path="runs/a/model", steps=20, planned=20, stopped=False,
-        task="a", base=BASE, tuned=BASE, best_step=best, priors=(), samples=(), grader_failures=0,
-        drift=1.0, forecast=1.0, seconds=1.0, peak_memory=1, times=None,
+        task="a", base=BASE, tuned=BASE, peak=peak, best_step=best, priors=(), samples=(),
+        grader_failures=0, drift=1.0, forecast=1.0, seconds=1.0, peak_memory=1, times=None,
     )  # fmt: skip
 
     show_outcome(outcome, as_json=False)
 
     text, _, then = capsys.readouterr().out.partition("next:\n")
-    assert ("best  " in text) == (said is not None)
+    assert ("best  " in text) == (said is not None and peak is None)
     assert (said or "") in text
     assert then.split("  ")[1].startswith(first)

@@ -72,7 +72,7 @@ def test_one_of_another_journal_or_named_as_another_step_is_refused(tmp_path):
 def test_the_newest_two_and_the_best_are_kept(tmp_path, best, left):
     snapshots = written(tmp_path, 10, 20, 30, 40, 50)
 
-    snapshots.prune(best)
+    snapshots.prune({best})
 
     assert snapshots.steps() == left
 
