@@ -83,7 +83,7 @@ def test_ranks_leave_what_one_process_leaves(alone, world):
 def test_a_rank_killed_ends_the_others_and_the_run_goes_on_to_the_same_bits(alone):
     folder, kind = alone
     recipe = recipe_in(folder, "killed", kind)
-    killed = [(1, (Rollout, "begin"), 1), (0, (RunFolder, "record_metrics"), 1)]
+    killed = [(1, (Rollout, "begin"), 0), (0, (RunFolder, "record_metrics"), 1)]
 
     for restarts, (rank, *where) in enumerate(killed):
         # As torchrun --max-restarts does: the same command again, which goes on with its run.
