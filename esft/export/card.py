@@ -142,6 +142,7 @@ def _settings(source: Source) -> dict[str, object]:
     header = source.record.header
     settings = {"dtype of the run": header["dtype"], "noise version": header["noise_version"]}
     settings |= {name: header[name.partition(".")[2]] for name in _OF_HEADER}
+    settings |= {"search.anneal": header["anneal"]} if "anneal" in header else {}
     if source.run is not None:
         recorded = source.run.info.settings
         settings |= {name: recorded.get(name) for name in _OF_RUN}

@@ -154,7 +154,11 @@ def _too_short(
 
 def _reach(search: Search) -> float:
     """Return how far a random walk of all steps goes, in sigma; see REACH."""
-    return search.alpha * math.sqrt(search.steps / search.population) / search.sigma
+    walked = search.alpha * math.sqrt(search.steps)
+    if search.anneal is not None:
+        alphas = [search.at(step)[1] for step in range(1, search.steps + 1)]
+        walked = math.sqrt(math.fsum(alpha * alpha for alpha in alphas))
+    return walked / math.sqrt(search.population) / search.sigma
 
 
 def _try_members(

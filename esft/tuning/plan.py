@@ -55,12 +55,15 @@ def tell_plan(session: Session, run_path: Path, watcher: Watcher) -> None:
         if warned is not None:
             watcher.notice(warned)
     if unmoved > UNMOVED:
-        moving = f"--sigma {moving_sigma(base.weights, member, sigma):g}"
+        moving = moving_sigma(base.weights, member, sigma)
+        instead = f"--sigma {moving:g}"
         if sigma < search.sigma:
-            moving = "--set search.sigma_end=1, or a larger one,"
+            share = float(f"{min(1, 1.05 * moving / search.sigma):.2g}")
+            instead = f"--set search.sigma_end={share:g}"
+            instead = f"--sigma {moving:g} {instead}" if moving > search.sigma else instead
         watcher.notice(
             f"sigma {sigma:.3g} is too small to move {unmoved:.0%} of the weights in {dtype}: "
-            f"{moving} moves most of them, --dtype float32 all"
+            f"{instead} moves most of them, --dtype float32 all"
         )
 
 
