@@ -3,7 +3,9 @@
 import itertools
 import math
 import time
+from contextlib import nullcontext
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,9 +18,13 @@ from esft.engine.drift import Drift
 from esft.errors import TaskError
 from esft.evals.run import EvalRequest
 from esft.recipe.settings import Prior, Run
+from esft.rollout.batches import Batches
+from esft.rollout.results import RowResult
 from esft.rollout.rollout import Rollout
 from esft.runs.folder import RunFolder
-from esft.tuning.lead import deal
+from esft.tuning.lead import Spread, deal
+from esft.tuning.population import Laps, Population
+from esft.tuning.ranks import Place
 
 KINDS = {
     "float32": {"model": tiny_llama, "noise": {}},
@@ -189,3 +195,59 @@ def test_a_rank_that_is_three_times_as_slow_gets_a_third():
 
     assert [len(share) for share in shares] == [30, 10]
     assert sorted(itertools.chain(*shares)) == [*range(40)]
+
+
+class Canned:
+    """A second rank that rolls out members as the first one, in seconds and batches as told."""
+
+    def __init__(self, seconds, batch):
+        self.place, self.sent = Place(world=2), []
+        self._seconds, self._batch = seconds, batch
+
+    def send(self, do, **what):
+        self.sent.append((do, what))
+
+    def replies(self, busy=0.0):
+        _, what = self.sent[-1]
+        made = [vars(result_of(seed)) for seed, _ in what["members"][1]]
+        reply = {"results": [[one] for one in made], "seconds": self._seconds}
+        return [reply | {"batch": self._batch, "peak_memory": 7}]
+
+    heeding = staticmethod(nullcontext)
+
+
+def result_of(seed):
+    return RowResult(reward=seed / 7 if seed else math.nan, correct=None, answers=(str(seed),))
+
+
+class Alone(Population):
+    def roll_out(self, members, rows, on_members, laps):
+        for done, _ in enumerate(members, start=1):
+            on_members(done)
+        return [[result_of(member.seed)] for member in members]
+
+
+def test_a_rank_short_of_memory_halves_for_all_and_a_slow_one_gets_less_of_the_next_step():
+    batches, row, told, halved = Batches(8), object(), [], []
+    batches.on_split = halved.append
+    base = SimpleNamespace(
+        drift=SimpleNamespace(steps=0), loaded=SimpleNamespace(device=torch.device("cpu"))
+    )
+    rollout = SimpleNamespace(batches=batches)
+    session = SimpleNamespace(
+        train=[row], rollout=rollout, base=base, batched=None, members_together=1
+    )
+    ranks = Canned(seconds=600.0, batch=4)
+    spread = Spread(session, Alone(session), ranks)
+    members = [Member(seed) for seed in range(10)]
+
+    steps = [
+        spread.roll_out(members, [row], told.append, Laps(torch.device("cpu"))) for _ in range(2)
+    ]
+
+    alone = [[result_of(seed)] for seed in range(10)]
+    assert str(steps) == str([alone, alone])  # as text NaN equals NaN
+    assert told == [2, 4, 6, 8, 10, *range(1, 11)]
+    assert (halved, batches.size, ranks.sent[-1][1]["batch"]) == ([4], 4, 4)
+    assert [len(what["members"][1]) for _, what in ranks.sent] == [5, 0]
+    assert [share.members for share in spread.shares] == [10, 0]
