@@ -1,6 +1,7 @@
 """What rank 0 of a torchrun does beside its run: deals work out, and compares the weights."""
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from statistics import median
@@ -8,7 +9,7 @@ from typing import Any
 
 from esft.engine.journal import JournalStep
 from esft.engine.journal_read import JournalRecord, lines_until
-from esft.engine.members import Member
+from esft.engine.members import Member, population
 from esft.engine.weights import identity
 from esft.errors import RunError
 from esft.models.memory import peak_memory
@@ -22,6 +23,7 @@ from esft.tuning.ranks import Ranks
 from esft.tuning.run_info import facts_of, software
 from esft.tuning.session import Session
 from esft.tuning.tasks import EvalTask
+from esft.tuning.watcher import Watcher
 
 COMPARED = 10
 """Steps from one comparison of the ranks' weights to the next."""
@@ -71,11 +73,19 @@ class Lead:
                 journal=lines_until(record, record.last),
             )
 
-    def population(self, session: Session, make: Make) -> Population:
+    def population(self, session: Session, make: Make, watcher: Watcher) -> Population:
         """Return what rolls out members on all ranks, once they are all at the same step."""
         if self._ranks is None:
             return make(session)
         self._ranks.replies(LOADING_S)
+        search, world = session.recipe.search, self._ranks.place.world
+        members = population(search.seed, 1, search.population, search.antithetic)
+        if (count := len(groups(members, session.members_together))) < world:
+            watcher.notice(
+                f"{world} ranks share {count} groups of members a step, so that {world - count} "
+                "have nothing to do; more members (--population) or, where their noise is of low "
+                "rank, a smaller --set task.batch make more groups"
+            )
         return Spread(session, make(session), self._ranks)
 
 
@@ -86,7 +96,8 @@ class Spread(Population):
         super().__init__(session)
         self._own, self._ranks = own, ranks
         self._numbers = {id(row): number for number, row in enumerate(session.train)}
-        self._speeds: list[list[float]] = [[] for _ in range(ranks.place.world)]
+        self._speeds = [deque[float](maxlen=_RECENT) for _ in range(ranks.place.world)]
+        self._warm = False
         self._compared = session.base.drift.steps
 
     def roll_out(
@@ -126,8 +137,7 @@ class Spread(Population):
             RankShare(members=len(share), seconds=seconds, peak_memory=peak)
             for share, seconds, peak in zip(dealt, took, memory, strict=True)
         )
-        for speeds, share in zip(self._speeds, self.shares, strict=True):
-            speeds += [share.seconds / share.members] if share.members else []
+        self._note_speeds()
         placed = {
             at: result
             for share, made in zip(dealt, results, strict=True)
@@ -192,11 +202,18 @@ class Spread(Population):
             batches.size = size
             batches.on_split(size)
 
+    def _note_speeds(self) -> None:
+        """Note how long each rank took; not in the first step, in which kernels are compiled."""
+        if self._warm:
+            known = zip(self._speeds, self.shares, self._seconds_a_member(), strict=True)
+            for recent, share, before in known:
+                # One that was so slow that it had nothing to do is tried again, with one group.
+                recent.append(share.seconds / share.members if share.members else before / 2)
+        self._warm = True
+
     def _seconds_a_member(self) -> list[float]:
         """Return how long each rank takes for a member, by its last steps; all alike at first."""
-        known = [median(recent[-_RECENT:]) for recent in self._speeds if recent]
-        usual = median(known) if known else 1.0
-        return [median(recent[-_RECENT:]) if recent else usual for recent in self._speeds]
+        return [median(recent) if recent else 1.0 for recent in self._speeds]
 
 
 LOADING_S = 180.0

@@ -286,6 +286,6 @@ def _go_on(
     with tracked(session.recipe.run.track, run, watcher):
         lead.bring(session, run, record)
         bring_to(session.base, source, record.last, watcher, on_step=record_lost)
-        members = lead.population(session, population)
+        members = lead.population(session, population, watcher)
         recorder = Recorder(session, run, run.journal(record.checksum), watcher, members)
         return Loop(session, members, recorder, forecast, watcher).run(stop)
