@@ -1,17 +1,20 @@
 """Small modules whose weights hold every kind of number, and what compares them bit for bit."""
 
+from functools import partial
+
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from esft.engine import Drift, Member, Weights, noise
+from esft.engine import Drift, Member, Weights
 from esft.engine.anchor import STORES
 from esft.engine.drift import DRIFT_STORES
 from esft.engine.kernels import Kernels
 from esft.engine.kernels.reference import read
 from esft.engine.members import population
+from esft.engine.noise import drawn
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 DRIFT_DTYPES = ("float32", "float16", "int8")
@@ -21,6 +24,9 @@ both_kernels = pytest.mark.parametrize("kernels", [None, Kernels()], ids=["chose
 """The passes that are chosen on this device, and those in plain torch."""
 stores = pytest.mark.parametrize("store", STORES)
 drift_stores = pytest.mark.parametrize("drift_store", DRIFT_STORES)
+RANK: int | None = None
+"""Of the noise of `some_weights`; `with_both_noises` sets it."""
+with_both_noises = pytest.mark.usefixtures("rank")
 SMALL_SCRATCH = 48 * 256
 """Makes pieces of 256 elements, the fewest: the largest tensor of `some_model` has two."""
 
@@ -35,14 +41,15 @@ class Tensors(nn.Module):
 
 
 def some_model(dtype: torch.dtype, seed: int = 0) -> Tensors:
-    """Five tensors of 552 weights: two matrices, norm weights, awkward numbers, a scalar."""
+    """Five matrices of 552 weights, so that both noises tune them all: two like those of layers,
+    norm weights, awkward numbers, a single one."""
     draw = torch.Generator().manual_seed(seed)
     return Tensors(
         embed=(0.02 * torch.randn(61, 5, generator=draw)).to(dtype),
         proj=(0.2 * torch.randn(12, 16, generator=draw)).to(dtype),
-        norm=torch.ones(30, dtype=dtype),
-        odd=awkward_numbers(dtype),
-        scale=torch.tensor(0.5, dtype=dtype),
+        norm=torch.ones(5, 6, dtype=dtype),
+        odd=awkward_numbers(dtype).view(4, 6),
+        scale=torch.tensor([[0.5]], dtype=dtype),
     )
 
 
@@ -70,7 +77,7 @@ class FailingWeights(Weights):
 
 def some_weights(dtype: torch.dtype, kernels: Kernels | None = None) -> FailingWeights:
     """Weights of `some_model`."""
-    return FailingWeights(some_model(dtype), scratch=SMALL_SCRATCH, kernels=kernels)
+    return FailingWeights(some_model(dtype), scratch=SMALL_SCRATCH, kernels=kernels, rank=RANK)
 
 
 def some_drift(
@@ -130,6 +137,7 @@ class Transcript:
             name: torch.zeros(weights.flat(name).numel(), dtype=torch.float64)
             for name in weights.names
         }
+        self.factors = {name: weights.factors(name) for name in weights.names}
 
     def step(self, members: list[Member], coefficients: list[float], alpha, decay=0.0, norm="l2"):
         sums = {name: sum_of_noises(self, name, members, coefficients) for name in self.drift}
@@ -151,7 +159,8 @@ class Transcript:
         return torch.cat(list(self.drift.values()))
 
 
-def sum_of_noises(transcript, name, members, coefficients, draw=noise) -> Tensor:
+def sum_of_noises(transcript, name, members, coefficients, draw=None) -> Tensor:
+    draw = partial(drawn, factors=transcript.factors[name]) if draw is None else draw
     total = torch.zeros_like(transcript.drift[name])
     for member, coefficient in zip(members, coefficients, strict=True):
         total += coefficient * member.sign * draw(member.seed, name, 0, total.numel()).double()

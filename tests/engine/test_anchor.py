@@ -15,6 +15,7 @@ from some_weights import (
     stores,
     walk,
     whole_drift,
+    with_both_noises,
 )
 
 from esft.engine import Drift, Member, Weights, perturbed
@@ -27,6 +28,7 @@ def path(tmp_path):
     return tmp_path / "base.safetensors"
 
 
+@with_both_noises
 @stores
 @drift_stores
 @kinds
@@ -49,6 +51,7 @@ def test_every_store_makes_the_bits_of_the_plain_one(dtype, kept, drift_store, s
         assert bits_of(drift.weights) == at_base
 
 
+@with_both_noises
 @stores
 @drift_stores
 @kinds
@@ -68,6 +71,7 @@ def test_weights_that_are_given_back_are_the_base_and_the_drift_ends(
         walk(drift, steps=1)
 
 
+@with_both_noises
 @stores
 @drift_stores
 @kinds
@@ -94,6 +98,7 @@ def test_equal_rewards_members_and_visits_leave_every_bit(dtype, kept, drift_sto
     assert drift.norm() == norm > 0
 
 
+@with_both_noises
 @stores
 def test_a_base_takes_bytes_but_on_disk_and_on_a_cpu_is_at_hand_to_restore_from(store, path):
     drift = stored_drift(torch.bfloat16, "int8", store, None, path)
@@ -103,6 +108,7 @@ def test_a_base_takes_bytes_but_on_disk_and_on_a_cpu_is_at_hand_to_restore_from(
     assert revert_way(None) == "log"
 
 
+@with_both_noises
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
@@ -126,6 +132,7 @@ def test_a_base_unlike_the_weights_is_refused_and_no_drift_is_left(name, change,
     Drift(weights)
 
 
+@with_both_noises
 def test_a_base_goes_with_disk_and_with_no_other_store(path):
     weights = some_weights(torch.bfloat16)
     base = mapped_base(weights, path)

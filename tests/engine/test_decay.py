@@ -13,6 +13,7 @@ from some_weights import (
     kinds,
     some_drift,
     some_weights,
+    with_both_noises,
 )
 
 from esft.engine import Drift, Member, Weights
@@ -63,6 +64,7 @@ def test_l2_shrinks_every_element_by_its_share_and_l1_by_as_much(pull, dtype, ke
         assert float((now - expected).norm() / expected.norm()) <= within
 
 
+@with_both_noises
 @pytest.mark.parametrize(
     ("alpha", "decay", "norm", "message"),
     [
@@ -85,6 +87,7 @@ def test_a_decay_out_of_range_is_refused_and_nothing_moves(alpha, decay, norm, m
     assert bits_of(weights) == before
 
 
+@with_both_noises
 @pytest.mark.parametrize(("pull", "norm"), [(1.0, "l2"), (1e3, "l1")])
 @kinds
 @dtypes

@@ -14,6 +14,7 @@ from some_weights import (
     some_weights,
     walk,
     whole_drift,
+    with_both_noises,
 )
 
 from esft.engine import Drift, Member, Weights, noise, perturbed
@@ -25,6 +26,7 @@ INF, NAN = float("inf"), float("nan")
 few_bits = pytest.mark.parametrize("kept", ["float16", "int8"])
 
 
+@with_both_noises
 @pytest.mark.parametrize("antithetic", [False, True])
 @pytest.mark.parametrize("shaping", ["zscore", "ranks"])
 @pytest.mark.parametrize(
@@ -47,6 +49,7 @@ def test_twenty_steps_follow_a_float64_transcript(decay, shaping, antithetic):
     assert drift.norm() == pytest.approx(transcript.norm(), rel=1e-6)
 
 
+@with_both_noises
 @kinds
 @dtypes
 def test_after_every_step_the_weights_are_base_plus_drift_rounded_once(dtype, kept):
@@ -104,6 +107,7 @@ def test_the_rounding_draws_from_the_seed_of_the_drift(kept):
     assert not walked(0).equal(walked(42))
 
 
+@with_both_noises
 @few_bits
 def test_an_idle_step_counts_as_a_step_of_the_rounding(kept):
     idle, straight = (some_drift(torch.float32, kept, steps=1) for _ in range(2))
@@ -115,6 +119,7 @@ def test_an_idle_step_counts_as_a_step_of_the_rounding(kept):
     assert not whole_drift(idle).equal(whole_drift(straight))
 
 
+@with_both_noises
 def test_at_base_gives_every_bit_back_when_the_block_raises():
     drift = some_drift(torch.bfloat16, "float16")
     before = bits_of(drift.weights)
@@ -126,6 +131,7 @@ def test_at_base_gives_every_bit_back_when_the_block_raises():
     walk(drift, steps=1)  # nothing is held any more
 
 
+@with_both_noises
 @pytest.mark.parametrize("holder", ["perturbed", "at_base"])
 def test_two_changes_at_once_are_refused_and_leave_every_bit(holder):
     drift = some_drift(torch.bfloat16, "float32")
@@ -149,6 +155,7 @@ def test_two_changes_at_once_are_refused_and_leave_every_bit(holder):
     assert bits_of(weights) == before
 
 
+@with_both_noises
 @kinds
 @pytest.mark.parametrize("failure", [MemoryError("stop"), KeyboardInterrupt("stop")], ids=repr)
 def test_after_a_step_torn_half_way_everything_is_refused(failure, kept):
@@ -189,6 +196,7 @@ def test_a_step_that_makes_a_weight_infinite_is_refused_and_so_is_the_drift(dtyp
         drift.state()
 
 
+@with_both_noises
 @pytest.mark.parametrize(
     ("alpha", "coefficient", "message"),
     [
@@ -209,6 +217,7 @@ def test_an_alpha_or_a_coefficient_out_of_range_is_refused_and_nothing_moves(
     walk(drift, steps=1)  # nothing is torn
 
 
+@with_both_noises
 def test_a_second_drift_an_unknown_store_and_an_unknown_dtype_are_refused():
     weights = some_weights(torch.float32)
 

@@ -12,12 +12,14 @@ from some_weights import (
     tensor_bits,
     walk,
     whole_drift,
+    with_both_noises,
 )
 
 from esft.engine import Drift, Weights
 from esft.engine.measures import layer_of, measures
 
 
+@with_both_noises
 @kinds
 @dtypes
 def test_norms_and_shares_are_those_of_the_drift_put_together(dtype, kept):

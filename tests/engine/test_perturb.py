@@ -15,6 +15,7 @@ from some_weights import (
     some_weights,
     tensor_bits,
     walk,
+    with_both_noises,
 )
 
 from esft.engine import Drift, Member, Weights, noise, perturbed
@@ -36,6 +37,7 @@ ENDINGS = (  # what is raised, and at which tensor of the perturbing or else in 
 ways = pytest.mark.parametrize(("kept", "revert"), WAYS.values(), ids=WAYS)
 
 
+@with_both_noises
 @ways
 @dtypes
 def test_hundreds_of_members_leave_every_bit_however_they_end(kept, revert, dtype):
@@ -75,13 +77,15 @@ def test_the_model_has_weights_plus_noise_in_the_block_and_its_bits_after_it(dty
     assert sizes == [89_856, 89_856, 20_289]  # more than one block of 65,536 in each, too
 
 
+@with_both_noises
 @kinds
 @pytest.mark.parametrize("sigma", SIGMAS)
 @dtypes
 def test_both_ways_agree_inside_the_block_and_after_it(dtype, sigma, kept):
     drift, other = (some_drift(dtype, kept) for _ in range(2))
     restored, logged = drift.weights, other.weights
-    bare = Weights(copy_of_tensors(restored), scratch=48 * 31)
+    rank = max((one.rank for one in map(restored.factors, restored.names) if one), default=None)
+    bare = Weights(copy_of_tensors(restored), scratch=48 * 31, rank=rank)
     at_base = bits_of(some_weights(dtype))
     before = bits_of(restored)
     assert before != at_base
@@ -97,7 +101,12 @@ def test_both_ways_agree_inside_the_block_and_after_it(dtype, sigma, kept):
 
 
 def copy_of_tensors(weights):
-    return Tensors(**{name: weights.flat(name).clone() for name in weights.names})
+    """Return their tensors, flat but for those with noise of low rank."""
+    copies = {name: weights.flat(name).clone() for name in weights.names}
+    for name in copies:
+        if weights.factors(name) is not None:
+            copies[name] = copies[name].view(-1, weights.factors(name).columns)
+    return Tensors(**copies)
 
 
 class Counting(Drift):
@@ -124,6 +133,7 @@ def test_a_log_of_more_than_a_tenth_gives_way_to_theta_0_plus_d(sigma, pieces):
     assert drift.count == pieces
 
 
+@with_both_noises
 @pytest.mark.parametrize("sigma", [1e-3, 6e-3])
 @dtypes
 def test_the_unmoved_share_is_that_of_the_weights_a_member_leaves_alone(dtype, sigma):
@@ -135,7 +145,8 @@ def test_the_unmoved_share_is_that_of_the_weights_a_member_leaves_alone(dtype, s
     assert bits_of(weights) == before
     with perturbed(weights, Member(3), sigma):
         # Values, not bits: no weight of either sign of zero stays a zero with this member.
-        unmoved = sum(int((weights.flat(n) == p).sum()) for n, p in plain.named_parameters())
+        pairs = [(weights.flat(name), was.view(-1)) for name, was in plain.named_parameters()]
+        unmoved = sum(int((now == was).sum()) for now, was in pairs)
     assert share == unmoved / weights.numel > 0
 
 
@@ -159,6 +170,7 @@ def test_a_sigma_or_a_revert_that_cannot_be_is_refused(sigma, revert, message):
         pass
 
 
+@with_both_noises
 def test_the_drift_of_other_weights_is_refused():
     weights, drift = some_weights(torch.float32), some_drift(torch.float32)
 

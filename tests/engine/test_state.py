@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from some_weights import bits_of, dtypes, kinds, some_drift, walk, whole_drift
+from some_weights import bits_of, dtypes, kinds, some_drift, walk, whole_drift, with_both_noises
 
 from esft.engine import Member, perturbed
 from esft.errors import AnchorError
@@ -31,6 +31,7 @@ def second_half(drift):
     drift.step([], [], 0.1, decay=0.1)
 
 
+@with_both_noises
 @kinds
 @dtypes
 def test_steps_from_a_loaded_state_make_the_bits_of_an_unbroken_run(dtype, kept):
@@ -52,6 +53,7 @@ def test_steps_from_a_loaded_state_make_the_bits_of_an_unbroken_run(dtype, kept)
     assert resumed.state().steps == 9
 
 
+@with_both_noises
 @kinds
 def test_a_torn_drift_is_whole_again_once_a_state_is_loaded(kept):
     drift = some_drift(torch.bfloat16, kept, steps=3)
@@ -69,6 +71,7 @@ def test_a_torn_drift_is_whole_again_once_a_state_is_loaded(kept):
     assert bits_of(weights) == before
 
 
+@with_both_noises
 def test_a_state_on_the_host_is_a_view_and_takes_the_bytes_it_says():
     drift = some_drift(torch.bfloat16, "int8")
 
@@ -115,6 +118,7 @@ OTHERS = {
 }
 
 
+@with_both_noises
 @pytest.mark.parametrize(("change", "message"), OTHERS.values(), ids=OTHERS)
 def test_a_state_of_another_drift_is_refused_with_a_hint_and_nothing_changes(change, message):
     drift, other = (some_drift(torch.bfloat16, "int8", steps=steps) for steps in (3, 5))

@@ -4,7 +4,16 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from some_weights import Tensors, bits_of, kinds, some_drift, some_weights, walk, whole_drift
+from some_weights import (
+    Tensors,
+    bits_of,
+    kinds,
+    some_drift,
+    some_weights,
+    walk,
+    whole_drift,
+    with_both_noises,
+)
 
 from esft.engine import Drift, Member, Weights, perturbed
 from esft.engine.kernels import Kernels
@@ -40,6 +49,7 @@ class Late(Stream):
             self.settled += 1
 
 
+@with_both_noises
 @kinds
 def test_copies_that_land_late_change_no_bit_and_have_landed_when_a_step_raises(kept):
     # In torch: a pass that makes a step at once does so in host memory alone, copying nothing.
@@ -63,6 +73,7 @@ def test_copies_that_land_late_change_no_bit_and_have_landed_when_a_step_raises(
     assert stream.settled > 0 == len(stream.pending)
 
 
+@with_both_noises
 def test_on_a_cpu_nothing_is_copied_on_the_way_in():
     pieces = list(some_weights(torch.float32).pieces())
 
@@ -80,6 +91,7 @@ class Recorded:
         self.synchronize = lambda: asked.append("settled")
 
 
+@with_both_noises
 def test_on_cuda_the_next_piece_is_asked_for_before_this_one_is_computed(monkeypatch):
     asked = []
     stream = Stream(CPU)
