@@ -243,19 +243,20 @@ def test_a_rank_short_of_memory_halves_for_all_and_a_slow_one_gets_less_of_the_n
     session = SimpleNamespace(
         train=[row], rollout=rollout, base=base, batched=None, members_together=1
     )
-    ranks = Canned(seconds=0.01, batch=4)
+    ranks = Canned(seconds=1.0, batch=4)
     spread = Spread(session, Alone(session), ranks)
     members = [Member(seed) for seed in range(10)]
 
     steps = [
-        spread.roll_out(members, [row], told.append, Laps(torch.device("cpu"))) for _ in range(80)
+        spread.roll_out(members, [row], told.append, Laps(torch.device("cpu"))) for _ in range(120)
     ]
 
     alone = [[result_of(seed)] for seed in range(10)]
-    assert str(steps) == str([alone] * 80)  # as text NaN equals NaN
+    assert str(steps) == str([alone] * 120)  # as text NaN equals NaN
     assert told[:15] == [2, 4, 6, 8, 10] * 2 + [1, 2, 3, 4, 5]
     assert (halved, batches.size, ranks.sent[-1][1]["batch"]) == ([4], 4, 4)
     # The first step compiles, and tells nothing of the second; a slow rank is tried again.
     dealt = [len(what["members"][1]) for _, what in ranks.sent]
-    assert (dealt[:4], {*dealt[4:]}) == ([5, 5, 0, 0], {0, 1})
+    assert dealt[:4] == [5, 5, 0, 0]
+    assert 0 < sum(dealt[4:]) < 60
     assert [share.members for share in spread.shares] == [10 - dealt[-1], dealt[-1]]
