@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from esft.cli import main
 from esft.engine import Drift, Member, Weights, perturbed
+from esft.engine.batched import BatchedModel
 from esft.engine.perturb import unmoved_share
 from esft.engine.weights import identity
 from esft.models.load import load_model
@@ -115,6 +116,29 @@ def test_the_share_that_a_small_sigma_does_not_move_is_as_measured(loaded):
 
     # The design measured 28 % on this model in bfloat16; it is a property of the weights.
     assert share == pytest.approx(0.28, abs=0.03)
+
+
+def test_members_of_the_real_model_answer_in_one_batch_as_alone(exact, questions):
+    weights, sigma = Weights(exact.model, rank=1), 6e-3
+    members, before = [Member(1), Member(1, -1), Member(2)], identity(exact.model)
+    task = get_task("conciseness")
+    alone = Rollout(exact.model, exact.tokenizer, task, max_new_tokens=6)
+    batched = BatchedModel(exact.model, weights)
+    together = replace(alone, model=batched)
+    rows = alone.encode(questions.holdout[:3])
+
+    with batched.members(members, sigma):
+        shared = together.roll_out([row.of(at) for at in range(3) for row in rows])
+
+    results = []
+    for member in members:
+        with perturbed(weights, member, sigma):
+            results += alone.roll_out(rows)
+    assert [one.answers for one in shared] == [one.answers for one in results]
+    rewards = [one.reward for one in results]
+    assert [one.reward for one in shared] == pytest.approx(rewards, rel=1e-4)
+    assert len(set(rewards)) > 3  # members differ, and rows
+    assert identity(exact.model) == before
 
 
 def test_the_real_model_knows_some_answers_and_is_not_concise(exact, questions):

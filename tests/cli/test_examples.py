@@ -42,6 +42,7 @@ INSTEAD = (  # what stands in a command, and what here instead: models of the hu
     (r"^ask .*", r"\g<0> --tokens 4"),
     (r"^eval .*", r"\g<0> --kl-prompts 2 --kl-tokens 4"),
     (r"^doctor", "doctor --device cpu"),
+    (r"^(bench rollout) .*", r"\1 --rows 2 --population 2 --rounds 1 --batch 2 --max-new-tokens 2"),
 )
 PARSED_ALONE = {  # and why no more than the options of these is looked at here
     "bench": "times for two minutes; tests/cli/test_bench_command.py runs its parts",

@@ -16,6 +16,7 @@ from esft.engine.members import population
 from esft.engine.perturb import visiting
 from esft.errors import RecipeError
 from esft.recipe.settings import with_settings
+from esft.recipe.toml import load_recipe
 from esft.rollout.batches import Batches
 from esft.rollout.rollout import Rollout
 from esft.tuning.plan import tell_plan, work_lines
@@ -45,7 +46,8 @@ def a_session(folder, way="generate", batch=16, **changes):
 
 def one_at_a_time(session, members, rows):
     results = []
-    with visiting(session.base.weights, SIGMA, session.base.drift) as visit:
+    sigma = session.recipe.search.sigma
+    with visiting(session.base.weights, sigma, session.base.drift) as visit:
         for member in members:
             visit(member)
             results.append(session.rollout.roll_out(rows))
@@ -75,6 +77,21 @@ def test_rewards_and_answers_are_those_of_each_member_alone(tmp_path, way, antit
             [row.reward for row in one], rel=1e-5
         )
     assert bits_of(session.base.weights) == before
+
+
+def test_the_embedded_model_scores_as_each_member_alone():
+    changes = {"search.noise": "lowrank", "search.seed": 1, "task.rows_per_step": 8}
+    session = open_session(load_recipe("quickstart", changes))
+    members = population(1, 1, MEMBERS)
+
+    results = rolled_out(session, members, session.train[:8])
+
+    alone = one_at_a_time(session, members, session.train[:8])
+    rewards = [row.reward for member in alone for row in member]
+    assert session.members_together > 1
+    assert [row.reward for member in results for row in member] == pytest.approx(rewards, rel=1e-4)
+    for shared, one in zip(results, alone, strict=True):
+        assert [row.answers for row in shared] == [row.answers for row in one]
 
 
 def test_the_drift_of_steps_made_is_in_all_of_them(tmp_path):
