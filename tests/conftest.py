@@ -32,6 +32,7 @@ settings.load_profile("untimed")
 LONGEST = (
     "test_real.py",
     "tuning/test_resume_kills.py",
+    "tuning/test_ranks.py",
     "cli/test_tune_command.py",
     "cli/test_quickstart.py",
     "rollout/test_generate.py",

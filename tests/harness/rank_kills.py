@@ -31,7 +31,7 @@ def main(number, seed=0):
         for run in range(number):
             noise, path = NOISES[run % 2], Path(folder) / f"run-{run}"
             world, again = draw.choice((2, 3)), draw.choice((1, 2, 3))
-            rank, moment = draw.randrange(world), draw.uniform(0.2, 1.0) * took[noise]
+            rank, moment = draw.randrange(world), draw.uniform(0.2, 0.8) * took[noise]
             killed = []
 
             def kill(processes, rank=rank, moment=moment, killed=killed):
