@@ -21,6 +21,8 @@ SCRATCH = 64 << 20
 _SCRATCH_PER_ELEMENT = 48
 # On a CPU a piece that stays in the cache is twice as fast as one that does not (measured).
 _CPU_PIECE = 1 << 17
+# Elements whose rows have vectors at a time: those of all members of a step stay small beside it.
+_WITH_VECTORS = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -101,13 +103,14 @@ class Weights:
         """Yield the weights in pieces that fit the scratch, always in the same order.
 
         Pieces start at multiples of BLOCK. `whole`: each parameter in one piece, for passes that
-        need no scratch.
+        need no scratch but for vectors of noise of low rank.
         """
         # BLOCK elements at least, whatever the scratch.
         most = max(1, self.scratch // _SCRATCH_PER_ELEMENT // BLOCK) * BLOCK
         for name, flat in self._flat.items():
             size = min(most, _CPU_PIECE) if flat.device.type == "cpu" else most
-            size = max(1, flat.numel()) if whole else size
+            if whole:
+                size = _WITH_VECTORS if name in self._factors else max(1, flat.numel())
             for start in range(0, flat.numel(), size):
                 yield Piece(name, start, flat[start : start + size], self.factors(name))
 

@@ -181,6 +181,20 @@ def test_a_step_is_the_sum_of_the_members_noises(rank):
         assert drift_of(drift, name).double().allclose(0.01 * total, rtol=1e-5, atol=1e-7)
 
 
+def test_a_step_makes_the_vectors_of_some_rows_at_a_time(monkeypatch):
+    drifts = []
+    for elements in (1 << 24, 1 << 8):
+        monkeypatch.setattr("esft.engine.weights._WITH_VECTORS", elements)
+        drifts.append(Drift(weights := some_weights(torch.float32), dtype="int8"))
+        sizes = [piece.count for piece in weights.pieces(whole=True) if piece.name == "embed"]
+        assert sizes == ([305] if elements > 305 else [256, 49])
+        walk(drifts[-1], 3)
+
+    whole, in_parts = (bits_of(drift.weights) for drift in drifts)
+    assert whole == in_parts
+    assert all(drift_of(drifts[0], name).equal(drift_of(drifts[1], name)) for name in whole)
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_a_step_of_one_member_fits_into_a_drift_of_16_bits(seed):
     weights = Weights(Tensors(w=torch.zeros(ROWS, COLUMNS)), rank=1)
