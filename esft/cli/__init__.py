@@ -20,6 +20,7 @@ from esft.cli.eval import evaluate
 from esft.cli.export import export, replay
 from esft.cli.machine import cache, doctor
 from esft.cli.plan import plan
+from esft.cli.probe import probe
 from esft.cli.recipes import recipes, settings
 from esft.cli.runs import report, rm, runs, verify
 from esft.cli.show import wrapped
@@ -152,6 +153,7 @@ SHARED = ("tune", "resume", "eval")
 """Commands that the processes of a torchrun share."""
 COMMANDS = (
     tune,
+    probe,
     resume,
     ask,
     replay,

@@ -43,15 +43,23 @@ class GroupedCommand(click.Command):
                 formatter.write_dl(records)
 
 
-def typed_with(ctx: click.Context, without: tuple[str, ...], *added: str) -> str:
-    """Return the command as it was typed, without the values of some options, and with others."""
+def typed_with(
+    ctx: click.Context, without: tuple[str, ...], *added: str, command: str | None = None
+) -> str:
+    """Return the command as it was typed, without some options and their values, and with others;
+    or another `command` with what was typed, but for --json."""
     words, kept = iter(ctx.obj), []
     for word in words:
         if word in without:
             next(words, None)
+        elif word == "--json" and command is not None:
+            continue
         elif not word.startswith(tuple(f"{option}=" for option in without)):
             kept.append(word)
-    return shlex.join([*ctx.command_path.split(), *kept, *added])
+    path = ctx.command_path.split()
+    if command is not None:
+        path[-1] = command
+    return shlex.join([*path, *kept, *added])
 
 
 def recipe_of(

@@ -100,9 +100,20 @@ def summary_of(file: Path) -> str:
 def copy_recipe(name: str, file: Path) -> None:
     """Write a recipe to a new file, as it is with its comments."""
     text = check.read_text(find_recipe(name))
+    refuse_taken(file)
+    write_whole(file, text)
+
+
+def write_recipe(recipe: Recipe, file: Path, summary: str) -> None:
+    """Write a recipe to a new file, below a comment that says what it is."""
+    refuse_taken(file)
+    write_whole(file, f"# {summary}\n\n{dump_recipe(recipe)}")
+
+
+def refuse_taken(file: Path) -> None:
+    """Raise TakenError for a file that exists."""
     if file.exists():
         raise TakenError(f"{file} exists, expected a new file", hint="name another file")
-    write_whole(file, text)
 
 
 def shipped_recipes(package: Path = PACKAGE) -> dict[str, Path]:

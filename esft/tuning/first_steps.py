@@ -44,7 +44,7 @@ def weak_start(session: Session, base: Evaluation, watcher: Watcher) -> None:
         return
     watcher.notice(
         f"{nothing} of {len(rewards)} base answers score 0, so that members may hardly differ. If "
-        f"the reward does not move within some steps, try {_remedies(session)}"
+        f"the reward does not move within some steps, try {remedies(session)[0]}"
     )
     if nothing < len(rewards):
         best = max(range(len(rewards)), key=lambda row: rewards[row])
@@ -52,16 +52,17 @@ def weak_start(session: Session, base: Evaluation, watcher: Watcher) -> None:
         watcher.answers("the best of its answers", samples([row], 1, base=[result]))
 
 
-def _remedies(session: Session) -> str:
+def remedies(session: Session) -> tuple[str, str | None]:
+    """Return what to try where rewards say little, and which other reward that has; or None."""
     rollout, rows = session.rollout, session.train
     told = all(question.reference for one in rows for question in one.row.questions)
-    ways = ["easier rows", "a larger model"]
-    if rollout.scoring == "choice" or told:
-        reward = "prob" if rollout.scoring == "choice" else "logprob"
-        ways.append(f"--set task.reward={reward}, which pays for nearly right answers too")
+    ways, other = ["easier rows", "a larger model"], None
+    if rollout.reward not in ("prob", "logprob") and (rollout.scoring == "choice" or told):
+        other = "prob" if rollout.scoring == "choice" else "logprob"
+        ways.append(f"--set task.reward={other}, which pays for nearly right answers too")
     elif rollout.reward is None:
         ways.append("a grader that pays for parts of an answer")
-    return ", or ".join(ways)
+    return ", or ".join(ways), other
 
 
 def refuse_destroyed(

@@ -122,9 +122,9 @@ def fit_minutes(
         raise _too_short(minutes, spent, recipe, changes, price)
     fitted, reach = with_settings(session.recipe, changes).search, REACH
     if {"search.alpha", "search.sigma"} <= {*named}:
-        reach = _reach(recipe.search)
+        reach = reach_of(recipe.search)
     if "search.alpha" not in given:
-        changes["search.alpha"] = _rounded(fitted.alpha * reach / _reach(fitted))
+        changes["search.alpha"] = rounded(fitted.alpha * reach / reach_of(fitted))
     session.base.drift.give_back()  # members and an update were tried
     members = fitted.steps * fitted.population
     if members < MEMBERS:
@@ -152,7 +152,7 @@ def _too_short(
     )
 
 
-def _reach(search: Search) -> float:
+def reach_of(search: Search) -> float:
     """Return how far a random walk of all steps goes, in sigma; see REACH."""
     walked = search.alpha * math.sqrt(search.steps)
     if search.anneal is not None:
@@ -217,7 +217,7 @@ def _sigma(
     weights, sigma, why = session.base.weights, session.recipe.search.sigma, "as it was given"
     members = _two(session)
     if not fixed:
-        sigma, why = _rounded(SIGMA * root_mean_square(weights)), "a thirtieth of the weights' size"
+        sigma, why = rounded(SIGMA * root_mean_square(weights)), "a thirtieth of the weights' size"
         # Members that share a batch change no weight, so that none of their noise rounds away.
         moving = 0.0 if session.batched else moving_sigma(weights, members[0], sigma)
         if moving > sigma:
@@ -232,9 +232,9 @@ def _sigma(
         if fixed:
             break
         if all(rows == list(base) for rows in results):
-            sigma, why = _rounded(2 * sigma), "smaller ones change no answer"
+            sigma, why = rounded(2 * sigma), "smaller ones change no answer"
         elif not scored >= (reward / 2 if reward > 0 else 2 * reward):  # NaN is a loss, too
-            sigma, why = _rounded(sigma / 2), "larger ones lose half of the reward"
+            sigma, why = rounded(sigma / 2), "larger ones lose half of the reward"
         else:
             break
     seen = f"reward {reward:.3f} before, {scored:.3f} with members of this sigma"
@@ -321,6 +321,6 @@ def _population_and_steps(search: Search, members: int, given: Collection[str]) 
     return size, search.steps if "search.steps" in given else members // size
 
 
-def _rounded(value: float) -> float:
+def rounded(value: float) -> float:
     """Return a number in two digits: what the printed command says is what is used."""
     return float(f"{value:.2g}")

@@ -1,0 +1,366 @@
+"""Which sigma, alpha and population a run should take: the same members and rows at some sigmas.
+
+What is measured of a sigma, and its verdict: `esft.stats.signal`. The members that did best are
+scored again on fresh rows: on those that chose them, chance had its part.
+
+The recommendation:
+
+- sigma: of those that work, the one whose best member is likely to gain most on other rows.
+- population: 12 members whose rewards were exact are the fewest that small models learned with
+  here. A reward of reliability r adds to the update's direction what r exact ones would, in the
+  square of the cosine with what is best; so 12 / r, with r at the rows of a step. From 8 to 64, and
+  even, as antithetic pairs are.
+- alpha: by which the whole run walks as far as `minutes.REACH` says, or as a recipe that has both
+  sigma and alpha walks.
+- reward: the one that there is; where it has no signal and the task has another, that one.
+"""
+
+import math
+import time
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Literal
+
+from esft.engine.measures import root_mean_square
+from esft.engine.members import Member, population
+from esft.engine.perturb import unmoved_share
+from esft.errors import RecipeError, RunError
+from esft.recipe.settings import Recipe, with_settings
+from esft.rollout.encode import EncodedRow
+from esft.rollout.results import RowResult, mean_reward
+from esft.stats.signal import LEVEL, Kind, Signal, at_rows, signal_of
+from esft.tuning.first_steps import remedies
+from esft.tuning.minutes import REACH, SIGMA, reach_of, rounded
+from esft.tuning.population import Laps, Population
+from esft.tuning.session import Session, fit_batch, open_session, rows_of_step
+from esft.tuning.tasks import task_and_rows
+from esft.tuning.threads import fit_threads
+from esft.tuning.watcher import Watcher
+
+MEMBERS, ROWS, MOST_ROWS = 30, 32, 128
+"""Without others: ROWS where a step sees all rows, else as many as it sees, to MOST_ROWS."""
+AROUND = (1 / 9, 1 / 3, 1.0, 3.0)
+"""Sigmas that are tried, of `minutes.SIGMA` times the weights' size."""
+FEWEST_MEMBERS, FEWEST_ROWS = 4, 4
+"""Two members of a kind, and two rows of a half."""
+_BEST = 3
+_EXACT, _POPULATION = 12, (8, 64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbedSigma:
+    """What was measured of a sigma; changes are of the reward, against the base."""
+
+    sigma: float
+    verdict: Kind
+    why: str
+    signal: Signal
+    members_again: int  # the best, that were scored on fresh rows too
+    chosen_change: float  # mean of theirs on the rows that chose them
+    fresh_change: float
+    unmoved: float | None  # share of weights; None where members share batches
+    member_s: float
+
+    @property
+    def bias(self) -> float:
+        """By how much the rows that chose the best members flatter them."""
+        return self.chosen_change - self.fresh_change
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recommendation:
+    """What to tune with: None where the probe does not tell."""
+
+    sigma: float | None
+    alpha: float | None
+    population: int | None
+    reward: str | None
+    verdict: Literal["works", "no signal", "mute", "too large"]
+    why: str
+
+    @property
+    def changes(self) -> dict[str, object]:
+        """Return what it sets, as "table.key" to value."""
+        values = {
+            "search.sigma": self.sigma,
+            "search.alpha": self.alpha,
+            "search.population": self.population,
+            "task.reward": self.reward,
+        }
+        return {key: value for key, value in values.items() if value is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probed:
+    """What a probe came to."""
+
+    model: str
+    task: str
+    seed: int
+    members: int
+    rows: int
+    base_reward: float
+    base_fresh_reward: float
+    base_correct: float | None  # share of rows; None where it was not looked at
+    sigmas: tuple[ProbedSigma, ...]
+    asked: tuple[float, ...]  # those to try; fewer were measured where it was stopped
+    recommendation: Recommendation
+
+    @property
+    def stopped(self) -> bool:
+        return len(self.sigmas) < len(self.asked)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Probe:
+    """The base, scored on the rows that tell and on fresh ones."""
+
+    session: Session
+    members: list[Member]
+    rows: Sequence[EncodedRow]
+    fresh: Sequence[EncodedRow]
+    base: list[RowResult]
+    base_fresh: list[RowResult]
+
+
+def run_probe(
+    recipe: Recipe,
+    watcher: Watcher,
+    *,
+    sigmas: Sequence[float] | None = None,
+    members: int = MEMBERS,
+    rows: int | None = None,
+    named: Collection[str] = (),
+) -> Probed:
+    """Try members at some sigmas, and say which settings to tune with.
+
+    Ctrl-C ends it with the sigmas that were measured by then; before the first one it goes on up.
+
+    Args:
+        sigmas: increasing; AROUND what the weights' size says, without.
+        rows: that every member sees; as many more are fresh. See ROWS, and at most half of the
+            train rows, without.
+        named: settings that the recipe file has, as "table.key".
+
+    Raises:
+        RecipeError: for sigmas, members or rows that no probe can be made of. EsftError as
+            `open_session`. RunError if the base model overflows.
+    """
+    train = len(task_and_rows(recipe.task)[1].train)
+    if rows is None:
+        wanted = min(MOST_ROWS, recipe.task.rows_per_step or ROWS)
+        rows = max(FEWEST_ROWS, min(wanted, train // 2))
+    _refuse(sigmas, members, rows, train)
+    probe = _begin(recipe, members, rows, watcher)
+    weights, session = probe.session.base.weights, probe.session
+    if sigmas is None:
+        size = SIGMA * root_mean_square(weights)
+        sigmas = [rounded(size * times) for times in AROUND]
+    found: list[ProbedSigma] = []
+    try:
+        for sigma in sigmas:
+            found.append(_at_sigma(probe, sigma, LEVEL / len(sigmas), watcher))
+    except KeyboardInterrupt:
+        if not found:
+            raise
+    correct = [result.correct for result in probe.base]
+    search = session.recipe.search
+    return Probed(
+        model=recipe.model.id,
+        task=session.rollout.task.name,
+        seed=search.seed,
+        members=members,
+        rows=rows,
+        base_reward=mean_reward(probe.base),
+        base_fresh_reward=mean_reward(probe.base_fresh),
+        base_correct=None if None in correct else sum(correct) / rows,
+        sigmas=tuple(found),
+        asked=tuple(sigmas),
+        recommendation=_recommended(recipe, probe, found, train, named),
+    )
+
+
+def _refuse(sigmas: Sequence[float] | None, members: int, rows: int, train: int) -> None:
+    """Raise RecipeError for what no probe can be made of."""
+    given = () if sigmas is None else tuple(sigmas)
+    if sigmas is not None and not given:
+        raise RecipeError("--sigmas is empty, expected numbers such as 0.001,0.003,0.01")
+    for sigma in given:
+        if not (math.isfinite(sigma) and sigma > 0):
+            raise RecipeError(
+                f"--sigmas has {sigma:g}, expected numbers above 0",
+                hint="for example --sigmas 0.001,0.003,0.01",
+            )
+    for one, other in pairwise(given):
+        if other <= one:
+            raise RecipeError(
+                f"--sigmas has {other:g} after {one:g}, expected each larger than the one before",
+                hint=f"--sigmas {','.join(f'{sigma:g}' for sigma in sorted({*given}))}",
+            )
+    if members < FEWEST_MEMBERS:
+        raise RecipeError(
+            f"--members is {members}, expected at least {FEWEST_MEMBERS}: fewer have no ranking",
+            hint=f"{MEMBERS} tell more",
+        )
+    if rows < FEWEST_ROWS:
+        raise RecipeError(
+            f"--rows is {rows}, expected at least {FEWEST_ROWS}: they are compared in two halves",
+            hint=f"{ROWS} tell more",
+        )
+    if 2 * rows > train:
+        most = train // 2
+        enough = most >= FEWEST_ROWS
+        raise RecipeError(
+            f"a probe of {rows} rows needs as many fresh ones, {2 * rows} to tune on; there are "
+            f"{train}",
+            hint=f"--rows {most}, or more rows by --set task.train" if enough else "add rows",
+        )
+
+
+def _begin(recipe: Recipe, members: int, rows: int, watcher: Watcher) -> _Probe:
+    """Load the model and score the base."""
+    watcher.phase(f"loading {recipe.model.id}")
+    # So that batches have room for the members and rows of the probe, not for those of a step.
+    sizes = {"search.population": members, "search.antithetic": False, "task.rows_per_step": rows}
+    session = open_session(with_settings(recipe, sizes))
+    fit_threads(session, watcher)
+    fit_batch(session, watcher)
+    train, seed = session.train, session.recipe.search.seed
+    tried, fresh = (
+        [train[row] for row in rows_of_step(part, len(train), rows, seed)] for part in (1, 2)
+    )
+    watcher.phase(f"scoring the base model on {2 * rows} rows")
+    base, base_fresh = session.rollout.roll_out(tried), session.rollout.roll_out(fresh)
+    if not math.isfinite(mean_reward([*base, *base_fresh])):
+        raise RunError(
+            f"{recipe.model.id} overflows in {recipe.model.dtype} before any noise",
+            hint="--dtype float32, or bfloat16",
+        )
+    # Step 0: members that no step of a run has.
+    return _Probe(
+        session=session,
+        members=population(seed, 0, members, False),
+        rows=tried,
+        fresh=fresh,
+        base=base,
+        base_fresh=base_fresh,
+    )
+
+
+def _at_sigma(probe: _Probe, sigma: float, level: float, watcher: Watcher) -> ProbedSigma:
+    """Roll out the members at a sigma, and the best of them on fresh rows."""
+    session, members = probe.session, probe.members
+    session = replace(session, recipe=with_settings(session.recipe, {"search.sigma": sigma}))
+    watcher.phase(f"sigma {sigma:g}: {len(members)} members")
+
+    def rewards(some: Sequence[Member], rows: Sequence[EncodedRow]) -> list[list[float]]:
+        laps = Laps(session.base.loaded.device)
+        results = Population(session).roll_out(
+            some,
+            rows,
+            lambda done: watcher.progress(f"sigma {sigma:g}, members", done, len(some)),
+            laps,
+        )
+        return [[result.reward for result in one] for one in results]
+
+    began = time.monotonic()
+    on_rows = rewards(members, probe.rows)
+    member_s = (time.monotonic() - began) / len(members)
+    base = [result.reward for result in probe.base]
+    signal = signal_of(on_rows, base, session.recipe.search.seed)
+    means = [math.fsum(one) / len(one) for one in on_rows]
+    finite = [at for at, mean in enumerate(means) if math.isfinite(mean)]
+    best = sorted(finite, key=lambda at: -means[at])[: min(_BEST, len(members) // 2)]
+    again = rewards([members[at] for at in best], probe.fresh) if best else []
+    fresh = [math.fsum(one) / len(one) for one in again]
+    kind = signal.kind(level)
+    return ProbedSigma(
+        sigma=sigma,
+        verdict=kind,
+        why=_why(kind, signal),
+        signal=signal,
+        members_again=len(best),
+        chosen_change=_mean([means[at] for at in best]) - mean_reward(probe.base),
+        fresh_change=_mean(fresh) - mean_reward(probe.base_fresh),
+        unmoved=None
+        if session.batched is not None
+        else unmoved_share(session.base.weights, members[0], sigma),
+        member_s=member_s,
+    )
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values) if values else math.nan
+
+
+def _why(kind: Kind, signal: Signal) -> str:
+    if signal.overflowed:
+        return f"{signal.overflowed} members overflow"
+    match kind:
+        case "too large":
+            return f"the mean falls by {-signal.change:.3g}, members differ by {signal.spread:.3g}"
+        case "mute":
+            return f"members have the same reward on {1 - signal.telling:.0%} of the rows"
+        case "no signal":
+            return f"chance alone sets members apart as much in {signal.p_value:.0%} of cases"
+    return (
+        f"{max(0.0, signal.reliability):.0%} of what ranks the members is signal, the rest chance"
+    )
+
+
+def _recommended(
+    recipe: Recipe,
+    probe: _Probe,
+    found: Sequence[ProbedSigma],
+    train: int,
+    named: Collection[str],
+) -> Recommendation:
+    """Return the recommendation; see the top of the module."""
+    reward = probe.session.recipe.task.reward
+    working = [one for one in found if one.verdict == "works"]
+    if not working:
+        return _nothing(probe, found)
+    best = max(working, key=lambda one: one.signal.likely_best)
+    times = (recipe.task.rows_per_step or train) / len(probe.rows)
+    reliable = at_rows(max(0.01, best.signal.reliability), times)
+    fewest, most = _POPULATION
+    members = 2 * max(fewest // 2, min(most // 2, math.ceil(_EXACT / reliable / 2)))
+    far = REACH
+    if {"search.alpha", "search.sigma"} <= {*named}:
+        far = reach_of(recipe.search)
+    search = replace(recipe.search, sigma=best.sigma, population=members)
+    return Recommendation(
+        sigma=best.sigma,
+        alpha=rounded(search.alpha * far / reach_of(search)),
+        population=members,
+        reward=reward,
+        verdict="works",
+        why=f"of those that work, its best member is likely to gain most on other rows: "
+        f"{best.signal.likely_best:+.3g}",
+    )
+
+
+def _nothing(probe: _Probe, found: Sequence[ProbedSigma]) -> Recommendation:
+    """Return that no sigma works, why, and what to try."""
+    kinds, session = {one.verdict for one in found}, probe.session
+    rewards = [result.reward for result in probe.base]
+    ways, other = remedies(session)
+    verdict: Literal["no signal", "mute", "too large"] = "no signal"
+    if kinds == {"too large"}:
+        verdict, other = "too large", None
+        why = f"every sigma is too large: smaller --sigmas, below {found[0].sigma:g}"
+    elif all(result.correct for result in probe.base) and min(rewards) == max(rewards) > 0:
+        why = f"all {len(rewards)} rows are right already: harder rows"
+    elif min(rewards) == max(rewards) == 0:
+        why = f"no row of {len(rewards)} earns anything: {ways}"
+    elif kinds <= {"mute", "too large"}:
+        verdict = "mute"
+        why = f"members have the reward of each other: --sigmas between those tried, or {ways}"
+        if kinds == {"mute"}:
+            why = f"members change no answer: --sigmas above {found[-1].sigma:g}, or {ways}"
+    else:
+        why = f"what sets members apart is chance: more --rows or --members, or {ways}"
+    return Recommendation(
+        sigma=None, alpha=None, population=None, reward=other, verdict=verdict, why=why
+    )
