@@ -81,16 +81,13 @@ def probe(
       esft probe arc-qwen2.5-1.5b --sigmas 3e-4,1e-3,3e-3,1e-2 --members 40 --rows 64
     """
     settings = options.recipe_of(ctx, recipe)
-    from esft.recipe.toml import refuse_taken, settings_in, write_recipe
+    from esft.recipe.toml import refuse_taken, write_recipe
     from esft.tuning.probe import run_probe
 
     if out is not None:
         refuse_taken(out)
-    named = settings_in(recipe) | {*options.typed_settings(ctx)[0]}
     with show_work() as watcher:
-        result = run_probe(
-            settings, watcher, sigmas=sigmas, members=members, rows=rows, named=named
-        )
+        result = run_probe(settings, watcher, sigmas=sigmas, members=members, rows=rows)
     advised, command = result.recommendation, _command(ctx, result)
     if as_json:
         record = to_json(result) | {"stopped": result.stopped}
@@ -168,12 +165,13 @@ def _cells(one: ProbedSigma, most: int) -> list[str]:
 def _more(one: ProbedSigma) -> str:
     """Return what stands below the verdict."""
     parts = [f"{one.signal.telling:.0%} of rows tell members apart"]
-    if one.signal.nearly is not None:
+    if (one.signal.nearly or 1) > 1:
         parts.append(f"{one.signal.nearly} members have 90% of that best")
     if one.members_again:
+        flattered = f", so these flatter by {one.bias:.2g}" if one.bias > 0 else ""
         parts.append(
             f"the best {one.members_again} change it by {one.chosen_change:+.3g} on these rows and "
-            f"{one.fresh_change:+.3g} on fresh ones, so these flatter by {one.bias:.2g}"
+            f"{one.fresh_change:+.3g} on fresh ones{flattered}"
         )
     if one.unmoved is not None:
         parts.append(f"{one.unmoved:.0%} of weights do not move")

@@ -10,14 +10,14 @@ The recommendation:
   here. A reward of reliability r adds to the update's direction what r exact ones would, in the
   square of the cosine with what is best; so 12 / r, with r at the rows of a step. From 8 to 64, and
   even, as antithetic pairs are.
-- alpha: by which the whole run walks as far as `minutes.REACH` says, or as a recipe that has both
-  sigma and alpha walks.
+- alpha: by which the whole run walks as far as `minutes.REACH` says, whatever the recipe has: that
+  may count on a larger population.
 - reward: the one that there is; where it has no signal and the task has another, that one.
 """
 
 import math
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
@@ -44,6 +44,8 @@ AROUND = (1 / 9, 1 / 3, 1.0, 3.0)
 """Sigmas that are tried, of `minutes.SIGMA` times the weights' size."""
 FEWEST_MEMBERS, FEWEST_ROWS = 4, 4
 """Two members of a kind, and two rows of a half."""
+MOST_SIGMAS = 16
+"""Each may claim a signal at LEVEL / 16, which the deals of `esft.stats.signal` can just tell."""
 _BEST = 3
 _EXACT, _POPULATION = 12, (8, 64)
 
@@ -131,7 +133,6 @@ def run_probe(
     sigmas: Sequence[float] | None = None,
     members: int = MEMBERS,
     rows: int | None = None,
-    named: Collection[str] = (),
 ) -> Probed:
     """Try members at some sigmas, and say which settings to tune with.
 
@@ -141,7 +142,6 @@ def run_probe(
         sigmas: increasing; AROUND what the weights' size says, without.
         rows: that every member sees; as many more are fresh. See ROWS, and at most half of the
             train rows, without.
-        named: settings that the recipe file has, as "table.key".
 
     Raises:
         RecipeError: for sigmas, members or rows that no probe can be made of. EsftError as
@@ -177,15 +177,18 @@ def run_probe(
         base_correct=None if None in correct else sum(correct) / rows,
         sigmas=tuple(found),
         asked=tuple(sigmas),
-        recommendation=_recommended(recipe, probe, found, train, named),
+        recommendation=_recommended(recipe, probe, found, train),
     )
 
 
 def _refuse(sigmas: Sequence[float] | None, members: int, rows: int, train: int) -> None:
     """Raise RecipeError for what no probe can be made of."""
     given = () if sigmas is None else tuple(sigmas)
-    if sigmas is not None and not given:
-        raise RecipeError("--sigmas is empty, expected numbers such as 0.001,0.003,0.01")
+    if sigmas is not None and not 1 <= len(given) <= MOST_SIGMAS:
+        raise RecipeError(
+            f"--sigmas has {len(given)} numbers, expected 1 to {MOST_SIGMAS}",
+            hint="for example --sigmas 0.001,0.003,0.01",
+        )
     for sigma in given:
         if not (math.isfinite(sigma) and sigma > 0):
             raise RecipeError(
@@ -267,13 +270,14 @@ def _at_sigma(probe: _Probe, sigma: float, level: float, watcher: Watcher) -> Pr
     began = time.monotonic()
     on_rows = rewards(members, probe.rows)
     member_s = (time.monotonic() - began) / len(members)
-    base = [result.reward for result in probe.base]
+    base, base_fresh = (
+        [result.reward for result in results] for results in (probe.base, probe.base_fresh)
+    )
     signal = signal_of(on_rows, base, session.recipe.search.seed)
-    means = [math.fsum(one) / len(one) for one in on_rows]
-    finite = [at for at, mean in enumerate(means) if math.isfinite(mean)]
-    best = sorted(finite, key=lambda at: -means[at])[: min(_BEST, len(members) // 2)]
+    changes = [_change([one], base) for one in on_rows]
+    finite = [at for at, change in enumerate(changes) if math.isfinite(change)]
+    best = sorted(finite, key=lambda at: -changes[at])[: min(_BEST, len(members) // 2)]
     again = rewards([members[at] for at in best], probe.fresh) if best else []
-    fresh = [math.fsum(one) / len(one) for one in again]
     kind = signal.kind(level)
     return ProbedSigma(
         sigma=sigma,
@@ -281,8 +285,8 @@ def _at_sigma(probe: _Probe, sigma: float, level: float, watcher: Watcher) -> Pr
         why=_why(kind, signal),
         signal=signal,
         members_again=len(best),
-        chosen_change=_mean([means[at] for at in best]) - mean_reward(probe.base),
-        fresh_change=_mean(fresh) - mean_reward(probe.base_fresh),
+        chosen_change=_change([on_rows[at] for at in best], base),
+        fresh_change=_change(again, base_fresh),
         unmoved=None
         if session.batched is not None
         else unmoved_share(session.base.weights, members[0], sigma),
@@ -290,8 +294,10 @@ def _at_sigma(probe: _Probe, sigma: float, level: float, watcher: Watcher) -> Pr
     )
 
 
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values) if values else math.nan
+def _change(rewards: Sequence[Sequence[float]], base: Sequence[float]) -> float:
+    """Return the mean change of some members' rewards, row by row; NaN of none."""
+    changes = [new - old for one in rewards for new, old in zip(one, base, strict=True)]
+    return math.fsum(changes) / len(changes) if changes else math.nan
 
 
 def _why(kind: Kind, signal: Signal) -> str:
@@ -314,7 +320,6 @@ def _recommended(
     probe: _Probe,
     found: Sequence[ProbedSigma],
     train: int,
-    named: Collection[str],
 ) -> Recommendation:
     """Return the recommendation; see the top of the module."""
     reward = probe.session.recipe.task.reward
@@ -326,13 +331,10 @@ def _recommended(
     reliable = at_rows(max(0.01, best.signal.reliability), times)
     fewest, most = _POPULATION
     members = 2 * max(fewest // 2, min(most // 2, math.ceil(_EXACT / reliable / 2)))
-    far = REACH
-    if {"search.alpha", "search.sigma"} <= {*named}:
-        far = reach_of(recipe.search)
     search = replace(recipe.search, sigma=best.sigma, population=members)
     return Recommendation(
         sigma=best.sigma,
-        alpha=rounded(search.alpha * far / reach_of(search)),
+        alpha=rounded(search.alpha * REACH / reach_of(search)),
         population=members,
         reward=reward,
         verdict="works",
@@ -356,9 +358,9 @@ def _nothing(probe: _Probe, found: Sequence[ProbedSigma]) -> Recommendation:
         why = f"no row of {len(rewards)} earns anything: {ways}"
     elif kinds <= {"mute", "too large"}:
         verdict = "mute"
-        why = f"members have the reward of each other: --sigmas between those tried, or {ways}"
+        why = f"members hardly differ, or lose: --sigmas between those tried, or {ways}"
         if kinds == {"mute"}:
-            why = f"members change no answer: --sigmas above {found[-1].sigma:g}, or {ways}"
+            why = f"members hardly differ: --sigmas above {found[-1].sigma:g}, or {ways}"
     else:
         why = f"what sets members apart is chance: more --rows or --members, or {ways}"
     return Recommendation(

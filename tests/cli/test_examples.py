@@ -39,6 +39,7 @@ INSTEAD = (  # what stands in a command, and what here instead: models of the hu
     (r"^(tune|plan) (arc|conciseness)-\S+", r"\g<0> --model base"),
     (r"^tune .*|^plan .* --calibrate", rf"\g<0> {SMALL}"),
     (r"^tune quickstart(?!.* --prior ).*", r"\g<0> --prior copy-letters"),
+    (r"^probe .*", r"\g<0> --device cpu --sigmas 0.01 --members 4 --rows 4"),
     (r"^ask .*", r"\g<0> --tokens 4"),
     (r"^eval .*", r"\g<0> --kl-prompts 2 --kl-tokens 4"),
     (r"^doctor", "doctor --device cpu"),

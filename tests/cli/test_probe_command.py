@@ -1,0 +1,139 @@
+"""`esft probe`."""
+
+import json
+import math
+
+import pytest
+from command import esft
+from tiny_runs import a_recipe
+
+from esft.recipe.toml import dump_recipe, load_recipe
+from esft.tuning.minutes import REACH, reach_of
+from esft.tuning.population import Population
+
+SIGMAS = "0.003,0.3,1e30"
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("probe")
+    file = folder / "my.toml"
+    file.write_text(dump_recipe(a_recipe(folder, task={"train": 24})))
+    return file
+
+
+@pytest.fixture(scope="module")
+def probed(recipe):
+    """What a probe prints as JSON, and the recipe that it wrote."""
+    out = recipe.with_name("out.toml")
+    done = esft("probe", recipe, "--sigmas", SIGMAS, "--members", 8, "--json", "--out", out)
+    assert done.exit_code == 0, done.stderr
+    return json.loads(done.stdout), out
+
+
+def test_the_recommendation_is_a_recipe_and_a_line_that_walk_as_far_as_they_should(recipe, probed):
+    result, out = probed
+    advised = result["recommendation"]
+
+    assert [one["sigma"] for one in result["sigmas"]] == [0.003, 0.3, 1e30]
+    assert [one["verdict"] for one in result["sigmas"]] == ["no signal", "works", "too large"]
+    assert (advised["verdict"], advised["sigma"]) == ("works", 0.3)
+    before, search = load_recipe(str(recipe), {}), load_recipe(str(out), {}).search
+    assert (search.sigma, search.alpha, search.population) == (
+        advised["sigma"],
+        advised["alpha"],
+        advised["population"],
+    )
+    assert reach_of(search) == pytest.approx(REACH, rel=0.05)
+    words = f"--sigma 0.3 --alpha {advised['alpha']:g} --population {advised['population']}"
+    assert advised["command"].endswith(f" tune {recipe} {words}")
+    typed = esft(*advised["command"].split()[1:], "--dry-run", "--json")
+    assert typed.exit_code == 0, typed.stderr
+    # Steps, rows and the rest are those of the recipe.
+    kept = {"search.sigma": 0.02, "search.alpha": 0.02, "search.population": 4}
+    assert load_recipe(str(out), kept) == before
+
+
+def test_figures_are_those_of_the_same_members_and_rows_at_each_sigma(recipe, probed):
+    result, _ = probed
+    small, works, large = result["sigmas"]
+
+    assert (result["members"], result["rows"], result["stopped"]) == (8, 12, False)
+    assert small["signal"]["telling"] < works["signal"]["telling"]
+    assert large["signal"]["change"] < 0
+    assert large["signal"]["improving"] == 0
+    assert small["unmoved"] < 0.01
+    assert works["chosen_change"] <= works["signal"]["best"]["8"]
+    assert {*works["signal"]["best"]} == {"5", "8"}
+    assert all(
+        one["member_s"] > 0 and math.isfinite(one["fresh_change"]) for one in result["sigmas"]
+    )
+    # One sigma by itself says the same of it, to the bit; by another option for the same seed, too.
+    alone = esft("probe", recipe, "--sigmas", "0.3", "--members", 8, "--seed", 1, "--json")
+    assert json.loads(alone.stdout)["sigmas"][0] | {"member_s": 0} == works | {"member_s": 0}
+
+
+def test_ctrl_c_prints_what_is_measured(recipe, monkeypatch):
+    roll_out = Population.roll_out
+    calls = []
+
+    def stopped(self, *args):
+        calls.append(self)
+        if len(calls) == 3:  # the members of the second sigma
+            raise KeyboardInterrupt
+        return roll_out(self, *args)
+
+    monkeypatch.setattr(Population, "roll_out", stopped)
+    done = esft("probe", recipe, "--sigmas", SIGMAS, "--members", 4)
+
+    assert done.exit_code == 130
+    assert "Stopped: 1 of 3 sigmas were measured." in done.stdout
+    assert "0.003" in done.stdout
+    assert "recommended" not in done.stdout
+    # All but the lines that name files, and the one to paste.
+    assert max(len(line) for line in done.stdout.splitlines() if "/" not in line) <= 80
+
+    calls[:] = [None, None]
+    assert esft("probe", recipe, "--members", 4).output.endswith("Stopped.\n")
+
+
+def test_all_rows_wrong_are_no_signal_and_another_reward_is_advised(recipe, tmp_path):
+    out = tmp_path / "out.toml"
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(f'{{"prompt": "{n} + 1 =", "answer": "{n + 1}"}}\n' for n in range(30)))
+
+    done = esft(
+        *("probe", recipe, "--task", rows, "--grader", "number", "--rows", 4, "--members", 4),
+        *("--set", "task.holdout=4", "--sigmas", "1e-4", "--out", out),
+    )
+
+    assert done.exit_code == 0, done.stderr
+    said = " ".join(done.stdout.split())
+    assert "any sigma: no row of 4 earns anything: easier rows" in said
+    assert done.stdout.strip().endswith("--set task.reward=logprob")
+    assert " probe " in done.stdout.splitlines()[-1]
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--sigmas", "0.1,0.1"), "--sigmas has 0.1 after 0.1, expected each larger"),
+        (("--sigmas", "0,0.1"), "--sigmas has 0, expected numbers above 0"),
+        (("--sigmas", "0.1,nan"), "--sigmas has nan, expected numbers above 0"),
+        (("--sigmas", ""), "--sigmas has 0 numbers, expected 1 to 16"),
+        (("--sigmas", "0.1,x"), "'0.1,x' is not a list of numbers"),
+        (("--members", 3), "--members is 3, expected at least 4"),
+        (("--rows", 3), "--rows is 3, expected at least 4"),
+        (("--rows", 13), "a probe of 13 rows needs as many fresh ones"),
+        (("--out", "my.toml"), "my.toml exists, expected a new file"),
+    ],
+)
+def test_what_no_probe_can_be_made_of_is_refused_before_the_model_is_read(
+    recipe, words, said, monkeypatch
+):
+    monkeypatch.chdir(recipe.parent)
+    done = esft("probe", recipe, "--model", "nowhere", *words, width=200)
+
+    assert done.exit_code in (1, 2)
+    assert said in " ".join(done.stderr.split())
