@@ -12,7 +12,6 @@ from esft.cli.show import columns, duration, show_work, wrapped
 from esft.rollout.typed import json_text, to_json
 
 if TYPE_CHECKING:
-    from esft.recipe.settings import Recipe
     from esft.tuning.probe import Probed, ProbedSigma
 
 _WIDTHS = 8, 22, 20, 11, 11, 8
@@ -81,6 +80,7 @@ def probe(
       esft probe arc-qwen2.5-1.5b --sigmas 3e-4,1e-3,3e-3,1e-2 --members 40 --rows 64
     """
     settings = options.recipe_of(ctx, recipe)
+    from esft.recipe.settings import with_settings
     from esft.recipe.toml import refuse_taken, write_recipe
     from esft.tuning.probe import run_probe
 
@@ -96,17 +96,11 @@ def probe(
     else:
         _print(result, command)
     if out is not None and advised.sigma is not None:
-        write_recipe(_advised(settings, result), out, "Recommended by esft probe.")
+        write_recipe(with_settings(settings, advised.changes), out, "Recommended by esft probe.")
         click.echo(f"written to {out}: esft tune {out}", err=True)
     elif out is not None:
         click.echo(f"{out} is not written: there is nothing to recommend", err=True)
     ctx.exit(130 if result.stopped else 0)
-
-
-def _advised(recipe: Recipe, result: Probed) -> Recipe:
-    from esft.recipe.settings import with_settings
-
-    return with_settings(recipe, result.recommendation.changes)
 
 
 def _command(ctx: click.Context, result: Probed) -> str | None:

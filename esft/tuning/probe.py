@@ -3,24 +3,15 @@
 What is measured of a sigma, and its verdict: `esft.stats.signal`. The members that did best are
 scored again on fresh rows: on those that chose them, chance had its part.
 
-The recommendation:
-
-- sigma: of those that work, the one whose best member is likely to gain most on other rows.
-- population: 12 members whose rewards were exact are the fewest that small models learned with
-  here. A reward of reliability r adds to the update's direction what r exact ones would, in the
-  square of the cosine with what is best; so 12 / r, with r at the rows of a step. From 8 to 64, and
-  even, as antithetic pairs are.
-- alpha: by which the whole run walks as far as `minutes.REACH` says, whatever the recipe has: that
-  may count on a larger population.
-- reward: the one that there is; where it has no signal and the task has another, that one.
+What it recommends, and by which rule: `esft.tuning.recommend`.
 """
 
 import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
-from typing import Literal
 
 from esft.engine.measures import root_mean_square
 from esft.engine.members import Member, population
@@ -29,16 +20,16 @@ from esft.errors import RecipeError, RunError
 from esft.recipe.settings import Recipe, with_settings
 from esft.rollout.encode import EncodedRow
 from esft.rollout.results import RowResult, mean_reward
-from esft.stats.signal import LEVEL, Kind, Signal, at_rows, signal_of
-from esft.tuning.first_steps import remedies
-from esft.tuning.minutes import REACH, SIGMA, reach_of, rounded
+from esft.stats.signal import LEVEL, Kind, Signal, signal_of
+from esft.tuning.minutes import SIGMA, rounded
 from esft.tuning.population import Laps, Population
+from esft.tuning.recommend import Recommendation, recommended
 from esft.tuning.session import Session, fit_batch, open_session, rows_of_step
 from esft.tuning.tasks import task_and_rows
 from esft.tuning.threads import fit_threads
 from esft.tuning.watcher import Watcher
 
-MEMBERS, ROWS, MOST_ROWS = 30, 32, 128
+ROWS, MOST_ROWS = 32, 128
 """Without others: ROWS where a step sees all rows, else as many as it sees, to MOST_ROWS."""
 AROUND = (1 / 9, 1 / 3, 1.0, 3.0)
 """Sigmas that are tried, of `minutes.SIGMA` times the weights' size."""
@@ -47,7 +38,6 @@ FEWEST_MEMBERS, FEWEST_ROWS = 4, 4
 MOST_SIGMAS = 16
 """Each may claim a signal at LEVEL / 16, which the deals of `esft.stats.signal` can just tell."""
 _BEST = 3
-_EXACT, _POPULATION = 12, (8, 64)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,29 +58,6 @@ class ProbedSigma:
     def bias(self) -> float:
         """By how much the rows that chose the best members flatter them."""
         return self.chosen_change - self.fresh_change
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recommendation:
-    """What to tune with: None where the probe does not tell."""
-
-    sigma: float | None
-    alpha: float | None
-    population: int | None
-    reward: str | None
-    verdict: Literal["works", "no signal", "mute", "too large"]
-    why: str
-
-    @property
-    def changes(self) -> dict[str, object]:
-        """Return what it sets, as "table.key" to value."""
-        values = {
-            "search.sigma": self.sigma,
-            "search.alpha": self.alpha,
-            "search.population": self.population,
-            "task.reward": self.reward,
-        }
-        return {key: value for key, value in values.items() if value is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +98,7 @@ def run_probe(
     watcher: Watcher,
     *,
     sigmas: Sequence[float] | None = None,
-    members: int = MEMBERS,
+    members: int,
     rows: int | None = None,
 ) -> Probed:
     """Try members at some sigmas, and say which settings to tune with.
@@ -147,15 +114,11 @@ def run_probe(
         RecipeError: for sigmas, members or rows that no probe can be made of. EsftError as
             `open_session`. RunError if the base model overflows.
     """
-    train = len(task_and_rows(recipe.task)[1].train)
-    if rows is None:
-        wanted = min(MOST_ROWS, recipe.task.rows_per_step or ROWS)
-        rows = max(FEWEST_ROWS, min(wanted, train // 2))
-    _refuse(sigmas, members, rows, train)
-    probe = _begin(recipe, members, rows, watcher)
-    weights, session = probe.session.base.weights, probe.session
+    _refuse(sigmas, members)
+    probe = _begin(recipe, members, _checked_rows(recipe, rows), watcher)
+    session = probe.session
     if sigmas is None:
-        size = SIGMA * root_mean_square(weights)
+        size = SIGMA * root_mean_square(session.base.weights)
         sigmas = [rounded(size * times) for times in AROUND]
     found: list[ProbedSigma] = []
     try:
@@ -165,23 +128,23 @@ def run_probe(
         if not found:
             raise
     correct = [result.correct for result in probe.base]
-    search = session.recipe.search
+    tried = {one.sigma: (one.verdict, one.signal) for one in found}
     return Probed(
         model=recipe.model.id,
         task=session.rollout.task.name,
-        seed=search.seed,
+        seed=session.recipe.search.seed,
         members=members,
-        rows=rows,
+        rows=len(probe.rows),
         base_reward=mean_reward(probe.base),
         base_fresh_reward=mean_reward(probe.base_fresh),
-        base_correct=None if None in correct else sum(correct) / rows,
+        base_correct=None if None in correct else sum(correct) / len(correct),
         sigmas=tuple(found),
         asked=tuple(sigmas),
-        recommendation=_recommended(recipe, probe, found, train),
+        recommendation=recommended(recipe, session, probe.base, tried),
     )
 
 
-def _refuse(sigmas: Sequence[float] | None, members: int, rows: int, train: int) -> None:
+def _refuse(sigmas: Sequence[float] | None, members: int) -> None:
     """Raise RecipeError for what no probe can be made of."""
     given = () if sigmas is None else tuple(sigmas)
     if sigmas is not None and not 1 <= len(given) <= MOST_SIGMAS:
@@ -204,8 +167,17 @@ def _refuse(sigmas: Sequence[float] | None, members: int, rows: int, train: int)
     if members < FEWEST_MEMBERS:
         raise RecipeError(
             f"--members is {members}, expected at least {FEWEST_MEMBERS}: fewer have no ranking",
-            hint=f"{MEMBERS} tell more",
+            hint="30 tell more",
         )
+
+
+def _checked_rows(recipe: Recipe, rows: int | None) -> int:
+    """Return the rows of a probe; RecipeError where they are too few, or more than half of those
+    there are."""
+    train = len(task_and_rows(recipe.task)[1].train)
+    if rows is None:
+        wanted = min(MOST_ROWS, recipe.task.rows_per_step or ROWS)
+        rows = max(FEWEST_ROWS, min(wanted, train // 2))
     if rows < FEWEST_ROWS:
         raise RecipeError(
             f"--rows is {rows}, expected at least {FEWEST_ROWS}: they are compared in two halves",
@@ -219,6 +191,7 @@ def _refuse(sigmas: Sequence[float] | None, members: int, rows: int, train: int)
             f"{train}",
             hint=f"--rows {most}, or more rows by --set task.train" if enough else "add rows",
         )
+    return rows
 
 
 def _begin(recipe: Recipe, members: int, rows: int, watcher: Watcher) -> _Probe:
@@ -237,7 +210,7 @@ def _begin(recipe: Recipe, members: int, rows: int, watcher: Watcher) -> _Probe:
     base, base_fresh = session.rollout.roll_out(tried), session.rollout.roll_out(fresh)
     if not math.isfinite(mean_reward([*base, *base_fresh])):
         raise RunError(
-            f"{recipe.model.id} overflows in {recipe.model.dtype} before any noise",
+            f"{recipe.model.id} overflows in {session.base.loaded.dtype} before any noise",
             hint="--dtype float32, or bfloat16",
         )
     # Step 0: members that no step of a run has.
@@ -254,19 +227,8 @@ def _begin(recipe: Recipe, members: int, rows: int, watcher: Watcher) -> _Probe:
 def _at_sigma(probe: _Probe, sigma: float, level: float, watcher: Watcher) -> ProbedSigma:
     """Roll out the members at a sigma, and the best of them on fresh rows."""
     session, members = probe.session, probe.members
-    session = replace(session, recipe=with_settings(session.recipe, {"search.sigma": sigma}))
+    rewards = partial(_rewards, session, sigma, watcher)
     watcher.phase(f"sigma {sigma:g}: {len(members)} members")
-
-    def rewards(some: Sequence[Member], rows: Sequence[EncodedRow]) -> list[list[float]]:
-        laps = Laps(session.base.loaded.device)
-        results = Population(session).roll_out(
-            some,
-            rows,
-            lambda done: watcher.progress(f"sigma {sigma:g}, members", done, len(some)),
-            laps,
-        )
-        return [[result.reward for result in one] for one in results]
-
     began = time.monotonic()
     on_rows = rewards(members, probe.rows)
     member_s = (time.monotonic() - began) / len(members)
@@ -294,6 +256,24 @@ def _at_sigma(probe: _Probe, sigma: float, level: float, watcher: Watcher) -> Pr
     )
 
 
+def _rewards(
+    session: Session,
+    sigma: float,
+    watcher: Watcher,
+    members: Sequence[Member],
+    rows: Sequence[EncodedRow],
+) -> list[list[float]]:
+    """Return the rewards of members at a sigma, row by row."""
+    session = replace(session, recipe=with_settings(session.recipe, {"search.sigma": sigma}))
+
+    def done(count: int) -> None:
+        watcher.progress(f"sigma {sigma:g}, members", count, len(members))
+
+    laps = Laps(session.base.loaded.device)
+    results = Population(session).roll_out(members, rows, done, laps)
+    return [[result.reward for result in one] for one in results]
+
+
 def _change(rewards: Sequence[Sequence[float]], base: Sequence[float]) -> float:
     """Return the mean change of some members' rewards, row by row; NaN of none."""
     changes = [new - old for one in rewards for new, old in zip(one, base, strict=True)]
@@ -312,57 +292,4 @@ def _why(kind: Kind, signal: Signal) -> str:
             return f"chance alone sets members apart as much in {signal.p_value:.0%} of cases"
     return (
         f"{max(0.0, signal.reliability):.0%} of what ranks the members is signal, the rest chance"
-    )
-
-
-def _recommended(
-    recipe: Recipe,
-    probe: _Probe,
-    found: Sequence[ProbedSigma],
-    train: int,
-) -> Recommendation:
-    """Return the recommendation; see the top of the module."""
-    reward = probe.session.recipe.task.reward
-    working = [one for one in found if one.verdict == "works"]
-    if not working:
-        return _nothing(probe, found)
-    best = max(working, key=lambda one: one.signal.likely_best)
-    times = (recipe.task.rows_per_step or train) / len(probe.rows)
-    reliable = at_rows(max(0.01, best.signal.reliability), times)
-    fewest, most = _POPULATION
-    members = 2 * max(fewest // 2, min(most // 2, math.ceil(_EXACT / reliable / 2)))
-    search = replace(recipe.search, sigma=best.sigma, population=members)
-    return Recommendation(
-        sigma=best.sigma,
-        alpha=rounded(search.alpha * REACH / reach_of(search)),
-        population=members,
-        reward=reward,
-        verdict="works",
-        why=f"of those that work, its best member is likely to gain most on other rows: "
-        f"{best.signal.likely_best:+.3g}",
-    )
-
-
-def _nothing(probe: _Probe, found: Sequence[ProbedSigma]) -> Recommendation:
-    """Return that no sigma works, why, and what to try."""
-    kinds, session = {one.verdict for one in found}, probe.session
-    rewards = [result.reward for result in probe.base]
-    ways, other = remedies(session)
-    verdict: Literal["no signal", "mute", "too large"] = "no signal"
-    if kinds == {"too large"}:
-        verdict, other = "too large", None
-        why = f"every sigma is too large: smaller --sigmas, below {found[0].sigma:g}"
-    elif all(result.correct for result in probe.base) and min(rewards) == max(rewards) > 0:
-        why = f"all {len(rewards)} rows are right already: harder rows"
-    elif min(rewards) == max(rewards) == 0:
-        why = f"no row of {len(rewards)} earns anything: {ways}"
-    elif kinds <= {"mute", "too large"}:
-        verdict = "mute"
-        why = f"members hardly differ, or lose: --sigmas between those tried, or {ways}"
-        if kinds == {"mute"}:
-            why = f"members hardly differ: --sigmas above {found[-1].sigma:g}, or {ways}"
-    else:
-        why = f"what sets members apart is chance: more --rows or --members, or {ways}"
-    return Recommendation(
-        sigma=None, alpha=None, population=None, reward=other, verdict=verdict, why=why
     )

@@ -137,3 +137,12 @@ def test_what_no_probe_can_be_made_of_is_refused_before_the_model_is_read(
 
     assert done.exit_code in (1, 2)
     assert said in " ".join(done.stderr.split())
+
+
+def test_members_that_share_batches_move_no_weight(recipe):
+    done = esft("probe", recipe, "--noise", "lowrank", "--sigmas", "0.1", "--members", 4, "--json")
+
+    assert done.exit_code == 0, done.stderr
+    (one,) = json.loads(done.stdout)["sigmas"]
+    assert one["unmoved"] is None
+    assert one["signal"]["telling"] > 0
