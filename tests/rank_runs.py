@@ -101,7 +101,7 @@ def _rank(sender, there, work, args):
     gc.freeze()  # what was loaded once stays shared: no search for garbage copies it
     torch.set_num_threads(1)
     os.environ.update({name: str(value) for name, value in there.items()})
-    esft.tuning.ranks.GONE_S, esft.tuning.ranks.SLOW_S = 3.0, 8.0
+    esft.tuning.ranks.GONE_S, esft.tuning.ranks.SLOW_S = 8.0, 20.0
     value, error, code = None, None, 0
     with tempfile.TemporaryDirectory() as cache:
         os.environ["ESFT_CACHE_DIR"] = cache  # what another process scored is scored again
