@@ -69,7 +69,7 @@ def recommended(
     times = (recipe.task.rows_per_step or len(session.train)) / len(base)
     reliable = at_rows(max(_LEAST, working[best].reliability), times)
     fewest, most = _POPULATION
-    members = 2 * max(fewest // 2, min(most // 2, math.ceil(_EXACT / reliable / 2)))
+    members = 2 * max(fewest // 2, min(most // 2, math.ceil(_EXACT / reliable / 2 - 1e-9)))
     search = replace(recipe.search, sigma=best, population=members)
     return Recommendation(
         sigma=best,

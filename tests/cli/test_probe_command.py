@@ -78,7 +78,7 @@ def test_ctrl_c_prints_what_is_measured(recipe, monkeypatch):
     calls = []
 
     def stopped(self, *args):
-        calls.append(self)
+        calls.append(args[:2])
         if len(calls) == 3:  # the members of the second sigma
             raise KeyboardInterrupt
         return roll_out(self, *args)
@@ -92,6 +92,11 @@ def test_ctrl_c_prints_what_is_measured(recipe, monkeypatch):
     assert "recommended" not in done.stdout
     # All but the lines that name files, and the one to paste.
     assert max(len(line) for line in done.stdout.splitlines() if "/" not in line) <= 80
+
+    first, again, second = calls
+    assert first == second  # members and rows are the same at each sigma
+    assert not {row.row.id for row in first[1]} & {row.row.id for row in again[1]}
+    assert {*again[0]} < {*first[0]}
 
     calls[:] = [None, None]
     assert esft("probe", recipe, "--members", 4).output.endswith("Stopped.\n")

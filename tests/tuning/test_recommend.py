@@ -1,0 +1,91 @@
+"""What a probe recommends of what members at some sigmas tell."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+
+from esft.recipe.settings import Model, Recipe, TaskSettings
+from esft.rollout.results import RowResult
+from esft.stats.intervals import Interval
+from esft.stats.signal import Signal
+from esft.tuning.minutes import REACH, reach_of
+from esft.tuning.recommend import recommended
+
+RECIPE = Recipe(model=Model(id="embedded"), task=TaskSettings(name="subtract-two-digits"))
+QUESTION = SimpleNamespace(reference="4")
+ROW = SimpleNamespace(row=SimpleNamespace(questions=[QUESTION]))
+ROLLOUT = SimpleNamespace(scoring="generate", reward=None)
+SESSION = SimpleNamespace(train=[ROW] * 40, rollout=ROLLOUT)
+SIGNAL = Signal(
+    change=0.0,
+    change_se=0.01,
+    spread=0.1,
+    improving=0.5,
+    improving_interval=Interval(0.3, 0.7, 0.95),
+    best={5: 0.1, 20: 0.2},
+    nearly=12,
+    reliability=0.6,
+    p_value=0.001,
+    telling=1.0,
+    overflowed=0,
+)
+
+
+def results(*rewards):
+    return [RowResult(reward=reward, correct=reward == 1) for reward in rewards]
+
+
+def advised(tried, base=(0.0, 1.0) * 20, recipe=RECIPE):
+    return recommended(recipe, SESSION, results(*base), tried)
+
+
+def test_the_sigma_is_that_whose_best_gains_most_when_chance_is_taken_off():
+    lucky = replace(SIGNAL, best={5: 0.3}, reliability=0.2)  # 0.06, against 0.12
+    destroyed = replace(SIGNAL, best={5: 9.0}, reliability=1.0)
+
+    one = advised({0.1: ("works", SIGNAL), 0.2: ("works", lucky), 0.4: ("too large", destroyed)})
+
+    assert (one.sigma, one.verdict) == (0.1, "works")
+    search = replace(RECIPE.search, sigma=one.sigma, alpha=one.alpha, population=one.population)
+    assert reach_of(search) == pytest.approx(REACH, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("reliability", "per_step", "members"),
+    [
+        (0.6, None, 20),  # 12 / 0.6: a step sees the 40 rows that the probe saw
+        (0.6, 20, 28),  # half of them: 0.43
+        (1.0, None, 12),
+        (1.0, 1, 12),
+        (0.05, None, 64),
+        (-1.0, None, 64),
+    ],
+)
+def test_the_population_is_what_twelve_exact_rewards_are_worth(reliability, per_step, members):
+    recipe = replace(RECIPE, task=replace(RECIPE.task, rows_per_step=per_step))
+
+    one = advised({0.1: ("works", replace(SIGNAL, reliability=reliability))}, recipe=recipe)
+
+    assert one.population == members
+
+
+@pytest.mark.parametrize(
+    ("base", "kinds", "verdict", "why", "reward"),
+    [
+        ((1.0,) * 8, ["mute", "no signal"], "no signal", "all 8 rows are right", "logprob"),
+        ((0.0,) * 8, ["mute", "mute"], "no signal", "no row of 8 earns anything", "logprob"),
+        ((0.0, 1.0), ["mute", "mute"], "mute", "--sigmas above 0.2", "logprob"),
+        ((0.0, 1.0), ["mute", "too large"], "mute", "between those tried", "logprob"),
+        ((0.0, 1.0), ["mute", "no signal"], "no signal", "apart is chance", "logprob"),
+        ((0.0, 1.0), ["too large"] * 2, "too large", "below 0.1", None),
+    ],
+)
+def test_where_nothing_works_it_says_why(base, kinds, verdict, why, reward):
+    tried = {sigma: (kind, SIGNAL) for sigma, kind in zip((0.1, 0.2), kinds, strict=True)}
+
+    one = advised(tried, base)
+
+    assert (one.sigma, one.alpha, one.population) == (None, None, None)
+    assert (one.verdict, one.reward) == (verdict, reward)
+    assert why in one.why
