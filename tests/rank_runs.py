@@ -78,7 +78,7 @@ def tune(ranks, recipe, of_ranks=None, die=None):
         return follow(ranks, recipe)
     notes = Notes()
     run_tuning(recipe, notes, never, ranks=ranks)
-    return notes.notices
+    return [text for text in notes.notices if not text.startswith("other programs are at work")]
 
 
 def resume(ranks, path):
@@ -101,7 +101,7 @@ def _rank(sender, there, work, args):
     gc.freeze()  # what was loaded once stays shared: no search for garbage copies it
     torch.set_num_threads(1)
     os.environ.update({name: str(value) for name, value in there.items()})
-    esft.tuning.ranks.GONE_S, esft.tuning.ranks.SLOW_S = 8.0, 20.0
+    esft.tuning.ranks.GONE_S, esft.tuning.ranks.SLOW_S = 5.0, 20.0
     value, error, code = None, None, 0
     with tempfile.TemporaryDirectory() as cache:
         os.environ["ESFT_CACHE_DIR"] = cache  # what another process scored is scored again

@@ -120,15 +120,15 @@ def test_the_share_that_a_small_sigma_does_not_move_is_as_measured(loaded):
 
 def test_members_of_the_real_model_answer_in_one_batch_as_alone(exact, questions):
     weights, sigma = Weights(exact.model, rank=1), 6e-3
-    members, before = [Member(1), Member(1, -1), Member(2)], identity(exact.model)
+    members, before = [Member(1), Member(1, -1)], identity(exact.model)
     task = get_task("conciseness")
     alone = Rollout(exact.model, exact.tokenizer, task, max_new_tokens=6)
     batched = BatchedModel(exact.model, weights)
     together = replace(alone, model=batched)
-    rows = alone.encode(questions.holdout[:3])
+    rows = alone.encode(questions.holdout[:2])
 
     with batched.members(members, sigma):
-        shared = together.roll_out([row.of(at) for at in range(3) for row in rows])
+        shared = together.roll_out([row.of(at) for at in range(2) for row in rows])
 
     results = []
     for member in members:
@@ -137,7 +137,7 @@ def test_members_of_the_real_model_answer_in_one_batch_as_alone(exact, questions
     assert [one.answers for one in shared] == [one.answers for one in results]
     rewards = [one.reward for one in results]
     assert [one.reward for one in shared] == pytest.approx(rewards, rel=1e-4)
-    assert len(set(rewards)) > 3  # members differ, and rows
+    assert len(set(rewards)) > 2  # members differ, and rows
     assert identity(exact.model) == before
 
 
