@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from esft.bench.timing import Spread, in_turns, ratio, spread
-from esft.engine import Weights
+from esft.engine import Drift, Weights
 from esft.engine.batched import BatchedModel
 from esft.engine.members import population
 from esft.engine.perturb import visiting
@@ -49,6 +49,7 @@ def bench_population(
     ValueError as `BatchedModel`.
     """
     weights = Weights(loaded.model, rank=RANK)
+    drift = Drift(weights, dtype="float16")  # members are undone as in a run
     batched = BatchedModel(loaded.model, weights)
     tried = population(0, 1, members)
 
@@ -62,7 +63,7 @@ def bench_population(
 
         def alone() -> list[RowResult]:
             results = []
-            with visiting(weights, SIGMA) as visit:
+            with visiting(weights, SIGMA, drift) as visit:
                 for member in tried:
                     visit(member)
                     results += plain.roll_out(rows)
