@@ -1,10 +1,11 @@
 """Rollouts against plain transformers: both make the same answers and log-probabilities."""
 
 import pytest
+import torch
 from tiny_models import write_model
 
 from esft.bench.rollout import RolloutSettings, bench_rollout, in_batches, with_options
-from esft.errors import UnknownTaskError
+from esft.errors import ModelError, UnknownTaskError
 from esft.tasks.registry import get_task
 from esft.tasks.rows import split_rows
 
@@ -21,6 +22,24 @@ def test_both_ways_come_out_the_same_in_every_batch_size():
         assert rate.same == rate.sequences == (9 if rate.scoring == "generate" else 36)
         rows, tokens = rate.rows_per_second, rate.tokens_per_second
         assert tokens.median / rows.median == pytest.approx(rate.tokens / 9)
+
+
+def test_members_in_one_batch_answer_as_one_at_a_time():
+    measured = bench_rollout(RolloutSettings(members=3, max_new_tokens=4, **SMALL))
+
+    assert [(rate.scoring, rate.batch) for rate in measured.shared] == [
+        (scoring, batch) for scoring in ("generate", "choice") for batch in (1, 4)
+    ]
+    for rate in measured.shared:
+        assert (rate.members, rate.rows, rate.same) == (3, 9, 27)
+        assert rate.rows_per_second.median > 0 < rate.speedup.median
+
+
+def test_a_model_whose_members_cannot_share_a_batch_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.nn.Linear, "forward", lambda self, x: x @ self.weight.T)
+
+    with pytest.raises(ModelError, match=r"members of embedded cannot share a batch: .*q_proj"):
+        bench_rollout(RolloutSettings(members=2, max_new_tokens=2, **SMALL))
 
 
 def test_another_model_is_asked_what_comes_with_esft(tmp_path):
