@@ -1,12 +1,14 @@
 """Members in one batch, against one after the other and against plain rollouts of the same rows."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+
+import torch
 
 from esft.bench.timing import Spread, in_turns, ratio, spread
 from esft.engine import Drift, Weights
 from esft.engine.batched import BatchedModel
-from esft.engine.members import population
+from esft.engine.members import Member, population
 from esft.engine.perturb import visiting
 from esft.models.load import LoadedModel
 from esft.rollout.batches import Batches
@@ -20,6 +22,8 @@ SIGMA = 1e-6
 three ways have the same to do."""
 
 TOGETHER, ALONE, PLAIN = "one batch", "one at a time", "plain"
+
+Way = Callable[[], list[RowResult]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,43 +54,61 @@ def bench_population(
     """
     weights = Weights(loaded.model, rank=RANK)
     drift = Drift(weights, dtype="float16")  # members are undone as in a run
-    batched = BatchedModel(loaded.model, weights)
-    tried = population(0, 1, members)
+    batched, tried = BatchedModel(loaded.model, weights), population(0, 1, members)
+    rates = []
+    for rollout, rows in rollouts:
+        for batch in batches:
+            plain = replace(rollout, batches=Batches(batch))
+            ways = _ways(plain, rows, tried, batched, drift)
+            sizes = batch, len(rows), members
+            rates.append(_rate(rollout.scoring, *sizes, ways, rounds, loaded.device))
+    return tuple(rates)
 
-    def rate(rollout: Rollout, rows: Sequence[EncodedRow], batch: int) -> SharedRate:
-        plain = replace(rollout, batches=Batches(batch))
-        shared = replace(plain, model=batched)
 
-        def together() -> list[RowResult]:
-            with batched.members(tried, SIGMA):
-                return shared.roll_out([row.of(at) for at in range(members) for row in rows])
+def _ways(
+    plain: Rollout,
+    rows: Sequence[EncodedRow],
+    tried: Sequence[Member],
+    batched: BatchedModel,
+    drift: Drift,
+) -> dict[str, Way]:
+    shared = plain.by(batched)
 
-        def alone() -> list[RowResult]:
-            results = []
-            with visiting(weights, SIGMA, drift) as visit:
-                for member in tried:
-                    visit(member)
-                    results += plain.roll_out(rows)
-            return results
+    def together() -> list[RowResult]:
+        with batched.members(tried, SIGMA):
+            return shared.roll_out([row.of(at) for at in range(len(tried)) for row in rows])
 
-        ways: dict[str, Callable[[], list[RowResult]]] = {TOGETHER: together, ALONE: alone}
-        pairs = zip(*(work() for work in ways.values()), strict=True)  # warms up, too
-        same = sum(one.answers == other.answers for one, other in pairs)
-        ways[PLAIN] = lambda: plain.roll_out([*rows] * members)
-        works = {way: {rollout.scoring: work} for way, work in ways.items()}
-        took = {
-            way: seconds[rollout.scoring]
-            for way, seconds in in_turns(works, rounds, loaded.device).items()
-        }
-        return SharedRate(
-            scoring=rollout.scoring,
-            batch=batch,
-            members=members,
-            rows=len(rows),
-            rows_per_second=spread([members * len(rows) / taken for taken in took[TOGETHER]]),
-            of_plain=ratio(took[PLAIN], took[TOGETHER]),
-            speedup=ratio(took[ALONE], took[TOGETHER]),
-            same=same,
-        )
+    def alone() -> list[RowResult]:
+        results = []
+        with visiting(drift.weights, SIGMA, drift) as visit:
+            for member in tried:
+                visit(member)
+                results += plain.roll_out(rows)
+        return results
 
-    return tuple(rate(*pair, batch) for pair in rollouts for batch in batches)
+    return {TOGETHER: together, ALONE: alone, PLAIN: lambda: plain.roll_out([*rows] * len(tried))}
+
+
+def _rate(
+    scoring: str,
+    batch: int,
+    rows: int,
+    members: int,
+    ways: Mapping[str, Way],
+    rounds: int,
+    device: torch.device,
+) -> SharedRate:
+    together, alone, _ = (work() for work in ways.values())  # warms up, too
+    timed = {way: {scoring: work} for way, work in ways.items()}
+    seconds = in_turns(timed, rounds, device)
+    took = {way: of_way[scoring] for way, of_way in seconds.items()}
+    return SharedRate(
+        scoring=scoring,
+        batch=batch,
+        members=members,
+        rows=rows,
+        rows_per_second=spread([members * rows / taken for taken in took[TOGETHER]]),
+        of_plain=ratio(took[PLAIN], took[TOGETHER]),
+        speedup=ratio(took[ALONE], took[TOGETHER]),
+        same=sum(map(lambda one, other: one.answers == other.answers, together, alone)),
+    )

@@ -212,6 +212,9 @@ class _Reading(TorchFunctionMode):
         if func is functional.embedding:
             return result if name is None else self._embedded(name, args[0], result)
         bias = args[0] if func is torch.addmm else (*args, None)[2]
+        if name is None and id(bias) not in self._names:
+            return result
+        flat = _flat(result)
         if name is not None:
             of = self._noises.parameters[name]
             inward, outward = (of.right, of.left) if at == 1 else (of.left, of.right)
@@ -219,11 +222,11 @@ class _Reading(TorchFunctionMode):
             shares, others = self._shares(name, inputs.shape[:-1], self._low_rank, inputs.dtype)
             # What the noise of other members makes of a row counts nothing, also where infinite.
             along = (_flat(inputs) @ inward.T).masked_fill_(others, 0).mul_(shares)
-            _flat(result).addmm_(along, outward)
+            flat.addmm_(along, outward)
         if (name := self._names.get(id(bias))) is not None:
             shares, _ = self._shares(name, result.shape[:-1], self._full, result.dtype)
-            _flat(result).addmm_(shares, self._noises.parameters[name].full)
-        return result
+            flat.addmm_(shares, self._noises.parameters[name].full)
+        return flat.view(result.shape)  # not `result`, of which `flat` may be a copy
 
     def _embedded(self, name: str, ids: Tensor, result: Tensor) -> Tensor:
         """Return the embeddings of `ids` with what the members of the rows add to them."""
@@ -258,7 +261,7 @@ class _Reading(TorchFunctionMode):
 
     def _by_token(self, lead: Sequence[int], of_rows: Tensor) -> Tensor | None:
         rows, count = of_rows.shape
-        if lead[0] == rows:
+        if tuple(lead[:1]) == (rows,):
             between = (1,) * (len(lead) - 1)
             return of_rows.view(rows, *between, count).expand(*lead, count).reshape(-1, count)
         if self._predicting is not None and tuple(lead) == (1, len(self._predicting)):

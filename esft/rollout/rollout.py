@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
+from copy import copy
 from dataclasses import KW_ONLY, dataclass, field, replace
 from itertools import cycle, islice
 from typing import Any
@@ -49,6 +50,12 @@ class Rollout:
             self.max_new_tokens = self.task.max_new_tokens
         # Now, not when first needed: the same whatever the weights are by then.
         self._span = tree_span(self.model) if self.scoring == "choice" else 0
+
+    def by(self, model: Any) -> "Rollout":
+        """Return the same rollout by a model that stands for this one, such as a `BatchedModel`."""
+        other = copy(self)  # not made anew: what was found out about the model stays
+        other.model = model
+        return other
 
     def encode(self, rows: Sequence[Row]) -> tuple[EncodedRow, ...]:
         """Tokenize rows.

@@ -89,6 +89,7 @@ class _Follower:
         self._place, self._recipe = where, recipe
         self._session: Session
         self._record: JournalRecord
+        self._population: Population
 
     def facts(self) -> dict[str, str]:
         """Say which software this is, and what was typed."""
@@ -114,6 +115,7 @@ class _Follower:
         if is_run(Path(run)):  # here too: then its snapshots save steps
             source = replace(source, run=open_run(Path(run)))
         bring_to(self._session.base, source, self._record.last, Silent())
+        self._population = Population(self._session)
 
     def members(
         self, batch: int, rows: list[int], members: list[list[tuple[int, int]]]
@@ -124,7 +126,7 @@ class _Follower:
         own = [Member(seed, sign) for seed, sign in members[self._place.rank]]
         encoded = [session.train[number] for number in rows]
         laps = Laps(session.base.loaded.device)
-        made = Population(session).roll_out(own, encoded, lambda done: None, laps)
+        made = self._population.roll_out(own, encoded, lambda done: None, laps)
         reply = as_reply(made, session.rollout.batches.size)
         peak = peak_memory(session.base.loaded.device)
         return reply | {"seconds": time.monotonic() - began, "peak_memory": peak}

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager, closing, nullcontext
-from dataclasses import fields, replace
+from dataclasses import fields
 from itertools import accumulate, groupby
 from typing import Literal
 
@@ -79,7 +79,7 @@ class Population:
         self._session = session
         self._batched = session.batched
         if self._batched is not None:
-            self._rollout = replace(session.rollout, model=self._batched)
+            self._rollout = session.rollout.by(self._batched)
 
     def roll_out(
         self,
