@@ -131,8 +131,12 @@ class Odd(nn.Module):
         (lambda model, states: states, "odd is not read by a linear"),
         (lambda model, states: nn.functional.linear(states[0], model.odd), r"odd is given \(5,\)"),
         (lambda model, states: nn.functional.linear(states, model.odd + 0), "odd is not read by"),
+        (
+            lambda model, states: nn.functional.linear(states, model.odd) + states @ model.odd.T,
+            "odd is not read by",
+        ),
     ],
-    ids=["transposed", "never", "of one sequence", "changed before"],
+    ids=["transposed", "never", "of one sequence", "changed before", "both ways"],
 )
 def test_what_the_batch_cannot_perturb_is_refused_by_name(read, said):
     model = Odd(read).requires_grad_(False)
