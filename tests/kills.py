@@ -48,13 +48,13 @@ def embedded_recipe(folder, noise="full", **anchor):
     return Recipe(
         model=Model(id="embedded", device="cpu"),
         task=TaskSettings(
-            name="subtract-two-digits", train=48, holdout=24, rows_per_step=12, reward="logprob"
+            name="subtract-two-digits", train=24, holdout=12, rows_per_step=6, reward="logprob"
         ),
         search=Search(
-            seed=3, steps=6, population=6, sigma=0.005, alpha=0.05, antithetic=True, noise=noise
+            seed=3, steps=6, population=4, sigma=0.005, alpha=0.05, antithetic=True, noise=noise
         ),
         anchor=Anchor(**({"awd": 1.0, "norm": "l2"} | anchor)),
-        prior=Prior(tasks=("copy-letters",), every=2, rows=12),
+        prior=Prior(tasks=("copy-letters",), every=2, rows=6),
         run=Run(dir=str(folder), snapshot_every=2),
     )
 

@@ -27,8 +27,7 @@ few_bits = pytest.mark.parametrize("kept", ["float16", "int8"])
 
 
 @with_both_noises
-@pytest.mark.parametrize("antithetic", [False, True])
-@pytest.mark.parametrize("shaping", ["zscore", "ranks"])
+@pytest.mark.parametrize(("shaping", "antithetic"), [("zscore", False), ("ranks", True)])
 @pytest.mark.parametrize(
     "decay", [{}, {"decay": 10.0, "norm": "l2"}, {"decay": 0.01, "norm": "l1"}], ids=str
 )
