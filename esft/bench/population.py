@@ -15,6 +15,7 @@ from esft.rollout.batches import Batches
 from esft.rollout.encode import EncodedRow
 from esft.rollout.results import RowResult
 from esft.rollout.rollout import Rollout
+from esft.tuning.population import groups
 
 RANK = 1
 SIGMA = 1e-6
@@ -73,10 +74,17 @@ def _ways(
     drift: Drift,
 ) -> dict[str, Way]:
     shared = plain.by(batched)
+    # As a run does: as many members as fill a batch, then the next.
+    of_each = len(rows) * max(map(plain.sequences, rows))
+    pieces = groups(tried, plain.batches.size // of_each)
 
     def together() -> list[RowResult]:
-        with batched.members(tried, SIGMA):
-            return shared.roll_out([row.of(at) for at in range(len(tried)) for row in rows])
+        results = []
+        for piece in pieces:
+            with batched.members([tried[at] for at in piece], SIGMA):
+                sequences = [row.of(at) for at in range(len(piece)) for row in rows]
+                results += shared.roll_out(sequences)
+        return results
 
     def alone() -> list[RowResult]:
         results = []

@@ -163,7 +163,7 @@ def _rollout_text(result: RolloutBench) -> Iterator[str]:
         return
     members, rows = result.shared[0].members, result.shared[0].rows
     yield f"{members} members, {rows} rows each, in batches that they share (noise of rank 1)"
-    widths = (-9, 5, 8, 23, 23, 9)
+    widths = (-9, 5, 7, 25, 25, 9)
     yield _line(widths, "scoring", "batch", "rows/s", "of plain", "of one at a time", "same")
     for rate in result.shared:
         yield _line(
