@@ -1,6 +1,7 @@
 """Run folders as `esft tune` and `esft eval` leave them, for tests of the report."""
 
 import json
+import math
 from dataclasses import replace
 
 from records import MODEL, a_score, a_step, an_info
@@ -10,7 +11,7 @@ from esft.engine.journal import JournalStep
 from esft.engine.members import net_coefficients, population
 from esft.evals.results import EVAL_FORMAT
 from esft.runs.folder import create_run
-from esft.runs.records import RecordedRow, Saved, StepTimes
+from esft.runs.records import ProbeRecord, RecordedRow, Saved, StepTimes, TriedSigma
 
 NUMEL = 1000
 ROWS = 40
@@ -27,6 +28,17 @@ SETTINGS = {
     "run.dir": None,
 }
 REWARDS = (0.1, 0.2, 0.3, 0.6)
+PROBE = ProbeRecord(
+    members=4,
+    rows=8,
+    base_reward=0.3,
+    chosen=0.01,
+    sigmas=(
+        TriedSigma(sigma=0.001, verdict="mute", why="", changes=(0.0, 0.0, 0.01, 0.0)),
+        TriedSigma(sigma=0.01, verdict="works", why="", changes=(-0.1, 0.2, 0.05, math.nan)),
+        TriedSigma(sigma=0.1, verdict="too large", why="", changes=(math.nan,) * 4),
+    ),
+)
 
 
 def write_run(path, *, steps=4, rewards=REWARDS, evaluations=None, **settings):
@@ -42,6 +54,7 @@ def write_run(path, *, steps=4, rewards=REWARDS, evaluations=None, **settings):
     run = create_run(path, "", info, header)
     journal = _write_steps(run, given, steps, rewards)
     run.update_info(saved=Saved(step=steps, weights="ab", journal=journal.checksum, files={}))
+    run.record_probe(PROBE)
     shares = {0: 0.9, steps: 0.5} if evaluations is None else evaluations
     for step, share in shares.items():
         write_evaluation(run, "arc", "target", step, 1 - share)

@@ -170,6 +170,26 @@ def _setting_option(table: str, setting: Setting) -> Callable:
     )
 
 
+class SigmaOrAuto(click.ParamType):
+    """A noise scale, or the word auto."""
+
+    name = "float or auto"
+
+    def get_metavar(self, *_: object, **__: object) -> str:
+        return "FLOAT|auto"
+
+    def convert(self, value: object, parameter: click.Parameter | None, ctx: click.Context | None):
+        return value if value == "auto" else click.FLOAT.convert(value, parameter, ctx)
+
+
+def sigma_or_auto(command: click.Command) -> click.Command:
+    """Let the --sigma of a command take auto, too."""
+    option = next(one for one in command.params if one.name == "sigma")
+    option.type = SigmaOrAuto()
+    option.help += "  Auto tries members at three first, and chooses alpha where no recipe has it."
+    return command
+
+
 prior_option = _setting_option("prior", TABLES["prior"].declared()["tasks"])
 set_option = grouped(
     "Run",

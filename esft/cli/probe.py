@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from esft.tuning.probe import Probed, ProbedSigma
 
 _WIDTHS = 8, 22, 20, 11, 11, 8
-_OWN = ("--sigmas", "--members", "--rows", "--out")
+_OWN = ("--sigmas", "--members", "--rows", "--out", "--plot")
 _CHOSEN = ("--sigma", "--alpha", "--population")
 
 
@@ -53,6 +53,13 @@ def _numbers(ctx: click.Context, parameter: click.Parameter, text: str | None) -
     metavar="FILE.toml",
     help="Write the recommendation as a recipe, for esft tune FILE.toml.",
 )
+@options.grouped(
+    "Probe",
+    "--plot",
+    type=click.Path(path_type=Path),
+    metavar="FILE.png",
+    help="Draw the rewards of the members at each sigma.",
+)
 @options.setting_options
 @options.set_option
 @options.json_option
@@ -64,6 +71,7 @@ def probe(
     members: int,
     rows: int | None,
     out: Path | None,
+    plot: Path | None,
     as_json: bool,
     **changes: object,
 ) -> None:
@@ -76,7 +84,7 @@ def probe(
     \b
     Examples:
       esft probe quickstart
-      esft probe --model ./SmolLM2.gguf --task conciseness --out my.toml
+      esft probe --model ./SmolLM2.gguf --task conciseness --out my.toml --plot my.png
       esft probe arc-qwen2.5-1.5b --sigmas 3e-4,1e-3,3e-3,1e-2 --members 40 --rows 64
     """
     settings = options.recipe_of(ctx, recipe)
@@ -84,8 +92,9 @@ def probe(
     from esft.recipe.toml import refuse_taken, write_recipe
     from esft.tuning.probe import run_probe
 
-    if out is not None:
-        refuse_taken(out)
+    for file in (out, plot):
+        if file is not None:
+            refuse_taken(file)
     with show_work() as watcher:
         result = run_probe(settings, watcher, sigmas=sigmas, members=members, rows=rows)
     advised, command = result.recommendation, _command(ctx, result)
@@ -100,7 +109,21 @@ def probe(
         click.echo(f"written to {out}: esft tune {out}", err=True)
     elif out is not None:
         click.echo(f"{out} is not written: there is nothing to recommend", err=True)
+    if plot is not None:
+        _draw(result, plot)
     ctx.exit(130 if result.stopped else 0)
+
+
+def _draw(result: Probed, plot: Path) -> None:
+    from esft.files import write_whole
+    from esft.report.charts import PROBE_KEYS, probe_chart
+    from esft.report.draw import as_png
+
+    title = f"{result.task} on {Path(result.model).name}"
+    chosen = result.recommendation.sigma
+    chart = probe_chart(title, result.base_reward, result.sigmas, chosen)
+    write_whole(plot, as_png([chart], PROBE_KEYS))
+    click.echo(f"drawn in {plot}", err=True)
 
 
 def _command(ctx: click.Context, result: Probed) -> str | None:

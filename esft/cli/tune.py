@@ -13,11 +13,13 @@ from esft.rollout.typed import json_text
 
 if TYPE_CHECKING:
     from esft.recipe.settings import Recipe
+    from esft.runs.records import ProbeRecord
     from esft.tuning.session import Opened
     from esft.tuning.start import Finished
     from esft.tuning.watcher import Outcome
 
 
+@options.sigma_or_auto
 @click.command(cls=options.GroupedCommand, short_help="Fine-tune a model on a task.")
 @click.argument("recipe", required=False, shell_complete=options.complete_recipes)
 @options.setting_options
@@ -58,15 +60,20 @@ def tune(
           --steps 5 --population 8 --run-dir out
       torchrun --nproc-per-node 2 -m esft tune arc-qwen2.5-1.5b
     """
+    auto = ctx.params["sigma"] == "auto"
+    if auto:
+        ctx.params["sigma"] = None  # as if it were not typed
     settings = options.recipe_of(ctx, recipe)
     # torch comes with them: --help does not wait for it
     from esft.tuning.follow import follow
     from esft.tuning.ranks import joined, place
     from esft.tuning.start import run_tuning
 
-    opened = None
+    opened = probed = None
     if minutes is not None:
-        settings, opened = _within(ctx, minutes, recipe, settings)
+        settings, opened, probed = _within(ctx, minutes, recipe, settings, auto)
+    elif auto:
+        settings, opened, probed = _with_sigma(ctx, recipe, settings)
     if dry_run:
         if not place().rank:
             _dry_run(recipe, settings, as_json)
@@ -75,34 +82,69 @@ def tune(
         if ranks is not None and ranks.follows:
             follow(ranks, settings)
             return
-        result = run_tuning(settings, watcher, watcher.asked, opened=opened, ranks=ranks)
+        result = run_tuning(
+            settings, watcher, watcher.asked, opened=opened, ranks=ranks, probed=probed
+        )
     without = options.typed_with(ctx, ("--awd", "--run-dir"), "--awd", "0")
     _show(ctx, result, as_json, without if settings.anchor.awd else None)
 
 
 def _within(
-    ctx: click.Context, minutes: float, name: str | None, recipe: Recipe
-) -> tuple[Recipe, Opened]:
-    """Return a recipe that takes so many minutes, and its model; say how it could be typed."""
+    ctx: click.Context, minutes: float, name: str | None, recipe: Recipe, auto: bool
+) -> tuple[Recipe, Opened, ProbeRecord | None]:
+    """Return a recipe that takes so many minutes, its model and how sigma was chosen; say how it
+    could be typed."""
     from esft.recipe.settings import with_settings
     from esft.recipe.toml import settings_in
     from esft.tuning.minutes import fit_minutes
-    from esft.tuning.ranks import place
 
-    if place().world > 1:
-        raise click.UsageError(
-            "--minutes times one process, not those of a torchrun: run it without torchrun, and "
-            "give torchrun the command that it prints"
-        )
+    _refuse_before_trial("--minutes times", recipe)
     typed = options.typed_settings(ctx)[0]
+    named = {*settings_in(name)} - ({"search.sigma"} if auto else set())
     with show_work() as watcher:
-        fitted = fit_minutes(recipe, minutes, typed, watcher, settings_in(name))
+        fitted = fit_minutes(recipe, minutes, typed, watcher, named)
         expected = f"expected {duration(fitted.seconds)} for all steps; the same settings typed:"
         watcher.plan([("minutes", fitted.because[0])])
         watcher.plan([("", line) for line in (*fitted.because[1:], expected)])
     words = options.as_options(fitted.changes)
-    click.echo(f"  {options.typed_with(ctx, ('--minutes',), *words)}", err=True)
-    return with_settings(recipe, fitted.changes), fitted.opened
+    without = ("--minutes", "--sigma") if auto else ("--minutes",)
+    click.echo(f"  {options.typed_with(ctx, without, *words)}", err=True)
+    return with_settings(recipe, fitted.changes), fitted.opened, fitted.probed
+
+
+def _with_sigma(
+    ctx: click.Context, name: str | None, recipe: Recipe
+) -> tuple[Recipe, Opened, ProbeRecord]:
+    """Return a recipe with a sigma that members were tried at, its model and what was tried; say
+    how it could be typed."""
+    from esft.recipe.settings import with_settings
+    from esft.recipe.toml import settings_in
+    from esft.tuning.sigma import choose_sigma
+
+    _refuse_before_trial("--sigma auto tries members in", recipe)
+    typed = options.typed_settings(ctx)[0]
+    with show_work() as watcher:
+        chosen = choose_sigma(recipe, typed, watcher, settings_in(name))
+        watcher.plan([("sigma", chosen.because), ("", "the same settings typed:")])
+    words = options.as_options(chosen.changes)
+    click.echo(f"  {options.typed_with(ctx, ('--sigma',), *words)}", err=True)
+    return with_settings(recipe, chosen.changes), chosen.opened, chosen.probed
+
+
+def _refuse_before_trial(what: str, recipe: Recipe) -> None:
+    """Raise what a run would be refused for after its trial."""
+    from esft.runs.names import choose_run_path
+    from esft.tuning.ranks import place
+    from esft.tuning.track import require_tracker
+
+    choose_run_path(recipe.run.dir, recipe.task.name, recipe.model.id)
+    require_tracker(recipe.run.track)
+
+    if place().world > 1:
+        raise click.UsageError(
+            f"{what} one process, not those of a torchrun: run it without torchrun, and give "
+            "torchrun the command that it prints"
+        )
 
 
 def _dry_run(name: str | None, recipe: Recipe, as_json: bool) -> None:

@@ -28,6 +28,9 @@ class JournalStep:
     rows_hash: str  # of what they ask and how answers to them are graded, in order
     sigma: float | None = None  # of an annealed run; else those of the header hold
     alpha: float | None = None
+    silent: str | None = None
+    """Which of its rows told members nothing, where the rows of later steps depend on it; see
+    `esft.tuning.screen`."""
 
 
 class Journal:
@@ -58,6 +61,8 @@ class Journal:
         }
         if step.alpha is not None:
             record |= {"sigma": step.sigma, "alpha": step.alpha}
+        if step.silent is not None:
+            record["silent"] = step.silent
         self._write(record)
 
     def end(self, steps: int, weights: str, best: int | None) -> None:

@@ -201,6 +201,7 @@ def _step(record: dict, number: int, annealed: bool) -> JournalStep:
             coefficients=unpack(record["coefficients"]),
             rows_at=rows_at,
             rows_hash=rows_hash,
+            silent=record.get("silent"),
             **scales,
         )
     except (KeyError, TypeError, ValueError, binascii.Error) as error:

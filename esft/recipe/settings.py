@@ -133,6 +133,11 @@ class Search(Settings):
         at_most=1,
     )
     antithetic: bool = setting("Try each noise with both signs", False)
+    screen_rows: bool = setting(
+        "Leave rows out on which the members of three steps did not differ, and look at them again "
+        "every fifth turn; rewards of a step are of the rows it sees",
+        False,
+    )
     shaping: str = setting("How rewards become coefficients", "zscore", choices=("zscore", "ranks"))
     noise: str = setting(
         "Noise of a matrix: a number of its own for each weight, or products of two vectors, which "

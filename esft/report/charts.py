@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -11,6 +12,7 @@ from esft.evals.results import TaskResult
 from esft.evals.summary import says_right
 from esft.report.numbers import RunNumbers
 from esft.rollout.typed import known
+from esft.runs.records import TriedSigma
 
 WIDE = 1.96  # standard errors on either side that hold the truth in 95 % of cases
 
@@ -31,12 +33,24 @@ class Line:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Box:
+    """Values side by side: a dot each, over a box from the lower to the upper quartile."""
+
+    label: str  # below it
+    values: tuple[float, ...]  # finite ones
+    note: str = ""  # above it, in short lines
+    run: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Chart:
-    """Lines over the steps of a run; or a row a layer, with a dot a run."""
+    """Lines over the steps of a run; or a row a layer, with a dot a run; or boxes."""
 
     title: str
     label: str  # of the axis of the values
-    lines: tuple[Line, ...]
+    lines: tuple[Line, ...] = ()
+    boxes: tuple[Box, ...] = ()
+    across: str = "step"  # label of the other axis
     limits: tuple[float, float] | None = None  # of that axis; None takes those of the lines
     level: float | None = None  # where a thin line lies across
     percent: bool = False  # values are shares, shown as such
@@ -44,7 +58,12 @@ class Chart:
 
     def described(self, names: Sequence[str]) -> str:
         """Return what it shows in words, the ends of every line; `names` are those of the runs."""
-        words = [f"{self.title}, {self.label}{', a row a layer' if self.rows else ' by step'}."]
+        by = ", a row a layer" if self.rows else f" by {self.across}"
+        words = [f"{self.title}, {self.label}{by}."]
+        for box in self.boxes:
+            note = "".join(f", {line}" for line in box.note.splitlines())
+            middle = f"median {statistics.median(box.values):.4g}, " if box.values else ""
+            words.append(f"{box.label}: {middle}{len(box.values)} values{note}.")
         for line in self.lines:
             style = "" if line.style == "solid" else f" ({line.style})"
             labels = self.rows or [f"step {step}" for step in line.steps]
@@ -80,14 +99,16 @@ def sections_of(runs: Sequence[RunNumbers]) -> list[Section]:
         charts = []
         for chart in make(runs):
             lines = [line for line in chart.lines if set(line.values) - {None}]
-            if lines:
+            if lines or any(box.values for box in chart.boxes):
                 charts.append(replace(chart, lines=tuple(lines)))
         if charts:
-            shown = sorted({line.run for chart in charts for line in chart.lines})
+            shown = sorted({one.run for chart in charts for one in (*chart.lines, *chart.boxes)})
             keys = [Key(text=runs[run].label, run=run) for run in shown] if len(runs) > 1 else []
             sections.append(Section(name=name, charts=tuple(charts), keys=(*keys, *styles)))
     return sections
 
+
+_SHARES = {"label": "share", "limits": (-0.03, 1.03), "percent": True}
 
 Point = tuple[int, float | None, float | None]  # step, value and its standard error
 
@@ -133,7 +154,7 @@ def _task_charts(runs: Sequence[RunNumbers]) -> list[Chart]:
     tuned = "{} (tuned on)"
     charts = _by_task(runs, "target", tuned, "right answers", {"solid": shares})
     charts += _by_task(runs, "prior", "{}", "right answers", {"solid": shares})
-    charts = [replace(chart, limits=(-0.03, 1.03), percent=True) for chart in charts]
+    charts = [replace(chart, limits=_SHARES["limits"], percent=True) for chart in charts]
     charts = _by_task(runs, "target", tuned, "reward", {"solid": rewards}) + charts
     based = []
     for chart in charts:
@@ -170,8 +191,8 @@ def _decay_charts(runs: Sequence[RunNumbers]) -> list[Chart]:
 
 
 def _population_charts(runs: Sequence[RunNumbers]) -> list[Chart]:
-    """Return rewards of the population, how far its members lie apart, and its right answers;
-    first the reward on holdout rows, where that is something else than right answers."""
+    """Return rewards of the population, how far its members lie apart, and how much of that is
+    signal; first the reward on holdout rows, where that is something else than right answers."""
 
     def holdout(task: TaskResult) -> list[Point]:
         other = any(score.reward != score.accuracy for score in task.evaluations)
@@ -180,12 +201,45 @@ def _population_charts(runs: Sequence[RunNumbers]) -> list[Chart]:
     rewards = _progress(runs, "reward_mean", errors="reward_sd")
     rewards += _progress(runs, "reward_best", style="dashed")
     spread, right = _progress(runs, "reward_sd"), _progress(runs, "correct")
+    signal, silent = _progress(runs, "reliability"), _progress(runs, "silent")
     return [
         *_by_task(runs, "target", "{}: reward on rows not tuned on", "reward", {"solid": holdout}),
         Chart(title="Reward on rows tuned on", label="reward", lines=rewards),
         Chart(title="Spread of the members", label="standard deviation", lines=spread),
         Chart(title="Right answers on training rows", label="share", lines=right),
+        Chart(title="Reliability of the members' rewards", lines=signal, **_SHARES),
+        Chart(title="Rows that tell members nothing", lines=silent, **_SHARES),
     ]
+
+
+def probe_chart(
+    title: str,
+    base: float,
+    tried: Sequence[TriedSigma],
+    chosen: float | None = None,
+    run: int = 0,
+) -> Chart:
+    """Return the reward of members at each sigma, against that of the base model."""
+    boxes = []
+    for one in tried:
+        finite = tuple(base + change for change in one.changes if math.isfinite(change))
+        lost = len(one.changes) - len(finite)
+        note = one.verdict + (f"\n{lost} overflow" if lost else "")
+        note += "\nchosen" if one.sigma == chosen else ""
+        boxes.append(Box(label=f"{one.sigma:g}", values=finite, note=note, run=run))
+    return Chart(title=title, label="mean reward", across="sigma", boxes=tuple(boxes), level=base)
+
+
+def _probe_charts(runs: Sequence[RunNumbers]) -> list[Chart]:
+    """Return a chart a run that chose its sigma by trying."""
+    charts = []
+    for number, run in enumerate(runs):
+        if (probe := run.probe) is not None:
+            title = f"{probe.members} members at each sigma, on {probe.rows} rows"
+            title = f"{run.label}: {title}" if len(runs) > 1 else title
+            base = probe.base_reward
+            charts.append(probe_chart(title, base, probe.sigmas, probe.chosen, number))
+    return charts
 
 
 def _kl_charts(runs: Sequence[RunNumbers]) -> list[Chart]:
@@ -244,6 +298,8 @@ def _on_one_scale(charts: list[Chart]) -> list[Chart]:
 
 _INTERVAL = Key(text="range of chance (95 % interval)", style="band")
 
+PROBE_KEYS = (Key(text="base model", style="level"),)
+
 _PLANS: dict[str, tuple[Callable[[Sequence[RunNumbers]], list[Chart]], tuple[Key, ...]]] = {
     "tasks": (_task_charts, (_INTERVAL, Key(text="base model", style="level"))),
     "drift": (
@@ -272,6 +328,7 @@ _PLANS: dict[str, tuple[Callable[[Sequence[RunNumbers]], list[Chart]], tuple[Key
         ),
     ),
     "layers": (_layer_charts, ()),
+    "probe": (_probe_charts, PROBE_KEYS),
 }
 
 NAMES = tuple(_PLANS)

@@ -149,7 +149,8 @@ def _size(chart: Chart) -> tuple[float, float]:
 
 
 def _draw(axes: Axes, chart: Chart) -> None:
-    (_draw_dots if chart.rows else _draw_lines)(axes, chart)
+    draw = _draw_boxes if chart.boxes else _draw_dots if chart.rows else _draw_lines
+    draw(axes, chart)
     axes.grid(color=LIGHT.grid)
     axes.tick_params(colors=LIGHT.muted, length=3)
     for spine in axes.spines.values():
@@ -161,9 +162,7 @@ def _draw(axes: Axes, chart: Chart) -> None:
 def _draw_lines(axes: Axes, chart: Chart) -> None:
     from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-    if chart.level is not None:
-        look = {"color": LIGHT.muted, "linewidth": 0.9, "linestyle": STYLES["level"]}
-        axes.axhline(chart.level, **look)
+    _draw_level(axes, chart)
     for line in chart.lines:
         colour, values = LIGHT.run(line.run), np.array(line.values, dtype=float)  # None as NaN
         if line.errors is not None:
@@ -191,8 +190,40 @@ def _draw_lines(axes: Axes, chart: Chart) -> None:
     if chart.percent:
         axes.set_yticks((0, 0.5, 1))
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
-    axes.set_xlabel("step")
+    axes.set_xlabel(chart.across)
     axes.set_ylabel("" if chart.percent else chart.label)
+
+
+def _draw_boxes(axes: Axes, chart: Chart) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    _draw_level(axes, chart)
+    for at, box in enumerate(chart.boxes):
+        colour, count = LIGHT.run(box.run), len(box.values)
+        if count:
+            low, middle, high = np.percentile(box.values, (25, 50, 75))
+            look = {"facecolor": colour, "alpha": 0.16, "linewidth": 0}
+            axes.bar(at, high - low, 0.7, low, **look)
+            axes.hlines(middle, at - 0.35, at + 0.35, color=colour, linewidth=1.4)
+        # Side by side in their order, so that none hides another.
+        places = at + np.linspace(-0.28, 0.28, count) if count > 1 else [at] * count
+        dots = {"color": colour, "linestyle": "none", "marker": marker(box.run), "markersize": 3}
+        axes.plot(places, box.values, **dots)
+        look = {"color": LIGHT.ink, "fontsize": 7, "ha": "center", "va": "top"}
+        axes.annotate(box.note, (at, 0.99), xycoords=("data", "axes fraction"), **look)
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, high + 0.2 * (high - low))  # room for the notes
+    axes.set_xticks(range(len(chart.boxes)), [box.label for box in chart.boxes])
+    axes.set_xlim(-0.6, len(chart.boxes) - 0.4)
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=4))
+    axes.set_xlabel(chart.across)
+    axes.set_ylabel(chart.label)
+
+
+def _draw_level(axes: Axes, chart: Chart) -> None:
+    if chart.level is not None:
+        look = {"color": LIGHT.muted, "linewidth": 0.9, "linestyle": STYLES["level"]}
+        axes.axhline(chart.level, **look)
 
 
 def _draw_dots(axes: Axes, chart: Chart) -> None:

@@ -15,7 +15,7 @@ from esft.engine.forecast import forecast_of
 from esft.engine.journal_read import JournalRecord
 from esft.evals.results import StepDrift, TaskResult
 from esft.report.answers import TaskAnswers
-from esft.runs.records import StepTimes, metrics
+from esft.runs.records import ProbeRecord, StepTimes, metrics
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +32,10 @@ class StepNumbers:
     forecast: float | None
     free: float | None  # forecast without decay
     noise: float | None  # sigma^2 / N
+    verdict: str | None  # of the signal meter, on the first steps
+    silent: float | None  # share of rows on which no two members differ
+    reliability: float | None  # what of the members' ranking is signal, 0 to 1
+    cut: float | None  # share of answers cut off
     ratio: float | None  # drift over forecast
     left: float | None  # drift over `free`: what the decay left of it
     seconds: float | None
@@ -73,6 +77,8 @@ class RunNumbers:
     times: StepTimes | None = None  # of all steps whose times are known
     decay: Decay | None = None
     noise: str | None = None  # what the noise of its search comes to
+    signal: str | None = None  # what its first steps said of their signal
+    probe: ProbeRecord | None = None  # by what its sigma was chosen
     drift: tuple[StepDrift, ...] = ()
     answers: tuple[TaskAnswers, ...] = ()
     notes: tuple[str, ...] = ()
@@ -89,7 +95,7 @@ def progress_of(
     for step, line in sorted(lines.items()):
         finite = [reward for reward in rewards.get(step, ()) if math.isfinite(reward)]
         drift, forecast = line.drift, line.forecast
-        expected = free[step] if step < len(free) else None
+        expected, signal = free[step] if step < len(free) else None, line.signal
         numbers = StepNumbers(
             step=step,
             reward_mean=line.reward_mean,
@@ -101,6 +107,10 @@ def progress_of(
             forecast=forecast,
             free=expected,
             noise=line.noise,
+            verdict=line.verdict,
+            silent=signal and signal.silent,
+            reliability=_at_least_0(signal and signal.reliability),
+            cut=signal and signal.cut,
             ratio=drift / forecast if drift is not None and forecast else None,
             left=drift / expected if drift is not None and expected else None,
             seconds=line.seconds,
@@ -108,6 +118,30 @@ def progress_of(
         )
         steps.append(numbers)
     return tuple(steps)
+
+
+def signal_of(progress: tuple[StepNumbers, ...]) -> str | None:
+    """Return what the signal meter said of a run's first steps, with its figures; None where it
+    said nothing."""
+    said = [(step.step, step.verdict) for step in progress if step.verdict is not None]
+    if not said:
+        return None
+    last, verdict = said[-1]
+    first = [step for step in progress if step.step <= last]
+    figures = (
+        ("{:.0%} of rows told members nothing", "silent"),
+        ("{:.0%} of answers were cut off", "cut"),
+    )
+    words = []
+    for text, name in figures:
+        values = [value for step in first if (value := getattr(step, name)) is not None]
+        if values:
+            words.append(text.format(statistics.fmean(values)))
+    return f"{verdict} ({', '.join(words)})"
+
+
+def _at_least_0(value: float | None) -> float | None:
+    return None if value is None else max(0.0, value)
 
 
 def noise_of(progress: tuple[StepNumbers, ...]) -> str | None:

@@ -9,7 +9,7 @@ from esft.engine.journal_read import JournalRecord
 from esft.errors import EsftError
 from esft.evals.results import StepDrift, TaskResult, compared, read_eval
 from esft.report.answers import Rows, TaskAnswers, answers_of
-from esft.report.numbers import RunNumbers, decay_of, noise_of, progress_of
+from esft.report.numbers import RunNumbers, decay_of, noise_of, progress_of, signal_of
 from esft.runs.differences import differences
 from esft.runs.folder import RunFolder
 from esft.runs.listing import state_of
@@ -18,6 +18,7 @@ from esft.runs.records import (
     RecordedScore,
     read_info,
     read_lines,
+    read_probe,
     rows_path,
     scores,
     sum_of_times,
@@ -33,6 +34,8 @@ def read_run(path: Path) -> RunNumbers:
     record = _noted(notes, None, RunFolder(path, info).read_journal)
     progress = _noted(notes, (), lambda: progress_of(path, record, numel))
     recorded, answers = _noted(notes, ([], ()), lambda: recorded_tasks(path, info.peak))
+    if settings["search.screen_rows"]:
+        notes.append("Rows that told members nothing were left out: rewards are of the rows seen")
     measured, drift = _noted(notes, ([], ()), lambda: _evaluated(path, record, notes))
     return RunNumbers(
         name=path.resolve().name,
@@ -54,6 +57,8 @@ def read_run(path: Path) -> RunNumbers:
         times=sum_of_times(step.times for step in progress),
         decay=decay_of(settings, progress),
         noise=noise_of(progress),
+        signal=signal_of(progress),
+        probe=_noted(notes, None, lambda: read_probe(path)),
         drift=drift,
         answers=answers,
         notes=tuple(notes),

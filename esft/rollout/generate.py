@@ -27,6 +27,8 @@ class Answer:
     """False where a logit was NaN: the weights or activations overflowed."""
     tokens: tuple[int, ...]
     """As they were made, with the stop token where one was met."""
+    cut: bool
+    """Whether none was met before the cap."""
 
 
 def greedy_answers(
@@ -76,7 +78,12 @@ def greedy_answers(
             None if members is None else [members[number] for number in numbers],
         )
         return [
-            Answer(tokenizer.decode(tokens, skip_special_tokens=True), finite, tokens)
+            Answer(
+                tokenizer.decode(tokens, skip_special_tokens=True),
+                finite,
+                tokens,
+                tokens[-1] not in stops,
+            )
             for tokens, finite in decoded
         ]
 

@@ -24,6 +24,8 @@ class RowResult:
     """For choice: right without dividing by the length of the options (acc)."""
     failure: str | None = None
     """Why the grader gave no reward, which counts as 0; None where it gave one."""
+    cut: bool | None = None
+    """Whether an answer was cut off at `max_new_tokens`; None where none was generated."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,12 @@ def paired_change(
         for old, new in zip(before.results, after.results, strict=True)
     ]
     return mean_and_error(changes)
+
+
+def cut_share(results: Sequence[RowResult]) -> float | None:
+    """Return the share of rows whose answers were cut off; None where none were generated."""
+    told = [result.cut for result in results if result.cut is not None]
+    return sum(told) / len(told) if told else None
 
 
 def mean_reward(results: Sequence[RowResult]) -> float:

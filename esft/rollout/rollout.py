@@ -212,14 +212,16 @@ class Rollout:
             question.opening + answer.text
             for question, answer in zip(row.questions, answers, strict=True)
         )
+        cut = any(answer.cut for answer in answers)
         if not all(answer.finite for answer in answers):
-            return RowResult(reward=math.nan, correct=False, answers=texts)
+            return RowResult(reward=math.nan, correct=False, answers=texts, cut=cut)
         grade = self.task.grade(row, texts)
         return RowResult(
             reward=float(grade.correct) if self.reward == "correct" else grade.reward,
             correct=grade.correct,
             answers=texts,
             failure=grade.failure,
+            cut=cut,
         )
 
 

@@ -10,7 +10,15 @@ from esft.engine.journal_read import JournalRecord, read_journal
 from esft.errors import JournalError, RunError
 from esft.files import append_line, remove_abandoned, whole_folder, write_whole
 from esft.rollout.typed import json_text
-from esft.runs.records import RecordedRow, RecordedScore, RunInfo, StepMetrics, read_info, rows_path
+from esft.runs.records import (
+    ProbeRecord,
+    RecordedRow,
+    RecordedScore,
+    RunInfo,
+    StepMetrics,
+    read_info,
+    rows_path,
+)
 
 
 class RunFolder:
@@ -56,6 +64,10 @@ class RunFolder:
                 hint="put the journal of this run back: take another copy of it",
             )
         return record
+
+    def record_probe(self, probe: ProbeRecord) -> None:
+        """Write probe.json: by what sigma was chosen."""
+        write_whole(self.path / "probe.json", json_text(probe, indent=2) + "\n")
 
     def record_metrics(self, metrics: StepMetrics) -> None:
         """Append to metrics.jsonl what a plot of this step needs."""

@@ -148,6 +148,17 @@ class RankShare:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StepSignal:
+    """Whether the rewards of a step tell its members apart; see `esft.tuning.meter`."""
+
+    silent: float  # share of rows on which all members have the same reward
+    solved: float | None  # share of rows that all members answer right; None where none were made
+    reliability: float | None  # of the members' rewards, at most 1; None of a single row
+    chance: float | None  # how often chance alone sets them apart as much; of the first steps
+    cut: float | None  # share of answers cut off at max_new_tokens; None where none were made
+
+
+@dataclass(frozen=True, kw_only=True)
 class StepMetrics:
     """What a step did: a line of metrics.jsonl; None where it is not known or was not finite."""
 
@@ -156,10 +167,13 @@ class StepMetrics:
     reward_best: float | None
     correct: float | None = None  # share of rows answered right; None where no answers were made
     grader_failures: int = 0
+    rows: int | None = None  # that each member saw, which the rewards are of
     members: int  # N, those that got a coefficient
     sigma: float | None = None
     alpha: float | None = None
     noise: float | None = None  # sigma^2 / N, which the floor of a run depends on
+    signal: StepSignal | None = None
+    verdict: str | None = None  # of the signal meter, on the first steps; in the last of them
     drift: float | None  # ||D||
     forecast: float | None  # the ||D|| to expect by now, with the real coefficients but no signal
     seconds: float | None = None
@@ -171,6 +185,27 @@ class StepMetrics:
 
     def __post_init__(self) -> None:
         _require("step", self.step, 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TriedSigma:
+    """What members at a noise scale did to the reward, before a run; see `esft.tuning.probe`."""
+
+    sigma: float
+    verdict: str
+    why: str
+    changes: tuple[float, ...]  # of each member's mean reward; NaN where it overflowed
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeRecord:
+    """The content of probe.json: by what sigma was chosen."""
+
+    members: int  # of each sigma
+    rows: int
+    base_reward: float
+    chosen: float  # of the sigmas
+    sigmas: tuple[TriedSigma, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -266,6 +301,20 @@ def _lines(path: Path, kind: type[T]) -> Iterator[tuple[bytes, T]]:
 def metrics(run: Path) -> list[StepMetrics]:
     """Return the lines of metrics.jsonl: one a step."""
     return read_lines(run / "metrics.jsonl", StepMetrics)
+
+
+def read_probe(run: Path) -> ProbeRecord | None:
+    """Return the content of probe.json; None where the run chose no sigma by trying."""
+    file = run / "probe.json"
+    try:
+        return from_json(ProbeRecord, parse(read_file(file)))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise RunError(
+            f"{file} cannot be read: {getattr(error, 'strerror', None) or error}",
+            hint="take another copy of it, or move it away: nothing else needs it",
+        ) from error
 
 
 def scores(run: Path) -> list[RecordedScore]:

@@ -163,6 +163,19 @@ def at_rows(reliable: float, times: float) -> float:
     return times * reliable / (1 + (times - 1) * reliable)
 
 
+def combined(chances: Sequence[float]) -> float:
+    """Return the p-value of independent ones together.
+
+    -2 times the sum of their logarithms has a chi-squared law of twice as many degrees of freedom,
+    where there is nothing but chance.
+
+    Source: Fisher, 1932, Statistical Methods for Research Workers, section 21.1.
+    """
+    half = -math.fsum(map(math.log, chances))
+    terms = (half**power / math.factorial(power) for power in range(len(chances)))
+    return math.exp(-half) * math.fsum(terms)
+
+
 def chance_of_spread(rewards: np.ndarray, seed: int) -> float:
     """Return how often means differ as much where each row's rewards are dealt anew to members.
 

@@ -2,8 +2,8 @@
 
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 
 from esft.engine.forecast import Forecast, sum_of_squares
@@ -26,11 +26,13 @@ from esft.runs.records import StepMetrics, StepTimes, search_scales, sum_of_time
 from esft.tuning.answers import keep_answers, samples, shown_before_and_after, step_samples
 from esft.tuning.clock import Clock, busy_machine, long_run
 from esft.tuning.first_steps import refuse_destroyed, weak_start
+from esft.tuning.meter import Meter, silent_rows
 from esft.tuning.peak import Peak
 from esft.tuning.population import Laps, Population
 from esft.tuning.rebuild import seconds_a_noise
 from esft.tuning.recorder import Recorder
-from esft.tuning.session import Session, rows_of_step
+from esft.tuning.screen import Screen, as_hex
+from esft.tuning.session import Session
 from esft.tuning.tasks import rows_hash
 from esft.tuning.watcher import Outcome, TaskScores, Watcher
 
@@ -44,6 +46,7 @@ class Loop:
     recorder: Recorder
     forecast: Forecast
     watcher: Watcher
+    screen: Screen | None = None  # at the step that they are at; None where no row is left out
 
     def __post_init__(self) -> None:
         self._search, self._base = self.session.recipe.search, self.session.base
@@ -51,6 +54,7 @@ class Loop:
         self._clock = Clock(self.session.recipe, seconds_a_noise(self._base.weights))
         self._times: list[StepTimes] = []
         self._estimated = False
+        self._meter = Meter(self.session, self.recorder.run.path)
 
     def run(self, stop: Callable[[], bool]) -> Outcome:
         """Make the steps that are left or until `stop`; save the model, also on errors."""
@@ -129,7 +133,9 @@ class Loop:
         processor = time.process_time()
         laps = Laps(self._base.loaded.device)
         members = population(search.seed, step, search.population, search.antithetic)
-        rows = self._rows(step)
+        turns = self.session.turns(step)
+        seen = turns if self.screen is None else self.screen.seen(turns)
+        rows = [self.session.train[number] for number in seen]
 
         results = self.population.roll_out(members, rows, partial(self._tell, step), laps)
         rewards = [mean_reward(member) for member in results]
@@ -139,9 +145,15 @@ class Loop:
         self._base.refuse_if_changed()
         if recipe.run.keep_answers is not None and step % recipe.run.keep_answers == 0:
             keep_answers(self.recorder.run.path, step, members, rows, results)
-        takers = self._update(step, members, rows, rewards, coefficients, laps)
+        silent = None if self.screen is None else silent_rows(results)
+        line = self._line(step, rows, len(turns), rewards, coefficients, silent)
+        takers = self._update(line, members, laps)
+        if self.screen is not None:
+            self.screen.note(turns, silent)
         failures = self.recorder.count_failures(f"step {step}", rows, *results)
+        signal, verdict = self._meter.measure(step, seen, results)
         metrics = self._metrics(step, results, failures, takers, laps)
+        metrics = replace(metrics, signal=signal, verdict=verdict)
         self._times.append(metrics.times)
         self.recorder.run.record_metrics(metrics)
         self._clock.end_step()
@@ -150,49 +162,49 @@ class Loop:
             worked = metrics.seconds - metrics.times.grading
             self._warn(busy_machine(worked, time.process_time() - processor))
         self.watcher.step(metrics, self._clock.left(step + 1))
+        if verdict is not None:
+            self.watcher.plan([("signal", verdict)])
         if shown := step_samples(recipe, step, rows, results):
             who = "a member" if recipe.run.show_answers is None else "the best and the worst member"
             self.watcher.answers(f"step {step}, answered by {who}", shown)
 
-    def _update(
+    def _line(
         self,
         step: int,
-        members: list[Member],
         rows: list[EncodedRow],
+        turns: int,
         rewards: list[float],
         coefficients: tuple[float, ...],
-        laps: Laps,
-    ) -> int:
-        """Record a step, then make it; return how many members it is made of."""
-        # Line before step: what cannot be recorded is not made, and what was recorded but not made
-        # is made again from the journal.
+        silent: list[bool] | None,
+    ) -> JournalStep:
+        """Return the line of the journal of a step, in which it was the turn of so many rows."""
         sigma, alpha = self._search.at(step)
         annealed = {} if self._search.anneal is None else {"sigma": sigma, "alpha": alpha}
-        line = JournalStep(
+        return JournalStep(
             step=step,
             rewards=tuple(rewards),
             coefficients=coefficients,
-            rows_at=(step - 1) * len(rows),
+            rows_at=(step - 1) * turns,
             rows_hash=rows_hash(one.row for one in rows),
+            silent=None if silent is None else as_hex(silent),
             **annealed,
         )
+
+    def _update(self, line: JournalStep, members: list[Member], laps: Laps) -> int:
+        """Record a step, then make it; return how many members it is made of."""
+        # Line before step: what cannot be recorded is not made, and what was recorded but not made
+        # is made again from the journal.
         self.recorder.journal.append(line)
-        takers, weights = with_coefficients(members, coefficients)
-        anchor = self.session.recipe.anchor
+        takers, weights = with_coefficients(members, line.coefficients)
+        alpha, anchor = self._search.at(line.step)[1], self.session.recipe.anchor
         laps.lap("other")
         with self.population.stepping(line):
             self._base.drift.step(takers, weights, alpha, anchor.awd, anchor.norm)
         laps.lap("engine")
         nets = net_coefficients(takers, weights)
         self.forecast.step(len(takers), sum_of_squares(nets), alpha)
-        self._tell_what_is_missing(step, rewards, bool(nets))
+        self._tell_what_is_missing(line.step, line.rewards, bool(nets))
         return len(takers)
-
-    def _rows(self, step: int) -> list[EncodedRow]:
-        total, per_step = len(self.session.train), self.session.recipe.task.rows_per_step
-        per_step = total if per_step is None else per_step
-        numbers = rows_of_step(step, total, per_step, self._search.seed)
-        return [self.session.train[number] for number in numbers]
 
     def _tell(self, step: int, done: int) -> None:
         """Tell how many members of a step are done, and how long it and the run still take."""
@@ -216,7 +228,7 @@ class Loop:
                 hint="take --dtype bfloat16 or float32, or a smaller --sigma",
             )
 
-    def _tell_what_is_missing(self, step: int, rewards: list[float], updated: bool) -> None:
+    def _tell_what_is_missing(self, step: int, rewards: Sequence[float], updated: bool) -> None:
         """Tell which members had no share in the step that was made, and why it had no update."""
         finite = [i for i, reward in enumerate(rewards) if math.isfinite(reward)]
         counted = with_finite_rewards(rewards, self._search.antithetic)
@@ -239,7 +251,12 @@ class Loop:
         self.watcher.notice(f"step {step}: {why}, so there is no update; {acts}")
 
     def _metrics(
-        self, step: int, results: list[list[RowResult]], failures: int, size: int, laps: Laps
+        self,
+        step: int,
+        results: list[list[RowResult]],
+        failures: int,
+        size: int,
+        laps: Laps,
     ) -> StepMetrics:
         finite = [member for member in results if math.isfinite(mean_reward(member))]
         rewards = [mean_reward(member) for member in finite]
@@ -251,6 +268,7 @@ class Loop:
             reward_best=max(rewards),
             correct=sum(judged) / len(judged) if judged else None,
             grader_failures=failures,
+            rows=len(results[0]),
             members=size,
             **search_scales(*self._search.at(step), size),
             drift=drift,

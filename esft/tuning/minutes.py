@@ -7,15 +7,17 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from esft.engine.measures import root_mean_square
-from esft.engine.members import Member, population
+from esft.engine.members import population
 from esft.errors import RecipeError
 from esft.recipe.settings import Recipe, Search, with_settings
 from esft.rollout.encode import EncodedRow
 from esft.rollout.results import RowResult, mean_reward
+from esft.runs.records import ProbeRecord
 from esft.tuning.calibrate import roll_out, timed, update_seconds, visit_seconds
-from esft.tuning.plan import moving_sigma
+from esft.tuning.probe import FEWEST_MEMBERS, Trial
+from esft.tuning.recommend import REACH, reach_of, rounded
 from esft.tuning.session import Opened, Session, fit_batch, open_session, rows_of_step
+from esft.tuning.sigma import NEAR, chosen_by, trial_of
 from esft.tuning.tasks import EvalTask, sequences_of
 from esft.tuning.threads import fit_threads
 from esft.tuning.watcher import Watcher
@@ -45,12 +47,6 @@ MORE = "more minutes, shorter answers (--set task.max_new_tokens=...) or a small
 POPULATION = 8, 30
 STEPS = 5
 """A run of fewer is refused."""
-SIGMA = 1 / 30
-"""Of the root mean square of the weights: SmolLM2-135M, 0.18, learned with a sigma of 0.006."""
-REACH = 2.0
-"""How far all steps together would walk at random, in sigma: alpha * sqrt(steps / N) / sigma, which
-is 2 at the published settings. That of a recipe stays."""
-TRIES = 4
 
 
 RENEWED = frozenset(
@@ -69,6 +65,7 @@ class Fitted:
     changes: dict[str, object]  # "table.key" to value
     seconds: float  # expected of all steps
     because: tuple[str, ...]  # a line each
+    probed: ProbeRecord | None  # by what sigma was chosen; None where it was given
     opened: Opened
 
 
@@ -98,8 +95,8 @@ def fit_minutes(
 ) -> Fitted:
     """Choose what was not typed so that a run of `recipe` ends within `minutes`.
 
-    Loads the model, times members on rows of the task, and looks at what they score: sigma is
-    doubled while they change no answer, and halved while they lose half of the reward.
+    Loads the model, times members on rows of the task, and takes sigma by what they score at some
+    (`recommend.picked`).
 
     Args:
         typed: settings that stay as they are in `recipe`, as "table.key".
@@ -114,10 +111,10 @@ def fit_minutes(
     fit_threads(session, watcher)
     fit_batch(session, watcher)
     watcher.phase("trying members on rows of the task, to see how long they take")
-    tried, price, because = _try_members(session, TRIED * 60 * minutes, given)
+    chosen, price, because, probed = _try_members(session, TRIED * 60 * minutes, given, watcher)
     spent = time.monotonic() - began
     left = 60 * minutes * (1 - KEPT) - spent
-    changes = tried | shared_out(session.recipe, price, left, given)
+    changes = chosen | shared_out(session.recipe, price, left, given)
     if changes.get("search.steps", STEPS) < STEPS:
         raise _too_short(minutes, spent, recipe, changes, price)
     fitted, reach = with_settings(session.recipe, changes).search, REACH
@@ -134,6 +131,7 @@ def fit_minutes(
         changes=changes,
         seconds=members * (price.rollout(rows) + price.member),
         because=because,
+        probed=probed,
         opened=Opened(session.base.loaded, session.room),
     )
 
@@ -152,31 +150,23 @@ def _too_short(
     )
 
 
-def reach_of(search: Search) -> float:
-    """Return how far a random walk of all steps goes, in sigma; see REACH."""
-    walked = search.alpha * math.sqrt(search.steps)
-    if search.anneal is not None:
-        alphas = [search.at(step)[1] for step in range(1, search.steps + 1)]
-        walked = math.sqrt(math.fsum(alpha * alpha for alpha in alphas))
-    return walked / math.sqrt(search.population) / search.sigma
-
-
 def _try_members(
-    session: Session, seconds: float, given: Collection[str]
-) -> tuple[dict[str, object], Price, tuple[str, ...]]:
-    """Return the settings that a few members tell, what a run's parts take, and why; about
-    `seconds` are spent on it, or fewer."""
+    session: Session, seconds: float, given: Collection[str], watcher: Watcher
+) -> tuple[dict[str, object], Price, tuple[str, ...], ProbeRecord | None]:
+    """Return the settings that a few members tell, what a run's parts take, why, and what was
+    tried; about `seconds` are spent on it, or fewer."""
     recipe, train = session.recipe, session.train
     sample = [train[row] for row in rows_of_step(1, len(train), len(train), recipe.search.seed)]
-    roll_out(session, _two(session)[:1], sample[:1])  # the first takes longer
+    member = population(recipe.search.seed, 0, 1, False)
+    roll_out(session, member, sample[:1])  # the first takes longer
     few = sample[:FEWEST_TRIED]
     first, rest = (
         timed(session, lambda rows=rows: session.rollout.roll_out(rows))[0]
         for rows in (few[:1], few)
     )
     row = max(LEAST * rest, rest - first) / len(few)
-    # The base, two members a try and one on fewer rows, and an evaluation of each task.
-    rollouts = 2 + 2 * TRIES + len(session.tasks)
+    # The base, members at each sigma, two that are timed, and an evaluation of each task.
+    rollouts = 3 + FEWEST_MEMBERS * len(NEAR) + len(session.tasks)
     size = int((seconds / rollouts - first) / row)
     size = max(FEWEST_TRIED, min(MOST_TRIED, size))
     sample = sample[:size]
@@ -184,16 +174,16 @@ def _try_members(
     changes: dict[str, object] = {"search.seed": recipe.search.seed}
     if "task.max_new_tokens" not in given and (tokens := _tokens(session, base)) is not None:
         changes["task.max_new_tokens"] = session.rollout.max_new_tokens = tokens
-    sigma, took, because = _sigma(session, sample, base, fixed="search.sigma" in given)
+    trial = trial_of(session, FEWEST_MEMBERS, sample, base)
+    sigma, why, record = _sigma(trial, watcher, fixed="search.sigma" in given)
     changes["search.sigma"] = sigma
+    one = replace(session, recipe=with_settings(recipe, {"search.sigma": sigma}))
+    took, results = timed(session, lambda: roll_out(one, member, sample))
+    seen = f"reward {mean_reward(base):.3f} before, {mean_reward(results[0]):.3f} of a member"
     if session.base.loaded.device.type == "cpu":
         changes["run.threads"] = torch.get_num_threads()
     changes = {key: value for key, value in changes.items() if key not in given}
-    return changes, _price(session, sample, took), because
-
-
-def _two(session: Session) -> list[Member]:
-    return population(session.recipe.search.seed, 0, 2, False)
+    return changes, _price(session, sample, took), (why, seen), record
 
 
 def _tokens(session: Session, base: Sequence[RowResult]) -> int | None:
@@ -210,35 +200,12 @@ def _tokens(session: Session, base: Sequence[RowResult]) -> int | None:
     return cap if cap < rollout.max_new_tokens else None
 
 
-def _sigma(
-    session: Session, sample: Sequence[EncodedRow], base: Sequence[RowResult], *, fixed: bool
-) -> tuple[float, float, tuple[str, ...]]:
-    """Return sigma, the seconds that a member took with it, and why it is what it is."""
-    weights, sigma, why = session.base.weights, session.recipe.search.sigma, "as it was given"
-    members = _two(session)
-    if not fixed:
-        sigma, why = rounded(SIGMA * root_mean_square(weights)), "a thirtieth of the weights' size"
-        # Members that share a batch change no weight, so that none of their noise rounds away.
-        moving = 0.0 if session.batched else moving_sigma(weights, members[0], sigma)
-        if moving > sigma:
-            sigma, why = moving, "smaller ones round away in the weights' dtype"
-    reward = mean_reward(base)
-    for _ in range(TRIES):
-        tried = replace(session, recipe=with_settings(session.recipe, {"search.sigma": sigma}))
-        began = time.monotonic()
-        results = [roll_out(tried, [member], sample)[0] for member in members]
-        took = (time.monotonic() - began) / len(members)
-        scored = sum(map(mean_reward, results)) / len(results)
-        if fixed:
-            break
-        if all(rows == list(base) for rows in results):
-            sigma, why = rounded(2 * sigma), "smaller ones change no answer"
-        elif not scored >= (reward / 2 if reward > 0 else 2 * reward):  # NaN is a loss, too
-            sigma, why = rounded(sigma / 2), "larger ones lose half of the reward"
-        else:
-            break
-    seen = f"reward {reward:.3f} before, {scored:.3f} with members of this sigma"
-    return sigma, took, (f"sigma {sigma:g}: {why}", seen)
+def _sigma(trial: Trial, watcher: Watcher, *, fixed: bool) -> tuple[float, str, ProbeRecord | None]:
+    """Return sigma, why it is what it is, and what was tried to choose it."""
+    if fixed:
+        sigma = trial.session.recipe.search.sigma
+        return sigma, f"sigma {sigma:g}: as it was given", None
+    return chosen_by(trial, watcher)
 
 
 def _price(session: Session, sample: Sequence[EncodedRow], took: float) -> Price:
@@ -319,8 +286,3 @@ def _population_and_steps(search: Search, members: int, given: Collection[str]) 
     fewest, most = POPULATION
     size = 2 * max(fewest // 2, min(most // 2, int(wanted / 2)))
     return size, search.steps if "search.steps" in given else members // size
-
-
-def rounded(value: float) -> float:
-    """Return a number in two digits: what the printed command says is what is used."""
-    return float(f"{value:.2g}")

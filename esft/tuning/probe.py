@@ -8,7 +8,7 @@ What it recommends, and by which rule: `esft.tuning.recommend`.
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
@@ -19,11 +19,11 @@ from esft.engine.perturb import unmoved_share
 from esft.errors import RecipeError, RunError
 from esft.recipe.settings import Recipe, with_settings
 from esft.rollout.encode import EncodedRow
-from esft.rollout.results import RowResult, mean_reward
+from esft.rollout.results import RowResult, cut_share, mean_reward
+from esft.runs.records import ProbeRecord, TriedSigma
 from esft.stats.signal import LEVEL, Kind, Signal, signal_of
-from esft.tuning.minutes import SIGMA, rounded
 from esft.tuning.population import Laps, Population
-from esft.tuning.recommend import Recommendation, recommended
+from esft.tuning.recommend import SIGMA, Recommendation, recommended, rounded
 from esft.tuning.session import Session, fit_batch, open_session, rows_of_step
 from esft.tuning.tasks import task_and_rows
 from esft.tuning.threads import fit_threads
@@ -32,7 +32,7 @@ from esft.tuning.watcher import Watcher
 ROWS, MOST_ROWS = 32, 128
 """Without others: ROWS where a step sees all rows, else as many as it sees, to MOST_ROWS."""
 AROUND = (1 / 9, 1 / 3, 1.0, 3.0)
-"""Sigmas that are tried, of `minutes.SIGMA` times the weights' size."""
+"""Sigmas that are tried, of `recommend.SIGMA` times the weights' size."""
 FEWEST_MEMBERS, FEWEST_ROWS = 4, 4
 """Two members of a kind, and two rows of a half."""
 MOST_SIGMAS = 16
@@ -49,6 +49,7 @@ class ProbedSigma:
     why: str
     signal: Signal
     members_again: int  # the best, that were scored on fresh rows too
+    changes: tuple[float, ...]  # of each member's mean reward; NaN where it overflowed
     chosen_change: float  # mean of theirs on the rows that chose them
     fresh_change: float
     unmoved: float | None  # share of weights; None where members share batches
@@ -72,6 +73,7 @@ class Probed:
     base_reward: float
     base_fresh_reward: float
     base_correct: float | None  # share of rows; None where it was not looked at
+    base_cut: float | None  # share of answers cut off at max_new_tokens, likewise
     sigmas: tuple[ProbedSigma, ...]
     asked: tuple[float, ...]  # those to try; fewer were measured where it was stopped
     recommendation: Recommendation
@@ -82,15 +84,28 @@ class Probed:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Probe:
-    """The base, scored on the rows that tell and on fresh ones."""
+class Trial:
+    """What members are tried on: rows with the results of the base, and fresh ones, or none."""
 
     session: Session
-    members: list[Member]
+    members: Sequence[Member]
     rows: Sequence[EncodedRow]
-    fresh: Sequence[EncodedRow]
-    base: list[RowResult]
-    base_fresh: list[RowResult]
+    base: Sequence[RowResult]
+    fresh: Sequence[EncodedRow] = ()
+    base_fresh: Sequence[RowResult] = ()
+
+    def record(self, found: Sequence[ProbedSigma], chosen: float) -> ProbeRecord:
+        """Return what a run keeps of it."""
+        names = ("sigma", "verdict", "why", "changes")
+        return ProbeRecord(
+            members=len(self.members),
+            rows=len(self.rows),
+            base_reward=mean_reward(self.base),
+            chosen=chosen,
+            sigmas=tuple(
+                TriedSigma(**{name: getattr(one, name) for name in names}) for one in found
+            ),
+        )
 
 
 def run_probe(
@@ -117,18 +132,15 @@ def run_probe(
     _refuse(sigmas, members)
     probe = _begin(recipe, members, _checked_rows(recipe, rows), watcher)
     session = probe.session
-    if sigmas is None:
-        size = SIGMA * root_mean_square(session.base.weights)
-        sigmas = [rounded(size * times) for times in AROUND]
+    sigmas = sigmas_around(session, AROUND) if sigmas is None else sigmas
     found: list[ProbedSigma] = []
     try:
-        for sigma in sigmas:
-            found.append(_at_sigma(probe, sigma, LEVEL / len(sigmas), watcher))
+        for one in tried(probe, sigmas, watcher):
+            found.append(one)
     except KeyboardInterrupt:
         if not found:
             raise
     correct = [result.correct for result in probe.base]
-    tried = {one.sigma: (one.verdict, one.signal) for one in found}
     return Probed(
         model=recipe.model.id,
         task=session.rollout.task.name,
@@ -138,10 +150,25 @@ def run_probe(
         base_reward=mean_reward(probe.base),
         base_fresh_reward=mean_reward(probe.base_fresh),
         base_correct=None if None in correct else sum(correct) / len(correct),
+        base_cut=cut_share(probe.base),
         sigmas=tuple(found),
         asked=tuple(sigmas),
-        recommendation=recommended(recipe, session, probe.base, tried),
+        recommendation=recommended(
+            recipe, session, probe.base, {one.sigma: (one.verdict, one.signal) for one in found}
+        ),
     )
+
+
+def sigmas_around(session: Session, times: Sequence[float]) -> list[float]:
+    """Return sigmas to try, so many times what the weights' size says."""
+    size = SIGMA * root_mean_square(session.base.weights)
+    return [rounded(size * factor) for factor in times]
+
+
+def tried(trial: Trial, sigmas: Sequence[float], watcher: Watcher) -> Iterator[ProbedSigma]:
+    """Yield what the members come to at each sigma, as soon as it is known."""
+    for sigma in sigmas:
+        yield _at_sigma(trial, sigma, LEVEL / len(sigmas), watcher)
 
 
 def _refuse(sigmas: Sequence[float] | None, members: int) -> None:
@@ -194,7 +221,7 @@ def _checked_rows(recipe: Recipe, rows: int | None) -> int:
     return rows
 
 
-def _begin(recipe: Recipe, members: int, rows: int, watcher: Watcher) -> _Probe:
+def _begin(recipe: Recipe, members: int, rows: int, watcher: Watcher) -> Trial:
     """Load the model and score the base."""
     watcher.phase(f"loading {recipe.model.id}")
     # So that batches have room for the members and rows of the probe, not for those of a step.
@@ -203,28 +230,33 @@ def _begin(recipe: Recipe, members: int, rows: int, watcher: Watcher) -> _Probe:
     fit_threads(session, watcher)
     fit_batch(session, watcher)
     train, seed = session.train, session.recipe.search.seed
-    tried, fresh = (
+    sample, fresh = (
         [train[row] for row in rows_of_step(part, len(train), rows, seed)] for part in (1, 2)
     )
     watcher.phase(f"scoring the base model on {2 * rows} rows")
-    base, base_fresh = session.rollout.roll_out(tried), session.rollout.roll_out(fresh)
-    if not math.isfinite(mean_reward([*base, *base_fresh])):
-        raise RunError(
-            f"{recipe.model.id} overflows in {session.base.loaded.dtype} before any noise",
-            hint="--dtype float32, or bfloat16",
-        )
+    base, base_fresh = session.rollout.roll_out(sample), session.rollout.roll_out(fresh)
+    refuse_overflow(session, [*base, *base_fresh])
     # Step 0: members that no step of a run has.
-    return _Probe(
+    return Trial(
         session=session,
         members=population(seed, 0, members, False),
-        rows=tried,
+        rows=sample,
         fresh=fresh,
         base=base,
         base_fresh=base_fresh,
     )
 
 
-def _at_sigma(probe: _Probe, sigma: float, level: float, watcher: Watcher) -> ProbedSigma:
+def refuse_overflow(session: Session, base: Sequence[RowResult]) -> None:
+    """Raise RunError if the base model gives no finite reward."""
+    if not math.isfinite(mean_reward(base)):
+        raise RunError(
+            f"{session.recipe.model.id} overflows in {session.base.loaded.dtype} before any noise",
+            hint="--dtype float32, or bfloat16",
+        )
+
+
+def _at_sigma(probe: Trial, sigma: float, level: float, watcher: Watcher) -> ProbedSigma:
     """Roll out the members at a sigma, and the best of them on fresh rows."""
     session, members = probe.session, probe.members
     rewards = partial(_rewards, session, sigma, watcher)
@@ -239,14 +271,15 @@ def _at_sigma(probe: _Probe, sigma: float, level: float, watcher: Watcher) -> Pr
     changes = [_change([one], base) for one in on_rows]
     finite = [at for at, change in enumerate(changes) if math.isfinite(change)]
     best = sorted(finite, key=lambda at: -changes[at])[: min(_BEST, len(members) // 2)]
-    again = rewards([members[at] for at in best], probe.fresh) if best else []
+    again = rewards([members[at] for at in best], probe.fresh) if best and probe.fresh else []
     kind = signal.kind(level)
     return ProbedSigma(
         sigma=sigma,
         verdict=kind,
         why=_why(kind, signal),
         signal=signal,
-        members_again=len(best),
+        members_again=len(again),
+        changes=tuple(changes),
         chosen_change=_change([on_rows[at] for at in best], base),
         fresh_change=_change(again, base_fresh),
         unmoved=None

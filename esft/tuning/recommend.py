@@ -5,7 +5,7 @@
   here. A reward of reliability r adds to the update's direction what r exact ones would, in the
   square of the cosine with what is best; so 12 / r, with r at the rows of a step. From 8 to 64, and
   even, as antithetic pairs are.
-- alpha: by which the whole run walks as far as `minutes.REACH` says, whatever the recipe has: that
+- alpha: by which the whole run walks as far as `REACH` says, whatever the recipe has: that
   may count on a larger population.
 - reward: the one that there is; where it has no signal and the task has another, that one.
 """
@@ -14,13 +14,17 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from esft.recipe.settings import Recipe
-from esft.rollout.results import RowResult
-from esft.stats.signal import Kind, Signal, at_rows
+from esft.recipe.settings import Recipe, Search
+from esft.rollout.results import RowResult, cut_share
+from esft.stats.signal import MUTE, Kind, Signal, at_rows
 from esft.tuning.first_steps import remedies
-from esft.tuning.minutes import REACH, reach_of, rounded
 from esft.tuning.session import Session
 
+SIGMA = 1 / 30
+"""Of the root mean square of the weights: SmolLM2-135M, 0.18, learned with a sigma of 0.006."""
+REACH = 2.0
+"""How far all steps together would walk at random, in sigma: alpha * sqrt(steps / N) / sigma, which
+is 2 at the published settings. That of a recipe stays."""
 _EXACT, _POPULATION = 12, (8, 64)
 _LEAST = 0.01
 """Of a reliability: a signal that was found is not nothing."""
@@ -62,12 +66,12 @@ def recommended(
         base: what the base model made of the rows that the members saw.
         tried: sigma to its verdict and what its members tell.
     """
-    working = {sigma: signal for sigma, (kind, signal) in tried.items() if kind == "works"}
-    if not working:
+    if all(kind != "works" for kind, _ in tried.values()):
         return _nothing(session, base, tried)
-    best = max(working, key=lambda sigma: working[sigma].likely_best)
+    best, *_ = picked(tried)
+    signal = tried[best][1]
     times = (recipe.task.rows_per_step or len(session.train)) / len(base)
-    reliable = at_rows(max(_LEAST, working[best].reliability), times)
+    reliable = at_rows(max(_LEAST, signal.reliability), times)
     fewest, most = _POPULATION
     members = 2 * max(fewest // 2, min(most // 2, math.ceil(_EXACT / reliable / 2 - 1e-9)))
     search = replace(recipe.search, sigma=best, population=members)
@@ -78,8 +82,35 @@ def recommended(
         reward=recipe.task.reward,
         verdict="works",
         why=f"of those that work, its best member is likely to gain most on other rows: "
-        f"{working[best].likely_best:+.3g}",
+        f"{signal.likely_best:+.3g}",
     )
+
+
+def picked(tried: Mapping[float, tuple[Kind, Signal]]) -> tuple[float, str, bool]:
+    """Return the sigma of a run that takes one in any case, why, and whether members told it.
+
+    Of those that work the one that is recommended. Else the largest that changes rewards and that
+    members stand: few members seldom show that a sigma is too large, so it is not taken where their
+    mean falls by more than they differ, whether or not chance can do that. Where rewards do not
+    change, also since there were none to lose, the middle one, which the weights' size says.
+    """
+    working = {sigma: signal for sigma, (kind, signal) in tried.items() if kind == "works"}
+    if working:
+        best = max(working, key=lambda sigma: working[sigma].likely_best)
+        return best, "its best member is likely to gain most", True
+    standing = {
+        sigma: signal
+        for sigma, (kind, signal) in tried.items()
+        if kind != "too large" and -signal.change <= signal.spread
+    }
+    telling = [sigma for sigma, signal in standing.items() if signal.telling >= MUTE]
+    if telling:
+        why = "the largest tried that members stand; too few members or rows to tell more"
+        return max(telling), why, True
+    if standing:
+        middle = sorted(tried)[len(tried) // 2]
+        return middle, "by the size of the weights: members hardly differ at those tried", False
+    return min(tried), "the smallest tried: at all of them members lose", False
 
 
 def _nothing(
@@ -97,6 +128,10 @@ def _nothing(
         why = f"every sigma is too large: smaller --sigmas, below {sigmas[0]:g}"
     elif all(result.correct for result in base) and min(rewards) == max(rewards) > 0:
         why = f"all {len(rewards)} rows are right already: harder rows"
+    elif min(rewards) == max(rewards) == 0 and (cut_share(base) or 0.0) > 0.5:
+        cap = session.rollout.max_new_tokens
+        why = f"no row of {len(rewards)} earns anything, and {cut_share(base):.0%} of the answers "
+        why += f"are cut off: --set task.max_new_tokens={2 * cap}, or {ways}"
     elif min(rewards) == max(rewards) == 0:
         why = f"no row of {len(rewards)} earns anything: {ways}"
     elif kinds <= {"mute", "too large"}:
@@ -109,3 +144,17 @@ def _nothing(
     return Recommendation(
         sigma=None, alpha=None, population=None, reward=other, verdict=verdict, why=why
     )
+
+
+def reach_of(search: Search) -> float:
+    """Return how far a random walk of all steps goes, in sigma; see REACH."""
+    walked = search.alpha * math.sqrt(search.steps)
+    if search.anneal is not None:
+        alphas = [search.at(step)[1] for step in range(1, search.steps + 1)]
+        walked = math.sqrt(math.fsum(alpha * alpha for alpha in alphas))
+    return walked / math.sqrt(search.population) / search.sigma
+
+
+def rounded(value: float) -> float:
+    """Return a number in two digits: what the printed command says is what is used."""
+    return float(f"{value:.2g}")

@@ -181,6 +181,12 @@ class Session(Work):
         """Noise scale of the members of the step to come."""
         return self.recipe.search.at(self.base.drift.steps + 1)[0]
 
+    def turns(self, step: int) -> list[int]:
+        """Return the numbers of the train rows whose turn it is in a step."""
+        total, per_step = len(self.train), self.recipe.task.rows_per_step
+        per_step = total if per_step is None else per_step
+        return rows_of_step(step, total, per_step, self.recipe.search.seed)
+
     @property
     def memory(self) -> Memory:
         """What the run takes, by part."""

@@ -19,7 +19,7 @@ from esft.recipe.settings import Recipe, settings_of
 from esft.recipe.toml import dump_recipe, load_recipe
 from esft.runs.folder import RunFolder, create_run, open_run, require_room
 from esft.runs.names import choose_run_path, is_run, locked
-from esft.runs.records import StepMetrics, drop_after, metrics, search_scales
+from esft.runs.records import ProbeRecord, StepMetrics, drop_after, metrics, search_scales
 from esft.runs.snapshots import Snapshots
 from esft.tuning.lead import Lead
 from esft.tuning.loop import Loop
@@ -39,6 +39,7 @@ from esft.tuning.run_info import (
     versions,
     with_recorded_paths,
 )
+from esft.tuning.screen import screen_of
 from esft.tuning.session import Opened, Session, fit_batch, open_session, with_seed
 from esft.tuning.threads import fit_threads
 from esft.tuning.track import require_tracker, tracked
@@ -62,6 +63,7 @@ def run_tuning(
     population: Callable[[Session], Population] = Population,
     opened: Opened | None = None,
     ranks: Ranks | None = None,
+    probed: ProbeRecord | None = None,
 ) -> Outcome | Finished:
     """Tune a model as `recipe` says and leave a run folder with the tuned model.
 
@@ -71,6 +73,7 @@ def run_tuning(
         stop: asked after each step; True ends the run there, with the model saved.
         population: makes what rolls out the members.
         opened: the recipe's model, where it is loaded already.
+        probed: by what sigma was chosen, to be kept with the run.
         ranks: the other processes of a torchrun, which this one leads. Where torchrun started them
             again, the run that the recipe names goes on, or is finished.
 
@@ -93,6 +96,8 @@ def run_tuning(
     fit_batch(session, watcher, lead.local_ranks)
     run = _create(session)
     with locked(run.path):
+        if probed is not None:
+            run.record_probe(probed)
         tell_plan(session, run.path, watcher)
         return _go_on(session, run, run.read_journal(), watcher, stop, lead, population)
 
@@ -282,10 +287,10 @@ def _go_on(
             )
         )
 
-    source = Source(record=record, run=run)
+    source, screen = Source(record=record, run=run), screen_of(session, record)
     with tracked(session.recipe.run.track, run, watcher):
         lead.bring(session, run, record)
         bring_to(session.base, source, record.last, watcher, on_step=record_lost)
         members = lead.population(session, population, watcher)
         recorder = Recorder(session, run, run.journal(record.checksum), watcher, members)
-        return Loop(session, members, recorder, forecast, watcher).run(stop)
+        return Loop(session, members, recorder, forecast, watcher, screen).run(stop)

@@ -85,6 +85,8 @@ def figures(record: StepMetrics | RecordedScore) -> dict[str, float]:
         }
         times = {} if record.times is None else vars(record.times)
         values |= {f"seconds/{part}": seconds for part, seconds in times.items()}
+        signal = {} if record.signal is None else vars(record.signal)
+        values |= {f"signal/{part}": value for part, value in signal.items()}
     return {name: value for name, value in values.items() if value is not None}
 
 

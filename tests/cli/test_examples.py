@@ -40,6 +40,11 @@ INSTEAD = (  # what stands in a command, and what here instead: models of the hu
     (r"^(tune|plan) (arc|conciseness)-\S+", r"\g<0> --model base"),
     (r"^tune .*|^plan .* --calibrate", rf"\g<0> {SMALL}"),
     (r"^tune quickstart(?!.* --prior ).*", r"\g<0> --prior copy-letters"),
+    (
+        r"^(tune quickstart --sigma auto).*",  # of a run that is long enough, as far as its trial
+        r"\1 --steps 20 --population 8 --set task.rows_per_step=8 --set task.holdout=4 "
+        "--set prior.rows=2 --dry-run",
+    ),
     (r"^probe .*", r"\g<0> --device cpu --sigmas 0.01 --members 4 --rows 4"),
     (r"^ask .*", r"\g<0> --tokens 4"),
     (r"^eval .*", r"\g<0> --kl-prompts 2 --kl-tokens 4"),

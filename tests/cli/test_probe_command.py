@@ -8,8 +8,8 @@ from command import esft
 from tiny_runs import a_recipe
 
 from esft.recipe.toml import dump_recipe, load_recipe
-from esft.tuning.minutes import REACH, reach_of
 from esft.tuning.population import Population
+from esft.tuning.recommend import REACH, reach_of
 
 SIGMAS = "0.003,0.3,1e30"
 
@@ -26,8 +26,10 @@ def recipe(tmp_path_factory):
 def probed(recipe):
     """What a probe prints as JSON, and the recipe that it wrote."""
     out = recipe.with_name("out.toml")
-    done = esft("probe", recipe, "--sigmas", SIGMAS, "--members", 8, "--json", "--out", out)
+    wanted = "--json", "--out", out, "--plot", out.with_suffix(".png")
+    done = esft("probe", recipe, "--sigmas", SIGMAS, "--members", 8, *wanted)
     assert done.exit_code == 0, done.stderr
+    assert out.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
     return json.loads(done.stdout), out
 
 
@@ -114,7 +116,8 @@ def test_all_rows_wrong_are_no_signal_and_another_reward_is_advised(recipe, tmp_
 
     assert done.exit_code == 0, done.stderr
     said = " ".join(done.stdout.split())
-    assert "any sigma: no row of 4 earns anything: easier rows" in said
+    assert "no row of 4 earns anything, and 100% of the answers are cut off: --set" in said
+    assert "task.max_new_tokens=12, or easier rows" in said
     assert done.stdout.strip().endswith("--set task.reward=logprob")
     assert " probe " in done.stdout.splitlines()[-1]
     assert not out.exists()
@@ -151,3 +154,29 @@ def test_members_that_share_batches_move_no_weight(recipe):
     (one,) = json.loads(done.stdout)["sigmas"]
     assert one["unmoved"] is None
     assert one["signal"]["telling"] > 0
+
+
+def test_a_run_takes_the_sigma_that_members_were_tried_at(recipe):
+    done = esft("tune", recipe, "--sigma", "auto", "--steps", 60, "--dry-run")
+
+    assert done.exit_code == 0, done.stderr
+    (typed,) = [line for line in done.stderr.splitlines() if line.startswith("  main tune")]
+    words = typed.split()
+    assert "auto" not in words
+    assert float(words[words.index("--sigma") + 1]) > 0
+    assert "--alpha" not in words  # that of the recipe stays
+    assert esft(*words[1:]).exit_code == 0
+
+
+def test_auto_is_for_runs_alone(recipe):
+    assert "'auto' is not a valid float" in esft("plan", recipe, "--sigma", "auto").stderr
+    assert "'x' is not a valid float" in esft("tune", recipe, "--sigma", "x").stderr
+
+
+def test_a_run_too_short_for_a_trial_says_how_long_it_must_be(recipe):
+    done = esft("tune", recipe, "--sigma", "auto")
+
+    said = " ".join(done.stderr.split())
+    assert done.exit_code == 2
+    assert "--sigma auto tries members for 5% of the run, too little of 3 steps" in said
+    assert "--steps 11 or more" in said

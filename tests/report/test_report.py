@@ -1,5 +1,6 @@
 """The page of a report: it needs nothing else, shows every figure, and is the same every time."""
 
+import json
 import math
 import re
 import sys
@@ -9,7 +10,7 @@ import matplotlib
 import pytest
 from report_runs import write_eval, write_run
 
-from esft.report.charts import NAMES, Chart, Line, sections_of
+from esft.report.charts import NAMES, Box, Chart, Line, sections_of
 from esft.report.draw import DARK, LIGHT, as_png, as_svg
 from esft.report.read import read_run
 from esft.report.write import make_page, write_report
@@ -176,3 +177,53 @@ def test_matplotlib_is_left_as_it_was_and_pyplot_is_never_loaded():
         assert matplotlib.rcParams["font.size"] == 31
     assert drawing == as_svg(chart)
     assert "matplotlib.pyplot" not in sys.modules
+
+
+def test_members_tried_at_sigmas_are_dots_over_boxes(page):
+    said = page.drawing("4 members at each sigma, on 8 rows, mean reward by sigma. 0.001: median")
+    (words,) = [attrs["aria-label"] for attrs in page.all("div") if "by sigma" in str(attrs)]
+
+    assert "0.001: median 0.3, 4 values, mute." in words
+    assert "0.01: median 0.35, 3 values, works, 1 overflow, chosen." in words
+    assert words.endswith("0.1: 0 values, too large, 4 overflow.")
+    assert all(f">{label}<" in said for label in ("0.001", "0.01", "0.1", "sigma"))
+    boxes = Chart(
+        title="t",
+        label="mean reward",
+        across="sigma",
+        boxes=(Box(label="0.1", values=(1.0,)), Box(label="0.2", values=())),
+    )
+    assert as_png([boxes], ()).startswith(PNG)
+
+
+def test_a_run_that_tried_no_sigma_has_no_such_section(tmp_path):
+    path = write_run(tmp_path / "run")
+    (path / "probe.json").unlink()
+
+    assert "probe" not in [section.name for section in sections_of([read_run(path)])]
+
+
+def test_a_damaged_probe_is_left_out_with_a_note(tmp_path):
+    path = write_run(tmp_path / "run")
+    (path / "probe.json").write_text('{"members": 4}')
+
+    (note,) = read_run(path).notes
+    assert note.endswith("probe.json cannot be read: rows is missing")
+
+
+def test_what_the_first_steps_said_of_their_signal_is_on_the_page(tmp_path):
+    path = write_run(tmp_path / "run")
+    lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    for number, line in enumerate(lines):
+        line["signal"] = {"silent": 0.5, "reliability": -0.3, "chance": 0.2, "cut": 0.25 * number}
+        line["signal"]["solved"] = None
+    lines[2]["verdict"] = "none seen yet: more rows"
+    (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    text = " ".join(" ".join(page_of(path, shown=["rewards"]).words).split())
+
+    said = (
+        "None seen yet: more rows (50% of rows told members nothing, 25% of answers were cut off)."
+    )
+    assert said in text
+    assert {step.reliability for step in read_run(path).progress} == {0.0}

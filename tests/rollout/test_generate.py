@@ -112,6 +112,10 @@ def test_an_answer_ends_with_its_first_stop_token_and_its_text_has_no_special_to
 
     ended = [answer.tokens for answer in answers if len(answer.tokens) < 20]
     assert len(ended) > 3
+    # One may end with its twentieth token.
+    cut = [answer.tokens[-1] not in [*STOPS, tokenizer.eos_token_id] for answer in answers]
+    assert [answer.cut for answer in answers] == cut
+    assert 0 < sum(cut) < len(cut)
     assert all(tokens[-1] in model.generation_config.eos_token_id for tokens in ended)
     assert not any({*STOPS} & {*answer.tokens[:-1]} for answer in answers)
     assert [answer.text for answer in answers] == tokenizer.batch_decode(

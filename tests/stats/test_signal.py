@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from esft.stats.signal import LEVEL, at_rows, expected_best, reliability, signal_of
+from esft.engine import noise
+from esft.stats.signal import LEVEL, at_rows, combined, expected_best, reliability, signal_of
 
 NORMAL = NormalDist()
 SIGMAS = 2
@@ -121,3 +122,51 @@ def test_members_that_all_score_alike_are_mute():
 
     assert (one.kind(), one.telling, one.nearly, one.p_value) == ("mute", 0.0, None, 1.0)
     assert one.reliability == 0.0
+
+
+def test_members_on_a_bowl_are_told_as_brute_force_tells_them():
+    """Rewards are a quadratic of the members' own noise in a random subspace, seen through rows."""
+    size, bowl, sigma, noise_of_a_row, rows, members = 400, 12, 0.1, 1.0, 32, 30
+    dice = np.random.default_rng(0)
+    axes = np.linalg.qr(dice.normal(size=(size, bowl)))[0]  # (weights, dimensions that matter)
+    curvatures, place = np.linspace(0.5, 3.0, bowl), dice.normal(0, 0.6, bowl)
+
+    def changes(along):  # of members whose noise lies so along the axes
+        return -0.5 * (curvatures * ((place + sigma * along) ** 2 - place**2)).sum(axis=-1)
+
+    many = changes(dice.normal(size=(200_000, bowl)))
+    spread = sigma * math.sqrt(
+        (curvatures**2 * (place**2 + sigma**2 / 2)).sum()  # of a quadratic of normal numbers
+    )
+    assert many.std() == pytest.approx(spread, rel=0.01)
+    error = noise_of_a_row / math.sqrt(rows)  # of a member's mean
+    seen = many + error * dice.normal(size=len(many))
+    found = []
+    for seed in range(60):
+        own = np.stack([noise(1000 * seed + at, "w", 0, size).numpy() for at in range(members)])
+        truth = changes(own @ axes)
+        rewards = truth[:, None] + noise_of_a_row * dice.normal(size=(members, rows))
+        found.append(signal_of(rewards, np.zeros(rows), seed))
+
+    def near(values, truth):  # within 4 standard errors of their mean
+        values = np.array(values)
+        assert abs(values.mean() - truth) < 4 * values.std(ddof=1) / math.sqrt(len(values))
+
+    near([one.change for one in found], -0.5 * sigma**2 * curvatures.sum())
+    near([one.improving for one in found], (seen > 0).mean())
+    for count in (5, 20):
+        best = seen[: len(seen) // count * count].reshape(-1, count).max(axis=1).mean()
+        near([one.best[count] for one in found], best)
+    # Of n rows alpha is 1 - 1 / F, whose mean is known: E[1 / F] = noise / all * (m - 1) / (m - 3).
+    lost = error**2 / (spread**2 + error**2) * (members - 1) / (members - 3)
+    near([one.reliability for one in found], 1 - lost)
+
+
+@given(st.lists(st.floats(1e-9, 1), min_size=1, max_size=3))
+def test_p_values_together_are_fishers(chances):
+    draws = -2 * sum(map(math.log, chances))
+    steps = np.linspace(0, draws, 20_001)  # chi-squared of 2 k degrees of freedom, integrated
+    k = len(chances)
+    density = steps ** (k - 1) * np.exp(-steps / 2) / (2**k * math.factorial(k - 1))
+
+    assert combined(chances) == pytest.approx(1 - np.trapezoid(density, steps), abs=1e-6)

@@ -7,18 +7,17 @@ from tiny_runs import Notes, a_recipe, never
 
 from esft.errors import RecipeError
 from esft.recipe.settings import Model, Prior, Recipe, Search, TaskSettings, with_settings
-from esft.rollout.results import RowResult
 from esft.tuning.minutes import (
     EVALUATED,
     FEWEST_ROWS,
     MEMBERS,
     POPULATION,
-    REACH,
     STEPS,
     Price,
     fit_minutes,
     shared_out,
 )
+from esft.tuning.recommend import REACH
 from esft.tuning.start import run_tuning
 
 RECIPE = Recipe(
@@ -184,34 +183,19 @@ def test_a_run_of_the_model_that_was_tried_is_that_of_the_same_settings_typed(tm
     assert journals[0].read_bytes() == journals[1].read_bytes()
 
 
-def tried(recipe, monkeypatch, tries):
-    monkeypatch.setattr("esft.tuning.minutes.TRIES", tries)
-    return fit_minutes(recipe, 0.5, (), Notes())
+def test_sigma_is_chosen_by_members_unless_it_was_typed(tmp_path):
+    recipe = a_recipe(tmp_path, steps=50)
 
-
-def test_a_sigma_that_changes_no_answer_is_doubled_unless_it_was_typed(tmp_path, monkeypatch):
-    monkeypatch.setattr("esft.tuning.minutes.SIGMA", 1e-7)
-    recipe = a_recipe(tmp_path)
-
-    once, often = (tried(recipe, monkeypatch, tries) for tries in (1, 3))
+    chosen = fit_minutes(recipe, 0.5, (), Notes())
     typed = fit_minutes(recipe, 0.5, {"search.sigma"}, Notes())
 
-    assert "smaller ones change no answer" in often.because[0]
-    assert often.changes["search.sigma"] == pytest.approx(4 * once.changes["search.sigma"], rel=0.1)
+    tried = [one.sigma for one in chosen.probed.sigmas]
+    assert tried == sorted(tried)
+    assert chosen.changes["search.sigma"] == chosen.probed.chosen
+    assert chosen.probed.chosen in tried
+    assert {len(one.changes) for one in chosen.probed.sigmas} == {chosen.probed.members}
     assert "search.sigma" not in typed.changes
-
-
-def test_a_sigma_that_loses_half_of_the_reward_is_halved(tmp_path, monkeypatch):
-    def lose(session, members, rows):
-        return [[RowResult(reward=-1e6, correct=False) for _ in rows] for _ in members]
-
-    monkeypatch.setattr("esft.tuning.minutes.roll_out", lose)
-    recipe = a_recipe(tmp_path)
-
-    once, often = (tried(recipe, monkeypatch, tries) for tries in (1, 3))
-
-    assert "larger ones lose half of the reward" in often.because[0]
-    assert often.changes["search.sigma"] == pytest.approx(once.changes["search.sigma"] / 4, rel=0.1)
+    assert typed.probed is None
 
 
 def test_too_little_time_is_refused_with_what_takes_it(tmp_path):

@@ -9,8 +9,7 @@ from esft.recipe.settings import Model, Recipe, TaskSettings
 from esft.rollout.results import RowResult
 from esft.stats.intervals import Interval
 from esft.stats.signal import Signal
-from esft.tuning.minutes import REACH, reach_of
-from esft.tuning.recommend import recommended
+from esft.tuning.recommend import REACH, picked, reach_of, recommended
 
 RECIPE = Recipe(model=Model(id="embedded"), task=TaskSettings(name="subtract-two-digits"))
 QUESTION = SimpleNamespace(reference="4")
@@ -89,3 +88,32 @@ def test_where_nothing_works_it_says_why(base, kinds, verdict, why, reward):
     assert (one.sigma, one.alpha, one.population) == (None, None, None)
     assert (one.verdict, one.reward) == (verdict, reward)
     assert why in one.why
+
+
+def like(**changes):
+    return replace(SIGNAL, **{"best": {}, "reliability": 0.0, "p_value": 0.5} | changes)
+
+
+MUTE = like(telling=0.0, spread=0.0)
+FELL = like(change=-0.16, change_se=0.12, spread=0.08)
+
+
+@pytest.mark.parametrize(
+    ("tried", "sigma", "told"),
+    [
+        ({1: ("no signal", like()), 2: ("works", SIGNAL), 4: ("no signal", like())}, 2, True),
+        ({1: ("no signal", like()), 2: ("no signal", like()), 4: ("too large", FELL)}, 2, True),
+        # By more than members differ, if not by more than chance does.
+        ({1: ("mute", MUTE), 2: ("no signal", like()), 4: ("no signal", FELL)}, 2, True),
+        ({1: ("mute", MUTE), 2: ("no signal", like()), 4: ("mute", MUTE)}, 2, True),
+        # A base that earns nothing has nothing to lose: the largest may destroy it unseen.
+        ({1: ("mute", MUTE), 2: ("mute", MUTE), 4: ("mute", MUTE)}, 2, False),
+        ({1: ("too large", FELL), 2: ("too large", FELL), 4: ("too large", FELL)}, 1, False),
+        ({3: ("mute", MUTE)}, 3, False),
+    ],
+)
+def test_a_run_takes_a_sigma_that_members_stand(tried, sigma, told):
+    found, why, was_told = picked(tried)
+
+    assert (found, was_told) == (sigma, told)
+    assert why
