@@ -1,4 +1,4 @@
-"""`--sigma auto`: members at some sigmas first, within a twentieth of what the run costs."""
+"""`--sigma auto`: members at some sigmas first, on a twentieth of the rows that the run answers."""
 
 import math
 from collections.abc import Collection, Sequence
@@ -26,7 +26,7 @@ from esft.tuning.threads import fit_threads
 from esft.tuning.watcher import Watcher
 
 SHARE = 0.05
-"""Of all members of the run, each on the rows of a step, that are tried at most."""
+"""Of all rows that the run's members answer, those that are answered to try sigmas."""
 _MEMBERS, _MOST_MEMBERS = 8, 30
 _ROWS, _MOST_ROWS = 8, 128
 """Of each sigma, and that each of them sees, where the run affords them."""
@@ -48,7 +48,7 @@ class Chosen:
 def choose_sigma(
     recipe: Recipe, typed: Collection[str], watcher: Watcher, named: Collection[str] = ()
 ) -> Chosen:
-    """Try members of a run at some sigmas, and choose one; and alpha, where nothing says it.
+    """Try members at some sigmas, and choose one for a run; and alpha, where nothing says it.
 
     Loads the model. Alpha is that by which all steps walk as far as `recommend.REACH` says. One
     that was typed or that a recipe file has stays, since the drift of a step depends on it and not
