@@ -1,6 +1,7 @@
 """Records of a run for tests, with any of their values changed."""
 
-from esft.runs.records import ModelInfo, Places, RecordedScore, RunInfo, Saved, StepMetrics
+from esft.runs.records import ModelInfo, Places, RecordedScore, RunInfo, Saved
+from esft.runs.steps import StepMetrics
 
 MODEL = ModelInfo(
     id="embedded", source="embedded", base="ab", parts={}, dtype="float32", tuned_parameters=1000

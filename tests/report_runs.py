@@ -11,7 +11,8 @@ from esft.engine.journal import JournalStep
 from esft.engine.members import net_coefficients, population
 from esft.evals.results import EVAL_FORMAT
 from esft.runs.folder import create_run
-from esft.runs.records import ProbeRecord, RecordedRow, Saved, StepTimes, TriedSigma
+from esft.runs.records import RecordedRow, Saved
+from esft.runs.steps import ProbeRecord, StepTimes, TriedSigma
 
 NUMEL = 1000
 ROWS = 40

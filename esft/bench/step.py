@@ -7,7 +7,7 @@ from pathlib import Path
 from esft.bench.timing import Machine, Spread, in_turns, machine, ratio, spread
 from esft.recipe.settings import Anchor, Model, Prior, Recipe, Run, Search, TaskSettings
 from esft.recipe.toml import load_recipe
-from esft.runs.records import StepMetrics, StepTimes
+from esft.runs.steps import StepMetrics, StepTimes
 from esft.tuning.clock import Left
 from esft.tuning.population import Population
 from esft.tuning.session import Session

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from esft.rollout.results import Evaluation
-    from esft.runs.records import StepMetrics
+    from esft.runs.steps import StepMetrics
     from esft.tuning.clock import Left
 
 _LEVELS = "▁▂▃▄▅▆▇█"

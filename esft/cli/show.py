@@ -18,7 +18,7 @@ from esft.hub import showing_downloads
 
 if TYPE_CHECKING:
     from esft.rollout.results import Evaluation, RowResult
-    from esft.runs.records import StepMetrics
+    from esft.runs.steps import StepMetrics
     from esft.tuning.answers import Sample
     from esft.tuning.clock import Left
     from esft.tuning.verify import Check

@@ -13,8 +13,8 @@ from esft.rollout.typed import json_text
 
 if TYPE_CHECKING:
     from esft.recipe.settings import Recipe
-    from esft.runs.records import ProbeRecord
-    from esft.tuning.session import Opened
+    from esft.tuning.minutes import Fitted
+    from esft.tuning.sigma import Chosen
     from esft.tuning.start import Finished
     from esft.tuning.watcher import Outcome
 
@@ -61,19 +61,21 @@ def tune(
       torchrun --nproc-per-node 2 -m esft tune arc-qwen2.5-1.5b
     """
     auto = ctx.params["sigma"] == "auto"
+    chooses = ("--minutes",) * (minutes is not None) + ("--sigma",) * auto
     if auto:
         ctx.params["sigma"] = None  # as if it were not typed
     settings = options.recipe_of(ctx, recipe)
     # torch comes with them: --help does not wait for it
+    from esft.recipe.settings import with_settings
     from esft.tuning.follow import follow
     from esft.tuning.ranks import joined, place
     from esft.tuning.start import run_tuning
 
-    opened = probed = None
-    if minutes is not None:
-        settings, opened, probed = _within(ctx, minutes, recipe, settings, auto)
-    elif auto:
-        settings, opened, probed = _with_sigma(ctx, recipe, settings)
+    changes, known = {}, {}
+    if chooses:
+        chosen = _chosen(ctx, chooses, minutes, recipe, settings)
+        changes, known = chosen.changes, {"opened": chosen.opened, "probed": chosen.probed}
+        settings = with_settings(settings, changes)
     if dry_run:
         if not place().rank:
             _dry_run(recipe, settings, as_json)
@@ -82,56 +84,43 @@ def tune(
         if ranks is not None and ranks.follows:
             follow(ranks, settings)
             return
-        result = run_tuning(
-            settings, watcher, watcher.asked, opened=opened, ranks=ranks, probed=probed
-        )
-    without = options.typed_with(ctx, ("--awd", "--run-dir"), "--awd", "0")
+        result = run_tuning(settings, watcher, watcher.asked, ranks=ranks, **known)
+    words = *options.as_options(changes), "--awd", "0"
+    without = options.typed_with(ctx, ("--awd", "--run-dir", *chooses), *words)
     _show(ctx, result, as_json, without if settings.anchor.awd else None)
 
 
-def _within(
-    ctx: click.Context, minutes: float, name: str | None, recipe: Recipe, auto: bool
-) -> tuple[Recipe, Opened, ProbeRecord | None]:
-    """Return a recipe that takes so many minutes, its model and how sigma was chosen; say how it
-    could be typed."""
-    from esft.recipe.settings import with_settings
+def _chosen(
+    ctx: click.Context,
+    chooses: tuple[str, ...],
+    minutes: float | None,
+    name: str | None,
+    recipe: Recipe,
+) -> Fitted | Chosen:
+    """Return what the options that choose settings chose; say how it could be typed."""
     from esft.recipe.toml import settings_in
     from esft.tuning.minutes import fit_minutes
-
-    _refuse_before_trial("--minutes times", recipe)
-    typed = options.typed_settings(ctx)[0]
-    named = {*settings_in(name)} - ({"search.sigma"} if auto else set())
-    with show_work() as watcher:
-        fitted = fit_minutes(recipe, minutes, typed, watcher, named)
-        expected = f"expected {duration(fitted.seconds)} for all steps; the same settings typed:"
-        watcher.plan([("minutes", fitted.because[0])])
-        watcher.plan([("", line) for line in (*fitted.because[1:], expected)])
-    words = options.as_options(fitted.changes)
-    without = ("--minutes", "--sigma") if auto else ("--minutes",)
-    click.echo(f"  {options.typed_with(ctx, without, *words)}", err=True)
-    return with_settings(recipe, fitted.changes), fitted.opened, fitted.probed
-
-
-def _with_sigma(
-    ctx: click.Context, name: str | None, recipe: Recipe
-) -> tuple[Recipe, Opened, ProbeRecord]:
-    """Return a recipe with a sigma that members were tried at, its model and what was tried; say
-    how it could be typed."""
-    from esft.recipe.settings import with_settings
-    from esft.recipe.toml import settings_in
     from esft.tuning.sigma import choose_sigma
 
-    _refuse_before_trial("--sigma auto tries members in", recipe)
-    typed = options.typed_settings(ctx)[0]
+    _refuse_before_trial(chooses[0], recipe)
+    typed, named = options.typed_settings(ctx)[0], {*settings_in(name)}
     with show_work() as watcher:
-        chosen = choose_sigma(recipe, typed, watcher, settings_in(name))
-        watcher.plan([("sigma", chosen.because), ("", "the same settings typed:")])
+        if minutes is None:
+            chosen = choose_sigma(recipe, typed, watcher, named)
+            label, lines = "sigma", (chosen.because, "the same settings typed:")
+        else:
+            named -= {"search.sigma"} if "--sigma" in chooses else set()
+            chosen = fit_minutes(recipe, minutes, typed, watcher, named)
+            expected = f"expected {duration(chosen.seconds)} for all steps; the same typed:"
+            label, lines = "minutes", (*chosen.because, expected)
+        watcher.plan([(label, lines[0])])
+        watcher.plan([("", line) for line in lines[1:]])
     words = options.as_options(chosen.changes)
-    click.echo(f"  {options.typed_with(ctx, ('--sigma',), *words)}", err=True)
-    return with_settings(recipe, chosen.changes), chosen.opened, chosen.probed
+    click.echo(f"  {options.typed_with(ctx, chooses, *words)}", err=True)
+    return chosen
 
 
-def _refuse_before_trial(what: str, recipe: Recipe) -> None:
+def _refuse_before_trial(option: str, recipe: Recipe) -> None:
     """Raise what a run would be refused for after its trial."""
     from esft.runs.names import choose_run_path
     from esft.tuning.ranks import place
@@ -142,8 +131,8 @@ def _refuse_before_trial(what: str, recipe: Recipe) -> None:
 
     if place().world > 1:
         raise click.UsageError(
-            f"{what} one process, not those of a torchrun: run it without torchrun, and give "
-            "torchrun the command that it prints"
+            f"{option} tries members in one process, not those of a torchrun: run it without "
+            "torchrun, and give torchrun the command that it prints"
         )
 
 

@@ -12,7 +12,7 @@ from esft.evals.results import TaskResult
 from esft.evals.summary import says_right
 from esft.report.numbers import RunNumbers
 from esft.rollout.typed import known
-from esft.runs.records import TriedSigma
+from esft.runs.steps import TriedSigma
 
 WIDE = 1.96  # standard errors on either side that hold the truth in 95 % of cases
 

@@ -15,7 +15,8 @@ from esft.engine.forecast import forecast_of
 from esft.engine.journal_read import JournalRecord
 from esft.evals.results import StepDrift, TaskResult
 from esft.report.answers import TaskAnswers
-from esft.runs.records import ProbeRecord, StepTimes, metrics
+from esft.runs.records import metrics
+from esft.runs.steps import ProbeRecord, StepTimes
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,8 +21,8 @@ from esft.runs.records import (
     read_probe,
     rows_path,
     scores,
-    sum_of_times,
 )
+from esft.runs.steps import sum_of_times
 
 T = TypeVar("T")
 

@@ -10,15 +10,8 @@ from esft.engine.journal_read import JournalRecord, read_journal
 from esft.errors import JournalError, RunError
 from esft.files import append_line, remove_abandoned, whole_folder, write_whole
 from esft.rollout.typed import json_text
-from esft.runs.records import (
-    ProbeRecord,
-    RecordedRow,
-    RecordedScore,
-    RunInfo,
-    StepMetrics,
-    read_info,
-    rows_path,
-)
+from esft.runs.records import RecordedRow, RecordedScore, RunInfo, read_info, rows_path
+from esft.runs.steps import ProbeRecord, StepMetrics
 
 
 class RunFolder:

@@ -17,7 +17,7 @@ from esft.recipe.settings import Recipe, settings_of
 from esft.rollout.encode import EncodedRow
 from esft.rollout.results import RowResult
 from esft.runs.folder import RunFolder
-from esft.runs.records import RankShare
+from esft.runs.steps import RankShare
 from esft.tuning.population import Laps, Population, groups
 from esft.tuning.ranks import Ranks
 from esft.tuning.run_info import facts_of, software

@@ -22,7 +22,7 @@ from esft.models.calling import out_of_memory
 from esft.models.memory import peak_memory
 from esft.rollout.encode import EncodedRow
 from esft.rollout.results import Evaluation, RowResult, mean_reward
-from esft.runs.records import StepMetrics, StepTimes, search_scales, sum_of_times
+from esft.runs.steps import StepMetrics, StepTimes, search_scales, sum_of_times
 from esft.tuning.answers import keep_answers, samples, shown_before_and_after, step_samples
 from esft.tuning.clock import Clock, busy_machine, long_run
 from esft.tuning.first_steps import refuse_destroyed, weak_start

@@ -13,7 +13,8 @@ from statistics import fmean
 import numpy as np
 
 from esft.rollout.results import RowResult, cut_share
-from esft.runs.records import StepSignal, metrics
+from esft.runs.records import metrics
+from esft.runs.steps import StepSignal
 from esft.stats.signal import chance_of_spread, combined, reliability
 from esft.tuning.first_steps import remedies
 from esft.tuning.session import Session

@@ -12,7 +12,7 @@ from esft.errors import RecipeError
 from esft.recipe.settings import Recipe, Search, with_settings
 from esft.rollout.encode import EncodedRow
 from esft.rollout.results import RowResult, mean_reward
-from esft.runs.records import ProbeRecord
+from esft.runs.steps import ProbeRecord
 from esft.tuning.calibrate import roll_out, timed, update_seconds, visit_seconds
 from esft.tuning.probe import FEWEST_MEMBERS, Trial
 from esft.tuning.recommend import REACH, reach_of, rounded

@@ -17,7 +17,7 @@ from esft.models.device import finish_queue
 from esft.rollout.encode import EncodedRow
 from esft.rollout.grading import one_grader
 from esft.rollout.results import RowResult
-from esft.runs.records import RankShare, StepTimes
+from esft.runs.steps import RankShare, StepTimes
 from esft.tuning.session import Session
 from esft.tuning.tasks import EvalTask
 

@@ -20,7 +20,7 @@ from esft.errors import RecipeError, RunError
 from esft.recipe.settings import Recipe, with_settings
 from esft.rollout.encode import EncodedRow
 from esft.rollout.results import RowResult, cut_share, mean_reward
-from esft.runs.records import ProbeRecord, TriedSigma
+from esft.runs.steps import ProbeRecord, TriedSigma
 from esft.stats.signal import LEVEL, Kind, Signal, signal_of
 from esft.tuning.population import Laps, Population
 from esft.tuning.recommend import SIGMA, Recommendation, recommended, rounded

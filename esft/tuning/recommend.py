@@ -24,7 +24,7 @@ SIGMA = 1 / 30
 """Of the root mean square of the weights: SmolLM2-135M, 0.18, learned with a sigma of 0.006."""
 REACH = 2.0
 """How far all steps together would walk at random, in sigma: alpha * sqrt(steps / N) / sigma, which
-is 2 at the published settings. That of a recipe stays."""
+is 2 at the published settings."""
 _EXACT, _POPULATION = 12, (8, 64)
 _LEAST = 0.01
 """Of a reliability: a signal that was found is not nothing."""

@@ -9,7 +9,7 @@ from esft.errors import RecipeError
 from esft.recipe.settings import Recipe
 from esft.rollout.encode import EncodedRow
 from esft.rollout.results import RowResult
-from esft.runs.records import ProbeRecord
+from esft.runs.steps import ProbeRecord
 from esft.tuning.first_steps import remedies
 from esft.tuning.plan import moving_sigma
 from esft.tuning.probe import (

@@ -19,8 +19,9 @@ from esft.recipe.settings import Recipe, settings_of
 from esft.recipe.toml import dump_recipe, load_recipe
 from esft.runs.folder import RunFolder, create_run, open_run, require_room
 from esft.runs.names import choose_run_path, is_run, locked
-from esft.runs.records import ProbeRecord, StepMetrics, drop_after, metrics, search_scales
+from esft.runs.records import drop_after, metrics
 from esft.runs.snapshots import Snapshots
+from esft.runs.steps import ProbeRecord, StepMetrics, search_scales
 from esft.tuning.lead import Lead
 from esft.tuning.loop import Loop
 from esft.tuning.memory import disk_bytes

@@ -8,7 +8,8 @@ from io import StringIO
 from esft.errors import RunError
 from esft.files import slug
 from esft.runs.folder import RunFolder
-from esft.runs.records import RecordedScore, StepMetrics
+from esft.runs.records import RecordedScore
+from esft.runs.steps import StepMetrics
 from esft.tuning.watcher import Watcher
 
 Log = Callable[[int, Mapping[str, float]], None]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from esft.rollout.results import Evaluation
-from esft.runs.records import StepMetrics, StepTimes
+from esft.runs.steps import StepMetrics, StepTimes
 from esft.tuning.answers import Sample
 from esft.tuning.clock import Left
 from esft.tuning.peak import Peak

@@ -135,6 +135,7 @@ def test_all_rows_wrong_are_no_signal_and_another_reward_is_advised(recipe, tmp_
         (("--rows", 3), "--rows is 3, expected at least 4"),
         (("--rows", 13), "a probe of 13 rows needs as many fresh ones"),
         (("--out", "my.toml"), "my.toml exists, expected a new file"),
+        (("--plot", "my.toml"), "my.toml exists, expected a new file"),
     ],
 )
 def test_what_no_probe_can_be_made_of_is_refused_before_the_model_is_read(
@@ -180,3 +181,28 @@ def test_a_run_too_short_for_a_trial_says_how_long_it_must_be(recipe):
     assert done.exit_code == 2
     assert "--sigma auto tries members for 5% of the run, too little of 3 steps" in said
     assert "--steps 11 or more" in said
+
+
+def test_what_a_run_would_be_refused_for_is_said_before_its_trial(recipe, monkeypatch):
+    taken = recipe.parent / "taken"
+    taken.mkdir()
+    (taken / "file").touch()
+    monkeypatch.setattr("esft.tuning.sigma.choose_sigma", None)  # not reached
+
+    done = esft("tune", recipe, "--sigma", "auto", "--steps", 60, "--run-dir", taken)
+
+    assert done.exit_code == 1
+    assert "taken" in done.stderr
+
+
+def test_the_command_without_awd_has_the_sigma_that_was_chosen(recipe, monkeypatch):
+    monkeypatch.setattr("esft.tuning.sigma.SHARE", 1.0)  # else of a run of 11 steps or more
+    run = ("--run-dir", recipe.parent / "with-awd", "--steps", 2, "--set", "task.train=8")
+    prior = ("--prior", "copy-letters:2")
+    done = esft("tune", recipe, "--sigma", "auto", "--awd", 0.01, *prior, *run)
+
+    (said,) = [line for line in done.stdout.splitlines() if line.startswith("The same without")]
+    (typed,) = [line for line in done.stderr.splitlines() if line.startswith("  main tune")]
+    words = typed.split()
+    assert said.endswith(f"--sigma {words[words.index('--sigma') + 1]} --awd 0")
+    assert "auto" not in said

@@ -12,7 +12,7 @@ from esft.cli.live import LiveWatcher, bar, sparkline, watch
 from esft.cli.outcome import show_outcome
 from esft.cli.show import PlainWatcher, duration, sample_lines, show_work, wrapped
 from esft.rollout.results import Evaluation, RowResult
-from esft.runs.records import StepMetrics
+from esft.runs.steps import StepMetrics
 from esft.tuning.answers import Sample
 from esft.tuning.clock import Left
 from esft.tuning.peak import Peak

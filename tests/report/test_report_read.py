@@ -7,7 +7,7 @@ from report_runs import ROWS, write_eval, write_run
 from esft.errors import RunError
 from esft.report.read import named_apart, read_run
 from esft.runs.names import locked
-from esft.runs.records import StepTimes
+from esft.runs.steps import StepTimes
 
 
 @pytest.fixture

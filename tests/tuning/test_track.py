@@ -11,14 +11,16 @@ from tiny_runs import Notes, a_recipe, jsonl, never
 from esft.errors import RunError
 from esft.recipe.settings import Run
 from esft.runs.folder import RunFolder
-from esft.runs.records import RecordedScore, StepMetrics, StepTimes
+from esft.runs.records import RecordedScore
+from esft.runs.steps import StepMetrics, StepSignal, StepTimes
 from esft.tuning import track
 from esft.tuning.start import run_tuning
 from esft.tuning.track import OPEN, figures, require_tracker, tracked
 
 TIMES = StepTimes(engine=1.0, rollout=2.0, grading=0.5, other=0.25)
 SHOWN = {"reward_mean": 0.5, "reward_best": 0.75, "members": 4, "drift": 2.0, "forecast": 2.5}
-STEP = StepMetrics(step=3, **SHOWN, seconds=3.75, times=TIMES, peak_memory=10**9)
+SIGNAL = StepSignal(silent=0.25, solved=0.125, reliability=0.5, chance=0.01, cut=None)
+STEP = StepMetrics(step=3, **SHOWN, seconds=3.75, times=TIMES, peak_memory=10**9, signal=SIGNAL)
 SCORE = RecordedScore(
     step=3, task="arc", role="prior", n=8, accuracy=0.25, se=0.1, reward=0.5, reward_se=0.1
 )
@@ -74,6 +76,10 @@ def test_figures_have_what_is_known_by_name():
         "seconds/grading": 0.5,
         "seconds/other": 0.25,
         "memory/peak": 10**9,
+        "signal/silent": 0.25,
+        "signal/solved": 0.125,
+        "signal/reliability": 0.5,
+        "signal/chance": 0.01,
     }
     assert figures(SCORE) == {"prior/arc/accuracy": 0.25, "prior/arc/reward": 0.5}
 

@@ -20,7 +20,8 @@ from esft.models.load import load_model
 from esft.recipe.settings import Run
 from esft.recipe.toml import load_recipe
 from esft.runs.folder import RunFolder, create_run
-from esft.runs.records import metrics, sum_of_times
+from esft.runs.records import metrics
+from esft.runs.steps import sum_of_times
 from esft.tuning.population import Population
 from esft.tuning.rebuild import find_source, rebuild
 from esft.tuning.start import resume_tuning, run_tuning
