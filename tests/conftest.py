@@ -40,6 +40,8 @@ LONGEST = (
     "models/test_hub.py",
     "engine/test_perturb.py",
     "engine/test_random_walk.py",
+    "tuning/test_coded_runs.py",
+    "export/test_export_gguf.py",
     "tuning/test_resume.py",
     "tuning/test_hub_commit.py",
     "cli/test_examples.py",

@@ -17,7 +17,8 @@ import torch
 from tiny_runs import Notes, never
 from transformers import AutoModelForCausalLM  # noqa: F401 - costs the children no time
 
-import esft.engine.drift
+import esft.engine.perturb
+import esft.engine.stream
 import esft.files
 import esft.models.save
 import esft.runs.folder
@@ -30,9 +31,9 @@ from esft.tuning.start import Finished, resume_tuning, run_tuning
 
 PLACES = {
     "perturb": (Drift, "parts"),
-    "revert": (Drift, "round_weights"),
+    "revert": (esft.engine.perturb, "finish"),
     "rollout": (Rollout, "begin"),
-    "step": (esft.engine.drift, "update_piece"),
+    "step": (esft.engine.stream.Tally, "note"),
     "journal": (esft.files, "_write_all"),
     "file": (esft.files, "_write_all"),
     "snapshot": (esft.runs.snapshots, "save_file"),
@@ -55,6 +56,22 @@ def embedded_recipe(folder, noise="full", **anchor):
         ),
         anchor=Anchor(**({"awd": 1.0, "norm": "l2"} | anchor)),
         prior=Prior(tasks=("copy-letters",), every=2, rows=6),
+        run=Run(dir=str(folder), snapshot_every=2),
+    )
+
+
+def coded_recipe(folder, weights, **anchor):
+    """Return a recipe of three steps on codes of the embedded model; those of "replay" are int4,
+    whose drift is not kept."""
+    if weights == "replay":
+        weights, anchor = "int4", {"drift": "replay", "awd": 0.0} | anchor
+    return Recipe(
+        model=Model(id="embedded", device="cpu", weights=weights, dtype="float32"),
+        task=TaskSettings(
+            name="subtract-two-digits", train=8, holdout=6, rows_per_step=4, reward="logprob"
+        ),
+        search=Search(seed=3, steps=3, population=2, sigma=0.05, alpha=1.0),
+        anchor=Anchor(**({"awd": 0.02, "norm": "l2"} | anchor)),
         run=Run(dir=str(folder), snapshot_every=2),
     )
 
@@ -122,15 +139,18 @@ def what_is_left(path):
     }
 
 
-def killed_and_resumed(path, kills, noise="full"):
+def killed_and_resumed(path, kills, noise="full", weights="float"):
     """Tune into `path`, killed at each (place, call) in turn and resumed; return the exit codes.
 
-    A run that is killed before its folder appears begins again.
+    `weights`: which codes, if not floats, are tuned. A run that is killed before its folder appears
+    begins again.
     """
     codes = []
     for kill in [*kills, ()]:
         begun = Path(path).exists()
-        work, what = (resume, path) if begun else (tune, embedded_recipe(path, noise))
+        coded = weights != "float"
+        recipe = coded_recipe(path, weights) if coded else embedded_recipe(path, noise)
+        work, what = (resume, path) if begun else (tune, recipe)
         codes.append(in_process(work, what, *kill)[0])
     return codes
 

@@ -38,7 +38,14 @@ print("Windows: all imported")
 # For kernels that are left alone where these are missing; Triton is for Linux.
 OPTIONAL = [
     f"esft.engine.kernels.{name}"
-    for name in ("elements", "numba_cpu", "numba_passes", "triton_cuda")
+    for name in (
+        "elements",
+        "numba_codes",
+        "numba_cpu",
+        "numba_passes",
+        "triton_codes",
+        "triton_cuda",
+    )
 ]
 MAC = ["triton", "os.waitid", "os.sched_getaffinity"]
 WINDOWS = ["numba", "triton", "resource", "fcntl", "termios", "pwd"]

@@ -8,26 +8,33 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
+import gguf
 import pytest
 import torch
 from click.testing import CliRunner
 from scoring import change_question
 from tiny_models import logits_of, same_weights
+from tiny_runs import Notes, jsonl, never
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
+import esft.export.gguf
 from esft.cli import main
 from esft.engine import Drift, Member, Weights, perturbed
 from esft.engine.batched import BatchedModel
 from esft.engine.perturb import unmoved_share
 from esft.engine.weights import identity
+from esft.export.gguf import export_gguf
 from esft.models.load import load_model
 from esft.models.save import save_model
+from esft.recipe.settings import Model, Recipe, Run, Search, TaskSettings
 from esft.rollout.batches import Batches
 from esft.rollout.encode import encode_prompt
 from esft.rollout.generate import greedy_answers
 from esft.rollout.rollout import Rollout
 from esft.tasks.registry import get_task
 from esft.tasks.rows import read_split, split_rows
+from esft.tuning.rebuild import RebuildOptions, find_source
+from esft.tuning.start import run_tuning
 
 MODEL, DATA = os.environ.get("ESFT_TEST_MODEL"), os.environ.get("ESFT_DATA_DIR")
 FILES = Path(__file__).parent / "tasks" / "files"
@@ -176,6 +183,63 @@ def test_a_tuned_real_model_loads_and_answers_as_it_did(loaded, saved, tmp_path)
     answers = [list(result.answers) for result in rollout.roll_out(rollout.encode(rows))]
     recorded = (run / "evals" / "conciseness-1.jsonl").read_text().splitlines()
     assert answers == [json.loads(line)["answers"] for line in recorded]
+
+
+def tensors_in(file):
+    """Bytes of each tensor of a .gguf file, and the type of its blocks."""
+    return {one.name: (one.data, one.tensor_type.name) for one in gguf.GGUFReader(file).tensors}
+
+
+@pytest.mark.skipif(not str(MODEL).endswith(".gguf"), reason="ESFT_TEST_MODEL is no .gguf file")
+def test_codes_of_the_real_file_are_tuned_and_go_back_into_its_blocks(tmp_path, monkeypatch):
+    run, out = tmp_path / "run", tmp_path / "tuned.gguf"
+    recipe = Recipe(
+        model=Model(id=MODEL, device="cpu", weights="codes", dtype="float32"),
+        task=TaskSettings(name="conciseness", train=2, holdout=2, max_new_tokens=4),
+        search=Search(steps=1, population=2, seed=1, sigma=0.01, alpha=2.5),
+        run=Run(dir=str(run), keep_model=False),
+    )
+    run_tuning(recipe, Notes(), never)
+    kept = keep_results(monkeypatch, esft.export.gguf, "rebuild", "load_model")
+
+    done = export_gguf(find_source(str(run)), "last", out, Notes(), RebuildOptions())
+
+    (metrics,) = jsonl(run / "metrics.jsonl")
+    assert 0.0005 < metrics["changed"] < 0.5
+    assert (done.type, done.conversion, done.recorded) == ("codes", None, True)
+    # Three keys more, in front of tensors that start at a multiple of 32.
+    assert 0 <= done.size - Path(MODEL).stat().st_size < 2000
+    before, after = tensors_in(MODEL), tensors_in(out)
+    assert [*before] == [*after]
+    assert [kind for _, kind in before.values()] == [kind for _, kind in after.values()]
+    changed = {name for name, (data, _) in before.items() if not (data == after[name][0]).all()}
+    parts = {name.split(".")[2] for name in changed}
+    assert parts == {f"attn_{x}" for x in ("q", "k", "v", "output")} | {
+        f"ffn_{x}" for x in ("gate", "up", "down")
+    }
+    for name in changed:
+        data, kind = before[name]
+        assert kind == "Q4_1"
+        heads = (one.reshape(-1, 20)[:, :4] for one in (data, after[name][0]))
+        assert (next(heads) == next(heads)).all()  # scales and minima
+    tuned, again = kept["rebuild"].base.loaded, kept["load_model"]
+    assert logits_of(again.model).equal(logits_of(tuned.model))
+
+
+def keep_results(monkeypatch, module, *names):
+    """Return what functions of a module return from now on, the last by name: a load takes long."""
+    kept = {}
+
+    def keep(name, plain):
+        def keeping(*args, **options):
+            kept[name] = plain(*args, **options)
+            return kept[name]
+
+        monkeypatch.setattr(module, name, keeping)
+
+    for name in names:
+        keep(name, getattr(module, name))
+    return kept
 
 
 def generated(model, prompts, count):

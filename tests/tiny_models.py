@@ -2,10 +2,11 @@
 
 import json
 import string
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import gguf
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
@@ -104,17 +105,20 @@ def write_model(
 
 def write_gguf(
     path: Path,
-    model: Qwen2ForCausalLM | None = None,
+    model: PreTrainedModel | None = None,
     *,
     kind: gguf.GGMLQuantizationType = gguf.GGMLQuantizationType.F32,
+    kinds: Mapping[str, gguf.GGMLQuantizationType] | None = None,
+    blocks: Callable[[str, tuple[int, ...]], np.ndarray] | None = None,
 ) -> Path:
-    """Write a Qwen2 (one with tied embeddings by default) and its tokenizer to a .gguf file.
+    """Write a Qwen2 (one with tied embeddings by default) or a Llama and its tokenizer to a .gguf.
 
-    Matrices are stored as `kind`, vectors as float32. Qwen2, since a .gguf stores its weights in
-    their order, while a Llama's are permuted in it.
+    Matrices are stored as `kind`, or as `kinds` has it by the name of the parameter, vectors as
+    float32. `blocks` makes the bytes of a matrix of its name and shape, in place of its numbers.
+    The rows of a Llama's queries and keys are stored in the order of llama.cpp.
     """
     model = tiny_qwen2() if model is None else model
-    writer = gguf.GGUFWriter(path, "qwen2")
+    writer = gguf.GGUFWriter(path, model.config.model_type)
     config = model.config
     control, normal = gguf.TokenType.CONTROL, gguf.TokenType.NORMAL
     for add, value in (
@@ -128,6 +132,7 @@ def write_gguf(
         (writer.add_layer_norm_rms_eps, config.rms_norm_eps),
         (writer.add_rope_freq_base, config.rope_parameters["rope_theta"]),
         (writer.add_vocab_size, config.vocab_size),
+        (writer.add_file_type, 7),
         (writer.add_tokenizer_model, "gpt2"),
         (writer.add_tokenizer_pre, "qwen2"),
         (writer.add_token_list, VOCABULARY),
@@ -140,17 +145,32 @@ def write_gguf(
         (writer.add_chat_template, CHAT_TEMPLATE),
     ):
         add(value)
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.QWEN2, config.num_hidden_layers)
+    architecture = gguf.MODEL_ARCH[config.model_type.upper()]
+    names = gguf.get_tensor_name_map(architecture, config.num_hidden_layers)
     for name, parameter in model.named_parameters():
-        stored = kind if parameter.dim() == 2 else gguf.GGMLQuantizationType.F32
-        data = gguf.quants.quantize(parameter.detach().float().numpy(), stored)
+        stored = (kinds or {}).get(name, kind)
+        stored = stored if parameter.dim() == 2 else gguf.GGMLQuantizationType.F32
         short = names.get_name(name, try_suffixes=(".weight", ".bias"))
+        values = as_llama_cpp_orders(parameter.detach().float().numpy(), name, config)
+        made = blocks is not None and parameter.dim() == 2
+        data = blocks(name, values.shape) if made else gguf.quants.quantize(values, stored)
         writer.add_tensor(short, data, raw_dtype=stored)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+def as_llama_cpp_orders(values: np.ndarray, name: str, config: LlamaConfig) -> np.ndarray:
+    """Return a parameter with the rows of a Llama's queries and keys in the order of llama.cpp: of
+    a head the first of each half, then the second of each, and so on."""
+    of = {"q_proj.weight": config.num_attention_heads, "k_proj.weight": config.num_key_value_heads}
+    heads = of.get(".".join(name.split(".")[-2:]))
+    if config.model_type != "llama" or heads is None:
+        return values
+    halves = values.reshape(heads, 2, len(values) // heads // 2, -1)
+    return np.ascontiguousarray(halves.swapaxes(1, 2).reshape(values.shape))
 
 
 def change_config(folder: Path, **changes: object) -> None:

@@ -12,11 +12,12 @@ import click
 from esft.cli.options import GroupedCommand, json_option, rebuild_options, run_argument
 from esft.cli.show import show_work
 from esft.files import slug
-from esft.models.device import DTYPES
+from esft.models.device import DTYPES, GGUF_TYPES
 from esft.rollout.typed import json_text
 
 if TYPE_CHECKING:
     from esft.export.card import Exported
+    from esft.export.gguf import ExportedGguf
     from esft.export.journal import ExportedJournal
     from esft.tuning.rebuild import Source
 
@@ -60,6 +61,13 @@ def replay(run: str | None, at: str, out: Path, **base: object) -> None:
     help="Convert the weights  [default: the dtype of the run]",
 )
 @click.option(
+    "--type",
+    "kind",
+    type=click.Choice(GGUF_TYPES),
+    help="Type of the matrices in a .gguf file of a run that tuned floats  [default: F16, or BF16 "
+    "of a run in bfloat16]",
+)
+@click.option(
     "--push", metavar="OWNER/NAME", help="Bring the folder to the hub too; a new one is private."
 )
 @click.option("--journal", is_flag=True, help="Write the journal alone: a file of kilobytes.")
@@ -68,6 +76,7 @@ def export(
     run: str | None,
     out: Path,
     dtype: str | None,
+    kind: str | None,
     push: str | None,
     journal: bool,
     as_json: bool,
@@ -80,6 +89,9 @@ def export(
     the model card, README.md of the folder. The last step of a finished run is copied as it was
     saved.
 
+    Where --out ends in .gguf and the base model is such a file, that file is written again with the
+    tuned weights: the same tensors and metadata, and of a run with --weights codes the same size.
+
     With --journal, write the journal up to that step to a file: from it and the base model,
     esft replay makes the same bits. RUN is as in esft replay.
 
@@ -88,12 +100,20 @@ def export(
       esft export --at best --out tuned
       esft export runs/arc-qwen2.5-1.5b-1 --dtype bfloat16 --out tuned
       esft export --out tuned --push my-name/my-model
+      esft export --out tuned.gguf
       esft export --at 120 --journal --out tuned.jsonl
     """
     if journal and (dtype is not None or push is not None):
         option = "--dtype converts" if push is None else "--push sends"
         raise click.UsageError(f"{option} a model, which --journal does not write")
+    as_gguf = out.suffix.lower() == ".gguf"
+    if as_gguf and (journal or dtype is not None or push is not None):
+        option = "--journal" if journal else "--dtype" if push is None else "--push"
+        raise click.UsageError(f"{option} is for another --out than one that ends in .gguf")
+    if kind is not None and not as_gguf:
+        raise click.UsageError("--type is of a .gguf file: end --out in .gguf")
     from esft.export.folder import export as export_folder
+    from esft.export.gguf import export_gguf
     from esft.export.journal import export_journal
     from esft.export.push import open_repository, push_folder
     from esft.tuning.rebuild import RebuildOptions, find_source
@@ -102,12 +122,17 @@ def export(
     address = None if push is None else open_repository(push)
     with show_work() as watcher:
         asked = (source, which.pop("at"), out, watcher, RebuildOptions(**which))
-        done = export_journal(*asked) if journal else export_folder(*asked, dtype, push)
+        if as_gguf:
+            done = export_gguf(*asked, kind)
+        else:
+            done = export_journal(*asked) if journal else export_folder(*asked, dtype, push)
         if push is not None:
             watcher.phase(f"sending {out} to {address}")
             push_folder(out, push)
     if journal:
         record, lines = _of_journal(source, done, out)
+    elif as_gguf:
+        record, lines = _of_gguf(source, done, out)
     else:
         record, lines = _of_folder(source, done, out)
         record |= {"pushed": address}
@@ -120,6 +145,19 @@ def _of_journal(source: Source, done: ExportedJournal, out: Path) -> tuple[dict,
     lines = [f"step {done.step} of {source.record.path}", f"weights  sha256 {done.weights}"]
     lines += [f"journal  {out}, {done.size / 1000:.1f} kB", f"rebuild  {again}"]
     return asdict(done) | {"journal": out}, lines
+
+
+def _of_gguf(source: Source, done: ExportedGguf, out: Path) -> tuple[dict, list[str]]:
+    from esft.export.card import conversion_text
+
+    same = ", the weights that the run recorded" if done.recorded else ""
+    compared = "read again, it has the very codes, scales and floats of the model in memory"
+    if done.conversion is not None:
+        compared = f"of {done.prompts} prompts {conversion_text(done.conversion, done.prompts)}"
+    sizes = f"{done.size / 1e6:.1f} MB of type {done.type}; its base {done.base_size / 1e6:.1f} MB"
+    lines = [f"step {done.step} of {source.record.path}{same}", f"compared {compared}"]
+    lines += [f"weights  sha256 {done.tuned}", f"model    {out}, {sizes}"]
+    return asdict(done) | {"model": out}, lines
 
 
 def _of_folder(source: Source, done: Exported, out: Path) -> tuple[dict, list[str]]:

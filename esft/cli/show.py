@@ -24,7 +24,15 @@ if TYPE_CHECKING:
     from esft.tuning.verify import Check
     from esft.tuning.watcher import TaskScores
 
-_WIDTHS = {"step": 9, "reward": 9, "best": 9, "correct": 9, "||D||": 9, "forecast": 10}
+_WIDTHS = {
+    "step": 9,
+    "reward": 9,
+    "best": 9,
+    "correct": 9,
+    "||D||": 9,
+    "forecast": 10,
+    "changed": 9,
+}
 _WIDTHS |= {"a step": 12, "left": 13}
 
 
@@ -124,11 +132,13 @@ class PlainWatcher:
             "correct": "" if metrics.correct is None else f"{metrics.correct:.1%}",
             "||D||": f"{metrics.drift:.4g}",
             "forecast": f"{metrics.forecast:.4g}",
+            "changed": "" if metrics.changed is None else f"{metrics.changed:.2%}",
             "a step": duration(metrics.seconds),
             "left": "" if left is None else duration(left.run),
         }
         # What says nothing is left out: no answers, or a drift as forecast until it is not once.
-        hidden = set(self.hidden) | ({"correct"} if metrics.correct is None else set())
+        hidden = set(self.hidden)
+        hidden |= {name for name in ("correct", "changed") if getattr(metrics, name) is None}
         if "forecast" not in self._columns and as_forecast(metrics.drift, metrics.forecast):
             hidden.add("forecast")
         shown = tuple(name for name in cells if name not in hidden)

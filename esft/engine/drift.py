@@ -11,11 +11,11 @@ from torch import Tensor
 from esft.engine.anchor import anchor_of, forms, pull_of
 from esft.engine.kept import KINDS
 from esft.engine.kernels.reference import Part, Update, read
-from esft.engine.members import Member, net_coefficients
-from esft.engine.noise import MAX_NOISE, derived_seed
+from esft.engine.members import Member, net_coefficients, pair_coefficients
+from esft.engine.noise import derived_seed
 from esft.engine.stream import Parts, Stream, Tally, length
 from esft.engine.undo import finish
-from esft.engine.update import update_piece
+from esft.engine.update import update_weights
 from esft.engine.weights import Piece, Weights
 from esft.errors import AnchorError
 
@@ -83,24 +83,37 @@ class Drift:
             )
         if dtype not in KINDS:
             raise ValueError(f"dtype is {dtype!r}, expected one of {', '.join(KINDS)}")
-        self.weights = weights
-        self.steps = 0
-        """Steps made whole, those without an update too."""
-        self._store, self._kind, self._seed = store, dtype, seed
-        self._sum_of_squares = 0.0
-        self._torn = False
-        self._base = anchor_of(weights, store, base)
-        self._kept = {}
+        self._begin(weights, store, dtype, seed, base)
         for name in weights.names:
             flat = weights.flat(name)
             device = flat.device if drift_store == "device" else torch.device("cpu")
             pin = flat.is_cuda and device.type == "cpu"
-            self._kept[name] = KINDS[dtype](name, flat.numel(), device, pin)
-        self._stream = Stream(flat.device)
+            self._kept[name] = KINDS[dtype](name, weights.count(name), device, pin)
         tensors = [*self._base.values(), *self._tensors().values()]
         self.on_device = all(tensor.device == flat.device for tensor in tensors)
         """True where theta_0 and D lie on the weights' device."""
         weights.claim()
+
+    def _begin(
+        self,
+        weights: Weights,
+        store: str,
+        kind: str,
+        seed: int,
+        base: Mapping[str, Tensor] | None,
+    ) -> None:
+        """Be what a drift is before its first step, but for how D is kept."""
+        self.weights = weights
+        self.steps = 0
+        """Steps made whole, those without an update too."""
+        self.changed = 0
+        """Codes that the last step made others."""
+        self._store, self._kind, self._seed = store, kind, seed
+        self._sum_of_squares = 0.0
+        self._torn = False
+        self._base = anchor_of(weights, store, base)
+        self._kept = {}
+        self._stream = Stream(weights.flat(weights.names[-1]).device)
 
     @property
     def nbytes(self) -> int:
@@ -112,6 +125,12 @@ class Drift:
     def state_nbytes(self) -> int:
         """Bytes of D, which are those of the tensors in `state`."""
         return sum(tensor.nbytes for tensor in self._tensors().values())
+
+    @property
+    def changed_share(self) -> float | None:
+        """Share of the codes that the last step made others; None where none are tuned."""
+        coded = sum(self.weights.count(n) for n in self.weights.names if self.weights.grid(n))
+        return self.changed / coded if coded else None
 
     def norm(self) -> float:
         """Return ||D||, the square root of the sum of squares over all tuned weights."""
@@ -125,11 +144,16 @@ class Drift:
         alpha: float,
         decay: float = 0.0,
         norm: str = "l2",
+        sigma: float | None = None,
     ) -> None:
         """Make one ES update and one decay, then round the weights.
 
         D' = D + alpha / N * sum_i c_i * sign_i * noise(seed_i), N = len(members); then
         D = prox(D') (see `decay_`); then theta = round(theta_0 + D).
+
+        Of codes, whose unit is a step of their grid, the noise is that of whole steps (see
+        `whole_steps`), without those steps that would have left the grid; and D stays within half
+        a step of where theta could go.
 
         Args:
             members: those that got a coefficient; none for a decay without an update.
@@ -137,30 +161,43 @@ class Drift:
             alpha: learning rate, > 0; holds 1 / sigma.
             decay: lambda, >= 0.
             norm: of the decay.
+            sigma: noise scale of the members; needed for codes.
 
         Raises:
             ValueError: if a number is out of range, lengths differ, or a member is being held.
             AnchorError: if an earlier step was interrupted half-way, or this one is so large that
                 a weight is not finite; the drift is of no use then.
 
-        Source: arXiv:2605.30148, Algorithm 1.
+        Source: arXiv:2605.30148, Algorithm 1; for codes arXiv:2602.03120, whose residual is what
+        D has beyond whole steps.
         """
+        if self.weights.coded and sigma is None:
+            raise ValueError(
+                "sigma is missing, expected that of the members: the weights are codes"
+            )
         if not (alpha > 0 and math.isfinite(alpha)):
             raise ValueError(f"alpha is {alpha}, expected a positive number")
         if not all(math.isfinite(coefficient) for coefficient in coefficients):
             raise ValueError("a coefficient is not finite: leave its member out")
         pull = pull_of(alpha, decay, norm)
         nets = net_coefficients(members, coefficients)
+        pairs = pair_coefficients(members, coefficients) if self.weights.coded else []
         self.refuse_if_torn()
         with self.weights.held("a step"):
-            if nets or pull:
+            self.changed = 0
+            if nets or pairs or pull:
                 self._torn = True
                 try:
-                    # All are kept alike: either every one can decay without a pass or none.
-                    if nets or not all(k.decay_alone(pull, norm) for k in self._kept.values()):
+                    # All are kept alike: either every one can decay without a pass or none. Codes
+                    # take it always: the pass counts those that change.
+                    if (
+                        nets
+                        or self.weights.coded
+                        or not all(k.decay_alone(pull, norm) for k in self._kept.values())
+                    ):
                         rounding = derived_seed("rounding", self._seed, self.steps + 1)
                         scale = alpha / max(1, len(members))
-                        self._update(Update(nets, scale, pull, norm, rounding))
+                        self._update(Update(nets, scale, pull, norm, rounding, pairs, sigma))
                     else:
                         lengths = Tally()
                         for piece, _, drift in self.streamed():
@@ -236,11 +273,7 @@ class Drift:
         Raises:
             AnchorError: if the state is one of other tensors or kept otherwise; nothing changes.
         """
-        if state.kind != self._kind:
-            raise AnchorError(
-                f"the saved drift is kept as {state.kind}, expected {self._kind}",
-                hint=f"set [anchor] drift = {state.kind!r}, as it was when the drift was saved",
-            )
+        self._require_kind(state)
         has = _described(state.tensors, state.figures)
         needs = _described(self._tensors(), {n: kept.figures for n, kept in self._kept.items()})
         for name in needs | has:
@@ -260,6 +293,13 @@ class Drift:
             self.round_weights()
             self._torn = False
 
+    def _require_kind(self, state: DriftState) -> None:
+        if state.kind != self._kind:
+            raise AnchorError(
+                f"the saved drift is kept as {state.kind}, expected {self._kind}",
+                hint=f"set [anchor] drift = {state.kind!r}, as it was when the drift was saved",
+            )
+
     def refuse_if_torn(self) -> None:
         """Raise AnchorError if a step was interrupted half-way, or overflowed."""
         if self._torn:
@@ -269,45 +309,28 @@ class Drift:
             )
 
     def _update(self, update: Update) -> None:
-        kernels, total = self.weights.kernels, sum(abs(net) for _, net in update.nets)
-        peaks, reach, lengths = Tally(), Tally(), Tally()
-        for name, kept in self._kept.items():
-            factors = self.weights.factors(name)
-            largest = MAX_NOISE if factors is None else factors.largest
-            # The margin is for the rounding of the sum.
-            kept.open_step(update.scale * largest * total * (1 + 1e-5))
-        pieces = self.weights.pieces(kernels.fused_update)
-        for piece, (base, *parts) in self._stream.brought(pieces, self._parts_of):
-            kept, put = self._kept[piece.name], self._stream.put
-            found = update_piece(kernels, piece, base, kept, parts, update, put)
-            peaks.note(piece.name, found.peak)
-            lengths.note(piece.name, found.length)
-            reach.note(piece.name, found.reach)
-        largest = dict.fromkeys(self._kept, 0.0)
-        # Both: a narrow dtype overflows where D does not, and int8 keeps an infinite D as a finite.
-        for name, peak in (*reach.read(), *peaks.read()):
-            if not math.isfinite(peak):
-                dtype = self.weights.flat(name).dtype
-                raise AnchorError(
-                    f"step {self.steps + 1} makes {name} infinite in {dtype}, expected finite "
-                    "weights: the update is too large",
-                    hint="start a new run with a smaller --alpha; the model of the step before: "
-                    f"esft replay --at {self.steps} --out DIR",
-                )
-        for name, peak in peaks.read():
-            largest[name] = max(largest[name], peak)
-        for name, kept in self._kept.items():
-            kept.close_step(largest[name])
-        self._sum_of_squares = lengths.sum_of_squares()
+        made = update_weights(self.weights, self._kept, self._stream, self._parts_of, update)
+        if made.overflowed is not None:
+            dtype = self.weights.flat(made.overflowed).dtype
+            raise AnchorError(
+                f"step {self.steps + 1} makes {made.overflowed} infinite in {dtype}, expected "
+                "finite weights: the update is too large",
+                hint="start a new run with a smaller --alpha; the model of the step before: "
+                f"esft replay --at {self.steps} --out DIR",
+            )
+        self._sum_of_squares, self.changed = made.sum_of_squares, made.changed
 
     def _part(self, piece: Piece, brought: Parts) -> Part:
         base, *parts = brought
         stored = self._kept[piece.name].stored(parts)
-        return Part(piece.name, piece.start, piece.flat, base, stored, piece.factors)
+        return Part(piece.name, piece.start, piece.flat, base, stored, piece.factors, piece.grid)
+
+    def _base_part(self, piece: Piece) -> Tensor:
+        first = piece.start // self.weights.per_item(piece.name)
+        return self._base[piece.name][first : first + piece.flat.numel()]
 
     def _parts_of(self, piece: Piece) -> Parts:
-        base = self._base[piece.name][piece.start : piece.start + piece.count]
-        return base, *self._kept[piece.name].parts(piece.start, piece.count)
+        return self._base_part(piece), *self._kept[piece.name].parts(piece.start, piece.count)
 
     def _tensors(self) -> dict[str, Tensor]:
         return {

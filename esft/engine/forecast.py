@@ -2,19 +2,43 @@
 
 import math
 from collections.abc import Callable
+from statistics import NormalDist
 
 import torch
+from torch import Tensor
 
 from esft.engine.anchor import pull_of
+from esft.engine.codes import Grid
 from esft.engine.journal_read import JournalRecord, alpha_of, contributions
+from esft.engine.kernels import chosen_kernels
 from esft.engine.members import net_coefficients
-from esft.engine.noise import derived_seed, noise
+from esft.engine.noise import CODES_VERSION, derived_seed, noise, whole_steps_square
+from esft.engine.replayed import FADES, REPLAY
 
 # Elements of the scalar recursion that stands for all weights under an L1 decay.
 _SIMULATED = 1 << 16
 
+# Of codes, which take as many draws as there are members.
+_SIMULATED_CODES = 1 << 14
+_FREE = Grid(-(1 << 20), 1 << 20)
+
 IDLE = 0.01
 """A decay whose forecast is this close to none can do nothing within the run."""
+
+
+def unit_square(sigma: float | None) -> float:
+    """Return the mean square of noise that is added to numbers, at whatever sigma."""
+    return 1.0
+
+
+def square_of(noise_version: int | None, at_bounds: float = 0.0) -> Callable[[float | None], float]:
+    """Return the mean square of a noise, by sigma; see `Forecast`.
+
+    `at_bounds` is the share of the codes at an end of their grid, which half of the steps leave.
+    """
+    if noise_version != CODES_VERSION:
+        return unit_square
+    return lambda sigma: whole_steps_square(sigma) * (1 - at_bounds / 2)
 
 
 class Forecast:
@@ -23,33 +47,77 @@ class Forecast:
     Noises of different members are nearly orthogonal, so each step adds
     numel * (alpha / N)^2 * S to E||D||^2, S being the sum of the squared net coefficients of its
     distinct noises, and the decay acts after it. L2 has a closed form; for L1 the scalar
-    recursion is simulated on 65,536 elements.
+    recursion is simulated on 65,536 elements. Of codes, E u^2 of their noise comes in as a factor.
     """
 
-    def __init__(self, numel: int, alpha: float, decay: float = 0.0, norm: str = "l2") -> None:
+    def __init__(
+        self,
+        numel: int,
+        alpha: float,
+        decay: float = 0.0,
+        norm: str = "l2",
+        square: Callable[[float | None], float] = unit_square,
+        replayed: bool = False,
+    ) -> None:
+        """`square`: mean square of the noise, by the sigma of a step; `replayed`: of codes whose
+        drift is not kept, see `ReplayedDrift`."""
         self._numel, self._alpha, self._decay, self._norm = numel, alpha, decay, norm
+        self._square = square
+        self._coded = square is not unit_square
         self._mean_square = 0.0
         self.norms = [0.0]
         """The expected ||D|| after each step, that of step 0 first."""
-        simulates = pull_of(alpha, decay, norm) > 0 and norm == "l1"
-        self._elements = torch.zeros(_SIMULATED) if simulates else None
+        simulates = replayed or (pull_of(alpha, decay, norm) > 0 and norm == "l1")
+        count = _SIMULATED_CODES if self._coded else _SIMULATED
+        self._elements = torch.zeros(count) if simulates else None
+        self._left = torch.zeros(count) if replayed else None
 
-    def step(self, size: int, squares: float, alpha: float | None = None) -> None:
+    def step(
+        self, size: int, squares: float, alpha: float | None = None, sigma: float | None = None
+    ) -> None:
         """Advance by a step: `size` is N, 0 for a decay alone; `squares` is S; `alpha` that of the
-        step, where it has its own."""
+        step, where it has its own; `sigma` too, which codes need."""
         alpha = self._alpha if alpha is None else alpha
+        mean_square = self._square(sigma)
+        squares *= mean_square
         pull = pull_of(alpha, self._decay, self._norm)
         spread = alpha / max(1, size) * math.sqrt(squares)
         if self._elements is None:
             keep = 1 - pull
             self._mean_square = keep * keep * (self._mean_square + spread * spread)
+        elif self._left is not None:
+            if spread:
+                share = spread / math.sqrt(size * mean_square)
+                self._left *= FADES
+                self._left += self._whole_steps(size, sigma).mul_(share)
+                self._elements += self._left.round()
+                self._left -= self._left.round()
+            self._mean_square = float(self._elements.double().square().mean())
         else:
-            seed = derived_seed("forecast", len(self.norms))
-            self._elements += noise(seed, "forecast", 0, _SIMULATED).mul_(spread)
+            if not self._coded:
+                seed = derived_seed("forecast", len(self.norms))
+                self._elements += noise(seed, "forecast", 0, _SIMULATED).mul_(spread)
+            elif spread:
+                share = spread / math.sqrt(size * mean_square)
+                self._elements += self._whole_steps(size, sigma).mul_(share)
             shrunk = (self._elements.abs() - pull).clamp_(min=0)
             self._elements = torch.copysign(shrunk, self._elements)
             self._mean_square = float(self._elements.double().square().mean())
         self.norms.append(math.sqrt(self._numel * self._mean_square))
+
+    def _whole_steps(self, size: int, sigma: float) -> Tensor:
+        """Return the sum of the steps of `size` members: where few take one its law is not normal,
+        and an L1 decay takes less of it."""
+        total = torch.zeros(_SIMULATED_CODES)
+        step = len(self.norms)
+        seeds = [derived_seed("forecast", step, member) for member in range(size)]
+        # Rewards as they fall by a normal law; their order tells codes nothing.
+        scores = [NormalDist().inv_cdf((at + 0.5) / size) for at in range(size)]
+        unit = math.sqrt(size / max(1e-9, math.fsum(score * score for score in scores)))
+        pairs = [(seed, unit * score, 0.0) for seed, score in zip(seeds, scores, strict=True)]
+        kernels = chosen_kernels(total.device)
+        kernels.accumulate_codes(total, torch.zeros_like(total), _FREE, "forecast", 0, pairs, sigma)
+        return total
 
 
 def forecast_norm(
@@ -60,17 +128,22 @@ def forecast_norm(
     alpha: float,
     decay: float = 0.0,
     norm: str = "l2",
-    alpha_at: Callable[[int], float] | None = None,
+    scales_at: Callable[[int], tuple[float, float]] | None = None,
+    square: Callable[[float | None], float] = unit_square,
+    sigma: float | None = None,
+    replayed: bool = False,
 ) -> float:
     """Return the ||D|| to expect of a run before it starts: N is `size` and S `squares` in each
-    of its steps, alpha of each step `alpha_at` of it where it has its own. Closed but for these and
-    L1, which take as long as `steps` of the recursion."""
+    of its steps, sigma and alpha of each step `scales_at` of it where it has its own; `square` as
+    in `Forecast`. Closed but for these and L1, which take as long as `steps` of the recursion."""
     pull = pull_of(alpha, decay, norm)
-    if alpha_at is not None or (norm == "l1" and pull > 0):
-        forecast = Forecast(numel, alpha, decay, norm)
+    if replayed or scales_at is not None or (norm == "l1" and pull > 0):
+        forecast = Forecast(numel, alpha, decay, norm, square, replayed)
         for step in range(1, steps + 1):
-            forecast.step(size, squares, None if alpha_at is None else alpha_at(step))
+            sigma, alpha = (sigma, alpha) if scales_at is None else scales_at(step)
+            forecast.step(size, squares, alpha, sigma)
         return forecast.norms[-1]
+    squares *= square(sigma)
     # The sum of (1 - pull)^(2 t) over t = 1 to T, which for a small pull is all but T.
     passed = float(steps)
     if pull > 0:
@@ -86,11 +159,14 @@ def forecast_of(record: JournalRecord, numel: int, free: bool = False) -> Foreca
     """
     header = record.header
     decay = 0.0 if free else header["awd"]
-    forecast = Forecast(numel, header["alpha"], decay, header["norm"])
+    square = square_of(header.get("noise_version"), header.get("at_bounds", 0.0))
+    replayed = header.get("drift") == REPLAY
+    forecast = Forecast(numel, header["alpha"], decay, header["norm"], square, replayed)
     for step in record.steps:
         members, coefficients = contributions(step, header)
         squares = sum_of_squares(net_coefficients(members, coefficients))
-        forecast.step(len(members), squares, alpha_of(step, header))
+        sigma = header.get("sigma") if step.sigma is None else step.sigma
+        forecast.step(len(members), squares, alpha_of(step, header), sigma)
     return forecast
 
 

@@ -146,7 +146,8 @@ def replay(
     for step in record.steps[drift.steps : to]:
         members, coefficients = contributions(step, header)
         alpha = alpha_of(step, header)
-        drift.step(members, coefficients, alpha, header["awd"], header["norm"])
+        rest = alpha, header["awd"], header["norm"], sigma_of(step, header)
+        drift.step(members, coefficients, *rest)
         if on_step is not None:
             on_step(step.step)
 

@@ -178,7 +178,9 @@ class _Int8(KeptDrift):
 
 
 def kept_bytes(kind: str, numel: int) -> int:
-    """Return the bytes that a drift of one parameter takes, kept as one of `KINDS`."""
+    """Return the bytes that a drift of one parameter takes, kept as one of `KINDS`; 0 of others."""
+    if kind not in KINDS:
+        return 0
     layout = KINDS[kind]._layout.values()
     return sum(-(-numel // share) * dtype.itemsize for dtype, share in layout)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from esft.engine.drift import Drift
 from esft.engine.stream import Tally, length
-from esft.engine.undo import differing_bits
+from esft.engine.undo import differing
 from esft.engine.weights import Weights
 
 
@@ -40,7 +40,7 @@ def measures(drift: Drift) -> DriftMeasures:
     with weights.held("measures"):
         for piece, base, values in drift.streamed():
             counts.note("zero", (values == 0).sum())
-            counts.note("unmoved", (differing_bits(piece.flat, base) == 0).sum())
+            counts.note("unmoved", (differing(piece.flat, base, piece.grid) == 0).sum())
             layer = layer_of(piece.name)
             norms.setdefault(layer, Tally()).note(piece.name, length(values))
             numels[layer] += piece.count
@@ -60,10 +60,14 @@ def measures(drift: Drift) -> DriftMeasures:
 
 
 def root_mean_square(weights: Weights) -> float:
-    """Return the root of the mean square of all tuned weights, tied ones counted once."""
+    """Return the root of the mean square of all tuned weights, tied ones counted once; of codes
+    around the middle of their grid."""
     squares = Tally()
     for piece in weights.pieces():
-        squares.note(piece.name, length(piece.flat))
+        values = piece.flat
+        if (grid := piece.grid) is not None:
+            values = grid.unpack(values).float() - (grid.low + grid.high) / 2
+        squares.note(piece.name, length(values))
     return math.sqrt(squares.sum_of_squares() / weights.numel)
 
 
@@ -75,3 +79,14 @@ def layer_of(name: str) -> str:
     parts = name.split(".")
     first = next((i for i, part in enumerate(parts) if part.isdecimal()), len(parts) - 2)
     return ".".join(parts[: first + 1]) or name
+
+
+def share_at_bounds(weights: Weights) -> float:
+    """Return the share of codes at an end of their grid: steps beyond it are not made."""
+    at_bounds, codes = 0, 0
+    for piece in weights.pieces():
+        if (grid := piece.grid) is not None:
+            values = grid.unpack(piece.flat)
+            at_bounds += int(((values == grid.low) | (values == grid.high)).sum())
+            codes += values.numel()
+    return at_bounds / codes if codes else 0.0

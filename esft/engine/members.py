@@ -111,3 +111,14 @@ def net_coefficients(members: list[Member], coefficients: list[float]) -> list[t
     for member, coefficient in zip(members, coefficients, strict=True):
         nets[member.seed] = nets.get(member.seed, 0.0) + member.sign * float(coefficient)
     return [(seed, net) for seed, net in nets.items() if net != 0.0]
+
+
+def pair_coefficients(
+    members: list[Member], coefficients: list[float]
+) -> list[tuple[int, float, float]]:
+    """Return (seed, coefficient of +noise, coefficient of -noise) of each distinct noise, in the
+    members' order: what codes need, which may take a step one way and not the other."""
+    pairs: dict[int, list[float]] = {}
+    for member, coefficient in zip(members, coefficients, strict=True):
+        pairs.setdefault(member.seed, [0.0, 0.0])[member.sign < 0] += float(coefficient)
+    return [(seed, plus, minus) for seed, (plus, minus) in pairs.items() if plus or minus]

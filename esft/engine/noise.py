@@ -4,7 +4,9 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,6 +15,11 @@ NOISE_VERSION = 1
 
 LOW_RANK_VERSION = 2
 """What it records of noise of low rank, which is made of the other."""
+
+CODES_VERSION = 3
+"""What it records of noise of whole steps, for codes: it is made of the first, too."""
+
+NOISE_VERSIONS = NOISE_VERSION, LOW_RANK_VERSION, CODES_VERSION
 
 STRIDE = 0x9E3779B9
 MIX_1 = 0x7FEB352D
@@ -170,6 +177,35 @@ def _hashed(
     shifted &= 0xFFFF
     bits ^= shifted
     return bits
+
+
+@cache
+def whole_steps_square(sigma: float) -> float:
+    """Return the mean square of sigma * noise, rounded to whole numbers by chance: what is added
+    to codes.
+
+    Summed over the law of the sum of four bytes; sigma^2 + E[f (1 - f)], f being the fraction.
+    """
+    law, values = _law(sigma)
+    fraction = values - np.floor(values)
+    return float((law * (values * values + fraction * (1 - fraction))).sum())
+
+
+@cache
+def steps_taken(sigma: float) -> float:
+    """Return the share of codes that such noise changes: those that it does not leave at 0."""
+    law, values = _law(sigma)
+    stays = np.clip(1 - np.abs(values), 0, None)
+    return float((law * (1 - stays)).sum())
+
+
+def _law(sigma: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return probabilities and values of sigma * noise, by the sum of its four bytes."""
+    law = np.ones(1)
+    for _ in range(4):
+        law = np.convolve(law, np.full(256, 1 / 256))
+    y = np.arange(law.size, dtype=np.float64) - MEAN_BYTE_SUM
+    return law, sigma * UNIT * y * (y * y + CUBIC)
 
 
 def derived_seed(purpose: str, *numbers: int) -> int:

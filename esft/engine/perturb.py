@@ -10,7 +10,7 @@ from torch import Tensor
 from esft.engine.drift import Drift
 from esft.engine.kernels.reference import Part
 from esft.engine.members import Member
-from esft.engine.undo import Undo, differing_bits, finish
+from esft.engine.undo import Undo, differing, finish
 from esft.engine.weights import Piece, Weights
 
 
@@ -103,7 +103,7 @@ class _Logging:
 
         def moved(piece: Piece, flat: Tensor, sign: int) -> Tensor:
             out = torch.empty_like(flat)
-            part = Part(piece.name, piece.start, out, flat, factors=piece.factors)
+            part = Part(piece.name, piece.start, out, flat, None, piece.factors, piece.grid)
             perturb([part], member.seed, sign * scale)
             return out
 
@@ -129,7 +129,7 @@ def unmoved_share(weights: Weights, member: Member, sigma: float) -> float:
     unmoved = 0
     for piece in weights.pieces():
         moved = torch.empty_like(piece.flat)
-        part = Part(piece.name, piece.start, moved, piece.flat, factors=piece.factors)
+        part = Part(piece.name, piece.start, moved, piece.flat, None, piece.factors, piece.grid)
         weights.kernels.perturb([part], member.seed, sigma * member.sign)
-        unmoved += int((differing_bits(moved, piece.flat) == 0).sum())
+        unmoved += int((differing(moved, piece.flat, piece.grid) == 0).sum())
     return unmoved / weights.numel

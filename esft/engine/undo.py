@@ -6,12 +6,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from esft.engine.codes import Grid
 from esft.engine.weights import Piece
 
 LOG_SHARE = 0.1
 """A log larger than this share of a piece's bytes is dropped for theta_0 + D, where they are."""
 _BLOCK = 1 << 16
-_BITS = {2: torch.int16, 4: torch.int32}
+_BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32}
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,13 @@ def differing_bits(left: Tensor, right: Tensor) -> Tensor:
     """Return the bits in which two tensors of one dtype differ, as integers; -0.0 is not 0.0."""
     bits = _BITS[left.element_size()]
     return left.view(bits) ^ right.view(bits)
+
+
+def differing(left: Tensor, right: Tensor, grid: Grid | None) -> Tensor:
+    """Return `differing_bits` of each element, where two of them may lie in a byte."""
+    if grid is not None:
+        left, right = grid.unpack(left), grid.unpack(right)
+    return differing_bits(left, right)
 
 
 def finish(action: Callable[[], None]) -> None:

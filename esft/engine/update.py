@@ -1,15 +1,84 @@
-"""A step of one piece: the update, the decay, D as it is kept, and the weights rounded from it."""
+"""A step over the weights: the update, the decay, D as it is kept, and what is rounded from it."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from esft.engine.kept import KeptDrift, Put
 from esft.engine.kernels import Kernels
-from esft.engine.kernels.reference import Found, Update, composed, decay_, read
-from esft.engine.stream import length
-from esft.engine.weights import Piece
+from esft.engine.kernels.reference import (
+    Found,
+    Stored,
+    Update,
+    composed,
+    decay_,
+    moved_codes,
+    read,
+)
+from esft.engine.noise import MAX_NOISE
+from esft.engine.stream import Parts, Stream, Tally, length
+from esft.engine.weights import Piece, Weights
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a step came to."""
+
+    sum_of_squares: float  # of D as it is kept
+    changed: int  # codes
+    overflowed: str | None  # a parameter that it made infinite, which must not be used
+
+
+def update_weights(
+    weights: Weights,
+    kept: Mapping[str, KeptDrift],
+    stream: Stream,
+    parts_of: Callable[[Piece], Parts],
+    update: Update,
+) -> Made:
+    """Make a step of all weights, piece by piece.
+
+    Args:
+        kept: D of each parameter.
+        parts_of: theta_0 of a piece, then D of it as it is kept.
+    """
+    peaks, reach, lengths, changed = Tally(), Tally(), Tally(), Tally()
+    for name, one in kept.items():
+        # The margin is for the rounding of the sum.
+        one.open_step(update.scale * _largest(weights, name, update) * (1 + 1e-5))
+    pieces = weights.pieces(weights.kernels.fused_update, whole_codes=False)
+    for piece, (base, *parts) in stream.brought(pieces, parts_of):
+        found = update_piece(
+            weights.kernels, piece, base, kept[piece.name], parts, update, stream.put
+        )
+        peaks.note(piece.name, found.peak)
+        lengths.note(piece.name, found.length)
+        reach.note(piece.name, found.reach)
+        changed.note(piece.name, found.changed)
+    largest = dict.fromkeys(kept, 0.0)
+    # Both: a narrow dtype overflows where D does not, and int8 keeps an infinite D as a finite.
+    for name, peak in (*reach.read(), *peaks.read()):
+        if not math.isfinite(peak):
+            return Made(math.nan, 0, name)
+    for name, peak in peaks.read():
+        largest[name] = max(largest[name], peak)
+    for name, one in kept.items():
+        one.close_step(largest[name])
+    counts = [count for _, count in changed.read()]
+    return Made(lengths.sum_of_squares(), int(sum(counts)), None)
+
+
+def _largest(weights: Weights, name: str, update: Update) -> float:
+    """Return what no element of a parameter grows by more than, in units of `update.scale`."""
+    if weights.grid(name) is not None:
+        steps = math.ceil(update.sigma * MAX_NOISE)
+        return steps * sum(abs(plus) + abs(minus) for _, plus, minus in update.pairs)
+    factors = weights.factors(name)
+    largest = MAX_NOISE if factors is None else factors.largest
+    return largest * sum(abs(net) for _, net in update.nets)
 
 
 def update_piece(
@@ -30,6 +99,8 @@ def update_piece(
     Source: arXiv:2605.30148, Algorithm 1.
     """
     stored = kept.stored(parts)
+    if piece.grid is not None:
+        return _update_codes(kernels, piece, base, kept, stored, update, put)
     if kernels.fused_update:
         where = piece.name, piece.start, update, piece.factors
         return kernels.update(piece.flat, base, stored, kept.next_factor, *where)
@@ -44,3 +115,36 @@ def update_piece(
     drift = kept.write(piece.start, drift, update.rounding, put)
     piece.flat.copy_(composed(base, drift))
     return Found(peak, length(drift), piece.flat.abs().max().float())
+
+
+def _update_codes(
+    kernels: Kernels,
+    piece: Piece,
+    base: Tensor,
+    kept: KeptDrift,
+    stored: Stored,
+    update: Update,
+    put: Put,
+) -> Found:
+    """Make the same step of codes, whose members took whole steps of a grid.
+
+    Source: arXiv:2602.03120; that D, kept whole, carries what rounding leaves over, is ours.
+    """
+    grid = piece.grid
+    first, drift = grid.unpack(base).float(), read(stored)
+    before = moved_codes(first, drift, grid)
+    if update.pairs:
+        total = torch.zeros_like(drift)
+        where = grid, piece.name, piece.start
+        kernels.accumulate_codes(total, before, *where, update.pairs, update.sigma)
+        total *= update.scale
+        drift += total
+    decay_(drift, update.pull, update.norm)
+    wanted = drift.abs().max()
+    torch.clamp(drift, grid.low - 0.5 - first, grid.high + 0.5 - first, out=drift)
+    # A bound hides what is infinite.
+    peak = torch.where(wanted.isfinite(), drift.abs().max(), wanted)
+    drift = kept.write(piece.start, drift, update.rounding, put)
+    after = moved_codes(first, drift, grid)
+    piece.flat.copy_(grid.pack(after.to(torch.int8)))
+    return Found(peak, length(drift), torch.zeros_like(peak), (after != before).sum())

@@ -1,14 +1,17 @@
 """The weights an engine works on: the one copy of a model's parameters."""
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
 
+from esft.engine.coded import Coded, coded_of
+from esft.engine.codes import Grid
 from esft.engine.kernels import Kernels, chosen_kernels
 from esft.engine.kernels.reference import BLOCK
 from esft.engine.noise import Factors
@@ -21,6 +24,7 @@ SCRATCH = 64 << 20
 _SCRATCH_PER_ELEMENT = 48
 # On a CPU a piece that stays in the cache is twice as fast as one that does not (measured).
 _CPU_PIECE = 1 << 17
+_TUNED = (torch.float32, torch.float16, torch.bfloat16)
 # Elements whose rows have vectors at a time: those of all members of a step stay small beside it.
 _WITH_VECTORS = 1 << 24
 
@@ -31,20 +35,23 @@ class Piece:
 
     name: str
     start: int  # the first element, in row-major order
-    flat: Tensor  # view of the weights, shape (count,); writing to it writes the model
+    flat: Tensor  # view of the weights, (count,), or of their bytes; writing it writes the model
     factors: Factors | None = None  # of its noise
+    grid: Grid | None = None  # of its codes, where they are that
 
     @property
     def count(self) -> int:
-        return self.flat.numel()
+        """Elements, which may be more than there are in `flat`."""
+        return self.flat.numel() * (1 if self.grid is None else self.grid.per_byte)
 
 
 class Weights:
-    """The floating-point parameters of a module, tied ones once, worked on piece by piece.
+    """The parameters of a module that are tuned, tied ones once, worked on piece by piece: its
+    floating-point ones, or of a quantized model the codes of its linear layers.
 
     Args:
         model: any module; its parameters are changed in place.
-        include: globs on parameter names; None takes all.
+        include: globs on parameter names; None takes all, of a quantized model all codes.
         exclude: globs on names to leave alone; wins over `include`.
         scratch: bytes of working memory on the device.
         kernels: passes over them; None takes the fastest of their device.
@@ -53,7 +60,7 @@ class Weights:
 
     Raises:
         ValueError: if no parameter is left, a glob matches none, one has a dtype that cannot
-            be tuned, or more than two dimensions where there is a rank.
+            be tuned, or more than two dimensions, or codes, where there is a rank.
     """
 
     def __init__(
@@ -68,13 +75,16 @@ class Weights:
         self.scratch = scratch
         self._claimed = False
         self._held_by: str | None = None
-        parameters = _distinct_parameters(model)
+        coded = {name: one for name, one in coded_of(model).items() if one.tuned}
+        parameters = _distinct_parameters(model, coded)
         shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
-        self.names = chosen_names(shapes, include, exclude, rank)
+        shapes |= {name: one.shape for name, one in coded.items()}
+        self.names = chosen_names(shapes, include, exclude, rank, list(coded))
         """Canonical names of the tuned parameters, in the module's order."""
+        self._grids = {name: coded[name].grid for name in self.names if name in coded}
         for name in self.names:
             dtype = parameters[name].dtype
-            if dtype not in (torch.float32, torch.float16, torch.bfloat16):
+            if name not in coded and dtype not in _TUNED:
                 raise ValueError(f"{name} is {dtype}, expected float32, float16 or bfloat16")
         self._flat = {}
         self._factors = {
@@ -87,32 +97,51 @@ class Weights:
             parameters[name].data = parameters[name].data.contiguous()
             flat = self._flat[name] = parameters[name].data.view(-1)
         self.kernels = chosen_kernels(flat.device) if kernels is None else kernels
-        self.numel = sum(flat.numel() for flat in self._flat.values())
+        self.numel = sum(map(self.count, self.names))
         """Elements tuned, tied ones counted once."""
         self.nbytes = sum(flat.nbytes for flat in self._flat.values())
 
+    @property
+    def coded(self) -> bool:
+        """Whether what is tuned is codes, or codes among others."""
+        return bool(self._grids)
+
     def flat(self, name: str) -> Tensor:
-        """Return the view of one parameter, shape (numel,)."""
+        """Return the view of one parameter, shape (numel,), or of its bytes; see `Grid`."""
         return self._flat[name]
+
+    def count(self, name: str) -> int:
+        """Return the elements of one parameter."""
+        return self._flat[name].numel() * self.per_item(name)
+
+    def per_item(self, name: str) -> int:
+        """Return how many elements an item of `flat` holds."""
+        return self._grids[name].per_byte if name in self._grids else 1
+
+    def grid(self, name: str) -> Grid | None:
+        """Return the grid of one parameter's codes; None where it is numbers."""
+        return self._grids.get(name)
 
     def factors(self, name: str) -> Factors | None:
         """Return what the noise of one parameter is made of; None where it is full."""
         return self._factors.get(name)
 
-    def pieces(self, whole: bool = False) -> Iterator[Piece]:
+    def pieces(self, whole: bool = False, whole_codes: bool = True) -> Iterator[Piece]:
         """Yield the weights in pieces that fit the scratch, always in the same order.
 
         Pieces start at multiples of BLOCK. `whole`: each parameter in one piece, for passes that
-        need no scratch but for vectors of noise of low rank.
+        need no scratch but for vectors of noise of low rank; codes too where `whole_codes`.
         """
         # BLOCK elements at least, whatever the scratch.
         most = max(1, self.scratch // _SCRATCH_PER_ELEMENT // BLOCK) * BLOCK
         for name, flat in self._flat.items():
             size = min(most, _CPU_PIECE) if flat.device.type == "cpu" else most
-            if whole:
-                size = _WITH_VECTORS if name in self._factors else max(1, flat.numel())
-            for start in range(0, flat.numel(), size):
-                yield Piece(name, start, flat[start : start + size], self.factors(name))
+            if whole and (whole_codes or name not in self._grids):
+                size = _WITH_VECTORS if name in self._factors else max(1, self.count(name))
+            share = self.per_item(name)
+            for start in range(0, self.count(name), size):
+                view = flat[start // share : (start + size) // share]
+                yield Piece(name, start, view, self.factors(name), self.grid(name))
 
     def claim(self) -> None:
         """Let one drift change the weights from now on; a second would undo its steps."""
@@ -138,12 +167,36 @@ def scratch_bytes(device: str) -> int:
 
 
 def identity(model: nn.Module) -> str:
-    """Return the sha256, in hex, over (name, dtype, shape, bytes) of a module's parameters.
+    """Return the sha256, in hex, over (name, dtype, shape, bytes) of a module's parameters, then of
+    the scales and minima of its codes.
 
     Parameters in the module's order, tied ones once; bytes in row-major order, streamed.
     """
+    return _digest(chain(model.named_parameters(), _scales(model)))
+
+
+def identity_as_saved(model: nn.Module) -> str:
+    """Return the `identity` of the model that saving it leaves, which is of floats alone."""
+    coded = coded_of(model)
+
+    def floats() -> Iterator[tuple[str, Tensor]]:
+        for name, parameter in model.named_parameters():
+            one = coded.get(name)
+            yield name, parameter if one is None else one.values().to(one.dtype)
+
+    return _digest(floats())
+
+
+def _scales(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    for name, one in coded_of(model).items():
+        yield f"{name}:scale", one.scale
+        if one.minimum is not None:
+            yield f"{name}:minimum", one.minimum
+
+
+def _digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
     digest = hashlib.sha256()
-    for name, parameter in model.named_parameters():
+    for name, parameter in tensors:
         digest.update(f"{name}|{parameter.dtype}|{tuple(parameter.shape)}|".encode())
         flat = parameter.detach().contiguous().view(-1).view(torch.uint8)
         for start in range(0, flat.numel(), 1 << 24):
@@ -151,13 +204,16 @@ def identity(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _distinct_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Return the floating-point parameters by name; of those that share memory, the first."""
+def _distinct_parameters(model: nn.Module, coded: Mapping[str, Coded]) -> dict[str, nn.Parameter]:
+    """Return the floating-point parameters, and those that are codes, by name; of those that share
+    memory, the first."""
     seen: set[tuple[torch.device, int, int]] = set()
     distinct = {}
     for name, parameter in model.named_parameters():
         memory = (parameter.device, parameter.data_ptr(), parameter.numel())
-        if not parameter.is_floating_point() or (parameter.numel() and memory in seen):
+        if not (parameter.is_floating_point() or name in coded):
+            continue
+        if parameter.numel() and memory in seen:
             continue
         seen.add(memory)
         distinct[name] = parameter
@@ -169,9 +225,10 @@ def chosen_names(
     include: Sequence[str] | None,
     exclude: Sequence[str] | None,
     rank: int | None = None,
+    coded: Sequence[str] = (),
 ) -> list[str]:
-    """Return those of a model's parameters, of these shapes, that are tuned; ValueError as
-    `Weights`."""
+    """Return those of a model's parameters, of these shapes, that are tuned, of which some may be
+    `coded`; ValueError as `Weights`."""
     if isinstance(include, str) or isinstance(exclude, str):
         raise ValueError("include or exclude is a string, expected a list of globs")
     for glob in [*(include or ()), *(exclude or ())]:
@@ -183,9 +240,15 @@ def chosen_names(
     chosen = [
         name
         for name in shapes
-        if (include is None or any(fnmatchcase(name, glob) for glob in include))
+        if (
+            (not coded or name in coded)
+            if include is None
+            else any(fnmatchcase(name, glob) for glob in include)
+        )
         and not any(fnmatchcase(name, glob) for glob in exclude or ())
     ]
+    if rank is not None and coded:
+        raise ValueError("the weights are codes, expected floats where noise is of low rank")
     for name in chosen if rank is not None else ():
         if len(shapes[name]) > 2:
             raise ValueError(

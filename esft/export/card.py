@@ -131,10 +131,17 @@ def comparison_text(exported: Exported) -> str:
         return f"All weights are equal, bit for bit, and so are the tokens of {prompts}."
     return (
         f"The weights were converted from {exported.tuned_dtype} to {exported.dtype}; the tokens "
-        f"of {prompts} are equal, {found.logits:,} logits at {found.positions:,} positions of them "
+        f"of {prompts} are equal, {conversion_text(found, exported.prompts)}."
+    )
+
+
+def conversion_text(found: Conversion, prompts: int) -> str:
+    """Return how the logits and answers of a converted model differ, as the rest of a sentence."""
+    return (
+        f"{found.logits:,} logits at {found.positions:,} positions of them "
         f"differ by at most {found.largest_difference:.4g}, mean KL(tuned || exported) "
-        f"{found.mean_kl:.4g} nats, and {found.same_answers} of the {exported.prompts} greedy "
-        f"answers of up to {NEW_TOKENS} tokens are equal."
+        f"{found.mean_kl:.4g} nats, and {found.same_answers} of the {prompts} greedy "
+        f"answers of up to {NEW_TOKENS} tokens are equal"
     )
 
 
@@ -143,6 +150,7 @@ def _settings(source: Source) -> dict[str, object]:
     settings = {"dtype of the run": header["dtype"], "noise version": header["noise_version"]}
     settings |= {name: header[name.partition(".")[2]] for name in _OF_HEADER}
     settings |= {"search.anneal": header["anneal"]} if "anneal" in header else {}
+    settings |= {"model.weights": header["weights"]} if "weights" in header else {}
     if source.run is not None:
         recorded = source.run.info.settings
         settings |= {name: recorded.get(name) for name in _OF_RUN}

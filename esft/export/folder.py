@@ -10,7 +10,8 @@ from pathlib import Path
 
 import torch
 
-from esft.engine.weights import identity
+from esft.engine.coded import coded_of
+from esft.engine.weights import identity, identity_as_saved
 from esft.errors import EsftError, RunError
 from esft.export.card import Exported, card, example_of
 from esft.export.compare import (
@@ -98,7 +99,7 @@ def _rebuilt(
         before = output_of(loaded, asked)
         _release()
         _convert_(loaded, wanted)
-        exported = replace(exported, dtype=_name(wanted), weights=identity(loaded.model))
+        exported = replace(exported, dtype=_name(wanted), weights=identity_as_saved(loaded.model))
     with whole_folder(out) as partial:
         watcher.phase(f"saving the model to {out}")
         write_model(loaded, partial)
@@ -250,19 +251,26 @@ def _convert_(loaded: LoadedModel, dtype: torch.dtype) -> None:
     """Bring the parameters to a dtype, one by one: there is never a second model.
 
     Parameters that the model keeps in a dtype of their own stay as they are, and so do buffers,
-    which transformers brings to it on loading. A weight too large for the dtype is refused.
+    which transformers brings to it on loading. Codes become floats of it when they are saved. A
+    weight too large for the dtype is refused.
     """
+    coded = coded_of(loaded.model)
     for name, parameter in loaded.model.named_parameters():
-        if parameter.dtype != loaded.dtype:
-            continue
-        converted = parameter.data.to(dtype)
-        if not converted.isfinite().all():
-            raise RunError(
-                f"{name} has weights up to {float(parameter.data.abs().max()):.4g}, expected at "
-                f"most {torch.finfo(dtype).max:.5g}, the largest of {_name(dtype)}",
-                hint="take --dtype bfloat16 or float32, or leave --dtype out",
-            )
-        parameter.data = converted
+        if name in coded:
+            _require_fit(name, coded[name].values(), dtype)
+            coded[name].dtype = dtype
+        elif parameter.dtype == loaded.dtype:
+            _require_fit(name, parameter.data, dtype)
+            parameter.data = parameter.data.to(dtype)
+
+
+def _require_fit(name: str, values: torch.Tensor, dtype: torch.dtype) -> None:
+    if not values.to(dtype).isfinite().all():
+        raise RunError(
+            f"{name} has weights up to {float(values.abs().max()):.4g}, expected at "
+            f"most {torch.finfo(dtype).max:.5g}, the largest of {_name(dtype)}",
+            hint="take --dtype bfloat16 or float32, or leave --dtype out",
+        )
 
 
 def _other(out: Path, reason: str) -> RunError:

@@ -22,7 +22,7 @@ from esft.models.check import weight_files
 if TYPE_CHECKING:
     from esft.models.load import LoadedModel
 
-_KINDS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+_KINDS = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int8, torch.uint8)
 _ELSEWHERE = (
     "set ESFT_CACHE_DIR to a folder on another disk, or keep the base weights in memory: [anchor] "
     'store = "cpu"'

@@ -32,8 +32,11 @@ FLOATS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 _OTHERS = "config.json and the weights belong to different models: download both again"
 
 
-def check_files(folder: Path, name: str) -> None:
-    """Check everything in `folder` but the weights: they may not have been downloaded yet."""
+def check_files(folder: Path, name: str, codes: bool = False) -> None:
+    """Check everything in `folder` but the weights: they may not have been downloaded yet.
+
+    `codes`: it may be quantized.
+    """
     if (folder / "adapter_config.json").exists():
         raise ModelError(
             f"{name} is an adapter (adapter_config.json), expected a whole model",
@@ -62,7 +65,7 @@ def check_files(folder: Path, name: str) -> None:
         raise no_safetensors(name, [str(config["transformers_weights"])])
     for part in (config, *(part for part in config.values() if isinstance(part, dict))):
         scheme = part.get("quantization_config") or part.get("compression_config")
-        if scheme:
+        if scheme and not codes:
             method = scheme.get("quant_method") if isinstance(scheme, dict) else None
             raise _quantized(name, f"quantization_config: {method or 'unnamed'}")
     classes = config.get("architectures") or []
@@ -104,10 +107,11 @@ def weight_files(folder: Path, name: str) -> list[str]:
     return files
 
 
-def check_weights(folder: Path, name: str, expected: int) -> dict[str, Header]:
+def check_weights(folder: Path, name: str, expected: int, codes: bool = False) -> dict[str, Header]:
     """Check the safetensors files in `folder` as far as their headers tell; no pickle will do.
 
-    `expected` is the number of weights that the config calls for. Returns the headers, by name.
+    `expected` is the number of weights that the config calls for, which may be `codes`. Returns the
+    headers, by name.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -129,12 +133,13 @@ def check_weights(folder: Path, name: str, expected: int) -> dict[str, Header]:
             raise ModelError(
                 f"{name}: {file} is damaged or cut short: {error}", hint=_AGAIN
             ) from error
-    check_headers(headers, name, expected)
+    if not codes:
+        check_headers(headers, name, expected)
     return headers
 
 
 def check_headers(headers: Mapping[str, Header], name: str, expected: int) -> None:
-    """Check the headers of all safetensors files of a model; see `check_weights`."""
+    """Check the headers of all safetensors files of a model of floats; see `check_weights`."""
     for key, (kind, _) in headers.items():
         # Masks and counters may be integers; as weights, integers would pass for floats.
         if key.endswith("weight") and kind not in FLOATS:
@@ -148,7 +153,9 @@ def check_headers(headers: Mapping[str, Header], name: str, expected: int) -> No
 
 
 def check_loaded(model: PreTrainedModel, info: dict, name: str) -> None:
-    """Check that every weight came from the checkpoint, in shape, as finite floats."""
+    """Check that every weight came from the checkpoint, in shape, as finite floats or codes."""
+    from esft.engine.coded import coded_of
+
     missing = sorted(info["missing_keys"])
     if missing:
         raise ModelError(
@@ -172,7 +179,10 @@ def check_loaded(model: PreTrainedModel, info: dict, name: str) -> None:
             f"{name}: eos_token_id is {ends!r:.60}, expected whole numbers: answers end there",
             hint=_AGAIN,
         )
+    coded = coded_of(model)
     for key, parameter in model.named_parameters():
+        if key in coded:
+            continue
         kind = str(parameter.dtype).removeprefix("torch.")
         if not parameter.is_floating_point() or parameter.itemsize < 2:
             raise _quantized(name, f"{key} is {kind}")
@@ -212,12 +222,16 @@ def _check_finite(model: PreTrainedModel, name: str) -> None:
     import torch
 
     bad = []
-    for key, parameter in model.named_parameters():
+    named = [(key, one) for key, one in model.named_parameters() if one.is_floating_point()]
+    for key, parameter in [*named, *model.named_buffers()]:
+        if not parameter.is_floating_point():
+            continue
         # One pass that allocates nothing; NaN comes out as NaN.
         if parameter.numel() and not torch.stack(parameter.detach().aminmax()).isfinite().all():
             bad.append(key)
     if bad:
-        kind = "NaN" if model.get_parameter(bad[0]).isnan().any() else "infinite values"
+        first = dict([*named, *model.named_buffers()])[bad[0]]
+        kind = "NaN" if first.isnan().any() else "infinite values"
         raise ModelError(
             f"{name}: {bad[0]} holds {kind}{and_more(bad)}, expected finite numbers",
             hint="weights that do not fit float16 become infinite: try bfloat16 or float32"
@@ -240,7 +254,7 @@ def _read_json(path: Path, name: str) -> dict:
 
 def _quantized(name: str, reason: str) -> ModelError:
     return ModelError(
-        f"{name} is quantized ({reason}), expected floating-point weights: "
-        "quantized weights cannot be tuned yet",
-        hint="take the checkpoint it was made from",
+        f"{name} is quantized ({reason}), expected floating-point weights",
+        hint="--weights codes tunes its codes, of some kinds; or take the checkpoint it was made "
+        "from",
     )

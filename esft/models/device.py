@@ -12,6 +12,12 @@ if TYPE_CHECKING:
     import torch
 
 DTYPES = ("float32", "float16", "bfloat16")
+FLOAT = "float"
+WEIGHTS = (FLOAT, "int8", "int4", "codes")
+"""What a model's weights can be: floats, quantized here a row or a group at a time, or the codes
+that its file has."""
+GGUF_TYPES = ("F16", "BF16", "Q8_0")
+"""What the floats of a .gguf file can be written as."""
 
 
 def choose_device(name: str | None) -> torch.device:

@@ -8,6 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from esft.errors import ModelError
 from esft.models.calling import clear_config, clear_errors, load_tokenizer, quiet
 from esft.models.check import (
     and_more,
@@ -16,7 +17,8 @@ from esft.models.check import (
     check_loaded,
     check_weights,
 )
-from esft.models.device import choose_device, choose_gguf_dtype, parse_dtype
+from esft.models.coded_model import coded_note, quantize_
+from esft.models.device import FLOAT, WEIGHTS, choose_device, choose_gguf_dtype, parse_dtype
 from esft.models.find import fetch_small_files, fetch_weights, find_model
 from esft.models.gguf_file import gguf_config_and_tokenizer, read_once
 from esft.models.identity import parts_of
@@ -39,7 +41,7 @@ class LoadedModel:
     """Where it came from: a path, or a hub id and its revision (org/name@commit)."""
     device: torch.device
     dtype: torch.dtype
-    """Of the parameters."""
+    """Of the parameters; of a quantized model that of its floats, in which it computes."""
     parts: Mapping[str, str]
     """Sha256 of what else changes an answer, see `parts_of`."""
     folder: Path | None = None
@@ -61,32 +63,44 @@ def load_model(
     dtype: str | None = None,
     device: str | None = None,
     trust_remote_code: bool = False,
+    weights: str = FLOAT,
 ) -> LoadedModel:
     """Load the model called `id`, every weight of it from the checkpoint, all finite.
 
     Args:
         id: short name, hub id, folder or .gguf file, as `find_model` reads it.
         dtype: float32, float16 or bfloat16; None takes the checkpoint's own, and for a .gguf
-            file what the device computes in.
+            file, or codes, what the device computes in.
         device: cuda, cuda:N, mps or cpu; None takes the first that this machine has.
         trust_remote_code: run Python code that comes with the checkpoint.
+        weights: one of `WEIGHTS`.
 
     Raises:
         ModelError: if there is no such model, device or dtype, or it cannot be tuned.
     """
     on = choose_device(device)
+    import torch
+
+    if weights not in WEIGHTS:
+        raise ModelError(
+            f"weights is {weights!r}, expected {', '.join(WEIGHTS)}", hint="--weights int8, say"
+        )
     # Straight to the device, without a copy of all weights in memory first.
-    options = {"device_map": None if on.type == "cpu" else {"": on}, "output_loading_info": True}
+    here = on.type == "cpu" or weights != FLOAT
+    options = {"device_map": None if here else {"": on}, "output_loading_info": True}
     wanted = None if dtype is None else parse_dtype(dtype)
+    computes, why = choose_gguf_dtype(on) if wanted is None else (wanted, "as asked for")
     where = find_model(id)
     folder, notes = None, []
     with quiet(), clear_errors(str(where)):
         if isinstance(where, Path) and where.is_file():
-            source, why = str(where.absolute()), "as asked for"
-            if wanted is None:
-                wanted, why = choose_gguf_dtype(on)
-            (model, info), tokenizer = _load_gguf(where, dtype=wanted, **options)
-            notes = [f"{where.name}: weights dequantized to {_plain(wanted)}, {why}"]
+            source = str(where.absolute())
+            if weights == "codes":
+                (model, info), tokenizer, notes = _load_gguf_codes(where, computes)
+            else:  # quantized from what the file says, not from what that is rounded to
+                options["dtype"] = computes if weights == FLOAT else torch.float32
+                (model, info), tokenizer = _load_gguf(where, **options)
+                notes = [f"{where.name}: weights dequantized to {_plain(options['dtype'])}, {why}"]
         else:
             on_hub = isinstance(where, str)
             folder = fetch_small_files(where, code=trust_remote_code) if on_hub else where
@@ -94,9 +108,17 @@ def load_model(
             if on_hub:
                 where = where.partition("@")[0]
             source = f"{where}@{folder.name}" if on_hub else str(folder)
-            options["dtype"] = "auto" if wanted is None else wanted
-            (model, info), tokenizer = _load_checkpoint(where, folder, trust_remote_code, options)
+            options["dtype"] = "auto" if wanted is None or weights != FLOAT else wanted
+            rest = trust_remote_code, computes if weights == "codes" else options
+            load = _load_packed if weights == "codes" else _load_checkpoint
+            (model, info), tokenizer = load(where, folder, *rest)
     check_loaded(model, info, str(where))
+    if weights != FLOAT:
+        if weights != "codes":
+            quantize_(model, weights, computes, str(where))
+            notes = []
+        notes = [coded_note(model, why), *notes]
+        model.to(on)
     model.eval().requires_grad_(False)
     parts = parts_of(model, tokenizer)
     with clear_errors(str(where)), clear_config(str(where)):
@@ -136,16 +158,30 @@ def _load_checkpoint(
     return AutoModelForCausalLM.from_pretrained(name, **options), tokenizer
 
 
+def _load_packed(
+    where: Path | str, folder: Path, trust_remote_code: bool, dtype: torch.dtype
+) -> tuple[tuple[PreTrainedModel, dict], PreTrainedTokenizerBase]:
+    """Load a folder or a hub id that is quantized, its matrices as the codes that it has."""
+    from esft.models.packed_model import packed_model
+
+    name = str(where)
+    config, tokenizer, _ = config_and_tokenizer(where, folder, trust_remote_code, codes=True)
+    if isinstance(where, str):
+        fetch_weights(name, folder)
+    headers = check_weights(folder, name, 0, codes=True)
+    return (packed_model(folder, config, headers, dtype, name), _NO_INFO), tokenizer
+
+
 def config_and_tokenizer(
-    where: Path | str, folder: Path, trust_remote_code: bool
+    where: Path | str, folder: Path, trust_remote_code: bool, codes: bool = False
 ) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase, dict[str, object]]:
-    """Return what a folder or a hub id has beside its weights, checked, and the options of
-    transformers that find it."""
+    """Return what a folder or a hub id has beside its weights, which may be `codes`, checked, and
+    the options of transformers that find it."""
     from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
     # A hub id stays a hub id, since transformers treats some tokenizers by it.
     name, on_hub = str(where), isinstance(where, str)
-    check_files(folder, name)
+    check_files(folder, name, codes)
     options = {
         "revision": folder.name if on_hub else "main",
         "local_files_only": True,  # everything has been fetched
@@ -194,6 +230,25 @@ def _load_gguf(
         loaded = AutoModelForCausalLM.from_pretrained(empty, config=config, **options)
     loaded[0].config.name_or_path = tokenizer.name_or_path = str(path)
     return loaded, tokenizer
+
+
+_NO_INFO: dict = {"missing_keys": (), "mismatched_keys": (), "unexpected_keys": ()}
+
+
+def _load_gguf_codes(
+    path: Path, dtype: torch.dtype
+) -> tuple[tuple[PreTrainedModel, dict], PreTrainedTokenizerBase, list[str]]:
+    """Load a .gguf file, its matrices as the codes that they are there."""
+    from transformers import GenerationConfig
+
+    from esft.models.gguf_tensors import gguf_model
+
+    with TemporaryDirectory(prefix="esft-gguf-") as empty, read_once():
+        config, tokenizer = gguf_config_and_tokenizer(path, empty)
+        model, notes = gguf_model(path, config, dtype)
+    model.generation_config = GenerationConfig.from_model_config(config)
+    model.config.name_or_path = tokenizer.name_or_path = str(path)
+    return (model, _NO_INFO), tokenizer, notes
 
 
 def _borrow_pad(tokenizer: PreTrainedTokenizerBase) -> str | None:

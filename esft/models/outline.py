@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from esft.errors import ModelError
 from esft.models.calling import clear_config, clear_errors, quiet
 from esft.models.check import FLOATS, Header, check_headers, check_weights, weight_files
-from esft.models.device import choose_device, choose_gguf_dtype, parse_dtype
+from esft.models.coded_model import quantize_
+from esft.models.device import FLOAT, choose_device, choose_gguf_dtype, parse_dtype
 from esft.models.find import fetch_headers, fetch_small_files, find_model
 from esft.models.gguf_file import gguf_config_and_tokenizer, read_once
 from esft.models.load import config_and_tokenizer, outline_of
@@ -45,6 +46,7 @@ def outline_model(
     dtype: str | None = None,
     device: str | None = None,
     trust_remote_code: bool = False,
+    weights: str = FLOAT,
 ) -> Outline:
     """Return what `load_model` with the same arguments would load; no weight is read or
     downloaded, and of a model on the hub the small files come into its cache.
@@ -62,19 +64,39 @@ def outline_model(
         if isinstance(where, Path) and where.is_file():
             with TemporaryDirectory(prefix="esft-gguf-") as empty, read_once():
                 config, tokenizer = gguf_config_and_tokenizer(where, empty)
-            wanted = choose_gguf_dtype(on)[0] if wanted is None else wanted
-            model = _outline(config, str(where))
+                wanted = choose_gguf_dtype(on)[0] if wanted is None else wanted
+                model = _outline(config, str(where))
+                if weights == "codes":
+                    from esft.models.gguf_tensors import gguf_outline_
+
+                    gguf_outline_(where, model, wanted)
         else:
             folder = where
             if isinstance(where, str):
                 folder = fetch_small_files(where, code=trust_remote_code)
                 where = where.partition("@")[0]
-            config, tokenizer, _ = config_and_tokenizer(where, folder.absolute(), trust_remote_code)
+            codes = weights == "codes"
+            config, tokenizer, _ = config_and_tokenizer(
+                where, folder.absolute(), trust_remote_code, codes
+            )
             model = _outline(config, str(where))
-            numel = sum(parameter.numel() for parameter in model.parameters())
-            headers, missing = _headers(str(where), folder, numel)
+            if codes:
+                from esft.models.packed_model import packed_outline_
+
+                wanted = choose_gguf_dtype(on)[0] if wanted is None else wanted
+                headers = check_weights(folder, str(where), 0, codes=True)
+                packed_outline_(folder, headers, model, wanted)
+            else:
+                numel = sum(parameter.numel() for parameter in model.parameters())
+                headers, missing = _headers(str(where), folder, numel)
+    if wanted is None and weights != FLOAT:
+        wanted = choose_gguf_dtype(on)[0]
     stored = config.dtype or _first_dtype(headers)
-    model = model.to(stored if wanted is None else wanted)
+    for parameter in model.parameters():
+        if parameter.is_floating_point():
+            parameter.data = parameter.data.to(stored if wanted is None else wanted)
+    if weights in ("int8", "int4"):
+        quantize_(model, weights, model.dtype, str(where))
     return Outline(
         model=model,
         tokenizer=tokenizer,
@@ -82,7 +104,7 @@ def outline_model(
         device=on,
         dtype=model.dtype,
         missing=missing,
-        mappable=bool(headers) and _first_dtype(headers) == model.dtype,
+        mappable=bool(headers) and weights == FLOAT and _first_dtype(headers) == model.dtype,
     )
 
 

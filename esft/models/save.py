@@ -42,10 +42,14 @@ def save_model(loaded: LoadedModel, folder: Path, *, replace: bool = False) -> N
 
 
 def write_model(loaded: LoadedModel, folder: Path) -> None:
-    """Write the files of `save_model` to a folder that is there and empty."""
+    """Write the files of `save_model` to a folder that is there and empty; codes as floats."""
     from transformers import GenerationConfig
 
-    model, generation = loaded.model, loaded.model.generation_config
+    from esft.engine.coded import coded_of
+    from esft.models.coded_model import as_floats
+
+    model = as_floats(loaded.model, loaded.id) if coded_of(loaded.model) else loaded.model
+    generation = model.generation_config
     with quiet():
         # save_pretrained refuses generation configs that some checkpoints come with (a temperature
         # where nothing is sampled); as it came, it is written below.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -28,6 +28,11 @@ class Shape:
     kv_heads: int
     head: int
     vocabulary: int
+    codes: Mapping[str, int] = field(default_factory=dict)
+    """Bytes of each matrix of codes that can be tuned, without scales, by the name in `parameters`
+    that its elements have."""
+    coded: Mapping[str, int] = field(default_factory=dict)
+    """Bytes of all matrices that are codes, with scales, by such names."""
 
     @property
     def numel(self) -> int:
@@ -40,7 +45,20 @@ class Shape:
     @property
     def nbytes(self) -> int:
         """Bytes of the weights."""
+        floats = sum(math.prod(s) for name, s in self.parameters.items() if name not in self.coded)
+        return floats * self.itemsize + sum(self.coded.values())
+
+    @property
+    def saved_nbytes(self) -> int:
+        """Bytes of the weights as they are saved: floats."""
         return self.numel * self.itemsize
+
+    def tuned_nbytes(self, tuned: int) -> int:
+        """Bytes of so many of the elements that can be tuned."""
+        if not self.codes:
+            return tuned * self.itemsize
+        numel = sum(math.prod(self.parameters[name]) for name in self.codes)
+        return -(-tuned * sum(self.codes.values()) // numel)
 
     @property
     def token_bytes(self) -> int:
@@ -50,14 +68,23 @@ class Shape:
 
 def shape_of(model: PreTrainedModel) -> Shape:
     """Return the shape of a model, also of one on torch's meta device."""
+    from esft.engine.coded import coded_of
+
     config = model.config.get_text_config()
     heads = config.num_attention_heads
     kv_heads = getattr(config, "num_key_value_heads", None)
     head = getattr(config, "head_dim", None)
     intermediate = getattr(config, "intermediate_size", None)
-    parameters = dict(model.named_parameters())
+    coded = coded_of(model)
+    parameters = {
+        name: coded[name].shape if name in coded else tuple(parameter.shape)
+        for name, parameter in model.named_parameters()
+        if name in coded or parameter.is_floating_point()
+    }
     return Shape(
-        parameters={n: tuple(p.shape) for n, p in parameters.items() if p.is_floating_point()},
+        parameters=parameters,
+        codes={name: one.weight.nbytes for name, one in coded.items() if one.tuned},
+        coded={name: one.nbytes for name, one in coded.items()},
         dtype=str(model.dtype).removeprefix("torch."),
         layers=config.num_hidden_layers,
         hidden=config.hidden_size,

@@ -81,6 +81,14 @@ def _evaluations_to_see_a_peak(peak: int | None, every: int | None) -> Iterator[
         yield "evaluations to count: [prior] every is not set", fix
 
 
+def _a_drift_to_replay(drift: str, awd: float, weights: str) -> Iterator[tuple[str, str]]:
+    if drift == "replay" and weights == "float":
+        yield "float32, float16 or int8: only codes can be replayed", 'set drift = "int8"'
+    elif drift == "replay" and awd > 0:
+        expected = f"float32, float16 or int8: awd is {awd:g}, and no drift is kept that it could "
+        yield expected + "shrink", 'set drift = "int8", or awd = 0'
+
+
 MODEL_RULES: tuple[Rule, ...] = ((("include",), _something_to_tune),)
 
 TASK_RULES: tuple[Rule, ...] = ((("rows_per_step", "train"), _train_has_them),)
@@ -96,5 +104,6 @@ SEARCH_RULES: tuple[Rule, ...] = (
 RECIPE_RULES: tuple[Rule, ...] = (
     (("anchor.awd", "anchor.norm", "search.alpha"), _a_pull_that_acts),
     (("search.steps", "anchor.awd", "anchor.norm", "search.anneal"), _steps_to_simulate),
+    (("anchor.drift", "anchor.awd", "model.weights"), _a_drift_to_replay),
     (("run.stop_after_peak", "prior.every"), _evaluations_to_see_a_peak),
 )

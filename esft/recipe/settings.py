@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from esft.models.device import FLOAT, WEIGHTS
 from esft.recipe.check import Settings, SettingsError, broken, setting
 from esft.recipe.priors import Answers, PriorSpec, parse_prior_line, parse_prior_lines
 from esft.recipe.rules import MODEL_RULES, RECIPE_RULES, SEARCH_RULES, TASK_RULES
@@ -25,10 +26,17 @@ class Model(Settings):
         flag="--model",
     )
     dtype: str | None = setting(
-        "Dtype of the weights: float32, float16 or bfloat16",
+        "Dtype of the weights: float32, float16 or bfloat16; of codes, what they compute in",
         example="bfloat16",
-        unset="the checkpoint's own",
+        unset="the checkpoint's own; what the device computes in for codes and .gguf files",
         flag="--dtype",
+    )
+    weights: str = setting(
+        "What is tuned: floats; int8 or int4, to which the linear layers are quantized; or the "
+        "codes that a quantized file has. Sigma and alpha are in steps of their grid then",
+        FLOAT,
+        flag="--weights",
+        choices=WEIGHTS,
     )
     device: str | None = setting(
         "Device of the weights",
@@ -78,6 +86,10 @@ class TaskSettings(Answers):
     )
 
 
+CODED_SCALES = {"int8": (0.001, 5.0), "int4": (0.01, 2.5), "codes": (0.01, 2.5)}
+"""Sigma and alpha by [model] weights, in steps of the grid, where nothing else is said: those
+published for 50 members, arXiv:2602.03120. Those of float weights are in other units."""
+
 SIGMA_END, ALPHA_END = 1.0, 0.1
 """What sigma and alpha are annealed to where nothing else is said."""
 
@@ -95,10 +107,15 @@ class Search(Settings):
         "Members per step, an even number if antithetic", 30, flag="--population", at_least=2
     )
     sigma: float = setting(
-        "Noise scale, standard deviation added to every weight", 1e-3, flag="--sigma", above=0
+        "Noise scale, standard deviation added to every weight; of codes 0.01 steps of their grid, "
+        "0.001 of int8",
+        1e-3,
+        flag="--sigma",
+        above=0,
     )
     alpha: float = setting(
-        "Learning rate, with the 1/sigma of the gradient estimate folded in",
+        "Learning rate, with the 1/sigma of the gradient estimate folded in; of codes 2.5 steps, 5 "
+        "of int8",
         5e-4,
         flag="--alpha",
         above=0,
@@ -194,7 +211,11 @@ class Anchor(Settings):
         "auto",
         choices=("auto", "disk", "cpu", "device"),
     )
-    drift: str = setting("How the drift is kept", "float16", choices=("float32", "float16", "int8"))
+    drift: str = setting(
+        "How the drift is kept; replay keeps none of codes, and makes 50 steps again in each",
+        "float16",
+        choices=("float32", "float16", "int8", "replay"),
+    )
     drift_store: str | None = setting(
         "Where the drift lies",
         unset="where the base weights lie, the CPU where they are on disk",

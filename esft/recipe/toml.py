@@ -2,16 +2,17 @@
 
 import os
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from esft.errors import RecipeError, TakenError
 from esft.files import write_whole
+from esft.models.device import FLOAT
 from esft.recipe import check
 from esft.recipe.check import Problem, SettingsError, as_toml, nearest, shown
 from esft.recipe.priors import require_task
 from esft.recipe.rules import RECIPE_RULES
-from esft.recipe.settings import TABLES, Recipe
+from esft.recipe.settings import CODED_SCALES, TABLES, Recipe, Search
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -46,6 +47,7 @@ def load_recipe(
             strange[table] = body
     problems += check.first_of(strange, _not_a_table, "tables of a recipe")
     origins = dict.fromkeys(values, str(file))
+    of_file = values.get("model.weights", FLOAT)
     for change, value in changes.items():
         origins[change] = (labels or {}).get(change, f"--set {change}")
         table = change.partition(".")[0]
@@ -53,6 +55,7 @@ def load_recipe(
             values[change] = value
         else:
             problems.append(_not_a_table(table, {}, change))
+    _fit_scales_(values, of_file, changes)
     tables = {table: _build(table, values, problems) for table in TABLES}
     defaults = {
         f"{table}.{key}": setting.default
@@ -69,6 +72,26 @@ def load_recipe(
     if problems:
         raise SettingsError(problems)
     return Recipe(**tables)
+
+
+def _fit_scales_(values: dict[str, object], was: object, changed: Collection[str]) -> None:
+    """Put sigma and alpha in the units of the weights, where nothing says them in these.
+
+    What a file has is in units of its own weights, `was`, not of those that a change makes of them:
+    then it goes, but for an L2 decay, which keeps its share of the drift a step, alpha * awd.
+    """
+    now = values.get("model.weights", FLOAT)
+    if not isinstance(now, str):
+        return
+    before, awd = values.get("search.alpha"), values.get("anchor.awd")
+    scales = CODED_SCALES.get(now, (Search.sigma, Search.alpha))
+    for key, scale in zip(("search.sigma", "search.alpha"), scales, strict=True):
+        if key not in changed and (was != now or (key not in values and now != FLOAT)):
+            values[key] = scale
+    kept = was != now and values.get("anchor.norm") == "l2" and "anchor.awd" not in changed
+    numbers = (before, awd, values.get("search.alpha"))
+    if kept and all(isinstance(number, (int, float)) for number in numbers):
+        values["anchor.awd"] = before * awd / numbers[2]
 
 
 def settings_in(name: str | None) -> frozenset[str]:

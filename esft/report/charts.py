@@ -181,7 +181,17 @@ def _drift_charts(runs: Sequence[RunNumbers]) -> list[Chart]:
     away = [abs(value - 1) for line in over.lines for value in line.values if value is not None]
     reach = max(0.05, 1.2 * max(away, default=0))
     drift = Chart(title="Drift", label="||D||", lines=lengths)
-    return [drift, replace(over, limits=(1 - reach, 1 + reach))]
+    lines = _progress(runs, "changed")
+    most = max((value for line in lines for value in line.values if value is not None), default=0)
+    changed = Chart(
+        title="Codes changed a step",
+        label="share of the codes",
+        lines=lines,
+        limits=(0, 1.2 * most),
+        percent=True,
+    )
+    of_codes = [changed] if most else []
+    return [drift, replace(over, limits=(1 - reach, 1 + reach)), *of_codes]
 
 
 def _decay_charts(runs: Sequence[RunNumbers]) -> list[Chart]:

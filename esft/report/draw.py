@@ -188,8 +188,11 @@ def _draw_lines(axes: Axes, chart: Chart) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(nbins=4))
     if chart.percent:
-        axes.set_yticks((0, 0.5, 1))
-        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
+        whole = axes.get_ylim()[1] > 0.5
+        if whole:
+            axes.set_yticks((0, 0.5, 1))
+        decimals = 0 if whole else None  # as many as the ticks need
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=decimals, symbol=" %"))
     axes.set_xlabel(chart.across)
     axes.set_ylabel("" if chart.percent else chart.label)
 

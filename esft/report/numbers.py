@@ -37,6 +37,7 @@ class StepNumbers:
     silent: float | None  # share of rows on which no two members differ
     reliability: float | None  # what of the members' ranking is signal, 0 to 1
     cut: float | None  # share of answers cut off
+    changed: float | None  # share of codes that the step made others; None of floats
     ratio: float | None  # drift over forecast
     left: float | None  # drift over `free`: what the decay left of it
     seconds: float | None
@@ -108,6 +109,7 @@ def progress_of(
             forecast=forecast,
             free=expected,
             noise=line.noise,
+            changed=line.changed,
             verdict=line.verdict,
             silent=signal and signal.silent,
             reliability=_at_least_0(signal and signal.reliability),

@@ -70,6 +70,7 @@ class StepMetrics:
     verdict: str | None = None  # of the signal meter, on the first steps; in the last of them
     drift: float | None  # ||D||
     forecast: float | None  # the ||D|| to expect by now, with the real coefficients but no signal
+    changed: float | None = None  # share of the codes that the step made others; None of floats
     seconds: float | None = None
     times: StepTimes | None = None  # where they went
     peak_memory: int | None = None  # bytes

@@ -193,7 +193,7 @@ def update_seconds(session: Session, members: Sequence[Member]) -> float:
 
     def update(count: int) -> float:
         signs = [1.0 if at % 3 else -0.5 for at in range(count)]  # no pair of them cancels
-        rest = search.alpha, anchor.awd, anchor.norm
+        rest = search.alpha, anchor.awd, anchor.norm, search.sigma
         return timed(session, lambda: drift.step(list(members[:count]), signs, *rest))[0]
 
     few, some = min(2, len(members)), min(_MEMBERS, len(members))

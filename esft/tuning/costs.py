@@ -96,10 +96,8 @@ def plan_run(recipe: Recipe, vram: float | None = None, *, assumed: bool = False
         except TaskError as error:
             why = str(error)
     model = recipe.model
-    trust = model.trust_remote_code
-    outline = outline_model(
-        model.id, dtype=model.dtype, device=model.device, trust_remote_code=trust
-    )
+    how = {"trust_remote_code": model.trust_remote_code, "weights": model.weights}
+    outline = outline_model(model.id, dtype=model.dtype, device=model.device, **how)
     batches = [resized(ASSUMED, Batches(recipe.task.batch).size)]
     return costs_of(recipe, outline, batches, f"assumed, {why}", vram)
 

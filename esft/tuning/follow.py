@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from esft.engine.journal import JournalStep
-from esft.engine.journal_read import JournalRecord, alpha_of, contributions, read_journal
+from esft.engine.journal_read import JournalRecord, alpha_of, contributions, read_journal, sigma_of
 from esft.engine.members import Member
 from esft.engine.weights import identity
 from esft.errors import ModelError
@@ -141,15 +141,24 @@ class _Follower:
         with session.base.drift.at_base() if at_base else nullcontext():
             return scored(one, spans[self._place.rank])
 
-    def step(self, batch: int, step: int, coefficients: list[float], alpha: float | None) -> None:
+    def step(
+        self,
+        batch: int,
+        step: int,
+        coefficients: list[float],
+        alpha: float | None,
+        sigma: float | None,
+    ) -> None:
         """Make a step of the journal."""
-        values = {"rewards": (), "coefficients": tuple(coefficients), "alpha": alpha}
+        values = {"rewards": (), "coefficients": tuple(coefficients)}
+        values |= {"alpha": alpha, "sigma": sigma}
         line = JournalStep(step=step, **values, rows_at=0, rows_hash="")
         header, drift = self._record.header, self._session.base.drift
         if drift.steps + 1 != step:
             raise ValueError(f"step is {step}, expected {drift.steps + 1}")
-        alpha = alpha_of(line, header)
-        drift.step(*contributions(line, header), alpha, header["awd"], header["norm"])
+        alpha, sigma = alpha_of(line, header), sigma_of(line, header)
+        rest = alpha, header["awd"], header["norm"], sigma
+        drift.step(*contributions(line, header), *rest)
 
     def identity(self, batch: int) -> str:
         """Say which weights these are by now."""

@@ -165,7 +165,13 @@ class Spread(Population):
     def stepping(self, line: JournalStep) -> Iterator[None]:
         """Let all ranks make the step of a line of the journal, while it is made here."""
         began = time.monotonic()
-        self._send("step", step=line.step, coefficients=line.coefficients, alpha=line.alpha)
+        self._send(
+            "step",
+            step=line.step,
+            coefficients=line.coefficients,
+            alpha=line.alpha,
+            sigma=line.sigma,
+        )
         yield
         self._ranks.replies(time.monotonic() - began)
         if line.step % COMPARED == 0:

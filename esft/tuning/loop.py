@@ -196,13 +196,13 @@ class Loop:
         # is made again from the journal.
         self.recorder.journal.append(line)
         takers, weights = with_coefficients(members, line.coefficients)
-        alpha, anchor = self._search.at(line.step)[1], self.session.recipe.anchor
+        (sigma, alpha), anchor = self._search.at(line.step), self.session.recipe.anchor
         laps.lap("other")
         with self.population.stepping(line):
-            self._base.drift.step(takers, weights, alpha, anchor.awd, anchor.norm)
+            self._base.drift.step(takers, weights, alpha, anchor.awd, anchor.norm, sigma)
         laps.lap("engine")
         nets = net_coefficients(takers, weights)
-        self.forecast.step(len(takers), sum_of_squares(nets), alpha)
+        self.forecast.step(len(takers), sum_of_squares(nets), alpha, sigma)
         self._tell_what_is_missing(line.step, line.rewards, bool(nets))
         return len(takers)
 
@@ -273,6 +273,7 @@ class Loop:
             **search_scales(*self._search.at(step), size),
             drift=drift,
             forecast=self.forecast.norms[-1],
+            changed=self._base.drift.changed_share,
             seconds=math.fsum(vars(times).values()),
             times=times,
             peak_memory=peak_memory(self._base.loaded.device),

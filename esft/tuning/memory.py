@@ -91,7 +91,7 @@ def memory_of(
         device: the kind of the device: cpu, cuda or mps.
         batches: of all tasks; the largest counts.
     """
-    base, drift = tuned * shape.itemsize, kept_bytes(anchor.drift, tuned)
+    base, drift = shape.tuned_nbytes(tuned), kept_bytes(anchor.drift, tuned)
     on_device = {"weights": shape.nbytes}
     on_host: dict[str, int] = {}
     # What lies on the host takes the device's memory where that is one with the host's.
@@ -100,7 +100,8 @@ def memory_of(
         (on_device if anchor.store == "device" else beside)["base weights"] = base
     (on_device if anchor.drift_store == "device" else beside)["drift"] = drift
     beside["program"] = PROGRAM
-    if device != "cpu" and not anchor.store == anchor.drift_store == "device":
+    in_place = anchor.store == anchor.drift_store == "device" and drift
+    if not (in_place or (device == "cpu" and drift)):
         on_device["log"] = int(LOG_SHARE * base)
     batch = max((batch_bytes(shape, one) for one in batches), default=0)
     passing = {"scratch": scratch_bytes(device), "batch": batch}
@@ -144,7 +145,9 @@ def batches_of(rollout: Rollout, encoded: Iterable[EncodedRow], size: int) -> It
 def disk_bytes(shape: Shape, tuned: int, anchor: Anchor, keep_model: bool) -> int:
     """Return what a run folder takes: the tuned model, where it is kept, and snapshots."""
     # The newest, that of the best step, and one being written.
-    return shape.nbytes * keep_model + (NEWEST + 2) * kept_bytes(anchor.drift, tuned)
+    # What is replayed has the codes themselves in its snapshots.
+    kept = kept_bytes(anchor.drift, tuned) or shape.tuned_nbytes(tuned)
+    return shape.saved_nbytes * keep_model + (NEWEST + 2) * kept
 
 
 def placed(

@@ -15,7 +15,7 @@ from esft.rollout.results import RowResult, mean_reward
 from esft.runs.steps import ProbeRecord
 from esft.tuning.calibrate import roll_out, timed, update_seconds, visit_seconds
 from esft.tuning.probe import FEWEST_MEMBERS, Trial
-from esft.tuning.recommend import REACH, reach_of, rounded
+from esft.tuning.recommend import REACH, reach_by, reach_of, rounded
 from esft.tuning.session import Opened, Session, fit_batch, open_session, rows_of_step
 from esft.tuning.sigma import NEAR, chosen_by, trial_of
 from esft.tuning.tasks import EvalTask, sequences_of
@@ -118,10 +118,14 @@ def fit_minutes(
     if changes.get("search.steps", STEPS) < STEPS:
         raise _too_short(minutes, spent, recipe, changes, price)
     fitted, reach = with_settings(session.recipe, changes).search, REACH
+    if probed is not None:
+        reach = reach_by({one.sigma: one.verdict for one in probed.sigmas}, fitted.sigma)
     if {"search.alpha", "search.sigma"} <= {*named}:
-        reach = reach_of(recipe.search)
+        reach = reach_of(recipe.search, recipe.model.weights)
     if "search.alpha" not in given:
-        changes["search.alpha"] = rounded(fitted.alpha * reach / reach_of(fitted))
+        changes["search.alpha"] = rounded(
+            fitted.alpha * reach / reach_of(fitted, recipe.model.weights)
+        )
     session.base.drift.give_back()  # members and an update were tried
     members = fitted.steps * fitted.population
     if members < MEMBERS:

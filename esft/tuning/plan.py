@@ -1,7 +1,7 @@
 """What a run is going to do, worked out before its first step."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,9 +9,11 @@ import torch
 
 from esft.engine import Weights
 from esft.engine.anchor import pull_of
-from esft.engine.forecast import IDLE, forecast_norm
+from esft.engine.forecast import IDLE, forecast_norm, square_of, unit_square
 from esft.engine.members import Member, expected_squares, population
+from esft.engine.noise import CODES_VERSION, NOISE_VERSION, steps_taken
 from esft.engine.perturb import revert_way, unmoved_share
+from esft.engine.replayed import KEPT_STEPS, REPLAY
 from esft.models.device import emulates
 from esft.models.shape import Shape, shape_of
 from esft.recipe.settings import Anchor, Search
@@ -22,6 +24,8 @@ from esft.tuning.watcher import Watcher
 TIGHT = (
     "this may not fit into memory: esft plan, with the same recipe and options, says what to change"
 )
+LEAST_CHANGED, MOST_CHANGED = 0.01, 0.7
+"""Share of the codes that all steps change by chance: beyond these they do nothing, or no good."""
 UNMOVED = 0.1  # a larger share of weights that sigma does not move is warned of
 
 
@@ -33,12 +37,13 @@ def tell_plan(session: Session, run_path: Path, watcher: Watcher) -> None:
     member = population(search.seed, 1, search.population, search.antithetic)[0]
     shared = session.batched is not None  # then noise is added to no weight
     sigma, _ = search.at(search.steps)  # the smallest
-    unmoved = 0.0 if shared else unmoved_share(base.weights, member, sigma)
+    stays = shared or base.weights.coded  # of codes few take a step, but a whole one
+    unmoved = 0.0 if stays else unmoved_share(base.weights, member, sigma)
     threads = torch.get_num_threads()
     kernels = f", kernels: {base.weights.kernels.name}"
     if loaded.device.type == "cpu":
         kernels += f", {threads} thread{'s' * (threads > 1)}"
-    what, warning = work_lines(session, base.weights.numel, kernels)
+    what, warning = work_lines(session, base.weights.numel, kernels, base.at_bounds)
     memory, shape, device = session.memory, shape_of(loaded.model), loaded.device.type
     rest = base.weights.numel, device, session.batches, base.anchor, session.room
     slow = slow_dtype(shape, *rest)
@@ -74,23 +79,43 @@ def moving_sigma(weights: Weights, member: Member, sigma: float) -> float:
     return sigma
 
 
-def work_lines(work: Work, numel: int, how: str = "") -> tuple[list[tuple[str, str]], str | None]:
-    """Return what a run is to do with `numel` weights, as (label, text), and what to warn of."""
-    search, model = work.recipe.search, work.model
-    decay, warning = decay_effect(numel, search, work.recipe.anchor)
+def work_lines(
+    work: Work, numel: int, how: str = "", at_bounds: float = 0.0
+) -> tuple[list[tuple[str, str]], str | None]:
+    """Return what a run is to do with `numel` weights, as (label, text), and what to warn of.
+
+    `at_bounds`: see `square_of`.
+    """
+    search, model, coded = work.recipe.search, work.model, work.tunes_codes
+    square = square_of(CODES_VERSION if coded else NOISE_VERSION, at_bounds)
+    decay, warning = decay_effect(numel, search, work.recipe.anchor, square)
     dtype = str(model.dtype).removeprefix("torch.")
-    tuned = f"{numel:,} parameters tuned, {dtype} on {model.device}{how}"
+    what = f"codes tuned, computing in {dtype}" if coded else f"parameters tuned, {dtype}"
+    tuned = f"{numel:,} {what} on {model.device}{how}"
     pairs = " in antithetic pairs" if search.antithetic else ""
+    units = " steps of the grid" if coded else ""
     steps = (
-        f"{search.steps} steps, N {search.population}{pairs}, sigma {search.sigma:g}, "
+        f"{search.steps} steps, N {search.population}{pairs}, sigma {search.sigma:g}{units}, "
         f"alpha {search.alpha:g}, {search.shaping}, seed {search.seed}"
     )
-    sigma, alpha = search.at(search.steps)
+    sigma, last = search.at(1)[0], search.at(search.steps)
     lines = [("model", f"{model.id}: {tuned}"), *_task_lines(work)]
     lines.append(("search", steps))
+    if coded:
+        moved = expected_norm(1, search, work.recipe.anchor, square)
+        changed = math.erfc(0.5 / moved / math.sqrt(2))
+        lines.append(
+            ("", f"a member changes {steps_taken(sigma):.2%} of the codes, all steps {changed:.2%}")
+        )
+        if not LEAST_CHANGED <= changed <= MOST_CHANGED:
+            warning = (
+                f"all steps together change about {changed:.2%} of the codes, expected "
+                f"{LEAST_CHANGED:.0%} to {MOST_CHANGED:.0%}: sigma and alpha are in steps of the "
+                "grid; published are --sigma 0.01 --alpha 2.5 for 4 bits, 0.001 and 5 for 8"
+            )
     if search.anneal is not None:
         lines.append(
-            ("", f"{search.anneal} annealing: sigma ends at {sigma:g}, alpha at {alpha:g}")
+            ("", f"{search.anneal} annealing: sigma ends at {last[0]:g}, alpha at {last[1]:g}")
         )
     if search.low_rank is not None:
         what = "of matrices, full for their biases; the rest, such as norms, stays as it is"
@@ -147,8 +172,15 @@ def slow_dtype(
     )
 
 
-def decay_effect(numel: int, search: Search, anchor: Anchor) -> tuple[str, str | None]:
+def decay_effect(
+    numel: int,
+    search: Search,
+    anchor: Anchor,
+    square: Callable[[float | None], float] = unit_square,
+) -> tuple[str, str | None]:
     """Return what the decay will do, and a warning where it can do nothing within the run.
+
+    `square`: see `Forecast`.
 
     The decay is measured by the forecast of ||D|| with and without it (see `Forecast`).
     """
@@ -156,9 +188,7 @@ def decay_effect(numel: int, search: Search, anchor: Anchor) -> tuple[str, str |
     squares, most = expected_squares(size, search.shaping, search.antithetic)
 
     def forecast(squares: float, awd: float) -> float:
-        steps = numel, search.steps, size, squares, alpha, awd, anchor.norm
-        alpha_at = None if search.anneal is None else lambda step: search.at(step)[1]
-        return forecast_norm(*steps, alpha_at)
+        return expected_norm(numel, search, replace(anchor, awd=awd), square, squares)
 
     free, held = forecast(squares, 0.0), forecast(squares, anchor.awd)
     told = f"||D|| forecast {held:.3g} after the last step"
@@ -173,7 +203,7 @@ def decay_effect(numel: int, search: Search, anchor: Anchor) -> tuple[str, str |
         whole = f"{math.ceil(half):,}" if half < 1e9 else f"{half:.2g}"
         effect = f"half-life {whole} step{'s' if half > 1 else ''}"
     else:
-        walk = alpha / size * math.sqrt(squares)
+        walk = alpha / size * math.sqrt(squares * square(search.sigma))
         effect = f"against a random-walk step of {walk:.2g} a weight"
     text = (
         f"{anchor.norm.upper()}, alpha * lambda {pull:.2g} a step, {effect}; {told}, "
@@ -185,6 +215,21 @@ def decay_effect(numel: int, search: Search, anchor: Anchor) -> tuple[str, str |
         f"this decay does next to nothing within {search.steps} steps: the forecast of ||D|| is "
         f"{held:.4g} with it and {free:.4g} without; raise --awd or --steps"
     )
+
+
+def expected_norm(
+    numel: int,
+    search: Search,
+    anchor: Anchor,
+    square: Callable[[float | None], float],
+    squares: float | None = None,
+) -> float:
+    """Return the ||D|| to expect after the last step; `squares` as in `forecast_norm`."""
+    if squares is None:
+        squares, _ = expected_squares(search.population, search.shaping, search.antithetic)
+    steps = numel, search.steps, search.population, squares, search.alpha, anchor.awd, anchor.norm
+    scales_at = None if search.anneal is None else search.at
+    return forecast_norm(*steps, scales_at, square, search.sigma, anchor.drift == REPLAY)
 
 
 def _task_lines(work: Work) -> list[tuple[str, str]]:
@@ -222,6 +267,11 @@ def _exactness(session: Session) -> str:
     lies = f"base weights copied on {at}" if base.mapped is None else base.mapped.note
     if anchor.store == "disk" != session.recipe.anchor.store:
         lies += ", since memory for a copy is short"
+    if anchor.drift == REPLAY:
+        return (
+            f"each trial is undone to the bit, by a log; no drift is kept: each update makes the "
+            f"last {KEPT_STEPS} again, {KEPT_STEPS + 1} times the time of one; {lies}"
+        )
     kept = f"the drift kept in {anchor.drift}"
     if session.batched is not None:
         return f"no trial changes a weight; {kept}, {lies}"

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
+from statistics import mean, stdev
 
 from esft.engine.measures import root_mean_square
 from esft.engine.members import Member, population
@@ -37,6 +38,9 @@ FEWEST_MEMBERS, FEWEST_ROWS = 4, 4
 """Two members of a kind, and two rows of a half."""
 MOST_SIGMAS = 16
 """Each may claim a signal at LEVEL / 16, which the deals of `esft.stats.signal` can just tell."""
+KEPT = 0.5
+"""A sigma at which members surely lose more of what the base answers right is too large, whatever
+the reward says."""
 _BEST = 3
 
 
@@ -52,6 +56,9 @@ class ProbedSigma:
     changes: tuple[float, ...]  # of each member's mean reward; NaN where it overflowed
     chosen_change: float  # mean of theirs on the rows that chose them
     fresh_change: float
+    kept: float | None
+    """Share right, mean over the members, of the rows that the base answers right; None where that
+    is not looked at, or of too few rows."""
     unmoved: float | None  # share of weights; None where members share batches
     member_s: float
 
@@ -259,11 +266,12 @@ def refuse_overflow(session: Session, base: Sequence[RowResult]) -> None:
 def _at_sigma(probe: Trial, sigma: float, level: float, watcher: Watcher) -> ProbedSigma:
     """Roll out the members at a sigma, and the best of them on fresh rows."""
     session, members = probe.session, probe.members
-    rewards = partial(_rewards, session, sigma, watcher)
+    roll_out = partial(_tried, session, sigma, watcher)
     watcher.phase(f"sigma {sigma:g}: {len(members)} members")
     began = time.monotonic()
-    on_rows = rewards(members, probe.rows)
+    results = roll_out(members, probe.rows)
     member_s = (time.monotonic() - began) / len(members)
+    on_rows = [[result.reward for result in one] for one in results]
     base, base_fresh = (
         [result.reward for result in results] for results in (probe.base, probe.base_fresh)
     )
@@ -271,17 +279,23 @@ def _at_sigma(probe: Trial, sigma: float, level: float, watcher: Watcher) -> Pro
     changes = [_change([one], base) for one in on_rows]
     finite = [at for at, change in enumerate(changes) if math.isfinite(change)]
     best = sorted(finite, key=lambda at: -changes[at])[: min(_BEST, len(members) // 2)]
-    again = rewards([members[at] for at in best], probe.fresh) if best and probe.fresh else []
-    kind = signal.kind(level)
+    again = roll_out([members[at] for at in best], probe.fresh) if best and probe.fresh else []
+    again = [[result.reward for result in one] for one in again]
+    kept, surely = kept_right(results, probe.base)
+    loses = kept is not None and surely < KEPT
+    kind: Kind = "too large" if loses else signal.kind(level)
     return ProbedSigma(
         sigma=sigma,
         verdict=kind,
-        why=_why(kind, signal),
+        why=f"members answer {kept:.0%} of the rows right that the base does"
+        if loses
+        else _why(kind, signal),
         signal=signal,
         members_again=len(again),
         changes=tuple(changes),
         chosen_change=_change([on_rows[at] for at in best], base),
         fresh_change=_change(again, base_fresh),
+        kept=kept,
         unmoved=None
         if session.batched is not None
         else unmoved_share(session.base.weights, members[0], sigma),
@@ -289,22 +303,36 @@ def _at_sigma(probe: Trial, sigma: float, level: float, watcher: Watcher) -> Pro
     )
 
 
-def _rewards(
+def _tried(
     session: Session,
     sigma: float,
     watcher: Watcher,
     members: Sequence[Member],
     rows: Sequence[EncodedRow],
-) -> list[list[float]]:
-    """Return the rewards of members at a sigma, row by row."""
+) -> list[list[RowResult]]:
+    """Return what members at a sigma make of rows."""
     session = replace(session, recipe=with_settings(session.recipe, {"search.sigma": sigma}))
 
     def done(count: int) -> None:
         watcher.progress(f"sigma {sigma:g}, members", count, len(members))
 
     laps = Laps(session.base.loaded.device)
-    results = Population(session).roll_out(members, rows, done, laps)
-    return [[result.reward for result in one] for one in results]
+    return Population(session).roll_out(members, rows, done, laps)
+
+
+def kept_right(
+    results: Sequence[Sequence[RowResult]], base: Sequence[RowResult]
+) -> tuple[float | None, float]:
+    """Return the share right, mean over members, of the rows that the base answers right, and two
+    standard errors above it; None where these are too few, or it is not looked at.
+
+    A reward may rise while answers go: that of short answers, say.
+    """
+    right = [row for row, result in enumerate(base) if result.correct]
+    if len(right) < FEWEST_ROWS:
+        return None, math.nan
+    shares = [mean(bool(one[row].correct) for one in results) for row in right]
+    return mean(shares), mean(shares) + 2 * stdev(shares) / math.sqrt(len(shares))
 
 
 def _change(rewards: Sequence[Sequence[float]], base: Sequence[float]) -> float:

@@ -9,10 +9,11 @@ import torch
 
 from esft.engine.journal_read import JournalRecord, contributions, read_journal, replay
 from esft.engine.members import net_coefficients
-from esft.engine.noise import LOW_RANK_VERSION, NOISE_VERSION
-from esft.engine.weights import Weights, identity
+from esft.engine.noise import LOW_RANK_VERSION, NOISE_VERSIONS
+from esft.engine.replayed import KEPT_STEPS, REPLAY
+from esft.engine.weights import Weights, identity, identity_as_saved
 from esft.errors import AnchorError, JournalError, RunError, SnapshotError
-from esft.models.device import choose_device
+from esft.models.device import FLOAT, choose_device
 from esft.models.find import at_commit
 from esft.models.load import LoadedModel, load_model
 from esft.recipe.settings import Anchor, Model, Recipe
@@ -137,7 +138,7 @@ def rebuild(
     step = step_of(source, at)
     base = open_at_base(source, watcher, options)
     bring_to(base, source, step, watcher, from_base=options.from_base)
-    weights, expected = identity(base.loaded.model), source.weights_of(step)
+    weights, expected = identity_as_saved(base.loaded.model), source.weights_of(step)
     if expected is not None and weights != expected:
         raise RunError(
             f"step {step} of {source.record.path} rebuilds weights of sha256 {weights[:16]}..., "
@@ -153,10 +154,10 @@ def rebuild(
 def open_at_base(source: Source, watcher: Watcher, options: RebuildOptions) -> Base:
     """Load the base model of a run, at D = 0; see `rebuild`."""
     record, header = source.record, source.record.header
-    if (noise := header["noise_version"]) not in (NOISE_VERSION, LOW_RANK_VERSION):
+    if (noise := header["noise_version"]) not in NOISE_VERSIONS:
         raise JournalError(
-            f"{record.path} was made with noise version {noise}, expected {NOISE_VERSION} or "
-            f"{LOW_RANK_VERSION}",
+            f"{record.path} was made with noise version {noise}, expected one of "
+            f"{', '.join(map(str, NOISE_VERSIONS))}",
             hint="a newer esft may have it: pip install -U esft",
         )
     if record.torn:
@@ -174,6 +175,7 @@ def open_at_base(source: Source, watcher: Watcher, options: RebuildOptions) -> B
         dtype=header["dtype"],
         device=device,
         trust_remote_code=model.trust_remote_code,
+        weights=header.get("weights", FLOAT),
     )
     _refuse_other_base(loaded, record)
     globs = [None if header[key] is None else tuple(header[key]) for key in ("include", "exclude")]
@@ -226,6 +228,7 @@ def bring_to(
     if step > drift.steps:
         made = (contributions(s, record.header) for s in record.steps[drift.steps : step])
         draws = sum(len(net_coefficients(*members)) for members in made)
+        draws *= KEPT_STEPS + 1 if record.header["drift"] == REPLAY else 1
         watcher.rebuild(drift.steps, step, draws * seconds_a_noise(base.weights))
 
     def tell(made: int) -> None:

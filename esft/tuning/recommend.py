@@ -6,7 +6,8 @@
   square of the cosine with what is best; so 12 / r, with r at the rows of a step. From 8 to 64, and
   even, as antithetic pairs are.
 - alpha: by which the whole run walks as far as `REACH` says, whatever the recipe has: that
-  may count on a larger population.
+  may count on a larger population. But at most `STANDS` of the smallest sigma that is too large: a
+  random walk so long is noise of that sigma.
 - reward: the one that there is; where it has no signal and the task has another, that one.
 """
 
@@ -14,6 +15,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from esft.models.device import FLOAT
 from esft.recipe.settings import Recipe, Search
 from esft.rollout.results import RowResult, cut_share
 from esft.stats.signal import MUTE, Kind, Signal, at_rows
@@ -25,6 +27,7 @@ SIGMA = 1 / 30
 REACH = 2.0
 """How far all steps together would walk at random, in sigma: alpha * sqrt(steps / N) / sigma, which
 is 2 at the published settings."""
+STANDS = 0.5
 _EXACT, _POPULATION = 12, (8, 64)
 _LEAST = 0.01
 """Of a reliability: a signal that was found is not nothing."""
@@ -75,9 +78,10 @@ def recommended(
     fewest, most = _POPULATION
     members = 2 * max(fewest // 2, min(most // 2, math.ceil(_EXACT / reliable / 2 - 1e-9)))
     search = replace(recipe.search, sigma=best, population=members)
+    reach = reach_by({sigma: kind for sigma, (kind, _) in tried.items()}, best)
     return Recommendation(
         sigma=best,
-        alpha=rounded(search.alpha * REACH / reach_of(search)),
+        alpha=rounded(search.alpha * reach / reach_of(search, recipe.model.weights)),
         population=members,
         reward=recipe.task.reward,
         verdict="works",
@@ -146,13 +150,24 @@ def _nothing(
     )
 
 
-def reach_of(search: Search) -> float:
-    """Return how far a random walk of all steps goes, in sigma; see REACH."""
+def reach_by(verdicts: Mapping[float, str], sigma: float) -> float:
+    """Return how far a run at `sigma` is to walk, in that, by the verdicts of the sigmas tried."""
+    too_large = [one for one, kind in verdicts.items() if kind == "too large" and one > sigma]
+    return min([REACH, *(STANDS * one / sigma for one in too_large)])
+
+
+def reach_of(search: Search, weights: str = FLOAT) -> float:
+    """Return how far a random walk of all steps goes, in what a member goes; see REACH.
+
+    That is sigma, which alpha is in the units of; but codes, which take whole steps, are updated by
+    what members took, so that alpha is a share of that.
+    """
     walked = search.alpha * math.sqrt(search.steps)
     if search.anneal is not None:
         alphas = [search.at(step)[1] for step in range(1, search.steps + 1)]
         walked = math.sqrt(math.fsum(alpha * alpha for alpha in alphas))
-    return walked / math.sqrt(search.population) / search.sigma
+    member = search.sigma if weights == FLOAT else 1.0
+    return walked / math.sqrt(search.population) / member
 
 
 def rounded(value: float) -> float:

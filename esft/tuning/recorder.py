@@ -7,7 +7,7 @@ from contextlib import nullcontext, suppress
 from functools import partial
 
 from esft.engine.journal import Journal
-from esft.engine.weights import identity
+from esft.engine.weights import identity_as_saved
 from esft.errors import EsftError, RunError
 from esft.files import remove_folder
 from esft.models.load import LoadedModel
@@ -235,7 +235,7 @@ class Recorder:
     def _save(self, **earlier: object) -> None:
         """Save the model and what it is, so that it can be told from that of another step; what
         `Saved` has of an `earlier` step than the last, where it is of one."""
-        weights = identity(self._session.base.loaded.model)
+        weights = identity_as_saved(self._session.base.loaded.model)
         last = {"step": self.done, "journal": self.journal.checksum}
         saved = last | {"weights": weights} | earlier
         was, kept = self.run.info.saved, self.run.kept_model is not None

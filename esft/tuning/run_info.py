@@ -13,7 +13,8 @@ import torch
 import esft
 from esft import __version__
 from esft.engine.journal_read import JournalRecord
-from esft.engine.noise import LOW_RANK_VERSION, NOISE_VERSION
+from esft.engine.noise import CODES_VERSION, LOW_RANK_VERSION, NOISE_VERSION
+from esft.models.device import FLOAT
 from esft.recipe.check import shown
 from esft.recipe.settings import Recipe, settings_of
 from esft.runs.records import ModelInfo, Places, RowsInfo, RunInfo
@@ -105,13 +106,16 @@ def journal_header(session: Session) -> dict[str, object]:
         "base": session.base.identity,
         "parts": dict(loaded.parts),
         "dtype": str(loaded.dtype).removeprefix("torch."),
+        **({} if settings["model.weights"] == FLOAT else {"weights": settings["model.weights"]}),
         **{key.partition(".")[2]: settings[key] for key in _REPLAYED},
         **({"anneal": settings["search.anneal"]} if settings["search.anneal"] else {}),
     }
 
 
-def _noise(session: Session) -> dict[str, int]:
+def _noise(session: Session) -> dict[str, int | float]:
     rank = session.recipe.search.low_rank
+    if session.base.weights.coded:
+        return {"noise_version": CODES_VERSION, "at_bounds": session.base.at_bounds}
     if rank is None:
         return {"noise_version": NOISE_VERSION}
     return {"noise_version": LOW_RANK_VERSION, "rank": rank}

@@ -2,13 +2,17 @@
 
 import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 
+from torch import Tensor
+
 from esft.engine import Drift, Weights
 from esft.engine.batched import BatchedModel, most_members, vectors_numel
+from esft.engine.measures import share_at_bounds
 from esft.engine.noise import derived_seed
+from esft.engine.replayed import REPLAY, ReplayedDrift
 from esft.engine.weights import chosen_names, identity
 from esft.errors import AnchorError, RecipeError
 from esft.models.base_file import MappedBase, map_base
@@ -41,6 +45,7 @@ class Base:
     drift: Drift
     anchor: Anchor  # with the places that were chosen for base weights and drift
     mapped: MappedBase | None  # the files of the base weights, where they stay on the disk
+    at_bounds: float  # share of the base model's codes at an end of their grid
 
     def refuse_if_changed(self) -> None:
         """Raise AnchorError if a file of the base weights is not what it was when it was mapped."""
@@ -75,16 +80,20 @@ def open_base(
     tuned = tuned_elements(shape, include, exclude, rank)
     anchor = placed(anchor, shape, tuned, loaded.device.type, batches, room)
     weights = Weights(loaded.model, include, exclude, rank=rank)
-    base_identity = identity(loaded.model)
+    base_identity, at_bounds = identity(loaded.model), share_at_bounds(weights)
     mapped = map_base(loaded, weights.names, base_identity) if anchor.store == "disk" else None
-    drift = Drift(
-        weights,
-        store=anchor.store,
-        dtype=anchor.drift,
-        seed=derived_seed("drift", seed),
-        base=None if mapped is None else mapped.tensors,
-        drift_store=anchor.drift_store,
-    )
+    tensors = None if mapped is None else mapped.tensors
+    if anchor.drift == REPLAY:
+        drift = _replayed(weights, anchor.store, tensors)
+    else:
+        drift = Drift(
+            weights,
+            store=anchor.store,
+            dtype=anchor.drift,
+            seed=derived_seed("drift", seed),
+            base=tensors,
+            drift_store=anchor.drift_store,
+        )
     return Base(
         loaded=loaded,
         identity=base_identity,
@@ -92,7 +101,18 @@ def open_base(
         drift=drift,
         anchor=anchor,
         mapped=mapped,
+        at_bounds=at_bounds,
     )
+
+
+def _replayed(weights: Weights, store: str, base: Mapping[str, Tensor] | None) -> ReplayedDrift:
+    try:
+        return ReplayedDrift(weights, store, base=base)
+    except ValueError as error:
+        raise RecipeError(
+            f'[anchor] drift is "replay": {error}',
+            hint="leave floats out of [model] include, or keep a drift",
+        ) from error
 
 
 def tuned_elements(
@@ -101,9 +121,16 @@ def tuned_elements(
     exclude: tuple[str, ...] | None,
     rank: int | None = None,
 ) -> int:
-    """Return how many elements are tuned; RecipeError if the globs choose none."""
+    """Return how many elements are tuned; RecipeError if the globs choose none, or where noise of
+    low rank meets codes."""
+    if shape.codes and rank is not None:
+        raise RecipeError(
+            "[search] noise is lowrank, expected full: the weights are codes, which take whole "
+            "steps of a grid",
+            hint='set noise = "full", or [model] weights = "float"',
+        )
     try:
-        names = chosen_names(shape.parameters, include, exclude, rank)
+        names = chosen_names(shape.parameters, include, exclude, rank, list(shape.codes))
     except ValueError as error:
         raise RecipeError(
             f"[model] include, exclude: {error}",
@@ -156,6 +183,14 @@ class Work:
         """How many a member has in a step, at most."""
         rows = self.recipe.task.rows_per_step or len(self.train)
         return rows * max(map(self.rollout.sequences, self.train))
+
+    @property
+    def tunes_codes(self) -> bool:
+        """Whether any of what is tuned is codes."""
+        model, shape = self.recipe.model, shape_of(self.model.model)
+        codes = list(shape.codes)
+        names = chosen_names(shape.parameters, model.include, model.exclude, None, codes)
+        return any(name in shape.codes for name in names)
 
     @property
     def _noise_bytes(self) -> int:
@@ -273,7 +308,11 @@ def open_work(
     priors, model = prior_rows(recipe, task), recipe.model
     room = room_on(choose_device(model.device))
     loaded = load(
-        model.id, dtype=model.dtype, device=model.device, trust_remote_code=model.trust_remote_code
+        model.id,
+        dtype=model.dtype,
+        device=model.device,
+        trust_remote_code=model.trust_remote_code,
+        weights=model.weights,
     )
     batches = Batches(recipe.task.batch if batch is None else batch)
     target = eval_task("target", task, recipe.task, split.holdout, loaded, batches)

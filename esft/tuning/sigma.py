@@ -20,7 +20,7 @@ from esft.tuning.probe import (
     sigmas_around,
     tried,
 )
-from esft.tuning.recommend import REACH, picked, reach_of, rounded
+from esft.tuning.recommend import picked, reach_by, reach_of, rounded
 from esft.tuning.session import Opened, Session, fit_batch, open_session, rows_of_step, with_seed
 from esft.tuning.threads import fit_threads
 from esft.tuning.watcher import Watcher
@@ -50,7 +50,7 @@ def choose_sigma(
 ) -> Chosen:
     """Try members at some sigmas, and choose one for a run; and alpha, where nothing says it.
 
-    Loads the model. Alpha is that by which all steps walk as far as `recommend.REACH` says. One
+    Loads the model. Alpha is that by which all steps walk as far as `recommend.reach_by` says. One
     that was typed or that a recipe file has stays, since the drift of a step depends on it and not
     on sigma; `typed` and `named` as in `fit_minutes`.
 
@@ -73,7 +73,10 @@ def choose_sigma(
         changes["search.seed"] = recipe.search.seed
     if "search.alpha" not in {*typed, *named}:
         search = replace(recipe.search, sigma=sigma)
-        changes["search.alpha"] = rounded(search.alpha * REACH / reach_of(search))
+        reach = reach_by({one.sigma: one.verdict for one in record.sigmas}, sigma)
+        changes["search.alpha"] = rounded(
+            search.alpha * reach / reach_of(search, recipe.model.weights)
+        )
     return Chosen(
         changes=changes,
         because=why,
@@ -96,7 +99,8 @@ def chosen_by(trial: Trial, watcher: Watcher) -> tuple[float, str, ProbeRecord]:
 def sigmas_to_try(session: Session) -> list[float]:
     """Return the sigmas, without those that round away in the weights' dtype."""
     sigmas = sigmas_around(session, NEAR)
-    if session.batched is not None:  # members that share a batch change no weight
+    # Members that share a batch change no weight, and codes take few steps, but whole ones.
+    if session.batched is not None or session.base.weights.coded:
         return sigmas
     member = population(session.recipe.search.seed, 0, 1, False)[0]
     moving = moving_sigma(session.base.weights, member, sigmas[0])

@@ -284,6 +284,7 @@ def _go_on(
                 **search_scales(*scales, members),
                 drift=session.base.drift.norm(),
                 forecast=forecast.norms[step],
+                changed=session.base.drift.changed_share,
                 replayed=True,
             )
         )

@@ -29,6 +29,7 @@ OWN_QUICKSTART = f"tune quickstart {SMALL} --prior copy-letters"
 
 INSTEAD = (  # what stands in a command, and what here instead: models of the hub, names, sizes
     (r"\bQwen2.5-[\d.]+B\b|(?<!/)\bSmolLM2-135M-Instruct\b|\S+\.gguf\b", "base"),
+    (r"--weights codes", "--weights int4"),
     (r"\bRUN(\.\.\.)?|\bshot$", RUN),
     (r"--data-dir \S+", "--data-dir data"),
     (r"--at (\d+)(?!\S)", "--at 1"),
@@ -53,6 +54,7 @@ INSTEAD = (  # what stands in a command, and what here instead: models of the hu
 )
 PARSED_ALONE = {  # and why no more than the options of these is looked at here
     "bench": "times for two minutes; tests/cli/test_bench_command.py runs its parts",
+    "export --out tuned.gguf": "tests/export/test_export_gguf.py writes .gguf files",
     "export --out DIR --push ME/NAME": "tests/export/test_push.py pushes to a hub on this machine",
 }
 NAMED = "export"

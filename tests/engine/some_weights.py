@@ -67,8 +67,8 @@ class FailingWeights(Weights):
 
     fails_at = failure = None
 
-    def pieces(self, whole=False):
-        for piece in super().pieces(whole):
+    def pieces(self, whole=False, whole_codes=True):
+        for piece in super().pieces(whole, whole_codes):
             if piece.name == self.fails_at and self.failure is not None:
                 failure, self.failure = self.failure, None
                 raise failure

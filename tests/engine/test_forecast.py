@@ -78,7 +78,7 @@ def test_a_step_without_an_update_only_decays(norm):
 
 @pytest.mark.parametrize(("free", "decay"), [(False, 0.01), (True, 0.0)])
 def test_the_forecast_of_a_journal_is_that_of_its_updates(tmp_path, free, decay):
-    search = {"seed": 7, "population": 4, "antithetic": True, "alpha": ALPHA}
+    search = {"seed": 7, "population": 4, "antithetic": True, "alpha": ALPHA, "sigma": 0.1}
     journal = Journal(tmp_path / "journal", "", append_line)
     journal.begin(search | {"awd": 0.01, "norm": "l1"})
     expected = Forecast(100, ALPHA, decay, "l1")
@@ -109,7 +109,7 @@ def test_the_forecast_of_an_annealed_journal_takes_the_alpha_of_each_step(tmp_pa
     for alpha in alphas:
         square = (1 - 10 * alpha) ** 2 * (square + alpha**2 / 2)
     assert forecast.norms[-1] == pytest.approx(10 * math.sqrt(square), rel=1e-9)
-    before = forecast_norm(100, 3, 2, 2, ALPHA, 10.0, "l2", lambda step: alphas[step - 1])
+    before = forecast_norm(100, 3, 2, 2, ALPHA, 10.0, "l2", lambda step: (0.1, alphas[step - 1]))
     assert before == pytest.approx(forecast.norms[-1], rel=1e-12)
 
 

@@ -1,6 +1,6 @@
 """Kill a run on the embedded model again and again, and compare what is left when resumed.
 
-python tests/harness/kills.py 20 [lowrank]
+python tests/harness/kills.py 20 [lowrank | int8 | int4 | replay]
 """
 
 import random
@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from kills import (
     PLACES,
+    coded_recipe,
     embedded_recipe,
     in_process,
     killed_and_resumed,
@@ -20,22 +21,26 @@ from kills import (
 )
 
 
-def main(number, noise="full"):
-    """Return how many of `number` runs, killed at random once or twice, end otherwise."""
+def main(number, kind="full"):
+    """Return how many of `number` runs of a kind, killed at random once or twice, end otherwise."""
     draw = random.Random(0)
     failures = 0
     with tempfile.TemporaryDirectory() as folder:
         whole = Path(folder) / "whole"
-        _, passed = in_process(tune, embedded_recipe(whole, noise))
+        coded = kind not in ("full", "lowrank")
+        recipe = coded_recipe(whole, kind) if coded else embedded_recipe(whole, kind)
+        _, passed = in_process(tune, recipe)
         expected = what_is_left(whole)
         for run in range(number):
-            place = list(PLACES)[run % len(PLACES)]
+            places = [place for place in PLACES if passed[place]]
+            place = places[run % len(places)]
             kills = [(place, draw.randrange(passed[place]))]
             if run % 2:
-                other = draw.choice(list(PLACES))
+                other = draw.choice(places)
                 kills.append((other, draw.randrange(max(1, passed[other] // 3))))
             path = Path(folder) / f"run-{run}"
-            codes = killed_and_resumed(path, kills, noise)
+            kinds = {"weights": kind} if coded else {"noise": kind}
+            codes = killed_and_resumed(path, kills, **kinds)
             left = what_is_left(path)
             wrong = [key for key in expected if left[key] != expected[key]]
             failures += bool(wrong)

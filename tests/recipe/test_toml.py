@@ -13,6 +13,7 @@ from esft.errors import RecipeError
 from esft.recipe.check import SettingsError
 from esft.recipe.rules import MEMBERS, SIMULATED
 from esft.recipe.settings import (
+    CODED_SCALES,
     TABLES,
     Anchor,
     Model,
@@ -72,6 +73,8 @@ def recipes(draw):
     if values["task.train"] is not None:
         values["task.rows_per_step"] = draw(st.integers(1, values["task.train"]))
     values["search.population"] = min(values["search.population"], MEMBERS)
+    if values["anchor.drift"] == "replay":
+        values["model.weights"], values["anchor.awd"] = "int4", 0.0
     if values["anchor.awd"] > 0:
         values["search.alpha"] = draw(st.floats(1e-100, 1e100))
         values["anchor.awd"] = 0.5 / values["search.alpha"]
@@ -406,3 +409,70 @@ def test_an_error_in_a_prior_task_names_the_file_or_option_and_the_line(write):
         load_recipe(file, {})
     with pytest.raises(RecipeError, match=r'^--prior: \[prior\] tasks: "arc:5": the task'):
         load_recipe(file, {"prior.tasks": ("arc", "arc:5")}, labels={"prior.tasks": "--prior"})
+
+
+# Sigma and alpha of codes, which are in steps of the grid
+
+
+def scales_of(name, **changes):
+    search = load_recipe(
+        name, {f"model.{k}" if k == "weights" else f"search.{k}": v for k, v in changes.items()}
+    ).search
+    return search.sigma, search.alpha
+
+
+OF_FLOATS = MINIMAL + "[search]\nsigma = 0.004\nalpha = 0.06\n"
+
+
+@pytest.mark.parametrize("weights", CODED_SCALES)
+def test_weights_that_are_named_bring_their_own_sigma_and_alpha(weights, write):
+    file, (sigma, alpha) = write(OF_FLOATS), CODED_SCALES[weights]
+    assert scales_of(file) == (0.004, 0.06) != (sigma, alpha)
+
+    assert scales_of(file, weights=weights) == (sigma, alpha)
+    assert scales_of(file, weights=weights, sigma=0.02) == (0.02, alpha)
+    assert scales_of(file, weights=weights, alpha=1.0) == (sigma, 1.0)
+    assert scales_of(file, weights=weights, sigma=0.02, alpha=1.0) == (0.02, 1.0)
+
+
+def test_weights_of_floats_leave_sigma_and_alpha_alone(write):
+    assert scales_of(write(OF_FLOATS), weights="float") == (0.004, 0.06)
+    assert load_recipe(None, NEEDED | {"model.weights": "float"}).search == Search()
+
+
+def test_a_recipe_with_weights_keeps_its_own_sigma_and_lacks_none(write):
+    head = MINIMAL.replace("[task]", 'weights = "int4"\n[task]')
+    own = write(head + "[search]\nsigma = 0.05\nalpha = 0.5\n", "own.toml")
+    half = write(head + "[search]\nsigma = 0.05\n", "half.toml")
+    none = write(head, "none.toml")
+
+    assert scales_of(own) == (0.05, 0.5)
+    assert scales_of(half) == (0.05, CODED_SCALES["int4"][1])
+    assert scales_of(none) == CODED_SCALES["int4"]
+    assert scales_of(own, sigma=0.2) == (0.2, 0.5)
+
+
+def test_other_weights_than_those_of_a_recipe_do_not_take_its_sigma(write):
+    text = MINIMAL.replace("[task]", 'weights = "int4"\n[task]') + "[search]\nsigma = 0.05\n"
+
+    assert scales_of(write(text), weights="int8") == CODED_SCALES["int8"]
+
+
+def test_a_recipe_of_codes_is_written_with_the_scales_that_it_took(write):
+    recipe = load_recipe(None, NEEDED | {"model.weights": "int8"})
+
+    again = load_recipe(write(dump_recipe(recipe)), {})
+
+    assert again == recipe
+    assert (again.search.sigma, again.search.alpha) == CODED_SCALES["int8"]
+
+
+def test_floats_in_place_of_the_codes_of_a_recipe_do_not_take_its_sigma(write):
+    text = MINIMAL.replace("[task]", 'weights = "int4"\n[task]') + "[search]\nsigma = 0.05\n"
+
+    assert scales_of(write(text), weights="float") == (Search().sigma, Search().alpha)
+
+
+def test_weights_that_there_are_not_are_refused_with_those_that_there_are():
+    with pytest.raises(SettingsError, match=r'weights is "int3", expected .*"int8"'):
+        load_recipe(None, NEEDED | {"model.weights": "int3"})

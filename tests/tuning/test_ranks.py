@@ -33,6 +33,11 @@ KINDS = {
         "model": lambda: tiny_llama(dtype=torch.bfloat16),
         "noise": {"noise": "lowrank", "rank": 2, "anneal": "linear", "sigma_end": 0.5},
     },
+    "int8": {
+        "model": tiny_llama,
+        "noise": {"sigma": 0.3, "alpha": 1.5, "steps": 2},
+        "weights": "int8",
+    },
 }
 
 
@@ -42,7 +47,12 @@ def recipe_in(folder, name="run", kind="float32", **changes):
     task = {"reward": "logprob", "train": 8, "holdout": 70, "rows_per_step": 4, "batch": 8}
     search = {"antithetic": True, "population": 6, "steps": 3} | kind["noise"] | changes
     recipe = a_recipe(folder, model=kind["model"](), task=task, **search)
-    recipe = replace(recipe, task=replace(recipe.task, name="subtract-two-digits"))
+    weights = {"weights": kind.get("weights", "float")}
+    recipe = replace(
+        recipe,
+        model=replace(recipe.model, **weights),
+        task=replace(recipe.task, name="subtract-two-digits"),
+    )
     prior = Prior(tasks=("copy-letters", "countdown max_new_tokens=2"), every=2, rows=3)
     return replace(recipe, prior=prior, run=Run(dir=str(folder / name), snapshot_every=2))
 
@@ -54,7 +64,7 @@ def what_is_left(run):
         "journal": (run / "journal.jsonl").read_bytes(),
         "weights": (run / "model" / "model.safetensors").read_bytes(),
         "evals": (run / "evals.jsonl").read_bytes(),
-        "drift": [line["drift"] for line in jsonl(run / "metrics.jsonl")],
+        "drift": [(line["drift"], line.get("changed")) for line in jsonl(run / "metrics.jsonl")],
         "saved": info_of(run)["saved"],
         "snapshots": {file.name: file.read_bytes() for file in (run / "drift").iterdir()},
         **rows,
@@ -71,7 +81,9 @@ def alone(request, tmp_path_factory):
     return folder, request.param
 
 
-@pytest.mark.parametrize(("alone", "world"), [("float32", 2), ("bfloat16", 4)], indirect=["alone"])
+@pytest.mark.parametrize(
+    ("alone", "world"), [("float32", 2), ("int8", 2), ("bfloat16", 4)], indirect=["alone"]
+)
 def test_ranks_leave_what_one_process_leaves(alone, world):
     folder, kind = alone
 
@@ -81,7 +93,8 @@ def test_ranks_leave_what_one_process_leaves(alone, world):
     idle = "".join(text for text in ended[0].value if "nothing to do" in text)
     assert idle.startswith("4 ranks share 3 groups of members a step" if world > 3 else "")
     left = what_is_left(folder / f"of-{world}")
-    assert len(set(left["journal"].split(b"\n")[1:4])) == 3
+    steps = recipe_in(folder, kind=kind).search.steps
+    assert len(set(left["journal"].split(b"\n")[1 : steps + 1])) == steps
     assert left == what_is_left(folder / "alone")
     for line in jsonl(folder / f"of-{world}" / "metrics.jsonl"):
         shares = [rank["members"] for rank in line["ranks"]]

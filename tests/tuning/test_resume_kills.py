@@ -1,5 +1,6 @@
 """A run killed anywhere, or out of room, and resumed ends with the bits of one left alone."""
 
+import json
 import os
 import random
 import signal
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 from kills import (
     PLACES,
+    coded_recipe,
     embedded_recipe,
     in_process,
     killed_and_resumed,
@@ -52,6 +54,30 @@ def test_a_run_killed_twice_the_second_time_while_it_is_resumed(tmp_path, undist
     codes = killed_and_resumed(tmp_path / "run", [("journal", 4), ("journal", 1)])
 
     assert codes == [-9, -9, 0]
+    assert what_is_left(tmp_path / "run") == expected
+
+
+@pytest.fixture(scope="module", params=["int8", "int4", "replay"])
+def undisturbed_codes(request, tmp_path_factory):
+    """The same of a run that tunes codes, and which."""
+    path = tmp_path_factory.mktemp("codes") / "run"
+    code, passed = in_process(tune, coded_recipe(path, request.param))
+    assert code == 0
+    lines = (path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["changed"] > 0 for line in lines] == [True] * 3
+    return what_is_left(path), passed, request.param
+
+
+@pytest.mark.parametrize("place", ["revert", "step", "journal", "snapshot", "model"])
+def test_a_run_of_codes_killed_and_resumed_is_the_one_never_killed(
+    tmp_path, undisturbed_codes, place
+):
+    expected, passed, weights = undisturbed_codes
+    nth = random.Random(place + weights).randrange(passed[place])
+
+    codes = killed_and_resumed(tmp_path / "run", [(place, nth)], weights=weights)
+
+    assert codes == [-9, 0]
     assert what_is_left(tmp_path / "run") == expected
 
 

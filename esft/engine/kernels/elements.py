@@ -148,11 +148,47 @@ def _float16(b: IRBuilder, value: Value) -> Value:
     return b.trunc(b.or_(half, b.and_(b.lshr(bits, _int(16)), _int(0x8000))), _I16)
 
 
+@_element(f32, u32)
+def unit(b: IRBuilder, bits: Value) -> Value:
+    """A number in 0 to 1, 1 excluded, of the upper 24 bits."""
+    return b.fmul(b.uitofp(b.lshr(bits, _int(8)), _F32), Constant(_F32, 2.0**-24))
+
+
+@_element(f32, types.uint8)
+def lower(b: IRBuilder, byte: Value) -> Value:
+    """The number in the lower four bits."""
+    return b.uitofp(b.and_(b.zext(byte, _I32), _int(15)), _F32)
+
+
+@_element(f32, types.uint8)
+def upper(b: IRBuilder, byte: Value) -> Value:
+    """The number in the upper four bits."""
+    return b.uitofp(b.lshr(b.zext(byte, _I32), _int(4)), _F32)
+
+
+@_element(types.uint8, f32, f32)
+def paired(b: IRBuilder, first: Value, second: Value) -> Value:
+    """The byte of two numbers of four bits, the first in the lower ones."""
+    first, second = b.fptosi(first, _I32), b.fptosi(second, _I32)
+    return b.trunc(b.or_(first, b.shl(second, _int(4))), _I8)
+
+
+@intrinsic
+def to_code(context, value, array):
+    """A whole float32 as an element of `array`, which has one code a byte."""
+
+    def emit(_, b, signature, args):
+        return b.trunc(b.fptosi(args[0], _I32), _I8)
+
+    return array.dtype(f32, array), emit
+
+
 _NUMBERS = {
     types.float32: lambda b, value: value,
     types.uint16: _of_bfloat16,
     types.int16: _of_float16,
     types.int8: lambda b, value: b.sitofp(value, _F32),
+    types.uint8: lambda b, value: b.uitofp(value, _F32),  # of packed codes it is not asked
 }
 _ROUNDED = {types.float32: lambda b, value: value, types.uint16: _bfloat16, types.int16: _float16}
 

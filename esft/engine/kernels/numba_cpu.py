@@ -10,8 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from esft.engine.codes import Grid
+from esft.engine.kernels import numba_codes as code_passes
 from esft.engine.kernels import numba_passes as passes
-from esft.engine.kernels.reference import Found, Kernels, Part, Stored, Update
+from esft.engine.kernels.reference import CHANCE, Found, Kernels, Part, Stored, Update
 from esft.engine.noise import Factors, hash_keys
 
 u32, f32 = np.uint32, np.float32
@@ -92,9 +94,61 @@ class NumbaKernels(Kernels):
         peak, reach = np.array([max(peaks), max(reaches)], np.uint32).view(f32).tolist()
         return Found(peak, math.sqrt(math.fsum(squares)), reach)
 
+    def accumulate_codes(
+        self,
+        total: Tensor,
+        codes: Tensor,
+        grid: Grid,
+        name: str,
+        start: int,
+        pairs: Sequence[tuple[int, float, float]],
+        sigma: float,
+    ) -> None:
+        arrays = total.numpy(), codes.numpy(), *_floats(grid.low, grid.high)
+        noise = _keys("noise", name, pairs), _keys(CHANCE, name, pairs)
+        nets = (np.array(_floats(*(pair[sign] for pair in pairs)), f32) for sign in (1, 2))
+        rest = *noise[0], *noise[1], *nets, *_floats(sigma)
+
+        def work(first: int, last: int) -> None:
+            code_passes.accumulate_codes(*arrays, first, last, start, *rest)
+
+        share_out([(total.numel(), work)])
+
+    def dequantize(
+        self, out: Tensor, stored: Tensor, grid: Grid, scale: Tensor, minimum: Tensor | None
+    ) -> None:
+        lows = scale.new_empty(0, 0) if minimum is None else minimum
+        groups = (one.float().numpy() for one in (scale, lows))
+        code_passes.dequantize(
+            out.numpy(), stored.numpy(), f32(grid.low), grid.packed, *groups, 0, out.shape[0]
+        )
+
+
+def _keys(purpose: str, name: str, pairs: Sequence[tuple[int, float, float]]) -> list[np.ndarray]:
+    keys = np.array([hash_keys(purpose, seed, name) for seed, *_ in pairs], np.uint32)
+    return [np.ascontiguousarray(column) for column in keys.T]
+
+
+def _writing_codes(part: Part, seed: int | None, scale: float) -> Job:
+    """Return the job of writing a part that is codes; see `_writing`."""
+    values, scales, *numbers = part.kept
+    arrays = [*map(_array, (part.out, part.base, values, scales))]
+    grid, keys = part.grid, (0, 0, 0, 0)
+    if seed is not None:
+        keys = (*hash_keys("noise", seed, part.name), *hash_keys(CHANCE, seed, part.name))
+    numbers = *_floats(*numbers, grid.low, grid.high), grid.packed
+    noise = part.start, *map(u32, keys), *_floats(abs(scale), math.copysign(1, scale))
+
+    def work(first: int, last: int) -> None:
+        code_passes.write_codes(*arrays, *numbers, first, last, *noise, seed is not None)
+
+    return part.count, work
+
 
 def _writing(part: Part, seed: int | None, scale: float) -> Job:
     """Return the job of writing a part, with noise of a seed where there is one."""
+    if part.grid is not None:
+        return _writing_codes(part, seed, scale)
     values, scales, *numbers = part.kept
     arrays = [*map(_array, (part.out, part.base, values, scales))]
     numbers = _floats(*numbers)

@@ -3,16 +3,21 @@
 A product always comes before its sum: a fused multiply-add rounds once where these round twice.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from esft.engine.noise import Factors, drawn
+from esft.engine.codes import Grid
+from esft.engine.noise import Factors, drawn, random_bits
 
 BLOCK = 256
 """Elements that share a scale of an int8 drift; pieces start at multiples of it."""
+
+CHANCE = "whole steps"
+"""Purpose of the random bits by which noise is rounded to whole steps of a grid."""
 
 TOP_CODE = 127
 """The largest code of int8; it stands for the largest magnitude of its block."""
@@ -51,6 +56,14 @@ class Part:
     drift: Stored | None = None
     factors: Factors | None = None
     """Of its noise; None where that is full."""
+    grid: Grid | None = None
+    """Of its codes, which `out` and `base` are then, as they lie in memory; None where they are
+    numbers."""
+
+    @property
+    def count(self) -> int:
+        """Elements, which may be more than there are in `out`."""
+        return self.out.numel() * (1 if self.grid is None else self.grid.per_byte)
 
     @property
     def kept(self) -> tuple[Tensor | None, Tensor | None, float, float]:
@@ -74,6 +87,10 @@ class Update:
     """See `decay_`."""
     rounding: int
     """Seed of the stochastic rounding."""
+    pairs: Sequence[tuple[int, float, float]] = ()
+    """(seed, coefficient of +noise, coefficient of -noise) of each, for codes."""
+    sigma: float | None = None
+    """Noise scale, for codes."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +102,9 @@ class Found:
     length: Tensor | float
     """||D|| as it is kept."""
     reach: Tensor | float
-    """Largest |theta|."""
+    """Largest |theta|; 0 of codes, which are finite."""
+    changed: Tensor | float = 0.0
+    """Codes that are others than before."""
 
 
 class Kernels:
@@ -111,6 +130,9 @@ class Kernels:
         away.
         """
         for part in parts:
+            if part.grid is not None:
+                perturb_codes(part, seed, scale)
+                continue
             where = part.start, part.out.numel(), part.out.device
             shift = drawn(seed, part.name, *where, part.factors)
             shift *= scale
@@ -120,6 +142,9 @@ class Kernels:
     def compose(self, parts: Iterable[Part]) -> None:
         """Write round(base + drift): theta from theta_0 and D."""
         for part in parts:
+            if part.grid is not None:
+                store_codes(part, codes_of(part))
+                continue
             part.out.copy_(composed(part.base, read(part.drift)))
 
     def accumulate(
@@ -138,6 +163,97 @@ class Kernels:
             shift = drawn(seed, name, start, total.numel(), total.device, factors)
             shift *= net
             total += shift
+
+    def accumulate_codes(
+        self,
+        total: Tensor,
+        codes: Tensor,
+        grid: Grid,
+        name: str,
+        start: int,
+        pairs: Sequence[tuple[int, float, float]],
+        sigma: float,
+    ) -> None:
+        """Add c_i * u_i to `total`, one member after the other, of the u_i that `codes` can take.
+
+        Both are float32 (count,); `pairs` as in `Update`.
+
+        Source: arXiv:2602.03120 (quantized evolution strategies), its gradient estimate.
+        """
+        for seed, plus, minus in pairs:
+            steps = whole_steps(seed, name, start, total.numel(), sigma, total.device)
+            for net, sign in ((plus, 1), (minus, -1)):
+                if net != 0:
+                    applied = steps * sign
+                    applied *= allowed(codes + applied, grid)
+                    applied *= net
+                    total += applied
+
+    def dequantize(
+        self, out: Tensor, stored: Tensor, grid: Grid, scale: Tensor, minimum: Tensor | None
+    ) -> None:
+        """Write scale * code + minimum of whole rows, the product first.
+
+        Args:
+            out: float32 (rows, columns).
+            stored: the codes as they lie in memory, (rows, columns or bytes of them).
+            scale, minimum: (rows, groups), see `Quantized`.
+        """
+        codes = grid.unpack(stored.reshape(-1)).view(*scale.shape, -1)
+        values = out.view(codes.shape)
+        torch.mul(codes, scale.float()[..., None], out=values)
+        if minimum is not None:
+            values += minimum.float()[..., None]
+
+
+def whole_steps(
+    seed: int, name: str, start: int, count: int, sigma: float, device: torch.device | str
+) -> Tensor:
+    """Return u of some elements: sigma * noise(seed), rounded to whole numbers by chance.
+
+    float32 (count,); up with the probability of its fraction, from a stream of its own, so that the
+    mean of u is sigma * noise.
+
+    Source: arXiv:2602.03120, stochastic rounding of the perturbation.
+    """
+    steps = drawn(seed, name, start, count, device)
+    steps *= sigma
+    below = steps.floor()
+    steps -= below
+    chance = random_bits(CHANCE, seed, name, start, count, device) >> 8
+    chance &= 0xFFFFFF
+    below += chance.float().mul_(2.0**-24) < steps
+    return below
+
+
+def allowed(codes: Tensor, grid: Grid) -> Tensor:
+    """Return which codes the grid has."""
+    return (codes >= grid.low) & (codes <= grid.high)
+
+
+def codes_of(part: Part) -> Tensor:
+    """Return W_0 + round(D) of a piece, within its grid: float32 (count,)."""
+    codes = part.grid.unpack(part.base).float()
+    return codes if part.drift is None else moved_codes(codes, read(part.drift), part.grid)
+
+
+def moved_codes(base: Tensor, drift: Tensor, grid: Grid) -> Tensor:
+    """Return base + round(drift), half to even, within the grid: float32 (count,)."""
+    return (base + drift.round()).clamp_(grid.low, grid.high)
+
+
+def perturb_codes(part: Part, seed: int, scale: float) -> None:
+    """Write W + u, or W - u where `scale` is negative; W where that leaves the grid."""
+    codes = codes_of(part)
+    where = part.start, codes.numel(), abs(scale), codes.device
+    steps = whole_steps(seed, part.name, *where).mul_(math.copysign(1, scale))
+    steps *= allowed(codes + steps, part.grid)
+    store_codes(part, codes.add_(steps))
+
+
+def store_codes(part: Part, codes: Tensor) -> None:
+    """Write codes, float32 (count,), to `out` as they lie in memory."""
+    part.out.copy_(part.grid.pack(codes.to(torch.int8)))
 
 
 def read(stored: Stored) -> Tensor:

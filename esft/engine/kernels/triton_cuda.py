@@ -5,6 +5,7 @@ may take a number that goes to bfloat16 and back for the number itself.
 """
 
 from collections.abc import Iterable, Sequence
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from esft.engine.codes import Grid
 from esft.engine.kernels.reference import BLOCK, Kernels, Part
 from esft.engine.noise import (
     CUBIC,
@@ -30,8 +32,8 @@ _MEAN, _CUBIC, _UNIT = tl.constexpr(MEAN_BYTE_SUM), tl.constexpr(CUBIC), tl.cons
 _BLOCK = tl.constexpr(BLOCK)
 
 # Elements of a program, a multiple of BLOCK: 8 a thread, 16 bytes of a 16-bit dtype.
-_SIZE = 1024
-_OPTIONS = {"SIZE": _SIZE, "num_warps": 4, "enable_fp_fusion": False}
+SIZE = 1024
+_OPTIONS = {"SIZE": SIZE, "num_warps": 4, "enable_fp_fusion": False}
 
 
 class TritonKernels(Kernels):
@@ -42,12 +44,18 @@ class TritonKernels(Kernels):
 
     def perturb(self, parts: Iterable[Part], seed: int, scale: float) -> None:
         for part in parts:
+            if part.grid is not None:
+                _codes().write_codes(part, seed, scale)
+                continue
             ((counter, key),) = _keys(part.name, part.start, [seed]).tolist()
             made = _made(part.factors, part.out, part.name, part.start, [seed])
             _write_part(part, scale, counter, key, made, noise=True)
 
     def compose(self, parts: Iterable[Part]) -> None:
         for part in parts:
+            if part.grid is not None:
+                _codes().write_codes(part, None, 1.0)
+                continue
             _write_part(part, 0.0, 0, 0, _made(None), noise=False)
 
     def accumulate(
@@ -65,13 +73,32 @@ class TritonKernels(Kernels):
         if total.is_cuda:  # page-locked, so that the copy is not waited for
             members = members.pin_memory().to(total.device, non_blocking=True)
         made = _made(factors, total, name, start, [seed for seed, _ in nets])
-        _launch(_accumulate, total, members, len(nets), *made)
+        launch(_accumulate, total, members, len(nets), *made)
+
+    def accumulate_codes(
+        self,
+        total: Tensor,
+        codes: Tensor,
+        grid: Grid,
+        name: str,
+        start: int,
+        pairs: Sequence[tuple[int, float, float]],
+        sigma: float,
+    ) -> None:
+        _codes().accumulate_codes(total, codes, grid, name, start, pairs, sigma)
+
+
+def _codes() -> ModuleType:
+    """Return the passes over codes, which are made of those below."""
+    from esft.engine.kernels import triton_codes
+
+    return triton_codes
 
 
 def _write_part(
     part: Part, scale: float, counter: int, key: int, made: tuple, *, noise: bool
 ) -> None:
-    _launch(_write, part.out, part.base, *part.kept, scale, counter, key, *made, NOISE=noise)
+    launch(_write, part.out, part.base, *part.kept, scale, counter, key, *made, NOISE=noise)
 
 
 def _made(
@@ -102,11 +129,11 @@ def _keys(name: str, start: int, seeds: Sequence[int]) -> Tensor:
     return torch.from_numpy(np.array(bits, np.uint32).reshape(-1, 2).view(np.int32))
 
 
-def _launch(kernel: triton.JITFunction, out: Tensor, *arguments: object, **flags: bool) -> None:
+def launch(kernel: triton.JITFunction, out: Tensor, *arguments: object, **flags: bool) -> None:
     """Run a kernel over the elements of `out`, on its device."""
     count = out.numel()
     with torch.cuda.device_of(out):
-        kernel[(triton.cdiv(count, _SIZE),)](out, count, *arguments, **flags, **_OPTIONS)
+        kernel[(triton.cdiv(count, SIZE),)](out, count, *arguments, **flags, **_OPTIONS)
 
 
 @triton.jit(do_not_specialize=["counter", "key", "rows", "columns", "place"])
@@ -122,12 +149,12 @@ def _write(
     first, at, mask = _places(count, SIZE)
     values = _float32(tl.load(base + first + at, mask=mask, other=0))
     if drift is not None:
-        values = _composed(values, _drift(drift, scales, factor, owed, first, at, mask))
+        values = _composed(values, drift_of(drift, scales, factor, owed, first, at, mask))
         if NOISE:
             values = _float32(_rounded(values, out.dtype.element_ty))
     if NOISE:
         if left is None:
-            noise = _noise(counter, key, first, at)
+            noise = noise_of(counter, key, first, at)
         else:
             noise = _product(left, right, rows, columns, place + first + at, mask, unit, RANK)
         values = noise * scale + values
@@ -145,7 +172,7 @@ def _accumulate(
     for _ in range(members):
         net = tl.load(keys + 2).to(tl.float32, bitcast=True)
         if left is None:
-            noise = _noise(tl.load(keys), tl.load(keys + 1), first, at)
+            noise = noise_of(tl.load(keys), tl.load(keys + 1), first, at)
         else:
             noise = _product(left, right, rows, columns, place + first + at, mask, unit, RANK)
             left += RANK * rows
@@ -164,17 +191,23 @@ def _places(count, SIZE: tl.constexpr):
 
 
 @triton.jit
-def _noise(counter, key, first, at):
+def noise_of(counter, key, first, at):
     """Return elements of the noise; see `noise.noise`. The counter wraps at 32 bits."""
+    x = hashed_bits(counter, key, first, at)
+    pairs = (x & 0xFF00FF) + ((x >> 8) & 0xFF00FF)
+    y = ((pairs + (pairs >> 16)) & 0xFFFF).to(tl.int32) - _MEAN
+    return (y * (y * y + _CUBIC)).to(tl.float32) * _UNIT
+
+
+@triton.jit
+def hashed_bits(counter, key, first, at):
+    """Return the hashed bits of elements; see `noise.random_bits`."""
     x = counter.to(tl.uint32, bitcast=True) + first.to(tl.uint32) * _STRIDE
     x += at.to(tl.uint32) * _STRIDE
     x = (x ^ (x >> 16)) * _MIX_1
     x ^= key.to(tl.uint32, bitcast=True)
     x = (x ^ (x >> 15)) * _MIX_2
-    x ^= x >> 16
-    pairs = (x & 0xFF00FF) + ((x >> 8) & 0xFF00FF)
-    y = ((pairs + (pairs >> 16)) & 0xFFFF).to(tl.int32) - _MEAN
-    return (y * (y * y + _CUBIC)).to(tl.float32) * _UNIT
+    return x ^ (x >> 16)
 
 
 @triton.jit
@@ -191,7 +224,7 @@ def _product(left, right, rows, columns, at, mask, unit, RANK: tl.constexpr):
 
 
 @triton.jit
-def _drift(values, scales, factor, owed, first, at, mask):
+def drift_of(values, scales, factor, owed, first, at, mask):
     """Return D as float32; see `reference.read`."""
     drift = _float32(tl.load(values + first + at, mask=mask, other=0))
     if scales is None:

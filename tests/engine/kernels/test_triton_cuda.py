@@ -13,6 +13,8 @@ pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="needs triton, which is for Linux"
 )
 
+OF_CODES = "perturb", "compose", "accumulate_codes"
+
 # Triton compiles for a device that is not there as long as nothing is launched.
 COMPILED = """
 import sys
@@ -21,6 +23,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
+from esft.engine.codes import Grid
 from esft.engine.kernels import chosen_kernels
 from esft.engine.kernels.reference import Part, Stored
 from esft.engine.noise import Factors
@@ -57,11 +60,16 @@ kernels.perturb([Part("weight", 0, weights, weights)], 1, 1e-3)
 kernels.accumulate(drifts[0].values, "weight", 0, [(1, 0.5), (2, -0.5)])
 kernels.perturb([Part("weight", 0, weights, weights, drift, Factors(8, 3))], 1, 1e-3)
 kernels.accumulate(drifts[0].values, "weight", 0, [(1, 0.5), (2, -0.5)], Factors(8, 3))
+for grid, dtype in ((Grid(0, 15, packed=True), torch.uint8), (Grid(-127, 127), torch.int8)):
+    codes = torch.zeros(512 // grid.per_byte, dtype=dtype)
+    kernels.perturb([Part("weight", 0, codes, codes, drifts[1], grid=grid)], 1, 0.1)
+kernels.compose([Part("weight", 0, codes, codes, drifts[2], grid=grid)])
+kernels.accumulate_codes(drifts[0].values, torch.zeros(512), grid, "weight", 0, [(1, 0.5, 1)], 0.1)
 torch.version.hip = "7.0"
 assert chosen_kernels(cuda).name == "torch"
 torch.version.hip, sys.modules["triton.runtime"] = None, None
 assert chosen_kernels(cuda).name == "torch"
-print("kernels: 10")
+print("kernels: 14")
 """
 
 
@@ -75,19 +83,21 @@ def run(*command, **environment):
 
 
 def test_interpreted_passes_have_the_bits_of_the_reference():
-    passes = str(Path(__file__).with_name("test_passes.py"))
+    here = Path(__file__).parent
+    passes = [str(here / "test_passes.py")]
+    passes += [f"{here / 'test_codes.py'}::test_{name}" for name in OF_CODES]
 
-    told = run("-m", "pytest", "-q", "-p", "no:cacheprovider", passes, TRITON_INTERPRET="1")
+    told = run("-m", "pytest", "-q", "-p", "no:cacheprovider", *passes, TRITON_INTERPRET="1")
 
-    assert re.search(r"\b3 passed", told)
+    assert re.search(r"\b6 passed", told)
 
 
 def test_passes_compile_for_cuda_with_no_product_fused_and_count_in_64_bits(tmp_path):
     told = run("-c", COMPILED, TRITON_CACHE_DIR=str(tmp_path), CUDA_VISIBLE_DEVICES="")
 
-    assert told.endswith("kernels: 10\n")
+    assert told.endswith("kernels: 14\n")
     assert "mul.rn.f32" in told
     assert not re.findall(r"fma|\.ftz", told)
     programs = set(re.findall(r"%(\S+) = tt.get_program_id x", told))
     wide = re.findall(r"arith.extsi %(\S+) : i32 to i64", told)
-    assert sum(name in programs for name in wide) == told.count("tt.get_program_id x") == 10
+    assert sum(name in programs for name in wide) == told.count("tt.get_program_id x") == 14
