@@ -153,6 +153,7 @@ def _compared(
 def _keys(rebuilt: Rebuilt) -> dict[str, str]:
     record = rebuilt.source.record
     header = {key: value for key, value in record.header.items() if key != "parts"}
+    header["model"] = Path(header["model"]).name  # not the folders that lead to it
     return {
         "esft.base": rebuilt.base.identity,
         "esft.journal": f"step {rebuilt.step}, checksum {record.checksums[rebuilt.step]}",
