@@ -163,7 +163,8 @@ def _step(kernels: Kernels, piece: Piece, base: Tensor, steps: tuple[Update, ...
         left *= FADES
         left += total.mul_(update.scale)
         whole = left.round()
-        whole *= allowed(codes + whole, piece.grid)
+        # Also where an update is so large that it is no number.
+        whole = torch.where(allowed(codes + whole, piece.grid), whole, 0.0)
         left -= whole
     after = codes + whole
     piece.flat.copy_(piece.grid.pack(after.to(torch.int8)))

@@ -13,7 +13,7 @@ from esft.models.check import and_more
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor, nn
+    from torch import Tensor
     from transformers import PreTrainedConfig, PreTrainedModel
 
     from esft.engine.codes import Quantized
@@ -49,7 +49,7 @@ def quantize_(model: PreTrainedModel, weights: str, dtype: torch.dtype, name: st
     from esft.models.quantize import quantize_int4, quantize_int8
 
     quantize = {"int8": quantize_int8, "int4": quantize_int4}[weights]
-    layers = list(linear_layers(model))
+    layers = linear_layers(model)
     if not layers:
         raise ModelError(
             f"{name} has no linear layers, expected some to be made {weights}",
@@ -77,16 +77,16 @@ def on_meta(row: Quantized, shape: tuple[int, int]) -> Quantized:
     return replace(row, **like)
 
 
-def linear_layers(model: PreTrainedModel) -> dict[str, nn.Linear]:
-    """Return the linear layers of a model but its head, by name."""
+def linear_layers(model: PreTrainedModel) -> list[str]:
+    """Return the names of the linear layers of a model but its head."""
     from torch import nn
 
     head = model.get_output_embeddings()
-    return {
-        name: module
+    return [
+        name
         for name, module in model.named_modules()
         if type(module) is nn.Linear and module is not head
-    }
+    ]
 
 
 def put_codes_(model: PreTrainedModel, layer: str, matrix: Quantized, dtype: torch.dtype) -> None:

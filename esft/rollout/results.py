@@ -106,3 +106,19 @@ def mean_reward(results: Sequence[RowResult]) -> float:
     """Return the mean reward, summed in float64 in row order; NaN if any row overflowed."""
     # Not by sum(), which rounds otherwise from Python 3.12 on.
     return reduce(add, (result.reward for result in results), 0.0) / len(results)
+
+
+def kept_right(
+    members: Sequence[Sequence[RowResult]], base: Sequence[RowResult]
+) -> tuple[float, float] | None:
+    """Return the share right, mean over members, of the rows that the base answers right, and its
+    standard error over these rows; None where they are fewer than four, or not looked at.
+
+    A reward may rise while answers go: that of short answers, say.
+    """
+    right = [row for row, result in enumerate(base) if result.correct]
+    if len(right) < 4:
+        return None
+    return mean_and_error(
+        [sum(bool(one[row].correct) for one in members) / len(members) for row in right]
+    )

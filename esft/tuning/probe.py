@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
-from statistics import mean, stdev
 
 from esft.engine.measures import root_mean_square
 from esft.engine.members import Member, population
@@ -20,7 +19,7 @@ from esft.engine.perturb import unmoved_share
 from esft.errors import RecipeError, RunError
 from esft.recipe.settings import Recipe, with_settings
 from esft.rollout.encode import EncodedRow
-from esft.rollout.results import RowResult, cut_share, mean_reward
+from esft.rollout.results import RowResult, cut_share, kept_right, mean_reward
 from esft.runs.steps import ProbeRecord, TriedSigma
 from esft.stats.signal import LEVEL, Kind, Signal, signal_of
 from esft.tuning.population import Laps, Population
@@ -281,21 +280,18 @@ def _at_sigma(probe: Trial, sigma: float, level: float, watcher: Watcher) -> Pro
     best = sorted(finite, key=lambda at: -changes[at])[: min(_BEST, len(members) // 2)]
     again = roll_out([members[at] for at in best], probe.fresh) if best and probe.fresh else []
     again = [[result.reward for result in one] for one in again]
-    kept, surely = kept_right(results, probe.base)
-    loses = kept is not None and surely < KEPT
-    kind: Kind = "too large" if loses else signal.kind(level)
+    kept = kept_right(results, probe.base)
+    kind, why = verdict_of(signal, kept, level)
     return ProbedSigma(
         sigma=sigma,
         verdict=kind,
-        why=f"members answer {kept:.0%} of the rows right that the base does"
-        if loses
-        else _why(kind, signal),
+        why=why,
         signal=signal,
         members_again=len(again),
         changes=tuple(changes),
         chosen_change=_change([on_rows[at] for at in best], base),
         fresh_change=_change(again, base_fresh),
-        kept=kept,
+        kept=None if kept is None else kept[0],
         unmoved=None
         if session.batched is not None
         else unmoved_share(session.base.weights, members[0], sigma),
@@ -320,19 +316,14 @@ def _tried(
     return Population(session).roll_out(members, rows, done, laps)
 
 
-def kept_right(
-    results: Sequence[Sequence[RowResult]], base: Sequence[RowResult]
-) -> tuple[float | None, float]:
-    """Return the share right, mean over members, of the rows that the base answers right, and two
-    standard errors above it; None where these are too few, or it is not looked at.
-
-    A reward may rise while answers go: that of short answers, say.
-    """
-    right = [row for row, result in enumerate(base) if result.correct]
-    if len(right) < FEWEST_ROWS:
-        return None, math.nan
-    shares = [mean(bool(one[row].correct) for one in results) for row in right]
-    return mean(shares), mean(shares) + 2 * stdev(shares) / math.sqrt(len(shares))
+def verdict_of(
+    signal: Signal, kept: tuple[float, float] | None, level: float = LEVEL
+) -> tuple[Kind, str]:
+    """Return the verdict of a sigma, and why; `kept` of `kept_right`."""
+    if kept is not None and kept[0] + 2 * kept[1] < KEPT:
+        return "too large", f"members answer {kept[0]:.0%} of the rows right that the base does"
+    kind = signal.kind(level)
+    return kind, _why(kind, signal)
 
 
 def _change(rewards: Sequence[Sequence[float]], base: Sequence[float]) -> float:

@@ -6,10 +6,11 @@ from types import SimpleNamespace
 import pytest
 
 from esft.recipe.settings import Model, Recipe, TaskSettings
-from esft.rollout.results import RowResult
+from esft.rollout.results import RowResult, kept_right
 from esft.stats.intervals import Interval
 from esft.stats.signal import Signal
-from esft.tuning.recommend import REACH, picked, reach_of, recommended
+from esft.tuning.probe import verdict_of
+from esft.tuning.recommend import REACH, STANDS, picked, reach_by, reach_of, recommended
 
 RECIPE = Recipe(model=Model(id="embedded"), task=TaskSettings(name="subtract-two-digits"))
 QUESTION = SimpleNamespace(reference="4")
@@ -117,3 +118,39 @@ def test_a_run_takes_a_sigma_that_members_stand(tried, sigma, told):
 
     assert (found, was_told) == (sigma, told)
     assert why
+
+
+def test_right_answers_kept_are_those_of_rows_that_the_base_has_right():
+    base = results(1, 1, 1, 1, 0, 0)
+
+    share, error = kept_right([results(1, 1, 0, 0, 1, 1), results(1, 0, 0, 0, 1, 1)], base)
+
+    assert share == pytest.approx(3 / 8)
+    assert error == pytest.approx((11 / 48) ** 0.5 / 2)  # of shares 1, 1/2, 0, 0
+    assert kept_right([results(1, 1, 1, 1)], results(1, 1, 1, 0)) is None
+
+
+@pytest.mark.parametrize(
+    ("kept", "verdict"),
+    [((0.3, 0.05), "too large"), ((0.3, 0.15), "works"), ((0.6, 0.01), "works"), (None, "works")],
+)
+def test_a_sigma_that_surely_costs_most_right_answers_is_too_large_whatever_is_earned(
+    kept, verdict
+):
+    assert verdict_of(SIGNAL, kept)[0] == verdict
+
+
+def test_a_run_walks_at_most_a_share_of_the_smallest_sigma_that_is_too_large():
+    verdicts = {0.001: "too large", 0.006: "works", 0.018: "too large", 0.1: "too large"}
+
+    assert reach_by(verdicts, 0.006) == pytest.approx(3 * STANDS)
+    assert reach_by(verdicts | {0.018: "works", 0.1: "works"}, 0.006) == REACH
+    wide = advised({0.1: ("works", SIGNAL), 0.3: ("too large", SIGNAL)})
+    free = advised({0.1: ("works", SIGNAL), 0.3: ("mute", SIGNAL)})
+    assert wide.alpha == pytest.approx(free.alpha * 1.5 / 2, rel=0.05)
+
+
+def test_of_codes_a_walk_counts_in_what_members_take():
+    search = replace(RECIPE.search, sigma=0.01, alpha=2.5, population=50, steps=300)
+
+    assert reach_of(search, "int4") == pytest.approx(2.5 * 6**0.5)
