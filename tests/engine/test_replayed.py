@@ -33,9 +33,9 @@ def drift_of(module):
     return ReplayedDrift(Weights(module))
 
 
-def make(drift, first, last):
+def make(drift, first, last, alpha=ALPHA):
     for step in range(first, last + 1):
-        drift.step(population(0, step, 4, True), COEFFICIENTS, ALPHA, sigma=SIGMA)
+        drift.step(population(0, step, 4, True), COEFFICIENTS, alpha, sigma=SIGMA)
 
 
 def transcript(codes, low, high, steps, kept):
@@ -68,6 +68,7 @@ def test_codes_are_those_of_a_straight_transcript_of_the_formulas(low, high):
 
     make(drift, 1, 60)
 
+    assert (KEPT_STEPS, FADES) == (50, 0.9)  # as published
     assert module[0].codes().view(-1).float().equal(expected)
     assert drift.changed > 0
 
@@ -87,6 +88,7 @@ def test_a_state_goes_on_as_the_drift_did_and_members_and_base_leave_no_trace():
         assert identity(module) == after
     with drift.at_base():
         assert identity(module) == base
+    assert identity(module) == after
     other = model()
     again = drift_of(other)
     again.load(state)
@@ -116,11 +118,12 @@ def test_the_drift_is_as_long_as_forecast():
     module = model(-127, 127, 256, 256)
     drift = drift_of(module)
     square = square_of(CODES_VERSION, share_at_bounds(drift.weights))
-    forecast = Forecast(drift.weights.numel, ALPHA, square=square, replayed=True)
-    make(drift, 1, 20)
+    alpha = 0.5  # updates of less than half a step, most of which land by what is left over
+    forecast = Forecast(drift.weights.numel, alpha, square=square, replayed=True)
+    make(drift, 1, 20, alpha)
     for step in range(1, 21):
         members = population(0, step, 4, True)
-        forecast.step(4, sum_of_squares(net_coefficients(members, COEFFICIENTS)), ALPHA, SIGMA)
+        forecast.step(4, sum_of_squares(net_coefficients(members, COEFFICIENTS)), alpha, SIGMA)
 
     # 16,384 elements stand for all, and coefficients of a normal law for those here.
     assert drift.norm() == pytest.approx(forecast.norms[-1], rel=0.06)
