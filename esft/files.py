@@ -10,7 +10,7 @@ import re
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -96,20 +96,20 @@ def _held_folder(target: Path) -> Iterator[Path]:
     remove_abandoned(target.parent)
     while True:
         held = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}{_MARK}")
-        held.mkdir()
         lock = FileLock(held / _LOCK)
-        try:
-            lock.acquire()
-            break
-        except FileNotFoundError:  # removed: another process saw the lock before it was held
-            continue
-        except OSError:  # a file system without locks, where nobody takes it for abandoned either
-            break
-    try:
-        yield held
-    finally:  # also on Ctrl-C
-        lock.release()
-        shutil.rmtree(held, ignore_errors=True)
+        with ExitStack() as stack:  # also on Ctrl-C, from before there is a folder
+            for _ in range(2):  # again, where Ctrl-C falls into the first
+                stack.callback(shutil.rmtree, held, ignore_errors=True)
+            stack.callback(lock.release)
+            held.mkdir()
+            try:
+                lock.acquire()
+            except FileNotFoundError:  # removed: another process saw the lock before it was held
+                continue
+            except OSError:  # a file system without locks, where nobody takes it for abandoned
+                pass
+            yield held
+            return
 
 
 def remove_abandoned(parent: Path) -> None:

@@ -1,5 +1,6 @@
 import errno
 import os
+import shutil
 import subprocess
 import sys
 from contextlib import nullcontext
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from esft import files
 from esft.errors import RunError, TakenError
 from esft.files import (
     append_line,
@@ -101,6 +103,52 @@ def test_an_error_leaves_neither_a_file_nor_a_folder(tmp_path, lend, error):
         raise error
 
     assert names(tmp_path) == []
+
+
+def interrupted(write, at):
+    """Write, with Ctrl-C at a line of esft/files.py; return how many lines there were."""
+    source = Path(files.__file__)
+    lines, seen = source.read_text().splitlines(), 0
+
+    def trace(frame, event, _):
+        nonlocal seen
+        if frame.f_code.co_filename != str(source):
+            return None
+        # Python looks for signals after calls, not where a block begins or is left.
+        between = lines[frame.f_lineno - 1].strip().startswith(("try:", "with ", "return"))
+        if event == "line" and not between:
+            seen += 1
+            if seen == at:
+                raise KeyboardInterrupt
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        write()
+    except KeyboardInterrupt:
+        pass
+    finally:
+        sys.settrace(before)
+    return seen
+
+
+@pytest.mark.parametrize("lend", [whole_file, whole_folder])
+def test_ctrl_c_at_any_line_leaves_nothing_half_written(tmp_path, lend):
+    def write():
+        with lend(tmp_path / "target") as part:
+            (part / "a" if lend is whole_folder else part).write_text("whole")
+
+    lines = interrupted(write, at=0)
+    shutil.rmtree(tmp_path)
+    for at in range(1, lines + 1):
+        tmp_path.mkdir()
+        interrupted(write, at)
+        left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")}
+        assert left in ({"target"} | ({"target/a"} if lend is whole_folder else set()), set()), at
+        shutil.rmtree(tmp_path)
+
+    assert lines > 20
 
 
 def test_everything_is_on_the_disk_before_its_name_appears(tmp_path, monkeypatch):
