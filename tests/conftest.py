@@ -37,6 +37,7 @@ LONGEST = (
     "cli/test_quickstart.py",
     "rollout/test_generate.py",
     "evals/test_run.py",
+    "evals/test_checkpoints.py",
     "models/test_hub.py",
     "engine/test_perturb.py",
     "engine/test_random_walk.py",

@@ -25,8 +25,10 @@ import esft.runs.folder
 import esft.runs.snapshots
 from esft.engine.drift import Drift
 from esft.errors import EsftError
+from esft.evals.plasticity import run_plasticity
 from esft.recipe.settings import Anchor, Model, Prior, Recipe, Run, Search, TaskSettings
 from esft.rollout.rollout import Rollout
+from esft.rollout.typed import to_json
 from esft.tuning.start import Finished, resume_tuning, run_tuning
 
 PLACES = {
@@ -62,15 +64,18 @@ def embedded_recipe(folder, noise="full", **anchor):
 
 def coded_recipe(folder, weights, **anchor):
     """Return a recipe of three steps on codes of the embedded model; those of "replay" are int4,
-    whose drift is not kept."""
+    whose drift is not kept, and those of "int4 lowrank" have noise of low rank."""
+    search = {"sigma": 0.05, "alpha": 1.0}
     if weights == "replay":
         weights, anchor = "int4", {"drift": "replay", "awd": 0.0} | anchor
+    if weights == "int4 lowrank":
+        weights, search = "int4", {"sigma": 0.005, "alpha": 0.05, "noise": "lowrank"}
     return Recipe(
         model=Model(id="embedded", device="cpu", weights=weights, dtype="float32"),
         task=TaskSettings(
             name="subtract-two-digits", train=8, holdout=6, rows_per_step=4, reward="logprob"
         ),
-        search=Search(seed=3, steps=3, population=2, sigma=0.05, alpha=1.0),
+        search=Search(seed=3, steps=3, population=2, **search),
         anchor=Anchor(**({"awd": 0.02, "norm": "l2"} | anchor)),
         run=Run(dir=str(folder), snapshot_every=2),
     )
@@ -118,6 +123,12 @@ def resume(path, place=None, nth=None):
     notes = Notes()
     result = resume_tuning(Path(path), notes, never)
     return [*notes.notices, *(["finished"] if isinstance(result, Finished) else [])]
+
+
+def learn(path, request, place=None, nth=None):
+    """Learn another task from a run and its base; return what was found."""
+    _watch(place, nth)
+    return to_json(run_plasticity([Path(path)], request, Notes(), never)[0])
 
 
 def what_is_left(path):

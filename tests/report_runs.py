@@ -91,6 +91,7 @@ def write_eval(path, **changes):
     kl = {"kl": 0.02, "se": 0.001, "tokens": 400, "prompts": 50, "far": 0.0}
     change = {"se": 0.02, "low": -0.2, "high": -0.05, "gained": 1, "lost": 3, "p": 0.6}
     change |= {"reward_change": 0.7, "reward_se": 0.1, "reward_low": 0.5, "reward_high": 0.9}
+    passes = {"change": -0.125, "interval": {"low": -0.225, "high": -0.025, "level": 0.95}}
     task = {
         "name": "mmlu",
         "role": "prior",
@@ -102,6 +103,10 @@ def write_eval(path, **changes):
             "difference": -0.1,
             "interval": {"low": -0.2, "high": -0.05, "level": 0.95},
         },
+        "passes": [
+            {"step": 0, "rates": [{"k": 2, "rate": 0.375, "se": None}]},
+            {"step": 4, "rates": [{"k": 2, "rate": 0.25, "se": 0.05, **passes}]},
+        ],
         "kl": [{"step": 4, "base_to_tuned": kl, "tuned_to_base": kl | {"kl": None}}],
     }
     layers = [{"name": f"model.layers.{n}", "norm": n + 1.0, "numel": 100} for n in range(3)]
@@ -119,6 +124,8 @@ def write_eval(path, **changes):
         "drift": [drift | {"layers": layers}],
         "noise_floor": {"text": "2 of 10 answers differ", "changed": {"mmlu": 2}, "rows": 10},
         "failed": [{"task": "piqa", "error": "no rows"}],
+        "samples": 2,
+        "temperature": 0.5,
     }
     (path / "eval.json").write_text(json.dumps(content | changes))
 

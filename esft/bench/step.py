@@ -1,13 +1,13 @@
 """Where the time of a real step goes, and how much of it a step could not do without."""
 
 import tempfile
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from esft.bench.timing import Machine, Spread, in_turns, machine, ratio, spread
 from esft.recipe.settings import Anchor, Model, Prior, Recipe, Run, Search, TaskSettings
 from esft.recipe.toml import load_recipe
-from esft.runs.steps import StepMetrics, StepTimes
+from esft.runs.steps import StepMetrics
 from esft.tuning.clock import Left
 from esft.tuning.population import Population
 from esft.tuning.session import Session
@@ -68,9 +68,7 @@ def bench_step(settings: StepSettings) -> StepBench:
         run_tuning(recipe, steps, lambda: False, population)
     session, timed = steps.session, steps.made[1:]
     seconds, plain = [step.seconds for step in timed], steps.plain[1:]
-    parts = {
-        part.name: [getattr(step.times, part.name) for step in timed] for part in fields(StepTimes)
-    }
+    parts = {name: [step.times.parts[name] for step in timed] for name in timed[0].times.parts}
     return StepBench(
         machine=machine(),
         model=session.base.loaded.id,

@@ -20,6 +20,7 @@ from esft.cli.eval import evaluate
 from esft.cli.export import export, replay
 from esft.cli.machine import cache, doctor
 from esft.cli.plan import plan
+from esft.cli.plasticity import plasticity
 from esft.cli.probe import probe
 from esft.cli.recipes import recipes, settings
 from esft.cli.runs import report, rm, runs, verify
@@ -158,6 +159,7 @@ COMMANDS = (
     ask,
     replay,
     evaluate,
+    plasticity,
     export,
     verify,
     report,

@@ -22,13 +22,14 @@ from esft.cli.show import show_work, wrapped
 from esft.rollout.typed import json_text
 
 if TYPE_CHECKING:
-    from esft.evals.results import Comparison, EvalRecord, KlEstimate, KlPair
+    from esft.evals.results import Comparison, EvalRecord, KlEstimate, KlPair, StepDrift
     from esft.evals.run import EvalResult, MeasuredTask
     from esft.runs.records import StepScore
+    from esft.stats.passes import PassRate
 
 
-_prior, _model, _distance = (
-    partial(grouped, group) for group in ("Prior tasks", "Model", "Distance")
+_prior, _model, _passes, _distance = (
+    partial(grouped, group) for group in ("Prior tasks", "Model", "Sampled answers", "Distance")
 )
 
 
@@ -58,14 +59,28 @@ _prior, _model, _distance = (
     help="Steps, as in 0,25,50,last; best is that of the best holdout reward  [default: all at "
     "which the run measured a task itself, else the last]",
 )
-@_model("--model", help="A model to measure by itself; with RUN, its base model.")
-@_model("--dtype", help="float32, float16 or bfloat16, of a model by itself.")
+@_model(
+    "--model",
+    "models",
+    multiple=True,
+    help="A model to measure by itself; with RUN, its base model; with --base, each of those to "
+    "compare with it.",
+)
+@_model("--base", help="The model that those of --model are compared with, without a run.")
+@_model("--dtype", help="float32, float16 or bfloat16, of models without a run.")
 @_model(
     "--load",
     type=click.Choice(("nf4", "int8")),
     help="Measure the models as loaded in 4 or 8 bits, scores alone: does the gain survive?",
 )
 @device_option
+@_passes(
+    "--samples",
+    type=click.IntRange(min=1),
+    help="Answers to draw to each row of tasks that are scored by generation: pass@k for k = 1, 2, "
+    "4, ... up to so many, how often one of k is right  [default: none]",
+)
+@_passes("--temperature", type=float, help="At which they are drawn, above 0  [default: 1.0]")
 @_distance(
     "--kl-prompts",
     type=click.IntRange(min=0),
@@ -86,14 +101,15 @@ def evaluate(
     """Measure prior tasks, and the target, on steps of RUN against its base model.
 
     RUN is a name under runs/, a path, or a journal; without one, the newest run. With --model and
-    no RUN, the model is measured by itself. What was measured before is not measured again. Exit
-    code 1 where a task could not be measured.
+    no RUN, the model is measured by itself; with --base, against that one, as any two checkpoints.
+    What was measured before is not measured again. Exit code 1 where a task could not be measured.
 
     \b
     Examples:
       esft eval --prior tasks.txt
       esft eval runs/arc-qwen2.5-1.5b-1 --prior tasks.txt --at 25,50,100,last
       esft eval --model Qwen2.5-1.5B --prior gsm8k:100
+      esft eval --base Qwen2.5-1.5B --model my-merged-lora --prior tasks.txt
     """
     from esft.evals.follow import follow_eval
     from esft.evals.run import EvalRequest, run_eval, write_eval
@@ -133,31 +149,71 @@ def _print(result: EvalResult, texts: int) -> None:
     if record.run is not None:
         against = f"against its base model {short_name(record.model)}"
         click.echo(wrapped("", f"{_called(Path(record.run))} {against}"))
+    if record.models:
+        click.echo(wrapped("step 0: ", record.model))
+    for model in record.models:
+        click.echo(wrapped(f"step {model.step}: ", model.id))
+        for note in model.notes:
+            click.echo(wrapped("  ", note))
     for task, measured in zip(record.tasks, result.measured, strict=True):
         click.echo(f"{task.name} ({task.role}, {task.evaluations[0].n} rows by {task.scoring})")
         changes = {change.step: change for change in task.comparisons}
         divergences = {pair.step: pair for pair in task.kl}
+        passes = {one.step: one for one in task.passes}
         rewarded = any(change.reward_change is not None for change in task.comparisons)
         for score in task.evaluations:
             step = score.step
             click.echo(_step_line(score, changes.get(step), divergences.get(step), rewarded))
+            for rate in passes[step].rates if step in passes else ():
+                click.echo(_pass_line(rate))
         if task.verdict is not None:
             click.echo(wrapped(f"  {task.verdict.kind}: ", task.verdict.text))
         if texts and len(measured.evaluations) > 1:
             _print_texts(measured, texts)
     judged = [task for task in record.tasks if task.verdict is not None]
+    if record.samples is not None:
+        click.echo(wrapped("", _samples_line(record)))
     if len(judged) > 1:
         click.echo(f"step {judged[0].change.step} against the base")
         width = max(len(task.name) for task in judged)
         for task in judged:
             click.echo(f"  {task.name:{width}}  {_change(task.change)}  {task.verdict.kind}")
     for drift in record.drift:
-        click.echo(
+        click.echo(wrapped("", _drift_line(drift)))
+    if record.noise_floor is not None:
+        click.echo(wrapped("noise floor: ", record.noise_floor.text))
+
+
+def _pass_line(rate: PassRate) -> str:
+    error = "" if rate.se is None or math.isnan(rate.se) else f" +- {rate.se:.3f}"
+    line = f"{' ' * 13}pass@{rate.k:<4} {rate.rate:.3f}{error}"
+    if rate.interval is not None:
+        line += f"  {rate.change:+.3f} ({rate.interval.low:+.3f} to {rate.interval.high:+.3f})"
+    return line
+
+
+def _samples_line(record: EvalRecord) -> str:
+    answers = "an answer" if record.samples == 1 else f"{record.samples} answers"
+    line = f"pass@k: {answers} drawn to each row at temperature {record.temperature:g}"
+    if without := [task.name for task in record.tasks if not task.passes]:
+        line += f"; none to {', '.join(without)}, not scored by generation"
+    return line
+
+
+def _drift_line(drift: StepDrift) -> str:
+    if drift.forecast is not None:
+        return (
             f"step {drift.step}: ||D|| {drift.norm:.4g}, forecast {drift.forecast:.4g}; "
             f"D = 0 in {drift.zero_share:.1%}, weights unmoved {drift.unmoved_share:.1%}"
         )
-    if record.noise_floor is not None:
-        click.echo(wrapped("noise floor: ", record.noise_floor.text))
+    if math.isnan(drift.norm):
+        return f"step {drift.step}: no distance of the weights: none are in both models"
+    line = f"step {drift.step}: ||D|| {drift.norm:.4g}; weights unmoved {drift.unmoved_share:.1%}"
+    if left := len(drift.unmatched):
+        few = ", ".join(drift.unmatched[:2]) + (", ..." if left > 2 else "")
+        parameters = "a parameter" if left == 1 else f"{left} parameters"
+        line += f"; without {parameters} not in both in one shape: {few}"
+    return line
 
 
 def _called(run: Path) -> str:

@@ -11,14 +11,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from esft.engine.coded import coded_linear
 from esft.engine.members import Member
 from esft.engine.noise import noise_rows
 from esft.engine.weights import SCRATCH, Weights
 
 _AT_ONCE, _DRAWING = 1 << 18, 16
 """Elements of noise that are made at once at most, and bytes that it takes to make one."""
-_WEIGHT = {functional.linear: 1, functional.embedding: 1, torch.addmm: 2}
+_WEIGHT = {functional.linear: 1, coded_linear: 1, functional.embedding: 1, torch.addmm: 2}
 """Functions that a matrix can be perturbed in, and which of their arguments it is."""
+_BIAS = {functional.linear: 2, coded_linear: 2, torch.addmm: 0}
 
 
 class BatchedModel:
@@ -26,12 +28,13 @@ class BatchedModel:
 
     A layer's output is x W' + sigma * (x . b_i) a_i, so that member i needs a vector for its rows
     and one for its columns, and no weights of its own: W stays as it is, and nothing is undone.
+    W may be codes, which stay as they are too: x W' is read from them once for all members.
     Biases of linear layers get the noise of each member. Else it is the model: called without
     members it does what the model does, whose attributes it has.
 
     Args:
         model: its layers may be of any class, as long as the tuned matrices are read by
-            `functional.linear`, `functional.embedding` or `torch.addmm`.
+            `functional.linear`, `functional.embedding`, `torch.addmm` or `coded_linear`.
         weights: its tuned parameters, with a rank.
 
     Raises:
@@ -115,7 +118,7 @@ class BatchedModel:
 
 @dataclass(frozen=True)
 class _Noise:
-    """What the members' noise of one parameter is made of, in its dtype."""
+    """What the members' noise of one parameter is made of, in the dtype it is computed in."""
 
     left: Tensor | None  # a of a matrix, (noises * rank, rows)
     right: Tensor | None  # b of a matrix, (noises * rank, columns)
@@ -148,10 +151,11 @@ class _Noises:
 
 def _drawn(weights: Weights, name: str, seeds: Sequence[int]) -> _Noise:
     flat, factors = weights.flat(name), weights.factors(name)
+    numel, dtype = weights.count(name), weights.dtype(name)
     at_once = min(_AT_ONCE, weights.scratch // 2 // _DRAWING)  # elements, or one row
 
     def rows(streams: Sequence[tuple[str, int, str]], count: int) -> Tensor:
-        made = flat.new_empty(len(streams), count)
+        made = flat.new_empty(len(streams), count, dtype=dtype)
         some = max(1, at_once // max(1, count))
         for first in range(0, len(streams), some):
             part = streams[first : first + some]
@@ -159,8 +163,8 @@ def _drawn(weights: Weights, name: str, seeds: Sequence[int]) -> _Noise:
         return made
 
     if factors is None:
-        return _Noise(None, None, rows([("noise", seed, name) for seed in seeds], flat.numel()))
-    sides = {"left": flat.numel() // factors.columns, "right": factors.columns}
+        return _Noise(None, None, rows([("noise", seed, name) for seed in seeds], numel))
+    sides = {"left": numel // factors.columns, "right": factors.columns}
     left, right = (
         rows([one for seed in seeds for one in factors.streams(side, seed, name)], count)
         for side, count in sides.items()
@@ -211,7 +215,7 @@ class _Reading(TorchFunctionMode):
         name = self._names.get(id(args[at]))
         if func is functional.embedding:
             return result if name is None else self._embedded(name, args[0], result)
-        bias = args[0] if func is torch.addmm else (*args, None)[2]
+        bias = (*args, None)[_BIAS[func]]
         if name is None and id(bias) not in self._names:
             return result
         flat = _flat(result)
@@ -283,12 +287,11 @@ class _Watching(TorchFunctionMode):
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
-        bias = {functional.linear: 2, torch.addmm: 0}.get(func)
         for place, given in enumerate((*args, *kwargs.values())):
             name = self._names.get(id(given))
             if name is None:
                 continue
-            if place < len(args) and place in (_WEIGHT.get(func), bias):
+            if place < len(args) and place in (_WEIGHT.get(func), _BIAS.get(func)):
                 self.read.add(name)
             elif isinstance(result, Tensor):  # not its shape or its dtype
                 self.otherwise.append(name)

@@ -6,6 +6,7 @@ from functools import cache
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from esft.engine.codes import Grid, Quantized
 from esft.engine.kernels import chosen_kernels
@@ -93,11 +94,22 @@ class CodedLinear(Coded):
         return layer
 
     def forward(self, x: Tensor) -> Tensor:
-        out = x.new_empty(*x.shape[:-1], self.rows)
-        for first, last in self.tiles():
-            bias = None if self.bias is None else self.bias[first:last]
-            out[..., first:last] = F.linear(x, self.values(first, last).to(x.dtype), bias)
-        return out
+        return coded_linear(x, self.weight, self.bias, self)
+
+
+def coded_linear(x: Tensor, codes: Tensor, bias: Tensor | None, layer: CodedLinear) -> Tensor:
+    """Return x W^T + bias: (*s, columns) -> (*s, rows).
+
+    `codes` and `bias` are those of `layer`: here for torch's modes, which see its functions, and
+    this as one of them, but not what happens in it.
+    """
+    if has_torch_function_unary(x):
+        return handle_torch_function(coded_linear, (x,), x, codes, bias, layer)
+    out = x.new_empty(*x.shape[:-1], layer.rows)
+    for first, last in layer.tiles():
+        part = None if bias is None else bias[first:last]
+        out[..., first:last] = F.linear(x, layer.values(first, last).to(x.dtype), part)
+    return out
 
 
 class CodedEmbedding(Coded):

@@ -151,9 +151,10 @@ class Drift:
         D' = D + alpha / N * sum_i c_i * sign_i * noise(seed_i), N = len(members); then
         D = prox(D') (see `decay_`); then theta = round(theta_0 + D).
 
-        Of codes, whose unit is a step of their grid, the noise is that of whole steps (see
-        `whole_steps`), without those steps that would have left the grid; and D stays within half
-        a step of where theta could go.
+        Of codes D is in steps of their grid, and so is the noise: that of whole steps (see
+        `whole_steps`), without those steps that would have left the grid. With noise of low rank
+        alpha and it are in units of the weights, and their product is divided by the size of a step
+        (see `Piece.in_steps_`). D stays within half a step of where theta could go.
 
         Args:
             members: those that got a coefficient; none for a decay without an update.
@@ -161,7 +162,7 @@ class Drift:
             alpha: learning rate, > 0; holds 1 / sigma.
             decay: lambda, >= 0.
             norm: of the decay.
-            sigma: noise scale of the members; needed for codes.
+            sigma: noise scale of the members; needed where they take whole steps.
 
         Raises:
             ValueError: if a number is out of range, lengths differ, or a member is being held.
@@ -171,7 +172,8 @@ class Drift:
         Source: arXiv:2605.30148, Algorithm 1; for codes arXiv:2602.03120, whose residual is what
         D has beyond whole steps.
         """
-        if self.weights.coded and sigma is None:
+        whole_steps = self.weights.whole_steps
+        if whole_steps and sigma is None:
             raise ValueError(
                 "sigma is missing, expected that of the members: the weights are codes"
             )
@@ -181,7 +183,7 @@ class Drift:
             raise ValueError("a coefficient is not finite: leave its member out")
         pull = pull_of(alpha, decay, norm)
         nets = net_coefficients(members, coefficients)
-        pairs = pair_coefficients(members, coefficients) if self.weights.coded else []
+        pairs = pair_coefficients(members, coefficients) if whole_steps else []
         self.refuse_if_torn()
         with self.weights.held("a step"):
             self.changed = 0

@@ -1,7 +1,8 @@
 """The forecast: how long the drift will be, with or without signal."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from statistics import NormalDist
 
 import torch
@@ -26,19 +27,39 @@ IDLE = 0.01
 """A decay whose forecast is this close to none can do nothing within the run."""
 
 
-def unit_square(sigma: float | None) -> float:
-    """Return the mean square of noise that is added to numbers, at whatever sigma."""
-    return 1.0
+@dataclass(frozen=True)
+class Law:
+    """What noise a drift is made of, in the units that it is in."""
+
+    whole_steps: bool = False
+    """Whether members take whole steps of a grid, of which D is a sum then."""
+    at_bounds: float = 0.0
+    """Share of the codes at an end of their grid, which half of the steps leave."""
+    units: tuple[tuple[float, float], ...] = ((1.0, 1.0),)
+    """How much of D a unit of noise is: (share of the elements, units), of any number of kinds.
+    Others than 1 of codes whose noise is in units of the weights, see `Piece.in_steps_`."""
+
+    def square(self, sigma: float | None) -> float:
+        """Return the mean square of the noise of a member: of whole steps by its sigma."""
+        if self.whole_steps:
+            return whole_steps_square(sigma) * (1 - self.at_bounds / 2)
+        return math.fsum(share * unit * unit for share, unit in self.units)
+
+    def spread(self, count: int) -> Tensor:
+        """Return the units of `count` elements, which stand for all: float32 (count,)."""
+        shares, units = torch.tensor(((0.0, 0.0), *self.units), dtype=torch.float64).unbind(1)
+        ends = shares.cumsum(0) / shares.sum() * count
+        return units[1:].float().repeat_interleave(ends.round().long().diff())
 
 
-def square_of(noise_version: int | None, at_bounds: float = 0.0) -> Callable[[float | None], float]:
-    """Return the mean square of a noise, by sigma; see `Forecast`.
+NUMBERS = Law()
 
-    `at_bounds` is the share of the codes at an end of their grid, which half of the steps leave.
-    """
-    if noise_version != CODES_VERSION:
-        return unit_square
-    return lambda sigma: whole_steps_square(sigma) * (1 - at_bounds / 2)
+
+def law_of(header: Mapping) -> Law:
+    """Return what noise the run of this header of a journal has."""
+    units = tuple((share, unit) for share, unit in header.get("units", NUMBERS.units))
+    whole_steps = header.get("noise_version") == CODES_VERSION
+    return Law(whole_steps, header.get("at_bounds", 0.0), units)
 
 
 class Forecast:
@@ -47,7 +68,8 @@ class Forecast:
     Noises of different members are nearly orthogonal, so each step adds
     numel * (alpha / N)^2 * S to E||D||^2, S being the sum of the squared net coefficients of its
     distinct noises, and the decay acts after it. L2 has a closed form; for L1 the scalar
-    recursion is simulated on 65,536 elements. Of codes, E u^2 of their noise comes in as a factor.
+    recursion is simulated on 65,536 elements. Of codes, E u^2 of their noise comes in as a factor;
+    of low rank, the mean square of how many steps of their grid a unit of weight is.
     """
 
     def __init__(
@@ -56,14 +78,12 @@ class Forecast:
         alpha: float,
         decay: float = 0.0,
         norm: str = "l2",
-        square: Callable[[float | None], float] = unit_square,
+        law: Law = NUMBERS,
         replayed: bool = False,
     ) -> None:
-        """`square`: mean square of the noise, by the sigma of a step; `replayed`: of codes whose
-        drift is not kept, see `ReplayedDrift`."""
+        """`replayed`: of codes whose drift is not kept, see `ReplayedDrift`."""
         self._numel, self._alpha, self._decay, self._norm = numel, alpha, decay, norm
-        self._square = square
-        self._coded = square is not unit_square
+        self._law, self._coded = law, law.whole_steps
         self._mean_square = 0.0
         self.norms = [0.0]
         """The expected ||D|| after each step, that of step 0 first."""
@@ -71,6 +91,7 @@ class Forecast:
         count = _SIMULATED_CODES if self._coded else _SIMULATED
         self._elements = torch.zeros(count) if simulates else None
         self._left = torch.zeros(count) if replayed else None
+        self._units = law.spread(count) if simulates else None
 
     def step(
         self, size: int, squares: float, alpha: float | None = None, sigma: float | None = None
@@ -78,10 +99,10 @@ class Forecast:
         """Advance by a step: `size` is N, 0 for a decay alone; `squares` is S; `alpha` that of the
         step, where it has its own; `sigma` too, which codes need."""
         alpha = self._alpha if alpha is None else alpha
-        mean_square = self._square(sigma)
-        squares *= mean_square
+        mean_square = self._law.square(sigma)
         pull = pull_of(alpha, self._decay, self._norm)
-        spread = alpha / max(1, size) * math.sqrt(squares)
+        walk = alpha / max(1, size) * math.sqrt(squares)  # of an element of unit 1
+        spread = alpha / max(1, size) * math.sqrt(squares * mean_square)
         if self._elements is None:
             keep = 1 - pull
             self._mean_square = keep * keep * (self._mean_square + spread * spread)
@@ -96,7 +117,7 @@ class Forecast:
         else:
             if not self._coded:
                 seed = derived_seed("forecast", len(self.norms))
-                self._elements += noise(seed, "forecast", 0, _SIMULATED).mul_(spread)
+                self._elements += noise(seed, "forecast", 0, _SIMULATED).mul_(self._units * walk)
             elif spread:
                 share = spread / math.sqrt(size * mean_square)
                 self._elements += self._whole_steps(size, sigma).mul_(share)
@@ -129,21 +150,21 @@ def forecast_norm(
     decay: float = 0.0,
     norm: str = "l2",
     scales_at: Callable[[int], tuple[float, float]] | None = None,
-    square: Callable[[float | None], float] = unit_square,
+    law: Law = NUMBERS,
     sigma: float | None = None,
     replayed: bool = False,
 ) -> float:
     """Return the ||D|| to expect of a run before it starts: N is `size` and S `squares` in each
-    of its steps, sigma and alpha of each step `scales_at` of it where it has its own; `square` as
-    in `Forecast`. Closed but for these and L1, which take as long as `steps` of the recursion."""
+    of its steps, sigma and alpha of each step `scales_at` of it where it has its own. Closed but
+    for these and L1, which take as long as `steps` of the recursion."""
     pull = pull_of(alpha, decay, norm)
     if replayed or scales_at is not None or (norm == "l1" and pull > 0):
-        forecast = Forecast(numel, alpha, decay, norm, square, replayed)
+        forecast = Forecast(numel, alpha, decay, norm, law, replayed)
         for step in range(1, steps + 1):
             sigma, alpha = (sigma, alpha) if scales_at is None else scales_at(step)
             forecast.step(size, squares, alpha, sigma)
         return forecast.norms[-1]
-    squares *= square(sigma)
+    squares *= law.square(sigma)
     # The sum of (1 - pull)^(2 t) over t = 1 to T, which for a small pull is all but T.
     passed = float(steps)
     if pull > 0:
@@ -159,9 +180,8 @@ def forecast_of(record: JournalRecord, numel: int, free: bool = False) -> Foreca
     """
     header = record.header
     decay = 0.0 if free else header["awd"]
-    square = square_of(header.get("noise_version"), header.get("at_bounds", 0.0))
-    replayed = header.get("drift") == REPLAY
-    forecast = Forecast(numel, header["alpha"], decay, header["norm"], square, replayed)
+    settings = header["alpha"], decay, header["norm"], law_of(header)
+    forecast = Forecast(numel, *settings, header.get("drift") == REPLAY)
     for step in record.steps:
         members, coefficients = contributions(step, header)
         squares = sum_of_squares(net_coefficients(members, coefficients))

@@ -28,6 +28,9 @@ class JournalStep:
     rows_hash: str  # of what they ask and how answers to them are graded, in order
     sigma: float | None = None  # of an annealed run; else those of the header hold
     alpha: float | None = None
+    kl: tuple[float, ...] | None = None
+    """How far each member is from the anchor, in nats a token, where that took from its reward;
+    kept as float32."""
     silent: str | None = None
     """Which of its rows told members nothing, where the rows of later steps depend on it; see
     `esft.tuning.screen`."""
@@ -61,6 +64,8 @@ class Journal:
         }
         if step.alpha is not None:
             record |= {"sigma": step.sigma, "alpha": step.alpha}
+        if step.kl is not None:
+            record["kl"] = pack(step.kl)
         if step.silent is not None:
             record["silent"] = step.silent
         self._write(record)

@@ -202,6 +202,7 @@ def _step(record: dict, number: int, annealed: bool) -> JournalStep:
             coefficients=unpack(record["coefficients"]),
             rows_at=rows_at,
             rows_hash=rows_hash,
+            kl=unpack(record["kl"]) if "kl" in record else None,
             silent=record.get("silent"),
             **scales,
         )

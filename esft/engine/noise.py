@@ -19,7 +19,10 @@ LOW_RANK_VERSION = 2
 CODES_VERSION = 3
 """What it records of noise of whole steps, for codes: it is made of the first, too."""
 
-NOISE_VERSIONS = NOISE_VERSION, LOW_RANK_VERSION, CODES_VERSION
+LOW_RANK_CODES_VERSION = 4
+"""What it records of noise of low rank that is added to what codes stand for."""
+
+NOISE_VERSIONS = NOISE_VERSION, LOW_RANK_VERSION, CODES_VERSION, LOW_RANK_CODES_VERSION
 
 STRIDE = 0x9E3779B9
 MIX_1 = 0x7FEB352D

@@ -33,7 +33,8 @@ def visiting(
             `revert_way`.
 
     Raises:
-        ValueError: if sigma or `revert` cannot be, or `drift` is that of other weights.
+        ValueError: if sigma or `revert` cannot be, `drift` is that of other weights, or the weights
+            are codes with noise of low rank, which no code can take.
         AnchorError: if a step was interrupted half-way: theta_0 + D is no longer what to restore.
 
     Source: arXiv:2509.24372, section 3.2 (perturb and restore in place, by seed); the exact
@@ -41,6 +42,8 @@ def visiting(
     """
     if not (sigma > 0 and math.isfinite(sigma)):
         raise ValueError(f"sigma is {sigma}, expected a positive number")
+    if weights.coded and not weights.whole_steps:
+        raise ValueError("noise of codes is of low rank, expected members that share a batch")
     if drift is not None:
         if drift.weights is not weights:
             raise ValueError("the drift is of other weights, expected that of those given")

@@ -40,7 +40,7 @@ class ReplayedDrift(Drift):
         store, base: see `Drift`.
 
     Raises:
-        ValueError: if a parameter is not codes; as `Drift` too.
+        ValueError: if a parameter is not codes, or noise is of low rank; as `Drift` too.
 
     Source: arXiv:2602.03120, the stateless variant (seed replay of the residual).
     """
@@ -56,6 +56,8 @@ class ReplayedDrift(Drift):
         floats = [name for name in weights.names if weights.grid(name) is None]
         if floats:
             raise ValueError(f"{floats[0]} is of floats, expected codes alone for a replayed drift")
+        if not weights.whole_steps:
+            raise ValueError("noise is of low rank, expected that of whole steps")
         self._begin(weights, store, REPLAY, seed, base)
         self._past: deque[Update] = deque(maxlen=KEPT_STEPS)
         self.on_device = False  # members are undone by what they did: there is nothing else

@@ -47,8 +47,7 @@ def update_weights(
     """
     peaks, reach, lengths, changed = Tally(), Tally(), Tally(), Tally()
     for name, one in kept.items():
-        # The margin is for the rounding of the sum.
-        one.open_step(update.scale * _largest(weights, name, update) * (1 + 1e-5))
+        one.open_step(_largest(weights, name, update))
     pieces = weights.pieces(weights.kernels.fused_update, whole_codes=False)
     for piece, (base, *parts) in stream.brought(pieces, parts_of):
         found = update_piece(
@@ -72,13 +71,17 @@ def update_weights(
 
 
 def _largest(weights: Weights, name: str, update: Update) -> float:
-    """Return what no element of a parameter grows by more than, in units of `update.scale`."""
-    if weights.grid(name) is not None:
-        steps = math.ceil(update.sigma * MAX_NOISE)
-        return steps * sum(abs(plus) + abs(minus) for _, plus, minus in update.pairs)
-    factors = weights.factors(name)
-    largest = MAX_NOISE if factors is None else factors.largest
-    return largest * sum(abs(net) for _, net in update.nets)
+    """Return what no element of D of a parameter grows by more than."""
+    grid, factors = weights.grid(name), weights.factors(name)
+    if grid is not None and factors is not None:  # D stays within half a step of the grid
+        return grid.high - grid.low + 1 if update.nets else 0.0
+    if grid is not None:
+        largest = math.ceil(update.sigma * MAX_NOISE)
+        largest *= sum(abs(plus) + abs(minus) for _, plus, minus in update.pairs)
+    else:
+        largest = MAX_NOISE if factors is None else factors.largest
+        largest *= sum(abs(net) for _, net in update.nets)
+    return update.scale * largest * (1 + 1e-5)  # the margin is for the rounding of the sum
 
 
 def update_piece(
@@ -126,14 +129,23 @@ def _update_codes(
     update: Update,
     put: Put,
 ) -> Found:
-    """Make the same step of codes, whose members took whole steps of a grid.
+    """Make the same step of codes, D in steps of their grid.
 
-    Source: arXiv:2602.03120; that D, kept whole, carries what rounding leaves over, is ours.
+    The members took whole steps; or, of low rank, noise in units of the weights, the sum of which
+    is divided by the size of a step.
+
+    Source: arXiv:2602.03120; that D, kept whole, carries what rounding leaves over, is ours, and so
+    is the noise of low rank.
     """
     grid = piece.grid
     first, drift = grid.unpack(base).float(), read(stored)
     before = moved_codes(first, drift, grid)
-    if update.pairs:
+    if piece.factors is not None and update.nets:
+        total = torch.zeros_like(drift)
+        kernels.accumulate(total, piece.name, piece.start, update.nets, piece.factors)
+        total *= update.scale
+        drift += piece.in_steps_(total)
+    elif piece.factors is None and update.pairs:
         total = torch.zeros_like(drift)
         where = grid, piece.name, piece.start
         kernels.accumulate_codes(total, before, *where, update.pairs, update.sigma)

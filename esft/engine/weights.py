@@ -38,11 +38,26 @@ class Piece:
     flat: Tensor  # view of the weights, (count,), or of their bytes; writing it writes the model
     factors: Factors | None = None  # of its noise
     grid: Grid | None = None  # of its codes, where they are that
+    scale: Tensor | None = None  # of its parameter's codes, (rows, groups); see `Quantized`
 
     @property
     def count(self) -> int:
         """Elements, which may be more than there are in `flat`."""
         return self.flat.numel() * (1 if self.grid is None else self.grid.per_byte)
+
+    def scales(self) -> Tensor:
+        """Return the scale of each of its codes, where noise is of low rank: float32 (count,)."""
+        size = self.factors.columns // self.scale.shape[1]  # elements of a group
+        first, last = self.start // size, (self.start + self.count - 1) // size
+        each = self.scale.view(-1)[first : last + 1].float().repeat_interleave(size)
+        return each[self.start - first * size :][: self.count]
+
+    def in_steps_(self, values: Tensor) -> Tensor:
+        """Divide `values`, float32 (count,) in units of the weights, by the scales of its codes, in
+        place: then they are in steps of the grid, and 0 where a step is 0, as codes say nothing."""
+        scales = self.scales()
+        values /= scales
+        return values.masked_fill_(scales == 0, 0)
 
 
 class Weights:
@@ -55,12 +70,14 @@ class Weights:
         exclude: globs on names to leave alone; wins over `include`.
         scratch: bytes of working memory on the device.
         kernels: passes over them; None takes the fastest of their device.
-        rank: of the noise of matrices, see `Factors`; None has full noise for all. Their biases
-            have full noise with it too, and other vectors, such as norms, are left alone.
+        rank: of the noise of matrices, see `Factors`; None has full noise for all, of codes that
+            of whole steps. With a rank their biases have full noise too, and other vectors, such as
+            norms, are left alone; codes stay as they are, and noise is added to what they stand
+            for, by a `BatchedModel`.
 
     Raises:
         ValueError: if no parameter is left, a glob matches none, one has a dtype that cannot
-            be tuned, or more than two dimensions, or codes, where there is a rank.
+            be tuned, or more than two dimensions where there is a rank.
     """
 
     def __init__(
@@ -81,7 +98,7 @@ class Weights:
         shapes |= {name: one.shape for name, one in coded.items()}
         self.names = chosen_names(shapes, include, exclude, rank, list(coded))
         """Canonical names of the tuned parameters, in the module's order."""
-        self._grids = {name: coded[name].grid for name in self.names if name in coded}
+        self._coded = {name: coded[name] for name in self.names if name in coded}
         for name in self.names:
             dtype = parameters[name].dtype
             if name not in coded and dtype not in _TUNED:
@@ -104,7 +121,12 @@ class Weights:
     @property
     def coded(self) -> bool:
         """Whether what is tuned is codes, or codes among others."""
-        return bool(self._grids)
+        return bool(self._coded)
+
+    @property
+    def whole_steps(self) -> bool:
+        """Whether members take whole steps of a grid: full noise of codes."""
+        return any(name not in self._factors for name in self._coded)
 
     def flat(self, name: str) -> Tensor:
         """Return the view of one parameter, shape (numel,), or of its bytes; see `Grid`."""
@@ -116,11 +138,19 @@ class Weights:
 
     def per_item(self, name: str) -> int:
         """Return how many elements an item of `flat` holds."""
-        return self._grids[name].per_byte if name in self._grids else 1
+        return self._coded[name].grid.per_byte if name in self._coded else 1
 
     def grid(self, name: str) -> Grid | None:
         """Return the grid of one parameter's codes; None where it is numbers."""
-        return self._grids.get(name)
+        return self._coded[name].grid if name in self._coded else None
+
+    def scale(self, name: str) -> Tensor | None:
+        """Return the scale of one parameter's codes, (rows, groups), see `Quantized`; or None."""
+        return self._coded[name].scale if name in self._coded else None
+
+    def dtype(self, name: str) -> torch.dtype:
+        """Return what is computed with one parameter in."""
+        return self._coded[name].dtype if name in self._coded else self._flat[name].dtype
 
     def factors(self, name: str) -> Factors | None:
         """Return what the noise of one parameter is made of; None where it is full."""
@@ -136,12 +166,13 @@ class Weights:
         most = max(1, self.scratch // _SCRATCH_PER_ELEMENT // BLOCK) * BLOCK
         for name, flat in self._flat.items():
             size = min(most, _CPU_PIECE) if flat.device.type == "cpu" else most
-            if whole and (whole_codes or name not in self._grids):
+            if whole and (whole_codes or name not in self._coded):
                 size = _WITH_VECTORS if name in self._factors else max(1, self.count(name))
             share = self.per_item(name)
             for start in range(0, self.count(name), size):
                 view = flat[start // share : (start + size) // share]
-                yield Piece(name, start, view, self.factors(name), self.grid(name))
+                of = self.factors(name), self.grid(name), self.scale(name)
+                yield Piece(name, start, view, *of)
 
     def claim(self) -> None:
         """Let one drift change the weights from now on; a second would undo its steps."""
@@ -247,8 +278,6 @@ def chosen_names(
         )
         and not any(fnmatchcase(name, glob) for glob in exclude or ())
     ]
-    if rank is not None and coded:
-        raise ValueError("the weights are codes, expected floats where noise is of low rank")
     for name in chosen if rank is not None else ():
         if len(shapes[name]) > 2:
             raise ValueError(

@@ -26,6 +26,7 @@ class _Follower:
 
     def __init__(self, where: Place) -> None:
         self._place = where
+        self._asked: EvalRequest
         self._opened: OpenEval
         self._measurer: Measurer
 
@@ -36,18 +37,21 @@ class _Follower:
     def open(self, request: dict[str, Any], threads: int) -> dict[str, str]:
         """Load what is to be measured; say what it is."""
         torch.set_num_threads(threads)
-        request["priors"] = tuple(request["priors"])
+        request |= {name: tuple(request[name]) for name in ("priors", "models")}
         asked = EvalRequest(**request)
         device = device_of_rank(asked.device, self._place)
+        self._asked = asked
         self._opened = open_eval(replace(asked, device=device), Silent())
         self._measurer = Measurer(self._opened.steps, Silent())
         return self._opened.facts()
 
     def score(
-        self, step: int, name: str, batch: int, spans: list[list[tuple[int, int]]]
+        self, step: int, name: str, batch: int, sampled: bool, spans: list[list[tuple[int, int]]]
     ) -> dict[str, Any]:
         """Score this rank's parts of the rows of a task on the model of a step."""
         task = self._task(name)
+        if sampled:
+            task = self._asked.sampling(task)
         model = self._opened.steps.at(step)
         rollout = replace(task.rollout, model=model, batches=Batches(batch))
         return scored(replace(task, rollout=rollout), spans[self._place.rank])

@@ -11,9 +11,11 @@ from typing import Literal
 from esft.engine.measures import LayerDrift
 from esft.errors import RunError
 from esft.files import parse, read_file
+from esft.rollout.kl import KlEstimate
 from esft.rollout.typed import from_json, known
 from esft.runs.records import StepScore
 from esft.stats.paired import compare, compare_rewards
+from esft.stats.passes import PassRate
 from esft.stats.verdict import MARGIN, Verdict, diagnose
 
 EVAL_FORMAT = 2  # of eval.json; another number is another form
@@ -40,27 +42,20 @@ class Comparison:
 
 
 @dataclass(frozen=True, kw_only=True)
-class KlEstimate:
-    """An estimate of the expected sum of KL(p(.|before) || q(.|before)) over the tokens of a
-    continuation drawn from p, over the expected number of tokens; see `kl.kl_by_position`.
-    """
-
-    kl: float  # in nats; not finite where a model overflowed, and NaN once it is read back
-    se: float  # by prompt, since tokens of a prompt are correlated; NaN for a single prompt
-    tokens: int  # drawn from p, the stop tokens among them
-    prompts: int
-    far: float
-    """Share of the tokens with |log(q/p)| above `kl.FAR`. Where it is not close to 0, rare tokens
-    may carry much of the divergence: take more prompts, or a larger `top`."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class KlPair:
     """How far the tuned model's answers to a task's prompts are from those of the base."""
 
     step: int
     base_to_tuned: KlEstimate  # KL(p0||p), on continuations of the base model
     tuned_to_base: KlEstimate  # KL(p||p0), on the tuned model's own
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepPasses:
+    """How often one of k sampled answers of a step is right; errors are None where not known."""
+
+    step: int
+    rates: tuple[PassRate, ...]  # by k, rising; the base's without a change
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +68,8 @@ class TaskResult:
     comparisons: tuple[Comparison, ...] = ()  # of every step but the base
     verdict: Verdict | None = None
     kl: tuple[KlPair, ...] = ()
+    passes: tuple[StepPasses, ...] = ()
+    """Empty where nothing was sampled, or no answer of the task is generated."""
     scoring: str | None = None
     hash: str | None = None  # of its rows
     kept: int | None = None
@@ -101,11 +98,13 @@ class StepDrift:
     """How far the weights of a step are from the base weights; see `DriftMeasures`."""
 
     step: int
-    norm: float  # ||D||
-    forecast: float  # of ||D||, from the coefficients of the journal
+    norm: float  # ||D||; NaN where nothing can be compared
+    forecast: float | None = None  # of ||D||, from the coefficients of the journal
     zero_share: float
     unmoved_share: float
     layers: tuple[LayerDrift, ...] = ()
+    unmatched: tuple[str, ...] = ()
+    """Parameters that base and model do not both have in one shape; all else counts the others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +126,17 @@ class FailedTask:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ComparedModel:
+    """A model that was compared with the base without a run, in the place of a step."""
+
+    step: int  # 1 for the first
+    id: str
+    weights: str  # their identity
+    dtype: str
+    notes: tuple[str, ...] = ()  # what else sets it apart from the base
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvalRecord:
     """All that an evaluation of steps found: the content of eval.json."""
 
@@ -142,6 +152,9 @@ class EvalRecord:
     drift: tuple[StepDrift, ...] = ()
     noise_floor: NoiseFloor | None = None
     failed: tuple[FailedTask, ...] = ()
+    models: tuple[ComparedModel, ...] = ()  # those of the steps after 0, where there is no run
+    samples: int | None = None  # answers to each row for pass@k
+    temperature: float | None = None  # at which they were drawn
 
 
 def compared(

@@ -6,13 +6,16 @@ from pathlib import Path
 import torch
 
 from esft.errors import EsftError, RecipeError, RunError
+from esft.evals.checkpoints import Checkpoints
 from esft.evals.measure import Measurer
+from esft.evals.request import EvalRequest
 from esft.evals.results import (
     EvalRecord,
     FailedTask,
     KlPair,
     NoiseFloor,
     StepDrift,
+    StepPasses,
     TaskResult,
     compared,
 )
@@ -25,34 +28,20 @@ from esft.rollout.batches import Batches
 from esft.rollout.results import Evaluation
 from esft.rollout.typed import json_text
 from esft.runs.records import RecordedScore, StepScore, scores
-from esft.stats.verdict import MARGIN
+from esft.stats.passes import pass_rates
 from esft.tuning.lead import LOADING_S, require_alike
 from esft.tuning.ranks import Ranks
 from esft.tuning.rebuild import RebuildOptions, Source, find_source, step_of
 from esft.tuning.run_info import software
-from esft.tuning.tasks import EvalTask, eval_task, refuse_target, rows_hash, rows_of, task_and_rows
+from esft.tuning.tasks import (
+    EvalTask,
+    eval_task,
+    refuse_target,
+    rows_hash,
+    rows_of,
+    task_and_rows,
+)
 from esft.tuning.watcher import Watcher
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvalRequest:
-    """What is to be measured."""
-
-    run: str | None = None  # or a journal; None is the newest run, or, with a model, none
-    model: str | None = None  # to measure by itself; with a run, its base model
-    priors: tuple[str, ...] = ()  # as `parse_prior_line` reads them; none takes those of the run
-    at: str | None = None
-    """Steps, separated by commas, beside the base. None takes the last, and of a task that the run
-    measured on its way all those steps; drift and KL are then those of the last alone."""
-    rows: int | None = None  # of a prior task that names no number; None takes the run's, else 200
-    dtype: str | None = None
-    device: str | None = None
-    data_dir: str | None = None
-    margin: float = MARGIN
-    load: str | None = None  # "nf4" or "int8"; None measures the models as they are
-    kl_prompts: int = 50
-    kl_tokens: int = 256
-    noise_floor: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +52,8 @@ class MeasuredTask:
     steps: tuple[int, ...]  # rising from 0
     evaluations: list[Evaluation] = field(default_factory=list)
     kl: list[KlPair] = field(default_factory=list)  # of every step but the base
+    samples: dict[int, Evaluation] = field(default_factory=dict)
+    """By step, of the base and those with a KL divergence: as `tasks.sampling` has the rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +83,7 @@ class OpenEval:
         """Return, in words, what must be the same on all ranks."""
         version = self.steps.version(self.steps.numbers[-1])
         facts = {"base model": version.base, "step": version.journal, **version.parts}
+        facts |= {f"model {one.step}": one.weights for one in self.steps.models}
         for one in self.tasks:
             rows = one.task.encoded
             facts[f"rows {one.task.name}"] = f"{len(rows)} of {rows_hash(row.row for row in rows)}"
@@ -100,16 +92,23 @@ class OpenEval:
 
 def open_eval(request: EvalRequest, watcher: Watcher) -> OpenEval:
     """Load what is to be measured; EsftError as `run_eval`."""
+    request.refuse_what_does_not_go_together()
     source = None
-    if request.run is not None or request.model is None:
+    if request.run is not None or not request.models:
         source = find_source(request.run)
     specs = _specs(request, None if source is None else source.recipe)
     steps = _steps(request, source, watcher)
-    return OpenEval(source, steps, *_tasks(request, source, specs, steps))
+    tasks, failed = _tasks(request, source, specs, steps)
+    if isinstance(steps, Checkpoints):
+        steps.refuse_other_tokens([measured.task for measured in tasks])
+    if request.load is not None:
+        steps = QuantizedSteps(steps, request.load, watcher)
+    return OpenEval(source, steps, tasks, failed)
 
 
 def run_eval(request: EvalRequest, watcher: Watcher, ranks: Ranks | None = None) -> EvalResult:
-    """Measure prior tasks, and the target of a run, on the base model and on steps of a run.
+    """Measure prior tasks, and the target of a run, on a base model and on steps of a run, or on
+    models beside it.
 
     Nothing is written but what was measured, to the cache: see `write_eval`. The other processes of
     a torchrun, `ranks`, do `follow_eval`.
@@ -140,6 +139,9 @@ def run_eval(request: EvalRequest, watcher: Watcher, ranks: Ranks | None = None)
         drift=tuple(drift),
         noise_floor=floor,
         failed=opened.failed,
+        models=steps.models,
+        samples=request.samples,
+        temperature=request.drawn_at,
     )
     if run is None:
         return EvalResult(record=record, measured=tasks, path=None)
@@ -159,6 +161,7 @@ def task_result(measured: MeasuredTask, margin: float, kept: int | None = None) 
             StepScore(step=step, **evaluation.figures()) for step, evaluation in by_step.items()
         ),
         kl=tuple(measured.kl),
+        passes=_passes(measured),
         scoring=task.rollout.scoring,
         hash=rows_hash(one.row for one in task.encoded),
         kept=kept,
@@ -168,6 +171,17 @@ def task_result(measured: MeasuredTask, margin: float, kept: int | None = None) 
         for step, evaluation in by_step.items()
     }
     return compared(result, rows, [one.row.id for one in task.encoded], margin)
+
+
+def _passes(measured: MeasuredTask) -> tuple[StepPasses, ...]:
+    rows, right, passes = len(measured.task.encoded), {}, []
+    for step, evaluation in measured.samples.items():
+        outcomes = [bool(result.correct) for result in evaluation.results]
+        right[step] = [sum(outcomes[row::rows]) for row in range(rows)]
+        base = right[0] if step else None
+        rates = pass_rates(len(outcomes) // rows, right[step], base)
+        passes.append(StepPasses(step=step, rates=rates))
+    return tuple(passes)
 
 
 def _specs(request: EvalRequest, recipe: Recipe | None) -> list[PriorSpec]:
@@ -186,24 +200,26 @@ def _steps(request: EvalRequest, source: Source | None, watcher: Watcher) -> Ste
     if source is None:
         if request.at is not None:
             raise RecipeError(
-                f"--at is {request.at}, expected none: a model by itself has no steps",
+                f"--at is {request.at}, expected none: a model that is named has no steps",
                 hint="name the run: esft eval RUN --at STEPS",
             )
-        watcher.phase(f"loading {request.model}")
-        steps = Steps(load_model(request.model, dtype=request.dtype, device=request.device))
-    else:
-        if request.dtype is not None:
-            raise RecipeError(
-                f"--dtype is {request.dtype}, expected none: a run has a dtype of its own",
-                hint="esft export --dtype converts a step's model; measure that with --model",
-            )
-        asked = "last" if request.at is None else request.at
-        numbers = {0, *(step_of(source, at.strip()) for at in asked.split(","))}
-        if request.at is None and request.load is None:
-            numbers |= {score.step for score in _recorded(source)}
-        options = RebuildOptions(model=request.model, device=request.device)
-        steps = RunSteps(source, tuple(sorted(numbers)), watcher, options)
-    return steps if request.load is None else QuantizedSteps(steps, request.load, watcher)
+        how = {"dtype": request.dtype, "device": request.device}
+        if request.base is not None:
+            names = request.base, *request.models
+            return Checkpoints(names, watcher, scores_alone=request.load is not None, **how)
+        watcher.phase(f"loading {request.models[0]}")
+        return Steps(load_model(request.models[0], **how))
+    if request.dtype is not None:
+        raise RecipeError(
+            f"--dtype is {request.dtype}, expected none: a run has a dtype of its own",
+            hint="esft export --dtype converts a step's model; measure that with --model",
+        )
+    asked = "last" if request.at is None else request.at
+    numbers = {0, *(step_of(source, at.strip()) for at in asked.split(","))}
+    if request.at is None and request.load is None:
+        numbers |= {score.step for score in _recorded(source)}
+    options = RebuildOptions(model=next(iter(request.models), None), device=request.device)
+    return RunSteps(source, tuple(sorted(numbers)), watcher, options)
 
 
 def _recorded(source: Source | None) -> list[RecordedScore]:
@@ -244,7 +260,7 @@ def _steps_of(
 ) -> tuple[int, ...]:
     """Return the steps to measure a task at: those asked for, else the base, the last, and where
     the run measured the same rows of it."""
-    if request.at is not None:
+    if request.at is not None or source is None:
         return steps.numbers
     wanted = {0, steps.numbers[-1]}
     kind = "holdout" if task.role == "target" else f"prior task {task.name}"
@@ -262,14 +278,21 @@ def _measure(
     if request.noise_floor and steps.loaded.dtype != torch.float32:
         floor = measurer.noise_floor([measured.task for measured in tasks])
     drift = []
-    far = steps.numbers[-1:] if request.at is None else steps.numbers
+    last = request.at is None and isinstance(steps, RunSteps)
+    far = steps.numbers[-1:] if last else steps.numbers
     for step in steps.numbers:
         for measured in tasks:
             if step in measured.steps:
                 measured.evaluations.append(measurer.evaluation(step, measured.task))
-        if isinstance(steps, RunSteps) and step > 0 and step in far:
+        if request.samples is not None and (step == 0 or step in far):
+            for measured in tasks:
+                if measured.task.rollout.scoring == "generate" and step in measured.steps:
+                    sampled = request.sampling(measured.task)
+                    measured.samples[step] = measurer.evaluation(step, sampled)
+        if steps.has_drift(step) and step in far:
             drift.append(measurer.drift(step))
-            priors = [one for one in tasks if one.task.role == "prior" and request.kl_prompts]
+        if steps.has_kl(step) and step in far and request.kl_prompts:
+            priors = [one for one in tasks if one.task.role == "prior"]
             amount = request.kl_prompts, request.kl_tokens
             pairs = measurer.kls(step, [one.task for one in priors], *amount)
             for measured, pair in zip(priors, pairs, strict=True):

@@ -1,4 +1,4 @@
-"""The models that are measured: one by itself, the steps of a run, either of them quantized."""
+"""The models that are measured: one by itself, the steps of a run, any of them quantized."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from esft.engine.forecast import forecast_of
+from esft.engine.measures import measures
 from esft.engine.weights import identity
 from esft.errors import ModelError
+from esft.evals.results import ComparedModel, StepDrift
 from esft.files import writing
 from esft.models.calling import quiet
 from esft.models.load import LoadedModel
@@ -27,9 +29,11 @@ if TYPE_CHECKING:
 class Steps:
     """Models that share one place in memory; here a single one, without a run."""
 
+    models: tuple[ComparedModel, ...] = ()  # those behind the base that are no steps of a run
+
     def __init__(self, loaded: LoadedModel) -> None:
         self.numbers: tuple[int, ...] = (0,)  # rising; 0 is the base model
-        self.loaded = loaded
+        self.loaded = loaded  # the base model, or what was it before its weights went
         self._base = identity(loaded.model)
 
     def version(self, step: int) -> ModelVersion:
@@ -38,7 +42,23 @@ class Steps:
 
     def at(self, step: int) -> PreTrainedModel:
         """Return the model of `step`, whose weights the next call changes; steps never fall."""
-        return self.loaded.model
+        return self.loaded_at(step).model
+
+    def loaded_at(self, step: int) -> LoadedModel:
+        """Return the model of `step` with what belongs to it; as `at`."""
+        return self.loaded
+
+    def drift(self, step: int) -> StepDrift:
+        """Return how far the weights of a step after the base are from it."""
+        raise NotImplementedError
+
+    def has_drift(self, step: int) -> bool:
+        """Return whether `drift` can measure a step."""
+        return False
+
+    def has_kl(self, step: int) -> bool:
+        """Return whether a step has a KL divergence from the base."""
+        return False
 
 
 class RunSteps(Steps):
@@ -54,20 +74,28 @@ class RunSteps(Steps):
         self.base = open_at_base(source, watcher, options)
         self.numbers, self.loaded = numbers, self.base.loaded
 
-    def forecast(self, step: int) -> float:
-        """Return the ||D|| to expect, from the coefficients of the journal."""
-        return forecast_of(self._source.record, self.base.weights.numel).norms[step]
+    def drift(self, step: int) -> StepDrift:
+        """Measure D, beside what the coefficients of the journal let expect."""
+        self.loaded_at(step)
+        forecast = forecast_of(self._source.record, self.base.weights.numel).norms[step]
+        return StepDrift(step=step, forecast=forecast, **vars(measures(self.base.drift)))
+
+    def has_drift(self, step: int) -> bool:
+        """Return whether it is a step after the base."""
+        return step > 0
+
+    has_kl = has_drift
 
     def version(self, step: int) -> ModelVersion:
         """Return base and journal up to `step`."""
         journal = self._source.record.checksums[step] if step else ""
         return ModelVersion(base=self.base.identity, parts=self.loaded.parts, journal=journal)
 
-    def at(self, step: int) -> PreTrainedModel:
+    def loaded_at(self, step: int) -> LoadedModel:
         """Rebuild `step`, unless the weights are there already."""
         if step > self.base.drift.steps:
             bring_to(self.base, self._source, step, self._watcher)
-        return self.loaded.model
+        return self.loaded
 
 
 class QuantizedSteps(Steps):
@@ -78,6 +106,11 @@ class QuantizedSteps(Steps):
         self._steps, self._load, self._watcher = steps, load, watcher
         self._copy: tuple[int, PreTrainedModel] | None = None
 
+    @property
+    def models(self) -> tuple[ComparedModel, ...]:
+        """Those that were quantized."""
+        return self._steps.models
+
     def version(self, step: int) -> ModelVersion:
         """Return which weights were quantized, and how."""
         return replace(self._steps.version(step), load=self._load)
@@ -87,9 +120,9 @@ class QuantizedSteps(Steps):
         if self._copy is None or self._copy[0] != step:
             self._copy = None  # its memory goes before the next one takes as much
             torch.cuda.empty_cache()  # nothing on a CPU
-            self._steps.at(step)
+            loaded = self._steps.loaded_at(step)
             self._watcher.phase(f"step {step}: loading it as {self._load}")
-            self._copy = step, quantized_copy(self.loaded, self._load)
+            self._copy = step, quantized_copy(loaded, self._load)
         return self._copy[1]
 
 

@@ -184,6 +184,23 @@ def _refusal(message: str, hint: str | None) -> SettingsError:
     return SettingsError([Problem(("prior.tasks",), message, hint)])
 
 
+def parse_kl_tasks(lines: Iterable[str]) -> tuple[str, ...]:
+    """Return [anchor] kl_tasks as they are recorded; SettingsError if one cannot be a task."""
+    try:
+        return tuple(str(kl_source(text)) for text in lines)
+    except SettingsError as error:
+        head = "[anchor] kl_tasks: "
+        raise SettingsError(
+            problem._replace(keys=("anchor.kl_tasks",), text=head + problem.text)
+            for problem in error.problems
+        ) from None
+
+
+def kl_source(text: str) -> PriorSpec | Path:
+    """Return the task, or the file of prompts, that one of [anchor] kl_tasks means."""
+    return Path(text) if text.endswith(".txt") else parse_prior_line(text)
+
+
 class _Line(NamedTuple):
     text: str
     origin: str

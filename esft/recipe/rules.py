@@ -81,12 +81,32 @@ def _evaluations_to_see_a_peak(peak: int | None, every: int | None) -> Iterator[
         yield "evaluations to count: [prior] every is not set", fix
 
 
-def _a_drift_to_replay(drift: str, awd: float, weights: str) -> Iterator[tuple[str, str]]:
+def _a_drift_to_replay(
+    drift: str, awd: float, weights: str, noise: str
+) -> Iterator[tuple[str, str]]:
     if drift == "replay" and weights == "float":
         yield "float32, float16 or int8: only codes can be replayed", 'set drift = "int8"'
     elif drift == "replay" and awd > 0:
         expected = f"float32, float16 or int8: awd is {awd:g}, and no drift is kept that it could "
         yield expected + "shrink", 'set drift = "int8", or awd = 0'
+    elif drift == "replay" and noise == "lowrank":
+        expected = (
+            "float32, float16 or int8: only whole steps can be replayed, and noise is lowrank"
+        )
+        yield expected, 'set drift = "int8", or noise = "full"'
+
+
+def _prompts_of_a_kl(value: object, kl: float) -> Iterator[tuple[str, str]]:
+    if value is not None and not kl:
+        yield "none: kl is 0, so that no member is compared", "set kl = 1.0"
+
+
+def _prompts_for_a_kl(
+    kl: float, sources: tuple[str, ...] | None, priors: tuple[str, ...]
+) -> Iterator[tuple[str, str]]:
+    if kl and not sources and not priors:
+        expected = "0: there is no prior task whose train rows could be the prompts"
+        yield expected, 'add --prior TASK, or set kl_tasks = ["prompts.txt"], a prompt a line'
 
 
 MODEL_RULES: tuple[Rule, ...] = ((("include",), _something_to_tune),)
@@ -102,8 +122,12 @@ SEARCH_RULES: tuple[Rule, ...] = (
 )
 
 RECIPE_RULES: tuple[Rule, ...] = (
+    (("anchor.kl", "anchor.kl_tasks", "prior.tasks"), _prompts_for_a_kl),
+    (("anchor.kl_tasks", "anchor.kl"), _prompts_of_a_kl),
+    (("anchor.kl_prompts", "anchor.kl"), _prompts_of_a_kl),
+    (("anchor.kl_per_step", "anchor.kl"), _prompts_of_a_kl),
     (("anchor.awd", "anchor.norm", "search.alpha"), _a_pull_that_acts),
     (("search.steps", "anchor.awd", "anchor.norm", "search.anneal"), _steps_to_simulate),
-    (("anchor.drift", "anchor.awd", "model.weights"), _a_drift_to_replay),
+    (("anchor.drift", "anchor.awd", "model.weights", "search.noise"), _a_drift_to_replay),
     (("run.stop_after_peak", "prior.every"), _evaluations_to_see_a_peak),
 )

@@ -5,10 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from esft.models.device import FLOAT, WEIGHTS
 from esft.recipe.check import Settings, SettingsError, broken, setting
-from esft.recipe.priors import Answers, PriorSpec, parse_prior_line, parse_prior_lines
+from esft.recipe.priors import (
+    Answers,
+    PriorSpec,
+    kl_source,
+    parse_kl_tasks,
+    parse_prior_line,
+    parse_prior_lines,
+)
 from esft.recipe.rules import MODEL_RULES, RECIPE_RULES, SEARCH_RULES, TASK_RULES
 
 
@@ -33,7 +41,7 @@ class Model(Settings):
     )
     weights: str = setting(
         "What is tuned: floats; int8 or int4, to which the linear layers are quantized; or the "
-        "codes that a quantized file has. Sigma and alpha are in steps of their grid then",
+        "codes that a quantized file has, sigma and alpha in steps of their grid with full noise",
         FLOAT,
         flag="--weights",
         choices=WEIGHTS,
@@ -87,8 +95,8 @@ class TaskSettings(Answers):
 
 
 CODED_SCALES = {"int8": (0.001, 5.0), "int4": (0.01, 2.5), "codes": (0.01, 2.5)}
-"""Sigma and alpha by [model] weights, in steps of the grid, where nothing else is said: those
-published for 50 members, arXiv:2602.03120. Those of float weights are in other units."""
+"""Sigma and alpha by [model] weights, in steps of the grid, where nothing else is said and noise is
+full: those published for 50 members, arXiv:2602.03120. Those of floats are in other units."""
 
 SIGMA_END, ALPHA_END = 1.0, 0.1
 """What sigma and alpha are annealed to where nothing else is said."""
@@ -107,15 +115,15 @@ class Search(Settings):
         "Members per step, an even number if antithetic", 30, flag="--population", at_least=2
     )
     sigma: float = setting(
-        "Noise scale, standard deviation added to every weight; of codes 0.01 steps of their grid, "
-        "0.001 of int8",
+        "Noise scale, standard deviation added to every weight; of codes with full noise 0.01 "
+        "steps of their grid, 0.001 of int8",
         1e-3,
         flag="--sigma",
         above=0,
     )
     alpha: float = setting(
-        "Learning rate, with the 1/sigma of the gradient estimate folded in; of codes 2.5 steps, 5 "
-        "of int8",
+        "Learning rate, with the 1/sigma of the gradient estimate folded in; of codes with full "
+        "noise 2.5 steps, 5 of int8",
         5e-4,
         flag="--alpha",
         above=0,
@@ -221,6 +229,35 @@ class Anchor(Settings):
         unset="where the base weights lie, the CPU where they are on disk",
         choices=("cpu", "device"),
     )
+    kl: float = setting(
+        "What a nat of KL divergence from the base model, a token of its own continuations of "
+        "some prompts, takes from a member's reward; 0 is off",
+        0.0,
+        example=1.0,
+        flag="--anchor-kl",
+        at_least=0,
+    )
+    kl_tasks: tuple[str, ...] | None = setting(
+        "Where these prompts come from: tasks, of whose train rows those are taken that nothing is "
+        "measured on, or a .txt file with a prompt a line",
+        example=("gsm8k", "prompts.txt"),
+        unset="the prior tasks",
+        read=parse_kl_tasks,
+    )
+    kl_prompts: int | None = setting(
+        "Prompts of each of them", example=16, unset="16, or what there is"
+    )
+    kl_per_step: int | None = setting(
+        "Prompts that a step looks at, in turn",
+        example=12,
+        unset="as many as make 15 % of the tokens of a member's rows",
+    )
+    kl_tokens: int = setting("Tokens of a continuation, at most", 16)
+
+    @property
+    def kl_sources(self) -> tuple[PriorSpec | Path, ...]:
+        """Tasks and files that prompts come from; none stand for the prior tasks."""
+        return tuple(map(kl_source, self.kl_tasks or ()))
 
 
 @dataclass(frozen=True, kw_only=True)

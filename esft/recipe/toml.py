@@ -47,7 +47,7 @@ def load_recipe(
             strange[table] = body
     problems += check.first_of(strange, _not_a_table, "tables of a recipe")
     origins = dict.fromkeys(values, str(file))
-    of_file = values.get("model.weights", FLOAT)
+    of_file = _units(values)
     for change, value in changes.items():
         origins[change] = (labels or {}).get(change, f"--set {change}")
         table = change.partition(".")[0]
@@ -75,12 +75,12 @@ def load_recipe(
 
 
 def _fit_scales_(values: dict[str, object], was: object, changed: Collection[str]) -> None:
-    """Put sigma and alpha in the units of the weights, where nothing says them in these.
+    """Put sigma and alpha in the units of the noise, where nothing says them in these.
 
-    What a file has is in units of its own weights, `was`, not of those that a change makes of them:
-    then it goes, but for an L2 decay, which keeps its share of the drift a step, alpha * awd.
+    What a file has is in its own units, `was`, not of those that a change makes of them: then it
+    goes, but for an L2 decay, which keeps its share of the drift a step, alpha * awd.
     """
-    now = values.get("model.weights", FLOAT)
+    now = _units(values)
     if not isinstance(now, str):
         return
     before, awd = values.get("search.alpha"), values.get("anchor.awd")
@@ -94,6 +94,13 @@ def _fit_scales_(values: dict[str, object], was: object, changed: Collection[str
         values["anchor.awd"] = before * awd / numbers[2]
 
 
+def _units(values: Mapping[str, object]) -> object:
+    """Return what sigma and alpha are in: steps of these codes' grid, or units of floats, as they
+    are with noise of low rank of codes too."""
+    low_rank = values.get("search.noise") == "lowrank"
+    return FLOAT if low_rank else values.get("model.weights", FLOAT)
+
+
 def settings_in(name: str | None) -> frozenset[str]:
     """Return the settings that the recipe called `name` has, as "table.key"; see `load_recipe`."""
     tables = {} if name is None else _read_toml(find_recipe(name))
@@ -102,9 +109,11 @@ def settings_in(name: str | None) -> frozenset[str]:
 
 def _task_problems(tables: Mapping[str, object]) -> Iterator[Problem]:
     """Yield what is wrong with the tasks named by those tables that are right by themselves."""
-    target, prior = tables["task"], tables["prior"]
+    target, prior, anchor = tables["task"], tables["prior"], tables["anchor"]
     asked = [] if target is None else [("task.name", target)]
     asked += [] if prior is None else [("prior.tasks", spec) for spec in prior.specs]
+    sources = () if anchor is None else anchor.kl_sources
+    asked += [("anchor.kl_tasks", one) for one in sources if not isinstance(one, Path)]
     for key, one in asked:
         try:
             require_task(one)

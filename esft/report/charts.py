@@ -24,7 +24,7 @@ class Line:
     """One line of a chart, coloured by the number of its run; None is a gap."""
 
     run: int
-    steps: tuple[int, ...]
+    steps: tuple[float, ...]  # or another measure, such as a drift
     values: Values
     style: str = "solid"  # or "dashed" or "dotted"
     errors: Values | None = None  # half the height of the band around it
@@ -212,9 +212,12 @@ def _population_charts(runs: Sequence[RunNumbers]) -> list[Chart]:
     rewards += _progress(runs, "reward_best", style="dashed")
     spread, right = _progress(runs, "reward_sd"), _progress(runs, "correct")
     signal, silent = _progress(runs, "reliability"), _progress(runs, "silent")
+    kl, penalty = _progress(runs, "kl"), _progress(runs, "penalty")
     return [
         *_by_task(runs, "target", "{}: reward on rows not tuned on", "reward", {"solid": holdout}),
         Chart(title="Reward on rows tuned on", label="reward", lines=rewards),
+        Chart(title="KL of the members from the base", label="nats a token", lines=kl),
+        Chart(title="What that takes from their reward", label="reward", lines=penalty),
         Chart(title="Spread of the members", label="standard deviation", lines=spread),
         Chart(title="Right answers on training rows", label="share", lines=right),
         Chart(title="Reliability of the members' rewards", lines=signal, **_SHARES),

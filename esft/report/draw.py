@@ -185,7 +185,8 @@ def _draw_lines(axes: Axes, chart: Chart) -> None:
     steps = [step for line in chart.lines for step in line.steps]
     if min(steps) == max(steps):
         axes.set_xlim(min(steps) - 0.5, max(steps) + 0.5)
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    whole = all(isinstance(step, int) for step in steps)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=whole))
     axes.yaxis.set_major_locator(MaxNLocator(nbins=4))
     if chart.percent:
         whole = axes.get_ylim()[1] > 0.5

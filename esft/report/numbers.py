@@ -38,6 +38,8 @@ class StepNumbers:
     reliability: float | None  # what of the members' ranking is signal, 0 to 1
     cut: float | None  # share of answers cut off
     changed: float | None  # share of codes that the step made others; None of floats
+    kl: float | None  # of members from the base model, mean, in nats a token
+    penalty: float | None  # what it takes from their rewards, which are told without it
     ratio: float | None  # drift over forecast
     left: float | None  # drift over `free`: what the decay left of it
     seconds: float | None
@@ -110,6 +112,8 @@ def progress_of(
             free=expected,
             noise=line.noise,
             changed=line.changed,
+            kl=line.kl,
+            penalty=line.penalty,
             verdict=line.verdict,
             silent=signal and signal.silent,
             reliability=_at_least_0(signal and signal.reliability),

@@ -140,6 +140,9 @@ def _evaluated(
         notes.append(f"esft eval scored the models as loaded in {result.load}")
     if result.noise_floor is not None:
         notes.append(f"Noise floor: {result.noise_floor.text}")
+    if result.samples is not None:
+        drawn = f"{result.samples} to each row at temperature {result.temperature:g}"
+        notes.append(f"Answers were drawn for pass@k: {drawn}")
     notes += [f"{failed.task} could not be evaluated: {failed.error}" for failed in result.failed]
     return list(result.tasks), result.drift
 

@@ -23,6 +23,8 @@ class EncodedRow:
     """Of each question; of a row with options the right one."""
     member: int | None = None
     """See `Continuation`."""
+    draws: tuple[tuple[int, int], ...] = ()
+    """Of each question the noise its answer is drawn with, see `drawn`; where a rollout samples."""
 
     def of(self, member: int) -> "EncodedRow":
         """Return the row for one of the members that a `BatchedModel` holds."""

@@ -40,6 +40,7 @@ def scoring_settings(rollout: Rollout) -> tuple[object, ...]:
     libraries = [f"{name} {version(name)}" for name in _SCORING]
     # Half-precision answers can depend on the batch.
     scored = (rollout.scoring, rollout.reward, rollout.max_new_tokens, rollout.batches.size)
+    scored += (rollout.temperature,)
     # Graders of a user's file differ by what they are said to do.
     graded = (task.name, task.grading, file_hashes(task.source))
     return (*graded, *scored, device, threads, *libraries)
@@ -69,7 +70,7 @@ def evaluate(
     size, settings = rollout.batches.size, scoring_settings(rollout)
     part = max(PART, size)
     parts = [encoded[start : start + part] for start in range(0, len(encoded), part)]
-    keys = [("rows", model, settings, [one.row for one in some]) for some in parts]
+    keys = [("rows", model, settings, [(one.row, one.draws) for one in some]) for some in parts]
     known = [cache.get(key) for key in keys]
     missing = [some for some, records in zip(parts, known, strict=True) if records is None]
     if missing and ready is not None:

@@ -119,13 +119,25 @@ def sampled(
         The new tokens, at least one each; the last is a stop token where one was drawn.
     """
 
+    bend = drawn([(seed, prompt) for prompt in range(len(prompts))])
+    answers = greedy_answers(model, tokenizer, prompts, max_new_tokens, batches, bend=bend)
+    return [answer.tokens for answer in answers]
+
+
+def drawn(draws: Sequence[tuple[int, int]], temperature: float = 1.0) -> Bend:
+    """Return what makes `greedy_answers` draw tokens as `sampled` does, at any temperature > 0.
+
+    Args:
+        draws: of each prompt a seed and a number, which tell its noise from that of others.
+    """
+
     def with_noise(prompts: list[int], position: int, logits: Tensor) -> Tensor:
         count, device = logits.shape[1], logits.device
-        rows = [gumbel(seed, prompt, position, count, device) for prompt in prompts]
-        return logits + torch.stack(rows)  # (prompts, vocabulary)
+        rows = [gumbel(*draws[prompt], position, count, device) for prompt in prompts]
+        # The argmax of logits / temperature + noise, with the bits of plain noise at 1.
+        return logits + temperature * torch.stack(rows)  # (prompts, vocabulary)
 
-    answers = greedy_answers(model, tokenizer, prompts, max_new_tokens, batches, bend=with_noise)
-    return [answer.tokens for answer in answers]
+    return with_noise
 
 
 def gumbel(

@@ -58,8 +58,9 @@ def teacher_forced(
     return batches.run(continuations, work, length=lambda continuation: len(continuation.tokens))
 
 
-def in_groups(batch: Sequence[Item], most: int) -> Iterator[list[Item]]:
-    """Cut a batch, longest first, where it would have more than `most` targets, or much padding.
+def in_groups(batch: Sequence[Item], most: int, small: int = 0) -> Iterator[list[Item]]:
+    """Cut a batch, longest first, where it would have more than `most` targets, or much padding in
+    more than `small` tokens, padding included.
 
     Items are Continuations or others with `tokens` and `targets`.
     """
@@ -67,7 +68,8 @@ def in_groups(batch: Sequence[Item], most: int) -> Iterator[list[Item]]:
     for item in batch:
         positions, read = positions + len(item.targets), read + len(item.tokens)
         padded = len(group[0].tokens) * (len(group) + 1) if group else read
-        if group and (positions > most or padded - read >= PADDING * padded):
+        wasteful = padded > small and padded - read >= PADDING * padded
+        if group and (positions > most or wasteful):
             yield group
             group, positions, read = [], len(item.targets), len(item.tokens)
         group.append(item)

@@ -14,7 +14,7 @@ from esft.errors import TaskError
 from esft.models.identity import stop_tokens
 from esft.rollout.batches import Batches
 from esft.rollout.encode import EncodedRow, encode_row
-from esft.rollout.generate import Answer, greedy_answers
+from esft.rollout.generate import Answer, drawn, greedy_answers
 from esft.rollout.grading import Grading, one_grader
 from esft.rollout.logprobs import Continuation, TeacherForced, teacher_forced
 from esft.rollout.options import option_logprobs, tree_span, trees_of
@@ -43,6 +43,8 @@ class Rollout:
     max_new_tokens: int | None = None
     """Cap on an answer; None takes the task's."""
     batches: Batches = field(default_factory=Batches)
+    temperature: float | None = None
+    """At which the answers to rows with `draws` are sampled, > 0; None has them be greedy."""
 
     def __post_init__(self) -> None:
         self.scoring = self.task.choose_scoring(self.scoring, self.reward)
@@ -85,6 +87,11 @@ class Rollout:
         if self._rewards_are_of_answers and self.scoring != "exact":
             return len(one.prompts) or len(trees_of(one.options, self._span))
         return len(one.references)
+
+    def tokens(self, one: EncodedRow) -> int:
+        """Return the tokens of a row's sequences, each with the longest answer it may have."""
+        given = sum(len(it.tokens) + 1 for it in (*one.options, *one.references))
+        return given + sum(len(prompt) + self.max_new_tokens for prompt in one.prompts)
 
     def roll_out(self, encoded: Sequence[EncodedRow]) -> list[RowResult]:
         """Return the rewards that the model as it is now gets, in row order.
@@ -170,12 +177,15 @@ class Rollout:
         grading = Grading(encoded, self._graded, grader)
         asked = [(prompt, one.member) for one in encoded for prompt in one.prompts]
         prompts, members = zip(*asked, strict=True)
+        sampling = self.temperature is not None
+        draws = [draw for one in encoded for draw in one.draws]
         greedy_answers(
             self.model,
             self.tokenizer,
             prompts,
             self.max_new_tokens,
             self.batches,
+            bend=drawn(draws, self.temperature) if sampling else None,
             on_batch=grading.take,
             members=None if members[0] is None else members,
         )

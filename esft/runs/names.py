@@ -12,6 +12,8 @@ from esft.errors import RunError
 from esft.files import remove_folder, slug, writing
 
 RUNS = Path("runs")
+PLASTICITY = "plasticity"
+"""Folder within that of a run, for runs from its base and from its model on another task."""
 _PATIENCE = 1.0  # seconds to wait for a lock: `esft runs` looks at it for a moment
 
 
@@ -129,8 +131,9 @@ def removable(names: Sequence[str]) -> list[Path]:
                 "removed",
                 hint=f"name that folder, and remove the link yourself: esft rm {path.resolve()}",
             )
-        others = (folder for folder, _, files in os.walk(path) if "run.json" in files)
-        if within := next((folder for folder in others if folder != str(path)), None):
+        others = (Path(folder) for folder, _, files in os.walk(path) if "run.json" in files)
+        strange = (one for one in others if one != path and one.parent != path / PLASTICITY)
+        if within := next(strange, None):
             raise RunError(
                 f"{path} has another run in it, {within}, expected a run alone: nothing is removed",
                 hint="move that one out, or name it if it is meant",

@@ -13,10 +13,16 @@ class StepTimes:
     rollout: float  # the model's part of it, and the wait for other ranks
     grading: float  # that the loop waited for grades; most are made while the model goes on
     other: float  # journal, metrics, what is shown
+    anchor: float = 0.0  # comparing members with the base model, see `esft.tuning.anchor_kl`
+
+    @property
+    def parts(self) -> dict[str, float]:
+        """All of them by name, but that of an anchor where there is none."""
+        return {name: took for name, took in vars(self).items() if took or name != "anchor"}
 
     def __str__(self) -> str:
         total = math.fsum(vars(self).values()) or 1.0
-        return ", ".join(f"{name} {seconds / total:.1%}" for name, seconds in vars(self).items())
+        return ", ".join(f"{name} {seconds / total:.1%}" for name, seconds in self.parts.items())
 
 
 def search_scales(sigma: float, alpha: float, members: int) -> dict[str, float | None]:
@@ -60,6 +66,8 @@ class StepMetrics:
     reward_mean: float | None  # over the members whose reward is finite, as is `correct`
     reward_best: float | None
     correct: float | None = None  # share of rows answered right; None where no answers were made
+    kl: float | None = None  # of members from the base model, mean, in nats a token
+    penalty: float | None = None  # what it takes from their reward, which is told without it
     grader_failures: int = 0
     rows: int | None = None  # that each member saw, which the rewards are of
     members: int  # N, those that got a coefficient

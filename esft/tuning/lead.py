@@ -124,9 +124,11 @@ class Spread(Population):
         began = time.monotonic()
         with self._ranks.heeding():
             results = [self._own.roll_out(own, rows, tell, laps)]
+        kls = [self._own.kls]
         took, memory = [time.monotonic() - began], [peak_memory(self._session.base.loaded.device)]
         for reply in self._ranks.replies(took[0]):
             results.append([results_of(one) for one in reply["results"]])
+            kls.append(reply["kls"])
             took.append(reply["seconds"])
             memory.append(reply["peak_memory"])
             self._halve(reply["batch"])
@@ -138,12 +140,9 @@ class Spread(Population):
             for share, seconds, peak in zip(dealt, took, memory, strict=True)
         )
         self._note_speeds()
-        placed = {
-            at: result
-            for share, made in zip(dealt, results, strict=True)
-            for at, result in zip(share, made, strict=True)
-        }
-        return [placed[at] for at in range(len(members))]
+        if self._session.anchor_kl is not None:
+            self.kls = _in_order(dealt, kls)
+        return _in_order(dealt, results)
 
     def score(
         self, task: EvalTask, parts: Sequence[Sequence[EncodedRow]], at_base: bool = False
@@ -296,6 +295,13 @@ def deal(sizes: Sequence[int], seconds: Sequence[float]) -> list[list[int]]:
         shares[rank].append(number)
         busy[rank] += size * seconds[rank]
     return shares
+
+
+def _in_order(dealt: Sequence[Sequence[int]], made: Sequence[Sequence[Any]]) -> list[Any]:
+    """Return what ranks made of the numbers that each was dealt, by number."""
+    pairs = zip(dealt, made, strict=True)
+    placed = {at: one for share, some in pairs for at, one in zip(share, some, strict=True)}
+    return [placed[at] for at in range(len(placed))]
 
 
 def results_of(rows: Sequence[dict[str, Any]]) -> list[RowResult]:

@@ -23,6 +23,7 @@ from esft.models.memory import peak_memory
 from esft.rollout.encode import EncodedRow
 from esft.rollout.results import Evaluation, RowResult, mean_reward
 from esft.runs.steps import StepMetrics, StepTimes, search_scales, sum_of_times
+from esft.tuning.anchor_kl import penalized
 from esft.tuning.answers import keep_answers, samples, shown_before_and_after, step_samples
 from esft.tuning.clock import Clock, busy_machine, long_run
 from esft.tuning.first_steps import refuse_destroyed, weak_start
@@ -141,12 +142,14 @@ class Loop:
         rewards = [mean_reward(member) for member in results]
         self._refuse_overflow(step, rewards)
         refuse_destroyed(self.session, step, base, rows, rewards)
-        coefficients = as_recorded(shape(rewards, search.shaping, search.antithetic))
+        kls = self.population.kls
+        aims = penalized(rewards, kls, recipe.anchor.kl)
+        coefficients = as_recorded(shape(aims, search.shaping, search.antithetic))
         self._base.refuse_if_changed()
         if recipe.run.keep_answers is not None and step % recipe.run.keep_answers == 0:
             keep_answers(self.recorder.run.path, step, members, rows, results)
         silent = None if self.screen is None else silent_rows(results)
-        line = self._line(step, rows, len(turns), rewards, coefficients, silent)
+        line = self._line(step, rows, len(turns), rewards, coefficients, silent, kls)
         takers = self._update(line, members, laps)
         if self.screen is not None:
             self.screen.note(turns, silent)
@@ -176,6 +179,7 @@ class Loop:
         rewards: list[float],
         coefficients: tuple[float, ...],
         silent: list[bool] | None,
+        kls: list[float] | None,
     ) -> JournalStep:
         """Return the line of the journal of a step, in which it was the turn of so many rows."""
         sigma, alpha = self._search.at(step)
@@ -186,6 +190,7 @@ class Loop:
             coefficients=coefficients,
             rows_at=(step - 1) * turns,
             rows_hash=rows_hash(one.row for one in rows),
+            kl=None if kls is None else tuple(kls),
             silent=None if silent is None else as_hex(silent),
             **annealed,
         )
@@ -203,7 +208,8 @@ class Loop:
         laps.lap("engine")
         nets = net_coefficients(takers, weights)
         self.forecast.step(len(takers), sum_of_squares(nets), alpha, sigma)
-        self._tell_what_is_missing(line.step, line.rewards, bool(nets))
+        aims = penalized(line.rewards, line.kl, anchor.kl)
+        self._tell_what_is_missing(line.step, aims, bool(nets))
         return len(takers)
 
     def _tell(self, step: int, done: int) -> None:
@@ -229,7 +235,8 @@ class Loop:
             )
 
     def _tell_what_is_missing(self, step: int, rewards: Sequence[float], updated: bool) -> None:
-        """Tell which members had no share in the step that was made, and why it had no update."""
+        """Tell which members had no share in the step that was made, and why it had no update;
+        rewards less their penalty."""
         finite = [i for i, reward in enumerate(rewards) if math.isfinite(reward)]
         counted = with_finite_rewards(rewards, self._search.antithetic)
         lost, partners = len(rewards) - len(finite), len(finite) - len(counted)
@@ -262,11 +269,15 @@ class Loop:
         rewards = [mean_reward(member) for member in finite]
         judged = [row.correct for member in finite for row in member if row.correct is not None]
         drift, times = self._base.drift.norm(), laps.times()
+        kls = [kl for kl in self.population.kls or () if math.isfinite(kl)]
+        kl = math.fsum(kls) / len(kls) if kls else None
         return StepMetrics(
             step=step,
             reward_mean=sum(rewards) / len(rewards),
             reward_best=max(rewards),
             correct=sum(judged) / len(judged) if judged else None,
+            kl=kl,
+            penalty=None if kl is None else self.session.recipe.anchor.kl * kl,
             grader_failures=failures,
             rows=len(results[0]),
             members=size,

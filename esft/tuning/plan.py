@@ -1,7 +1,7 @@
 """What a run is going to do, worked out before its first step."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,9 +9,9 @@ import torch
 
 from esft.engine import Weights
 from esft.engine.anchor import pull_of
-from esft.engine.forecast import IDLE, forecast_norm, square_of, unit_square
+from esft.engine.forecast import IDLE, NUMBERS, Law, forecast_norm
 from esft.engine.members import Member, expected_squares, population
-from esft.engine.noise import CODES_VERSION, NOISE_VERSION, steps_taken
+from esft.engine.noise import steps_taken
 from esft.engine.perturb import revert_way, unmoved_share
 from esft.engine.replayed import KEPT_STEPS, REPLAY
 from esft.models.device import emulates
@@ -25,7 +25,8 @@ TIGHT = (
     "this may not fit into memory: esft plan, with the same recipe and options, says what to change"
 )
 LEAST_CHANGED, MOST_CHANGED = 0.01, 0.7
-"""Share of the codes that all steps change by chance: beyond these they do nothing, or no good."""
+"""Share of the codes that all steps change by chance: beyond these they do nothing, or no good. Of
+updates in units of the weights, with noise of low rank, many steps of a fine grid are as good."""
 UNMOVED = 0.1  # a larger share of weights that sigma does not move is warned of
 
 
@@ -43,7 +44,7 @@ def tell_plan(session: Session, run_path: Path, watcher: Watcher) -> None:
     kernels = f", kernels: {base.weights.kernels.name}"
     if loaded.device.type == "cpu":
         kernels += f", {threads} thread{'s' * (threads > 1)}"
-    what, warning = work_lines(session, base.weights.numel, kernels, base.at_bounds)
+    what, warning = work_lines(session, base.weights.numel, kernels, base.law)
     memory, shape, device = session.memory, shape_of(loaded.model), loaded.device.type
     rest = base.weights.numel, device, session.batches, base.anchor, session.room
     slow = slow_dtype(shape, *rest)
@@ -80,20 +81,24 @@ def moving_sigma(weights: Weights, member: Member, sigma: float) -> float:
 
 
 def work_lines(
-    work: Work, numel: int, how: str = "", at_bounds: float = 0.0
+    work: Work, numel: int, how: str = "", law: Law | None = None
 ) -> tuple[list[tuple[str, str]], str | None]:
     """Return what a run is to do with `numel` weights, as (label, text), and what to warn of.
 
-    `at_bounds`: see `square_of`.
+    `law`: of its noise; None where the weights that say it are not read.
     """
     search, model, coded = work.recipe.search, work.model, work.tunes_codes
-    square = square_of(CODES_VERSION if coded else NOISE_VERSION, at_bounds)
-    decay, warning = decay_effect(numel, search, work.recipe.anchor, square)
+    whole_steps = coded and search.low_rank is None
+    if law is None and (whole_steps or not coded):
+        law = Law(whole_steps=whole_steps)
+    decay, warning = "told once the codes are read", None
+    if law is not None:
+        decay, warning = decay_effect(numel, search, work.recipe.anchor, law)
     dtype = str(model.dtype).removeprefix("torch.")
     what = f"codes tuned, computing in {dtype}" if coded else f"parameters tuned, {dtype}"
     tuned = f"{numel:,} {what} on {model.device}{how}"
     pairs = " in antithetic pairs" if search.antithetic else ""
-    units = " steps of the grid" if coded else ""
+    units = " steps of the grid" if whole_steps else ""
     steps = (
         f"{search.steps} steps, N {search.population}{pairs}, sigma {search.sigma:g}{units}, "
         f"alpha {search.alpha:g}, {search.shaping}, seed {search.seed}"
@@ -101,17 +106,20 @@ def work_lines(
     sigma, last = search.at(1)[0], search.at(search.steps)
     lines = [("model", f"{model.id}: {tuned}"), *_task_lines(work)]
     lines.append(("search", steps))
-    if coded:
-        moved = expected_norm(1, search, work.recipe.anchor, square)
-        changed = math.erfc(0.5 / moved / math.sqrt(2))
-        lines.append(
-            ("", f"a member changes {steps_taken(sigma):.2%} of the codes, all steps {changed:.2%}")
-        )
-        if not LEAST_CHANGED <= changed <= MOST_CHANGED:
+    if coded and law is not None:
+        changed = changed_by_chance(search, work.recipe.anchor, law)
+        member = f"{steps_taken(sigma):.2%} of the codes" if whole_steps else "no code"
+        lines.append(("", f"a member changes {member}, all steps {changed:.2%} by chance"))
+        if whole_steps and not LEAST_CHANGED <= changed <= MOST_CHANGED:
             warning = (
                 f"all steps together change about {changed:.2%} of the codes, expected "
                 f"{LEAST_CHANGED:.0%} to {MOST_CHANGED:.0%}: sigma and alpha are in steps of the "
                 "grid; published are --sigma 0.01 --alpha 2.5 for 4 bits, 0.001 and 5 for 8"
+            )
+        elif changed < LEAST_CHANGED:
+            warning = (
+                f"all steps together change about {changed:.2%} of the codes, expected "
+                f"{LEAST_CHANGED:.0%} or more: raise --alpha"
             )
     if search.anneal is not None:
         lines.append(
@@ -120,7 +128,32 @@ def work_lines(
     if search.low_rank is not None:
         what = "of matrices, full for their biases; the rest, such as norms, stays as it is"
         lines += [("noise", f"of rank {search.rank} {what}"), ("", _sharing(work))]
-    return [*lines, ("decay", decay)], warning
+    lines.append(("decay", decay))
+    if work.prompts is not None:
+        lines.append(("anchor", _anchor(work)))
+    return lines, warning
+
+
+def _anchor(work: Work) -> str:
+    prompts = work.prompts
+    where = f"{prompts.count} prompts of {', '.join(prompts.of)}"
+    if prompts.per_step < prompts.count:
+        where += f", {prompts.per_step} a step in turn"
+    return (
+        f"a nat of KL from the base takes {work.recipe.anchor.kl:g} from a member's reward; on "
+        f"{where}, up to {prompts.new_tokens} new tokens: {prompts.share:.0%} more tokens a member"
+    )
+
+
+def changed_by_chance(search: Search, anchor: Anchor, law: Law) -> float:
+    """Return the share of the codes that all steps change where nothing is learned."""
+    moved = expected_norm(1, search, anchor, law)
+    mean = math.sqrt(math.fsum(share * unit * unit for share, unit in law.units))
+    return math.fsum(
+        share * math.erfc(0.5 * mean / (moved * unit) / math.sqrt(2))
+        for share, unit in law.units
+        if moved * unit
+    )
 
 
 def _sharing(work: Work) -> str:
@@ -176,11 +209,9 @@ def decay_effect(
     numel: int,
     search: Search,
     anchor: Anchor,
-    square: Callable[[float | None], float] = unit_square,
+    law: Law = NUMBERS,
 ) -> tuple[str, str | None]:
     """Return what the decay will do, and a warning where it can do nothing within the run.
-
-    `square`: see `Forecast`.
 
     The decay is measured by the forecast of ||D|| with and without it (see `Forecast`).
     """
@@ -188,7 +219,7 @@ def decay_effect(
     squares, most = expected_squares(size, search.shaping, search.antithetic)
 
     def forecast(squares: float, awd: float) -> float:
-        return expected_norm(numel, search, replace(anchor, awd=awd), square, squares)
+        return expected_norm(numel, search, replace(anchor, awd=awd), law, squares)
 
     free, held = forecast(squares, 0.0), forecast(squares, anchor.awd)
     told = f"||D|| forecast {held:.3g} after the last step"
@@ -203,7 +234,7 @@ def decay_effect(
         whole = f"{math.ceil(half):,}" if half < 1e9 else f"{half:.2g}"
         effect = f"half-life {whole} step{'s' if half > 1 else ''}"
     else:
-        walk = alpha / size * math.sqrt(squares * square(search.sigma))
+        walk = alpha / size * math.sqrt(squares * law.square(search.sigma))
         effect = f"against a random-walk step of {walk:.2g} a weight"
     text = (
         f"{anchor.norm.upper()}, alpha * lambda {pull:.2g} a step, {effect}; {told}, "
@@ -221,7 +252,7 @@ def expected_norm(
     numel: int,
     search: Search,
     anchor: Anchor,
-    square: Callable[[float | None], float],
+    law: Law,
     squares: float | None = None,
 ) -> float:
     """Return the ||D|| to expect after the last step; `squares` as in `forecast_norm`."""
@@ -229,7 +260,7 @@ def expected_norm(
         squares, _ = expected_squares(search.population, search.shaping, search.antithetic)
     steps = numel, search.steps, search.population, squares, search.alpha, anchor.awd, anchor.norm
     scales_at = None if search.anneal is None else search.at
-    return forecast_norm(*steps, scales_at, square, search.sigma, anchor.drift == REPLAY)
+    return forecast_norm(*steps, scales_at, law, search.sigma, anchor.drift == REPLAY)
 
 
 def _task_lines(work: Work) -> list[tuple[str, str]]:

@@ -32,7 +32,7 @@ class Laps:
         self._device, self._last = device, time.monotonic()
         self._seconds = {part.name: 0.0 for part in fields(StepTimes)}
 
-    def lap(self, part: Literal["engine", "rollout", "grading", "other"]) -> None:
+    def lap(self, part: Literal["engine", "rollout", "anchor", "grading", "other"]) -> None:
         """Count the time since the last lap to a part."""
         finish_queue(self._device)
         now = time.monotonic()
@@ -74,6 +74,9 @@ class Population:
 
     shares: tuple[RankShare, ...] | None = None
     """What each rank had of the last members; None where one process has them all."""
+    kls: list[float] | None = None
+    """How far each of the last members is from the base model, in nats a token; None where nobody
+    asks."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -95,6 +98,7 @@ class Population:
         alone, are graded while the next one decodes; no more than one waits for its grades.
         """
         results: list[RowResult] = []
+        self.kls = None if self._session.anchor_kl is None else []
         # Closed, so that an error leaves the weights as they were before it is seen.
         with (
             one_grader() as grader,
@@ -104,7 +108,6 @@ class Population:
             done = 0
             for count, begun in begin_each:
                 waiting.append(begun)
-                laps.lap("rollout")
                 if len(waiting) > 1:
                     results += waiting.pop(0)()
                     laps.lap("grading")
@@ -124,18 +127,28 @@ class Population:
     ) -> Iterator[tuple[int, Callable[[], list[RowResult]]]]:
         """Yield how many members were rolled out, and what waits for their grades; see `begin`."""
         base, sigma = self._session.base, self._session.sigma
+        step = base.drift.steps + 1
         if self._batched is None:
             with visiting(base.weights, sigma, base.drift) as visit:
                 for member in members:
                     visit(member)
                     laps.lap("engine")
-                    yield 1, self._session.rollout.begin(rows, grader)
+                    begun = self._session.rollout.begin(rows, grader)
+                    laps.lap("rollout")
+                    if self.kls is not None:
+                        self.kls.append(self._session.anchor_kl.of_model(step))
+                        laps.lap("anchor")
+                    yield 1, begun
             return
         for group in groups(members, self._session.members_together):
             with self._batched.members([members[at] for at in group], sigma):
                 laps.lap("engine")
                 sequences = [row.of(at) for at in range(len(group)) for row in rows]
                 begun = self._rollout.begin(sequences, grader)
+                laps.lap("rollout")
+                if self.kls is not None:
+                    self.kls += self._session.anchor_kl.of_members(step, len(group))
+                    laps.lap("anchor")
             yield len(group), begun
 
     def score(

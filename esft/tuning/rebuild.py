@@ -9,7 +9,7 @@ import torch
 
 from esft.engine.journal_read import JournalRecord, contributions, read_journal, replay
 from esft.engine.members import net_coefficients
-from esft.engine.noise import LOW_RANK_VERSION, NOISE_VERSIONS
+from esft.engine.noise import NOISE_VERSIONS
 from esft.engine.replayed import KEPT_STEPS, REPLAY
 from esft.engine.weights import Weights, identity, identity_as_saved
 from esft.errors import AnchorError, JournalError, RunError, SnapshotError
@@ -179,8 +179,7 @@ def open_at_base(source: Source, watcher: Watcher, options: RebuildOptions) -> B
     )
     _refuse_other_base(loaded, record)
     globs = [None if header[key] is None else tuple(header[key]) for key in ("include", "exclude")]
-    rank = header["rank"] if noise == LOW_RANK_VERSION else None
-    return open_base(loaded, anchor, header["seed"], *globs, room, rank=rank)
+    return open_base(loaded, anchor, header["seed"], *globs, room, rank=header.get("rank"))
 
 
 def _refuse_other_base(loaded: LoadedModel, record: JournalRecord) -> None:

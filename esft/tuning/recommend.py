@@ -159,14 +159,14 @@ def reach_by(verdicts: Mapping[float, str], sigma: float) -> float:
 def reach_of(search: Search, weights: str = FLOAT) -> float:
     """Return how far a random walk of all steps goes, in what a member goes; see REACH.
 
-    That is sigma, which alpha is in the units of; but codes, which take whole steps, are updated by
-    what members took, so that alpha is a share of that.
+    That is sigma, which alpha is in the units of; but codes whose members take whole steps are
+    updated by what they took, so that alpha is a share of that.
     """
     walked = search.alpha * math.sqrt(search.steps)
     if search.anneal is not None:
         alphas = [search.at(step)[1] for step in range(1, search.steps + 1)]
         walked = math.sqrt(math.fsum(alpha * alpha for alpha in alphas))
-    member = search.sigma if weights == FLOAT else 1.0
+    member = search.sigma if weights == FLOAT or search.low_rank is not None else 1.0
     return walked / math.sqrt(search.population) / member
 
 

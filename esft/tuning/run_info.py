@@ -13,7 +13,12 @@ import torch
 import esft
 from esft import __version__
 from esft.engine.journal_read import JournalRecord
-from esft.engine.noise import CODES_VERSION, LOW_RANK_VERSION, NOISE_VERSION
+from esft.engine.noise import (
+    CODES_VERSION,
+    LOW_RANK_CODES_VERSION,
+    LOW_RANK_VERSION,
+    NOISE_VERSION,
+)
 from esft.models.device import FLOAT
 from esft.recipe.check import shown
 from esft.recipe.settings import Recipe, settings_of
@@ -112,13 +117,16 @@ def journal_header(session: Session) -> dict[str, object]:
     }
 
 
-def _noise(session: Session) -> dict[str, int | float]:
-    rank = session.recipe.search.low_rank
-    if session.base.weights.coded:
-        return {"noise_version": CODES_VERSION, "at_bounds": session.base.at_bounds}
+def _noise(session: Session) -> dict[str, object]:
+    rank, law, coded = session.recipe.search.low_rank, session.base.law, session.base.weights.coded
+    if law.whole_steps:
+        return {"noise_version": CODES_VERSION, "at_bounds": law.at_bounds}
     if rank is None:
         return {"noise_version": NOISE_VERSION}
-    return {"noise_version": LOW_RANK_VERSION, "rank": rank}
+    if not coded:
+        return {"noise_version": LOW_RANK_VERSION, "rank": rank}
+    units = [list(kind) for kind in law.units]  # as JSON gives them back
+    return {"noise_version": LOW_RANK_CODES_VERSION, "rank": rank, "units": units}
 
 
 def changed_settings(recipe: Recipe, info: RunInfo) -> list[str]:
@@ -176,10 +184,13 @@ def _rows_info(session: Session) -> dict[str, RowsInfo]:
     target, *priors = session.tasks
     kinds = {"train": session.train, "holdout": target.encoded}
     kinds |= {f"prior task {prior.name}": prior.encoded for prior in priors}
-    return {
+    infos = {
         name: RowsInfo(n=len(rows), hash=rows_hash(one.row for one in rows))
         for name, rows in kinds.items()
     }
+    if (prompts := session.prompts) is not None:
+        infos["anchor prompts"] = RowsInfo(n=prompts.count, hash=prompts.hash)
+    return infos
 
 
 def own_files(recipe: Recipe) -> dict[str, str]:
@@ -196,9 +207,14 @@ def with_recorded_paths(recipe: Recipe, folder: str, data_dir: str | None) -> Re
 
     task = recipe.task.with_paths(path)
     priors = tuple(str(spec.with_paths(path)) for spec in recipe.prior.specs)
+    sources = tuple(
+        path(str(source)) if isinstance(source, Path) else str(source.with_paths(path))
+        for source in recipe.anchor.kl_sources
+    )
     return replace(
         recipe,
         model=replace(recipe.model, id=path(recipe.model.id)),
         task=replace(task, data_dir=data_dir or task.data_dir),
+        anchor=replace(recipe.anchor, kl_tasks=sources or None),
         prior=replace(recipe.prior, tasks=priors),
     )

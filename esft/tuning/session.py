@@ -10,7 +10,8 @@ from torch import Tensor
 
 from esft.engine import Drift, Weights
 from esft.engine.batched import BatchedModel, most_members, vectors_numel
-from esft.engine.measures import share_at_bounds
+from esft.engine.forecast import Law
+from esft.engine.measures import law_of_weights
 from esft.engine.noise import derived_seed
 from esft.engine.replayed import REPLAY, ReplayedDrift
 from esft.engine.weights import chosen_names, identity
@@ -24,6 +25,7 @@ from esft.recipe.settings import Anchor, Recipe
 from esft.rollout.batches import Batches
 from esft.rollout.encode import EncodedRow
 from esft.rollout.rollout import Rollout
+from esft.tuning.anchor_kl import AnchorKl, AnchorPrompts, anchor_prompts
 from esft.tuning.memory import Batch, Memory, Room, batches_of, memory_of, placed, room_on
 from esft.tuning.tasks import (
     EvalTask,
@@ -45,7 +47,7 @@ class Base:
     drift: Drift
     anchor: Anchor  # with the places that were chosen for base weights and drift
     mapped: MappedBase | None  # the files of the base weights, where they stay on the disk
-    at_bounds: float  # share of the base model's codes at an end of their grid
+    law: Law  # of the noise that the drift is made of
 
     def refuse_if_changed(self) -> None:
         """Raise AnchorError if a file of the base weights is not what it was when it was mapped."""
@@ -80,7 +82,7 @@ def open_base(
     tuned = tuned_elements(shape, include, exclude, rank)
     anchor = placed(anchor, shape, tuned, loaded.device.type, batches, room)
     weights = Weights(loaded.model, include, exclude, rank=rank)
-    base_identity, at_bounds = identity(loaded.model), share_at_bounds(weights)
+    base_identity, law = identity(loaded.model), law_of_weights(weights)
     mapped = map_base(loaded, weights.names, base_identity) if anchor.store == "disk" else None
     tensors = None if mapped is None else mapped.tensors
     if anchor.drift == REPLAY:
@@ -101,7 +103,7 @@ def open_base(
         drift=drift,
         anchor=anchor,
         mapped=mapped,
-        at_bounds=at_bounds,
+        law=law,
     )
 
 
@@ -121,14 +123,7 @@ def tuned_elements(
     exclude: tuple[str, ...] | None,
     rank: int | None = None,
 ) -> int:
-    """Return how many elements are tuned; RecipeError if the globs choose none, or where noise of
-    low rank meets codes."""
-    if shape.codes and rank is not None:
-        raise RecipeError(
-            "[search] noise is lowrank, expected full: the weights are codes, which take whole "
-            "steps of a grid",
-            hint='set noise = "full", or [model] weights = "float"',
-        )
+    """Return how many elements are tuned; RecipeError if the globs choose none."""
     try:
         names = chosen_names(shape.parameters, include, exclude, rank, list(shape.codes))
     except ValueError as error:
@@ -149,6 +144,7 @@ class Work:
     tasks: tuple[EvalTask, ...]  # the target on its holdout rows, then the prior tasks
     left_out: tuple[int, int]  # train and validation rows, as `Split.left_out`
     room: Room  # before the model was loaded
+    prompts: AnchorPrompts | None = None  # where members are compared with the base model
 
     @property
     def rollout(self) -> Rollout:
@@ -199,7 +195,8 @@ class Work:
         if rank is None:
             return 0
         shape = shape_of(self.model.model)
-        names = chosen_names(shape.parameters, model.include, model.exclude, rank)
+        codes = list(shape.codes)
+        names = chosen_names(shape.parameters, model.include, model.exclude, rank, codes)
         return shape.itemsize * vectors_numel([shape.parameters[name] for name in names], rank)
 
 
@@ -210,6 +207,7 @@ class Session(Work):
     base: Base
     batched: BatchedModel | None
     """Its model, where members share batches: with noise of low rank."""
+    anchor_kl: AnchorKl | None
 
     @property
     def sigma(self) -> float:
@@ -267,9 +265,9 @@ def open_session(recipe: Recipe, batch: int | None = None, opened: Opened | None
     rest = work.room, work.batches, work.recipe.search.low_rank
     base = open_base(work.model, recipe.anchor, seed, *globs, *rest)
     batched = None if work.recipe.search.low_rank is None else _batched(base)
-    return Session(
-        **{one.name: getattr(work, one.name) for one in fields(work)}, base=base, batched=batched
-    )
+    kl = None if work.prompts is None else AnchorKl(work.model, work.prompts, batched)
+    of_work = {one.name: getattr(work, one.name) for one in fields(work)}
+    return Session(**of_work, base=base, batched=batched, anchor_kl=kl)
 
 
 def _batched(base: Base) -> BatchedModel:
@@ -320,13 +318,15 @@ def open_work(
         eval_task("prior", prior, spec, rows, loaded, batches)
         for spec, (prior, rows) in zip(recipe.prior.specs, priors, strict=True)
     ]
+    encoded, tasks = target.rollout.encode(split.train), (target, *tasks)
     return Work(
         recipe=recipe,
         model=loaded,
-        train=target.rollout.encode(split.train),
-        tasks=(target, *tasks),
+        train=encoded,
+        tasks=tasks,
         left_out=split.left_out,
         room=room,
+        prompts=anchor_prompts(recipe, loaded, tasks, encoded),
     )
 
 

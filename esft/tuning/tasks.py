@@ -1,7 +1,8 @@
 """The tasks of a run: its target, and the prior tasks that show what the model should not lose."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Literal
 
 import torch
 
+from esft.engine.noise import derived_seed
 from esft.errors import RecipeError, TaskError
 from esft.models.load import LoadedModel
 from esft.models.memory import free_memory
@@ -66,13 +68,7 @@ def rows_of(
     of a task on the hub are in `data_dir`. TaskError if the task cannot be scored so, or its rows
     are not found or are too few.
     """
-    task = get_task(spec.name, spec.grader, spec.columns)
-    task.choose_scoring(spec.scoring, spec.reward)
-    # A folder named for all tasks holds the rows of those on the hub; others have their own.
-    folder = None if task.hub is None else data_folder(data_dir, task)
-    if spec.data_dir is not None:
-        folder = Path(spec.data_dir)
-    source = row_source(task, folder)
+    task, folder, source = _opened(spec, data_dir)
     split = _split(spec, task, source)
     rows = first_rows(read_split(task, split, folder), source)
     count = default_rows if spec.rows is None else spec.rows
@@ -84,6 +80,38 @@ def rows_of(
             hint=f"name the task with the rows there are: {there}",
         )
     return task, tuple(rows[:count])
+
+
+def unmeasured_rows(
+    spec: PriorSpec, data_dir: str | None, measured: Set[str], wanted: int | None
+) -> tuple[Task, list[Row]]:
+    """Return a task with the rows of its train split, or of what it has instead, whose keys are not
+    among those `measured`; TaskError if they are fewer than `wanted`, or none.
+    """
+    task, folder, source = _opened(spec, data_dir)
+    there = source.has(task.splits.get("train", ""))
+    split = "train" if there else _split(spec, task, source)
+    rows = first_rows(read_split(task, split, folder), source)
+    rows = [row for row in rows if row.key not in measured]
+    if len(rows) < (wanted or 1):
+        raise TaskError(
+            f"task {task.name} has {len(rows)} {split} rows that nothing is measured on, expected "
+            f"{wanted or 'some'} for the prompts of anchor.kl",
+            hint="name other tasks, or a .txt file with a prompt a line, by anchor.kl_tasks"
+            + (f", or set anchor.kl_prompts to {len(rows)}" if rows else ""),
+        )
+    return task, rows
+
+
+def _opened(spec: PriorSpec, data_dir: str | None) -> tuple[Task, Path | None, RowSource]:
+    """Return a prior task, the folder of its rows where they are in one, and where they are."""
+    task = get_task(spec.name, spec.grader, spec.columns)
+    task.choose_scoring(spec.scoring, spec.reward)
+    # A folder named for all tasks holds the rows of those on the hub; others have their own.
+    folder = None if task.hub is None else data_folder(data_dir, task)
+    if spec.data_dir is not None:
+        folder = Path(spec.data_dir)
+    return task, folder, row_source(task, folder)
 
 
 def eval_task(
@@ -105,6 +133,23 @@ def eval_task(
         batches=batches,
     )
     return EvalTask(role=role, rollout=rollout, encoded=rollout.encode(rows))
+
+
+def sampling(task: EvalTask, samples: int, temperature: float, seed: int = 0) -> EvalTask:
+    """Return a task scored by generation with so many sampled answers to each row: its rows once,
+    then all of them again. More samples, or rows, leave the others as they are; each model is given
+    the same noise."""
+    numbers = iter(range(sum(len(one.prompts) for one in task.encoded)))
+    asked = [[next(numbers) for _ in one.prompts] for one in task.encoded]
+    seeds = [derived_seed(f"sample {sample}", seed) for sample in range(samples)]
+    encoded = tuple(
+        replace(one, draws=tuple((drawn, number) for number in own))
+        for drawn in seeds
+        for one, own in zip(task.encoded, asked, strict=True)
+    )
+    rollout = copy(task.rollout)  # not made anew: its model may be out of memory by now
+    rollout.temperature, rollout.reward = temperature, None  # right or wrong is what counts
+    return replace(task, rollout=rollout, encoded=encoded)
 
 
 def find_batch(

@@ -77,6 +77,8 @@ def figures(record: StepMetrics | RecordedScore) -> dict[str, float]:
             "reward/mean": record.reward_mean,
             "reward/best": record.reward_best,
             "correct": record.correct,
+            "anchor/kl": record.kl,
+            "anchor/penalty": record.penalty,
             "sigma": record.sigma,
             "alpha": record.alpha,
             "drift/norm": record.drift,
@@ -84,7 +86,7 @@ def figures(record: StepMetrics | RecordedScore) -> dict[str, float]:
             "seconds/step": record.seconds,
             "memory/peak": record.peak_memory,
         }
-        times = {} if record.times is None else vars(record.times)
+        times = {} if record.times is None else record.times.parts
         values |= {f"seconds/{part}": seconds for part, seconds in times.items()}
         signal = {} if record.signal is None else vars(record.signal)
         values |= {f"signal/{part}": value for part, value in signal.items()}

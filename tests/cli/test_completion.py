@@ -15,15 +15,16 @@ def completed(*words):
     return [item.value for item in found if item.type == "plain"]
 
 
-@pytest.mark.parametrize(
-    "words", [["ask"], ["eval"], ["export"], ["replay"], ["report"], ["resume"], ["rm"], ["verify"]]
-)
-def test_names_of_runs(words, made, tmp_path, monkeypatch):
+OF_RUNS = ("ask", "eval", "export", "plasticity", "replay", "report", "resume", "rm", "verify")
+
+
+@pytest.mark.parametrize("command", OF_RUNS)
+def test_names_of_runs(command, made, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("mine-1", "mine-2", "other-1"):
         shutil.copytree(made, tmp_path / "runs" / name)
 
-    assert sorted(completed(*words, "mi")) == ["mine-1", "mine-2"]
+    assert sorted(completed(command, "mi")) == ["mine-1", "mine-2"]
 
 
 @pytest.mark.parametrize("command", ["tune", "plan"])

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 from command import esft
-from tiny_models import write_model
+from tiny_models import tiny_llama, write_model
 from tiny_runs import Notes, a_recipe, never
 
 from esft.recipe.settings import Prior
@@ -160,6 +160,11 @@ def test_a_task_without_data_leaves_the_others_with_exit_code_1_and_json_is_all_
         ("--prior tasks.txt", 2, "Error: tasks.txt line 2: task 'no-such-task' is unknown"),
         ("--margin 1", 2, "Invalid value for '--margin'"),
         ("--model model", 2, "no prior task is named"),
+        ("--model model --temperature 2", 2, "--temperature is 2, expected --samples with it"),
+        ("--model model --samples 0", 2, "Invalid value for '--samples'"),
+        ("--base model", 2, "--base is model, expected a --model to compare with it"),
+        ("--model a --model b", 2, "--model is given 2 times, expected once"),
+        ("tiny --base a --model b", 2, "RUN is tiny and --base a, expected one of them"),
         ("", 1, "there is no run under runs/"),
     ],
 )
@@ -183,6 +188,80 @@ def test_a_model_by_itself_needs_no_run(tmp_path, monkeypatch):
 
     assert done.exit_code == 0, done.output
     assert done.stdout.startswith("copy-letters (prior, 4 rows by exact)\n  step 0     ")
+
+
+def test_sampled_answers_stand_below_each_step_and_tasks_without_are_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ("eval", "--model", "embedded", "--device", "cpu", "--prior", "copy-letters:4")
+    generated = ("--prior", "subtract-two-digits:5 scoring=generate")
+
+    done = esft(*words, *generated, "--samples", "3", "--temperature", "0.5")
+
+    assert done.exit_code == 0, done.output
+    lines = done.stdout.splitlines()
+    first = lines.index("subtract-two-digits (prior, 5 rows by generate)")
+    assert [line.split()[0] for line in lines[first + 2 : first + 5]] == [
+        "pass@1",
+        "pass@2",
+        "pass@3",
+    ]
+    assert " ".join(lines[first + 5 :]) == (
+        "pass@k: 3 answers drawn to each row at temperature 0.5; none to copy-letters, not scored "
+        "by generation"
+    )
+
+
+@pytest.fixture
+def checkpoints(tmp_path, monkeypatch):
+    """Folders of a base and of a model of another seed that is wider in one matrix."""
+    monkeypatch.chdir(tmp_path)
+    write_model(tmp_path / "base")
+    write_model(tmp_path / "wide", tiny_llama(seed=1, vocab_size=270))
+    write_model(tmp_path / "other", tiny_llama(seed=1))
+
+
+CHECKPOINTS = ("--base", "base", "--device", "cpu", "--kl-prompts", "2", "--kl-tokens", "3")
+
+
+def test_any_checkpoints_have_the_page_of_a_run(checkpoints):
+    tasks = ("--prior", "reverse-letters:5", "--prior", "upper-letters:4")
+
+    done = esft("eval", *CHECKPOINTS, "--model", "other", "--model", "wide", *tasks)
+
+    assert done.exit_code == 0, done.output
+    lines = done.stdout.splitlines()
+    assert lines[:5] == [
+        "step 0: base",
+        "step 1: other",
+        "step 2: wide",
+        "  chooses among 270 tokens, the base among 261: no KL",
+        "reverse-letters (prior, 5 rows by exact)",
+    ]
+    assert [line[:8] for line in lines if line.startswith("  step ")] == [
+        f"  step {step}" for step in (0, 1, 2, 0, 1, 2)
+    ]
+    assert done.stdout.count("KL(p0||p) ") == 2
+    assert "step 2 against the base" in lines
+    assert lines[-3].startswith("step 1: ||D|| ")
+    assert lines[-3].endswith("; weights unmoved 0.6%")  # norms
+    assert lines[-2].startswith("step 2: ||D|| ")
+    left = "; without a parameter not in both in one shape: model.embed_tokens.weight"
+    assert " ".join(lines[-2:]).endswith(left)
+    assert max(len(line) for line in lines) <= 80
+
+
+def test_checkpoints_that_share_no_parameter_say_so_and_json_has_null(checkpoints, tmp_path):
+    write_model(tmp_path / "small", tiny_llama(hidden_size=16, intermediate_size=48))
+    words = ("eval", *CHECKPOINTS, "--model", "small", "--prior", "copy-letters:4")
+
+    said, record = esft(*words).stdout, json.loads(esft(*words, "--json").stdout)
+
+    assert said.endswith("step 1: no distance of the weights: none are in both models\n")
+    assert record["drift"][0]["norm"] is None
+    assert record["drift"][0]["unmatched"][0] == "model.embed_tokens.weight"
+    assert [one["id"] for one in record["models"]] == ["small"]
+    assert (record["model"], record["run"]) == ("base", None)
+    assert len(record["tasks"][0]["kl"]) == 1
 
 
 def test_ctrl_c_says_that_what_was_measured_is_kept(run, monkeypatch):

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner
-from tiny_models import write_model
+from tiny_models import tiny_llama, write_model
 from tiny_runs import write_arc
 
 from esft.cli import main
@@ -49,6 +49,12 @@ INSTEAD = (  # what stands in a command, and what here instead: models of the hu
     (r"^probe .*", r"\g<0> --device cpu --sigmas 0.01 --members 4 --rows 4"),
     (r"^ask .*", r"\g<0> --tokens 4"),
     (r"^eval .*", r"\g<0> --kl-prompts 2 --kl-tokens 4"),
+    (
+        r"^plasticity .*",
+        r"\g<0> --steps 1 --seeds 1 --rows 4 --set task.train=8 --set task.rows_per_step=2 "
+        "--kl-prompts 2 --kl-tokens 4",
+    ),
+    (r"^(plasticity .*--proxy.*)--steps 1 ", r"\1"),
     (r"^doctor", "doctor --device cpu"),
     (r"^(bench rollout) .*", r"\1 --rows 2 --population 2 --rounds 1 --batch 2 --max-new-tokens 2"),
 )
@@ -88,6 +94,7 @@ def made(tmp_path_factory):
     """A folder with all that the examples name: models, rows, a recipe and a run."""
     folder = tmp_path_factory.mktemp("examples")
     write_model(folder / "base")
+    write_model(folder / "merged", tiny_llama(seed=1))
     write_arc(folder / "data")
     write_own_files(folder)
     with pytest.MonkeyPatch.context() as patch:

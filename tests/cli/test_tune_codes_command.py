@@ -35,6 +35,25 @@ def test_the_quickstart_tunes_codes_with_the_scales_of_codes(quickstart):
     assert " of the codes" in done.stderr
 
 
+def test_with_noise_of_low_rank_it_takes_the_scales_of_floats_and_says_so(tmp_path):
+    options = ("tune", "quickstart", "--weights", "int4", "--noise", "lowrank", *LESS)
+
+    planned = esft(*options, "--dry-run", width=200)
+    done = esft(*options, "--run-dir", tmp_path / "run", width=200)
+
+    assert planned.exit_code == done.exit_code == 0, done.stderr
+    for told in (planned.stdout + planned.stderr, done.stderr):
+        assert "sigma 0.005, alpha 0.07" in told
+        assert "steps of the grid" not in told
+    assert "told once the codes are read" in planned.stdout + planned.stderr
+    assert "a member changes no code" in done.stderr
+    assert "raise --alpha" not in done.stderr
+    resumed, verified = esft("resume", tmp_path / "run"), esft("verify", tmp_path / "run")
+    assert resumed.exit_code == verified.exit_code == 0, verified.stderr
+    small = esft(*options, "--alpha", 1e-4, "--run-dir", tmp_path / "small", width=200)
+    assert "of the codes, expected 1% or more: raise --alpha" in small.stderr
+
+
 def test_it_is_resumed_verified_replayed_and_exported(quickstart, tmp_path):
     _, run, _ = quickstart
     out, folder = tmp_path / "replayed", tmp_path / "exported"
@@ -78,7 +97,11 @@ def test_a_plan_of_a_gguf_file_reads_its_codes(tmp_path):
     ("options", "code", "said"),
     [
         (("--weights", "int3"), 2, 'weights is "int3", expected "float" or "int8" or'),
-        (("--weights", "int8", "--noise", "lowrank"), 2, "noise is lowrank, expected full"),
+        (
+            ("--weights", "int8", "--noise", "lowrank", "--set", "anchor.drift=replay", "--awd", 0),
+            2,
+            "only whole steps can be replayed, and noise is lowrank",
+        ),
         (("--weights", "codes"), 1, "has floats, expected a quantized checkpoint for --weights"),
     ],
 )

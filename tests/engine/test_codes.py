@@ -260,11 +260,6 @@ def test_a_step_without_sigma_is_refused_and_nothing_moves():
     walk_codes(drift, 1)  # nothing is torn
 
 
-def test_noise_of_low_rank_is_refused_for_codes():
-    with pytest.raises(ValueError, match="the weights are codes, expected floats"):
-        Weights(CodedModel(), rank=2)
-
-
 CODED = ["up.weight", "down.weight", "odd.weight", "out.weight"]
 CHOICES = {
     "nothing said": ({}, CODED),

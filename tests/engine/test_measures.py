@@ -16,7 +16,7 @@ from some_weights import (
 )
 
 from esft.engine import Drift, Weights
-from esft.engine.measures import layer_of, measures
+from esft.engine.measures import distance, layer_of, measures
 
 
 @with_both_noises
@@ -54,6 +54,33 @@ def test_without_a_step_nothing_has_moved_but_a_zero_that_changes_its_sign_has()
 
     assert (still.norm, still.zero_share, still.unmoved_share) == (0.0, 1.0, 1.0)
     assert measures(drift).unmoved_share == 0.5
+
+
+@dtypes
+def test_the_distance_of_two_models_is_that_of_their_drift_and_counts_what_both_have(
+    dtype, monkeypatch
+):
+    monkeypatch.setattr("esft.engine.measures._PIECE", 7)
+    model, base = some_model(dtype), dict(some_model(dtype).named_parameters())
+    left, name = dict(base), next(iter(base))
+    del left[name]
+    for parameter in model.parameters():
+        parameter.data.view(-1)[::3] += 0.25
+        parameter.data.view(-1)[1::3] -= 0.25
+
+    measured, without = distance(model, base), distance(model, left)
+
+    changes = {
+        name: (parameter.double() - base[name].double()).view(-1)
+        for name, parameter in model.named_parameters()
+    }
+    whole = torch.cat([*changes.values()])
+    assert measured.norm == pytest.approx(float(whole.norm()), rel=1e-6)
+    assert measured.unmoved_share == float((whole == 0).double().mean())
+    assert [layer.numel for layer in measured.layers] == [len(one) for one in changes.values()]
+    assert without.norm**2 == pytest.approx(measured.norm**2 - float(changes[name].norm()) ** 2)
+    with pytest.raises(ValueError, match="no parameter has the name of another"):
+        distance(model, {})
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,10 @@ from torch import nn
 from esft.engine import Weights, perturbed
 from esft.engine.coded import CodedLinear
 from esft.engine.codes import Quantized
-from esft.engine.forecast import Forecast, square_of, sum_of_squares
+from esft.engine.forecast import Forecast, sum_of_squares
 from esft.engine.kernels.reference import whole_steps
-from esft.engine.measures import share_at_bounds
+from esft.engine.measures import law_of_weights
 from esft.engine.members import net_coefficients, population
-from esft.engine.noise import CODES_VERSION
 from esft.engine.replayed import FADES, KEPT_STEPS, ReplayedDrift
 from esft.engine.weights import identity
 
@@ -117,9 +116,9 @@ def test_an_update_that_is_no_number_leaves_the_codes_on_their_grid():
 def test_the_drift_is_as_long_as_forecast():
     module = model(-127, 127, 256, 256)
     drift = drift_of(module)
-    square = square_of(CODES_VERSION, share_at_bounds(drift.weights))
+    law = law_of_weights(drift.weights)
     alpha = 0.5  # updates of less than half a step, most of which land by what is left over
-    forecast = Forecast(drift.weights.numel, alpha, square=square, replayed=True)
+    forecast = Forecast(drift.weights.numel, alpha, law=law, replayed=True)
     make(drift, 1, 20, alpha)
     for step in range(1, 21):
         members = population(0, step, 4, True)

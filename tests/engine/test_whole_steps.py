@@ -7,7 +7,7 @@ import torch
 from some_codes import BYTE, SIGMAS, one_layer, whole_steps_by_formula
 
 from esft.engine import Drift, noise
-from esft.engine.forecast import Forecast, forecast_norm, sum_of_squares
+from esft.engine.forecast import Forecast, Law, forecast_norm, sum_of_squares
 from esft.engine.kernels.reference import whole_steps
 from esft.engine.members import net_coefficients, population, shape
 from esft.engine.noise import MAX_NOISE, whole_steps_square
@@ -66,7 +66,7 @@ def test_the_mean_square_of_drawn_steps_is_the_one_summed_over_their_law(sigma):
 def test_thirty_steps_without_signal_are_as_long_as_forecast(decay, sigma, antithetic):
     size, alpha, numel = 10, 0.2, 128 * 256
     drift = Drift(one_layer(torch.zeros(128, 256, dtype=torch.int8), BYTE))
-    forecast = Forecast(numel, alpha, **decay, square=whole_steps_square)
+    forecast = Forecast(numel, alpha, **decay, law=Law(whole_steps=True))
     rewards = torch.Generator().manual_seed(1)
 
     for step in range(1, 31):
@@ -83,7 +83,7 @@ def test_thirty_steps_without_signal_are_as_long_as_forecast(decay, sigma, antit
 
 
 def test_before_a_run_the_closed_forecast_of_codes_is_that_of_its_steps():
-    settings = {"decay": 0.05, "norm": "l2", "square": whole_steps_square}
+    settings = {"decay": 0.05, "norm": "l2", "law": Law(whole_steps=True)}
     forecast = Forecast(1000, 0.2, **settings)
     for _ in range(30):
         forecast.step(10, 7.0, sigma=0.3)

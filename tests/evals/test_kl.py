@@ -10,17 +10,17 @@ from tiny_models import tiny_llama, tiny_tokenizer
 from esft.engine import Drift, Weights
 from esft.engine.members import population
 from esft.errors import TaskError
-from esft.evals.kl import (
-    KlSettings,
-    kl_between,
-    prompts_of,
-    sampled_continuations,
-    token_distributions,
-)
+from esft.evals.kl import kl_between
 from esft.models.identity import stop_tokens
 from esft.models.load import load_model
 from esft.rollout.batches import Batches
 from esft.rollout.encode import encode_prompt, encode_row
+from esft.rollout.kl import (
+    KlSettings,
+    prompts_of,
+    sampled_continuations,
+    token_distributions,
+)
 from esft.rollout.logprobs import LOGITS, Continuation
 from esft.tasks.registry import get_task
 from esft.tasks.rows import read_split

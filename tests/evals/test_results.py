@@ -11,7 +11,6 @@ from esft.errors import RunError
 from esft.evals.results import (
     EvalRecord,
     FailedTask,
-    KlEstimate,
     KlPair,
     NoiseFloor,
     StepDrift,
@@ -19,6 +18,7 @@ from esft.evals.results import (
     compared,
     read_eval,
 )
+from esft.rollout.kl import KlEstimate
 from esft.rollout.typed import json_text, to_json
 from esft.runs.records import StepScore
 

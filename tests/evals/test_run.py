@@ -59,7 +59,7 @@ def kept(tmp_path):
 def model(tmp_path):
     """What asks for a model by itself."""
     write_model(tmp_path / "model")
-    return {"model": str(tmp_path / "model"), "device": "cpu"} | QUIET
+    return {"models": (str(tmp_path / "model"),), "device": "cpu"} | QUIET
 
 
 @pytest.fixture
@@ -217,7 +217,7 @@ def test_a_journal_alone_is_measured_with_the_tasks_that_are_named(run):
 
 def test_a_model_by_itself_is_measured_once_also_as_the_base_of_a_run(kept, model, counted):
     request = EvalRequest(priors=("reverse-letters:5",), **model)
-    request = replace(request, model=str(kept.parent / "base"))
+    request = replace(request, models=(str(kept.parent / "base"),))
     counted.clear()
 
     result = run_eval(request, Notes())
@@ -265,7 +265,7 @@ def test_a_task_that_cannot_be_measured_leaves_the_others(run, model, monkeypatc
         ({"at": "4"}, "expected best, last or a step from 0 to 3"),
         ({"at": "2,"}, "expected best, last or a step from 0 to 3"),
         ({"dtype": "float16"}, "a run has a dtype of its own"),
-        ({"model": "embedded"}, "is another base model"),
+        ({"models": ("embedded",)}, "is another base model"),
         ({"priors": ("conciseness:3",)}, "expected tasks of other names"),
     ],
 )
@@ -313,7 +313,7 @@ def test_a_full_disk_is_said_where_a_model_is_to_be_loaded_in_fewer_bits(model, 
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    loaded = load_model(model["model"], device="cpu")
+    loaded = load_model(*model["models"], device="cpu")
     monkeypatch.setattr(loaded.model, "save_pretrained", full)
 
     with pytest.raises(RunError, match="cannot be written: No space left") as caught:
@@ -353,7 +353,7 @@ def test_other_rows_and_weights_are_other_evaluations(tmp_path, model, counted):
     data = write_arc(tmp_path / "data", rows=3)
     request = EvalRequest(priors=("arc:2",), data_dir=str(data), **model)
     run_eval(request, Notes())
-    run_eval(replace(request, model=str(tmp_path / "other")), Notes())
+    run_eval(replace(request, models=(str(tmp_path / "other"),)), Notes())
     file = data / "arc_challenge.validation.jsonl"
     file.write_text(file.read_text().replace("validation 1?", "validation one?"))
 
@@ -372,7 +372,7 @@ def test_other_rows_and_weights_are_other_evaluations(tmp_path, model, counted):
 def test_the_same_weights_with_other_files_are_another_model(model, counted, file, old, new):
     request = EvalRequest(priors=("copy-letters:4",), **model)
     run_eval(request, Notes())
-    path = Path(model["model"]) / file
+    path = Path(*model["models"]) / file
     before = path.read_text()
 
     path.write_text(before.replace(old, new))

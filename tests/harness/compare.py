@@ -88,7 +88,7 @@ def ours_of(model: str, rows: dict[str, list[dict]]) -> tuple[MeasuredTask, ...]
             (Path(folder) / f"{file}.jsonl").write_text(lines)
         priors = tuple(f"{task}:{len(rows[task])}" for task in FILES)
         request = EvalRequest(
-            model=model, dtype="float32", device="cpu", priors=priors, data_dir=folder
+            models=(model,), dtype="float32", device="cpu", priors=priors, data_dir=folder
         )
         return run_eval(request, Quiet()).measured
 

@@ -1,6 +1,6 @@
 """Kill a run on the embedded model again and again, and compare what is left when resumed.
 
-python tests/harness/kills.py 20 [lowrank | int8 | int4 | replay]
+python tests/harness/kills.py 20 [lowrank | int8 | int4 | replay | "int4 lowrank"]
 """
 
 import random

@@ -141,6 +141,8 @@ def test_a_list_of_text_is_kept_as_a_tuple(table, setting):
             'set anneal = "cosine"',
         ),
         ("search", {"alpha_end": 0.5}, "alpha_end is 0.5, expected none", 'set anneal = "cosine"'),
+        ("anchor", {"kl": -1.0}, "kl is -1.0, expected a finite number, 0 or more", "kl = 1.0"),
+        ("anchor", {"kl_tasks": ["a 'b"]}, 'kl_tasks: "a \'b": a quote is not', "close it"),
         (
             *("task", {"train": 10, "rows_per_step": 11}, "rows_per_step is 11, expected at most"),
             "set rows_per_step = 10, or train = 11",
@@ -233,6 +235,21 @@ def test_a_population_that_no_journal_holds_is_refused_with_the_reason():
         Search(population=10**30)
 
     assert caught.value.hint == "set population = 100000, and more steps"
+
+
+@pytest.mark.parametrize(
+    ("values", "message", "hint"),
+    [
+        ({"kl": 1.0}, "kl is 1.0, expected 0: there is no prior task", "add --prior TASK"),
+        ({"kl_tasks": ["gsm8k"]}, "expected none: kl is 0", "set kl = 1.0"),
+        ({"kl_per_step": 4}, "kl_per_step is 4, expected none: kl is 0", "set kl = 1.0"),
+    ],
+)
+def test_a_kl_needs_prompts_and_prompts_need_a_kl(values, message, hint):
+    with pytest.raises(SettingsError, match=message) as caught:
+        a_recipe(anchor=Anchor(**values))
+
+    assert hint in caught.value.hint
 
 
 def test_an_end_at_a_peak_needs_evaluations_to_see_it():

@@ -59,12 +59,15 @@ def recipes(draw):
         f"{table}.{name}": draw(values_of(setting))
         for table, kind in TABLES.items()
         for name, setting in kind.declared().items()
-        if name not in ("tasks", "columns")
+        if name not in ("tasks", "kl_tasks", "columns")
     }
     values["task.columns"] = draw(st.sampled_from([None, "prompt=a.b,answer=c"]))
     lines = [(), ("arc",), ("gsm8k:9 split=train", "'a b=c.py:2'")]
     values["prior.tasks"] = draw(st.sampled_from(lines))
+    values["anchor.kl_tasks"] = draw(st.sampled_from([None, ("gsm8k", "arc:9", "a/b c.txt")]))
     # What values must fulfil together.
+    if values["anchor.drift"] == "replay":
+        values["model.weights"], values["search.noise"], values["anchor.awd"] = "int4", "full", 0.0
     values["search.population"] *= 1 + values["search.antithetic"]
     if values["search.noise"] == "full":
         values["search.rank"] = 1
@@ -73,8 +76,6 @@ def recipes(draw):
     if values["task.train"] is not None:
         values["task.rows_per_step"] = draw(st.integers(1, values["task.train"]))
     values["search.population"] = min(values["search.population"], MEMBERS)
-    if values["anchor.drift"] == "replay":
-        values["model.weights"], values["anchor.awd"] = "int4", 0.0
     if values["anchor.awd"] > 0:
         values["search.alpha"] = draw(st.floats(1e-100, 1e100))
         values["anchor.awd"] = 0.5 / values["search.alpha"]
@@ -82,6 +83,9 @@ def recipes(draw):
         values["search.steps"] = min(values["search.steps"], SIMULATED)
     if values["search.anneal"] is None:
         values["search.sigma_end"] = values["search.alpha_end"] = None
+    if not values["prior.tasks"] and values["anchor.kl_tasks"] is None:
+        values["anchor.kl"] = 0.0
+        values["anchor.kl_prompts"] = values["anchor.kl_per_step"] = None
     if values["run.stop_after_peak"] is not None:
         values["prior.every"] = 1
     return values, load_recipe(None, values)
@@ -433,6 +437,18 @@ def test_weights_that_are_named_bring_their_own_sigma_and_alpha(weights, write):
     assert scales_of(file, weights=weights, sigma=0.02) == (0.02, alpha)
     assert scales_of(file, weights=weights, alpha=1.0) == (sigma, 1.0)
     assert scales_of(file, weights=weights, sigma=0.02, alpha=1.0) == (0.02, 1.0)
+
+
+def test_noise_of_low_rank_leaves_codes_the_sigma_and_alpha_of_floats(write):
+    text = MINIMAL.replace("[task]", 'weights = "int4"\n[task]') + "[search]\nsigma = 0.3\n"
+    floats, codes = write(OF_FLOATS, "floats.toml"), write(text, "codes.toml")
+    shared = write(OF_FLOATS + 'noise = "lowrank"\n', "shared.toml")
+
+    assert scales_of(floats, weights="int8", noise="lowrank") == (0.004, 0.06)
+    assert scales_of(floats, weights="int8", noise="lowrank", sigma=0.02) == (0.02, 0.06)
+    assert scales_of(codes, noise="lowrank") == (Search().sigma, Search().alpha)
+    assert scales_of(shared, weights="int4") == (0.004, 0.06)
+    assert scales_of(shared, weights="int4", noise="full") == CODED_SCALES["int4"]
 
 
 def test_weights_of_floats_leave_sigma_and_alpha_alone(write):

@@ -102,7 +102,10 @@ def test_every_task_has_its_row_with_change_and_verdict(page):
         assert shown in words
     for shown in ("(+0.500 to +0.900)", "+0 / −16", "▼ lost", "down since step 2"):
         assert shown in words
-    assert page.text.count('scope="row">mmlu') == 4  # its row, its KL, its two evaluations
+    assert page.text.count('scope="row">mmlu') == 6  # its row, KL, two evaluations, pass@2 of both
+    assert "Answers were drawn for pass@k: 2 to each row at temperature 0.5" in words
+    words = " ".join(words.split())
+    assert "mmlu 0 2 0.375 – mmlu 4 2 0.250 ± 0.050 −12.5 points −22.5 to −2.5" in words
 
 
 def test_names_and_answers_cannot_write_into_the_page(tmp_path):

@@ -49,6 +49,20 @@ def test_the_first_and_the_second_token_are_drawn_as_often_as_the_model_says(see
         assert abs(chi_square(counts, number * law)) < 5
 
 
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_a_temperature_divides_the_logits(temperature):
+    model, prompt, number = tiny_llama(initializer_range=0.6), (50, 60), 2000
+    bend = module.drawn([(7, draw) for draw in range(number)], temperature)
+    with torch.no_grad():
+        logits = model(torch.tensor([prompt])).logits[:, -1].float()
+
+    found = bend(range(number), 0, logits.expand(number, -1)).argmax(dim=-1)
+
+    law = (logits[0].double() / temperature).softmax(-1)
+    counts = torch.bincount(found, minlength=len(law)).double()
+    assert abs(chi_square(counts, number * law)) < 5
+
+
 def test_the_same_call_draws_the_same_tokens_and_another_seed_others():
     model = tiny_llama()
 

@@ -5,7 +5,15 @@ import numpy as np
 import pytest
 from simulated_evaluations import answers
 
-from esft.stats.intervals import bootstrap_interval, changed_share, mean_and_error, rows_needed
+from esft.stats.intervals import (
+    bootstrap_interval,
+    changed_share,
+    crossed_interval,
+    mean_and_error,
+    rows_needed,
+    student,
+    student_interval,
+)
 
 
 def changed(rows, gained, lost):
@@ -149,3 +157,40 @@ def test_with_the_rows_needed_no_change_shows_as_level_nine_times_in_ten():
 def test_the_share_that_changed_counts_both_ways_and_is_never_none():
     assert changed_share([1.0] * 30 + [0.0] * 918 + [-1.0] * 50) == pytest.approx(82 / 1000)
     assert changed_share([0.0] * 100) == pytest.approx(2 / 102)
+
+
+@pytest.mark.parametrize(
+    ("freedom", "quantile"),
+    # Tables of Student's t; of one degree of freedom it is the tangent.
+    [(1, math.tan(0.475 * math.pi)), (2, 4.302653), (9, 2.262157), (30, 2.042272), (1e4, 1.960201)],
+)
+def test_quantiles_of_students_t_are_those_of_the_tables(freedom, quantile):
+    assert student(0.975, freedom) == pytest.approx(quantile, rel=1e-5)
+
+
+@pytest.mark.parametrize(("of_seeds", "of_rows"), [(0.0, 0.5), (0.05, 0.0), (0.3, 0.1)])
+def test_the_interval_over_seeds_and_rows_holds_the_truth_as_often_as_it_says(of_seeds, of_rows):
+    draw, held = np.random.default_rng(0), 0
+    for _ in range(400):
+        values = draw.normal(0, of_seeds, (3, 1)) + draw.normal(0, of_rows, (1, 60))
+        values = values + draw.normal(0, 0.3, (3, 60))
+        interval = crossed_interval(values)
+        held += interval.low <= 0 <= interval.high
+
+    # At 95 %, 400 draws have 20 outside, +- 4.4; it may be too wide, not too narrow.
+    assert held >= 400 - 20 - 3 * 4.4
+
+
+def test_of_one_seed_the_interval_is_that_over_rows_and_two_that_differ_widen_it():
+    rows = np.array(changed(200, 9, 17))
+
+    assert crossed_interval(rows[None]) == bootstrap_interval(rows)
+    alike, apart = (crossed_interval(np.array([rows - far, rows + far])) for far in (0.0, 0.1))
+    assert alike.low == pytest.approx(bootstrap_interval(rows).low, abs=0.002)
+    assert apart.low < -0.9 < 0.9 < apart.high  # of two seeds 0.2 apart: 12.7 standard errors
+
+
+def test_the_interval_over_seeds_alone_is_students():
+    interval = student_interval([0.144, 0.130, 0.150])
+
+    assert (interval.low, interval.high) == pytest.approx((0.1158, 0.1669), abs=1e-4)

@@ -10,16 +10,19 @@ from packed_models import GPTQ, INT8, write_packed
 from tiny_models import tiny_llama, write_gguf, write_model
 from tiny_runs import Notes, a_recipe, info_of, jsonl, never
 
+from esft.engine.batched import vectors_numel
 from esft.engine.coded import coded_of
-from esft.engine.noise import CODES_VERSION
+from esft.engine.measures import law_of_weights
+from esft.engine.noise import CODES_VERSION, LOW_RANK_CODES_VERSION
 from esft.engine.weights import identity, identity_as_saved
-from esft.errors import RecipeError, RunError
+from esft.errors import RunError
 from esft.export.folder import export
 from esft.export.journal import export_journal
 from esft.models.load import load_model
 from esft.models.save import save_model
 from esft.recipe.settings import Run
 from esft.tuning.rebuild import RebuildOptions, find_source, rebuild
+from esft.tuning.session import open_work
 from esft.tuning.start import resume_tuning, run_tuning
 from esft.tuning.verify import checks_of
 
@@ -60,6 +63,15 @@ def rebuilt(name, at="last", **options):
 def run(request, tmp_path_factory):
     """A finished run, and what it told."""
     return tuned(a_coded_recipe(tmp_path_factory.mktemp("codes"), request.param))
+
+
+LOW_RANK = {"noise": "lowrank", "rank": 2, "sigma": 0.01, "alpha": 0.02}
+
+
+@pytest.fixture(scope="module", params=["int8", "int4"])
+def low_rank_run(request, tmp_path_factory):
+    """A finished run with noise of low rank, and what it told."""
+    return tuned(a_coded_recipe(tmp_path_factory.mktemp("codes"), request.param, **LOW_RANK))
 
 
 def test_the_journal_says_which_weights_they_are_and_how_their_noise_is_drawn(run):
@@ -175,6 +187,8 @@ KEPT = [
     ("int8", {"drift": "float16", "awd": 0.02, "norm": "l1"}, {"antithetic": True}),
     ("int4", {"drift": "int8", "awd": 0.02}, {"anneal": "linear"}),
     ("int4", {"drift": "float16", "store": "cpu"}, {"shaping": "ranks"}),
+    ("int8", {"drift": "float16", "awd": 2.0}, LOW_RANK | {"antithetic": True}),
+    ("int4", {"drift": "int8", "awd": 2.0, "norm": "l2"}, LOW_RANK | {"anneal": "linear"}),
 ]
 
 
@@ -238,14 +252,55 @@ def test_a_stopped_run_is_not_resumed_with_other_codes(tmp_path):
         resume_tuning(run, Notes(), never)
 
 
-def test_noise_of_low_rank_is_refused_for_codes(tmp_path):
-    recipe = a_coded_recipe(tmp_path)
-    recipe = replace(recipe, search=replace(recipe.search, noise="lowrank", rank=2))
+def test_noise_of_low_rank_is_recorded_with_the_units_of_its_drift(low_rank_run):
+    path, notes = low_rank_run
+    base = rebuilt(path, "0").base
 
-    with pytest.raises(RecipeError, match="noise is lowrank, expected full: the weights are"):
-        tuned(recipe)
+    header = jsonl(path / "journal.jsonl")[0]
 
-    assert not (tmp_path / "run").exists()
+    assert (header["noise_version"], header["rank"]) == (LOW_RANK_CODES_VERSION, 2)
+    assert header["units"] == [list(one) for one in law_of_weights(base.weights).units]
+    assert "at_bounds" not in header
+    told = [text for _, text in notes.plans[0]]
+    assert any("sigma 0.01, alpha 0.02" in text for text in told)
+    assert any(text.startswith("a member changes no code, all steps ") for text in told)
+    assert any("2 members share a batch, 8 sequences" in text for text in told)
+    assert any(text.startswith("no trial changes a weight") for text in told)
+
+
+def test_a_run_of_codes_with_noise_of_low_rank_changes_them_and_is_rebuilt(low_rank_run, tmp_path):
+    path, _ = low_rank_run
+    shutil.copy(path / "journal.jsonl", tmp_path / "journal.jsonl")
+
+    checks = list(checks_of(path, Notes(), RebuildOptions(from_base=True)))
+    alone = rebuilt(tmp_path / "journal.jsonl")
+
+    assert [check for check in checks if check.result != "ok"] == []
+    assert alone.weights == info_of(path)["saved"]["weights"]
+    lines = jsonl(path / "metrics.jsonl")
+    assert all(0 < line["changed"] < 1 for line in lines)
+    # Few steps of two members: noise of rank 2 differs from its law by more than many do.
+    assert lines[-1]["drift"] / lines[-1]["forecast"] == pytest.approx(1, rel=0.15)
+
+
+def test_the_memory_of_noise_is_that_of_the_codes_alone(tmp_path):
+    work = open_work(a_coded_recipe(tmp_path, "int4", **LOW_RANK), load_model)
+
+    one = vectors_numel([one.shape for one in coded_of(work.model.model).values()], rank=2)
+
+    assert {batch.noise for batch in work.batches} == {0, 2 * 4 * one}  # two members in float32
+
+
+def test_members_in_one_batch_have_the_rewards_of_those_that_have_one_each(tmp_path):
+    rewards = []
+    for name, batch in (("alone", 4), ("shared", 8)):
+        recipe = a_coded_recipe(tmp_path, "int4", name, **LOW_RANK)
+        run, _ = tuned(replace(recipe, task=replace(recipe.task, batch=batch)), 1)
+        rewards.append(find_source(str(run)).record.steps[0].rewards)
+
+    alone, shared = rewards
+    assert shared == pytest.approx(alone, rel=1e-4)
+    assert abs(alone[0] - alone[1]) > 1e-3
 
 
 def test_a_float_parameter_that_is_named_is_tuned_beside_the_codes(tmp_path):

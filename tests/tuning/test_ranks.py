@@ -38,6 +38,11 @@ KINDS = {
         "noise": {"sigma": 0.3, "alpha": 1.5, "steps": 2},
         "weights": "int8",
     },
+    "int4 of low rank": {
+        "model": tiny_llama,
+        "noise": {"noise": "lowrank", "sigma": 0.01, "alpha": 0.02, "steps": 2},
+        "weights": "int4",
+    },
 }
 
 
@@ -82,7 +87,9 @@ def alone(request, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("alone", "world"), [("float32", 2), ("int8", 2), ("bfloat16", 4)], indirect=["alone"]
+    ("alone", "world"),
+    [("float32", 2), ("int8", 2), ("bfloat16", 4), ("int4 of low rank", 2)],
+    indirect=["alone"],
 )
 def test_ranks_leave_what_one_process_leaves(alone, world):
     folder, kind = alone
@@ -230,7 +237,7 @@ class Canned:
         _, what = self.sent[-1]
         made = [vars(result_of(seed)) for seed, _ in what["members"][1]]
         reply = {"results": [[one] for one in made], "seconds": self._seconds}
-        return [reply | {"batch": self._batch, "peak_memory": 7}]
+        return [reply | {"batch": self._batch, "peak_memory": 7, "kls": None}]
 
     heeding = staticmethod(nullcontext)
 
@@ -254,7 +261,7 @@ def test_a_rank_short_of_memory_halves_for_all_and_a_slow_one_gets_less_of_the_n
     )
     rollout = SimpleNamespace(batches=batches)
     session = SimpleNamespace(
-        train=[row], rollout=rollout, base=base, batched=None, members_together=1
+        train=[row], rollout=rollout, base=base, batched=None, members_together=1, anchor_kl=None
     )
     ranks = Canned(seconds=1.0, batch=4)
     spread = Spread(session, Alone(session), ranks)

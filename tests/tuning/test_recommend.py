@@ -154,3 +154,5 @@ def test_of_codes_a_walk_counts_in_what_members_take():
     search = replace(RECIPE.search, sigma=0.01, alpha=2.5, population=50, steps=300)
 
     assert reach_of(search, "int4") == pytest.approx(2.5 * 6**0.5)
+    shared = replace(search, noise="lowrank", alpha=0.025)  # in units of floats
+    assert reach_of(shared, "int4") == reach_of(shared) == pytest.approx(2.5 * 6**0.5)

@@ -57,7 +57,7 @@ def test_a_run_killed_twice_the_second_time_while_it_is_resumed(tmp_path, undist
     assert what_is_left(tmp_path / "run") == expected
 
 
-@pytest.fixture(scope="module", params=["int8", "int4", "replay"])
+@pytest.fixture(scope="module", params=["int8", "int4", "replay", "int4 lowrank"])
 def undisturbed_codes(request, tmp_path_factory):
     """The same of a run that tunes codes, and which."""
     path = tmp_path_factory.mktemp("codes") / "run"
@@ -73,6 +73,8 @@ def test_a_run_of_codes_killed_and_resumed_is_the_one_never_killed(
     tmp_path, undisturbed_codes, place
 ):
     expected, passed, weights = undisturbed_codes
+    if not passed[place]:
+        pytest.skip("no member changes a weight that would be put back")
     nth = random.Random(place + weights).randrange(passed[place])
 
     codes = killed_and_resumed(tmp_path / "run", [(place, nth)], weights=weights)

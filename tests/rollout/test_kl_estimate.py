@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from esft.evals.kl import TokenDistributions, estimate, kl_by_position
+from esft.rollout.kl import TokenDistributions, estimate, kl_by_position
 
 SIZE = 12
 
