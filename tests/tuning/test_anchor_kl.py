@@ -63,6 +63,15 @@ def test_no_prompt_asks_what_a_row_asks_that_is_measured():
     assert not measured & set(prompts)
 
 
+def test_of_a_task_that_is_measured_on_its_train_rows_others_are_taken():
+    prior = ("copy-letters:20 split=train",)
+    session = quickstart(prior__tasks=prior, anchor__kl_tasks=("copy-letters",))
+    measured = {prompt for row in session.tasks[1].encoded for prompt in asked(row)}
+
+    assert len(measured) == 20
+    assert not measured & {one for some in session.prompts.of.values() for one in some}
+
+
 def asked(row):
     return [one.tokens[: len(one.tokens) - len(one.targets) + 1] for one in row.references]
 
