@@ -83,19 +83,12 @@ class AnchorKl:
         self._model, self._batched = loaded.model, batched
         # Of its own: that of the rollouts may be halved, and a resumed run must draw the same.
         self._batches = Batches()
+        how = {"max_new_tokens": prompts.new_tokens, "batches": self._batches}
         self._turns = [
             sampled_continuations(
-                loaded.model,
-                loaded.tokenizer,
-                KlSettings(
-                    prompts=some,
-                    max_new_tokens=prompts.new_tokens,
-                    batches=self._batches,
-                    seed=number,
-                ),
-                "anchor",
+                loaded.model, loaded.tokenizer, KlSettings(prompts=some, **how), "anchor"
             )
-            for number, some in enumerate(prompts.turns)
+            for some in prompts.turns
         ]
 
     def of_model(self, step: int) -> float:

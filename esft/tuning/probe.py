@@ -313,7 +313,8 @@ def _tried(
         watcher.progress(f"sigma {sigma:g}, members", count, len(members))
 
     laps = Laps(session.base.loaded.device)
-    return Population(session).roll_out(members, rows, done, laps)
+    alone = replace(session, anchor_kl=None)  # their rewards alone are looked at
+    return Population(alone).roll_out(members, rows, done, laps)
 
 
 def verdict_of(
