@@ -307,14 +307,14 @@ def _tried(
     rows: Sequence[EncodedRow],
 ) -> list[list[RowResult]]:
     """Return what members at a sigma make of rows."""
-    session = replace(session, recipe=with_settings(session.recipe, {"search.sigma": sigma}))
+    recipe = with_settings(session.recipe, {"search.sigma": sigma})
+    session = replace(session, recipe=recipe, anchor_kl=None)  # rewards alone are looked at
 
     def done(count: int) -> None:
         watcher.progress(f"sigma {sigma:g}, members", count, len(members))
 
     laps = Laps(session.base.loaded.device)
-    alone = replace(session, anchor_kl=None)  # their rewards alone are looked at
-    return Population(alone).roll_out(members, rows, done, laps)
+    return Population(session).roll_out(members, rows, done, laps)
 
 
 def verdict_of(

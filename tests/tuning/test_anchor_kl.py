@@ -17,8 +17,9 @@ from esft.engine.perturb import visiting
 from esft.errors import EsftError, RecipeError, TaskError
 from esft.recipe.toml import load_recipe
 from esft.tasks.task import Row, ask
-from esft.tuning.anchor_kl import AnchorPrompts
+from esft.tuning.anchor_kl import AnchorKl, AnchorPrompts
 from esft.tuning.plan import work_lines
+from esft.tuning.probe import _tried
 from esft.tuning.session import open_session
 from esft.tuning.start import resume_tuning, run_tuning
 
@@ -154,6 +155,17 @@ def test_members_are_ranked_by_reward_less_penalty_and_both_are_recorded(tmp_pat
         assert line["reward_mean"] == pytest.approx(math.fsum(step.rewards) / 4)
         assert line["times"]["anchor"] > 0
         assert all(kl > 0 for kl in step.kl)
+
+
+def test_a_trial_of_sigmas_asks_for_no_kl_that_nobody_looks_at(monkeypatch):
+    session, asked = quickstart(), []
+    monkeypatch.setattr(AnchorKl, "of_model", lambda self, step: asked.append(step) or 0.0)
+    rows = session.train[:4]
+
+    made = _tried(session, 0.005, Notes(), population(1, 1, 2, False), rows)
+
+    assert len(made) == 2
+    assert not asked
 
 
 def test_without_a_kl_a_run_is_as_before_and_its_journal_has_none(tmp_path):
