@@ -22,6 +22,7 @@ SETTINGS = {
     "search.seed": 1,
     "search.steps": 4,
     "search.population": 4,
+    "search.sigma": 0.01,
     "search.alpha": 0.1,
     "anchor.awd": 0.0,
     "anchor.norm": "l2",
@@ -131,7 +132,7 @@ def write_eval(path, **changes):
 
 
 def _write_steps(run, settings, steps, rewards):
-    journal = run.journal("")
+    journal = run.journal()
     journal.checksum = json.loads(run.journal_path.read_text())["checksum"]
     alpha, awd, norm = (settings[key] for key in ("search.alpha", "anchor.awd", "anchor.norm"))
     forecast = Forecast(NUMEL, alpha, awd, norm)
@@ -145,5 +146,7 @@ def _write_steps(run, settings, steps, rewards):
         figures = {"reward_best": max(rewards), "correct": 0.5, "forecast": forecast.norms[-1]}
         # Another esft may not have recorded where the time of the first step went.
         times = StepTimes(engine=1.0, rollout=4.0, grading=3.0, other=0.0) if step > 1 else None
+        moves = settings.get("anchor.move", "none") != "none"
+        figures["anchor"] = 0.5 * drift if moves else None
         run.record_metrics(a_step(step, drift=drift, times=times, **figures))
     return journal

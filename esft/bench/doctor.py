@@ -19,9 +19,9 @@ from esft.models.memory import free_memory
 from esft.recipe.settings import Anchor
 from esft.runs.folder import free_on_disk
 from esft.runs.names import RUNS
+from esft.tuning.base import open_base
 from esft.tuning.memory import room_on
 from esft.tuning.run_info import versions
-from esft.tuning.session import open_base
 from esft.tuning.verify import FAILED, OK, Check
 from esft.tuning.watcher import Watcher
 

@@ -17,7 +17,7 @@ from esft.rollout.generate import greedy_answers
 from esft.rollout.rollout import Rollout
 from esft.tasks.registry import get_task
 from esft.tasks.rows import read_split
-from esft.tuning.session import Base
+from esft.tuning.base import Base
 from esft.tuning.verify import FAILED, OK, Check
 
 NOTE = "note"

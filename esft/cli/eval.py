@@ -22,7 +22,14 @@ from esft.cli.show import show_work, wrapped
 from esft.rollout.typed import json_text
 
 if TYPE_CHECKING:
-    from esft.evals.results import Comparison, EvalRecord, KlEstimate, KlPair, StepDrift
+    from esft.evals.results import (
+        Comparison,
+        EvalRecord,
+        KlEstimate,
+        KlPair,
+        StepDrift,
+        TaskResult,
+    )
     from esft.evals.run import EvalResult, MeasuredTask
     from esft.runs.records import StepScore
     from esft.stats.passes import PassRate
@@ -143,6 +150,7 @@ def evaluate(
 
 
 def _print(result: EvalResult, texts: int) -> None:
+    from esft.evals.chains import forgetting_lines
     from esft.runs.differences import short_name
 
     record = result.record
@@ -168,6 +176,8 @@ def _print(result: EvalResult, texts: int) -> None:
                 click.echo(_pass_line(rate))
         if task.verdict is not None:
             click.echo(wrapped(f"  {task.verdict.kind}: ", task.verdict.text))
+        for line in _knowing(task):
+            click.echo(line)
         if texts and len(measured.evaluations) > 1:
             _print_texts(measured, texts)
     judged = [task for task in record.tasks if task.verdict is not None]
@@ -178,10 +188,21 @@ def _print(result: EvalResult, texts: int) -> None:
         width = max(len(task.name) for task in judged)
         for task in judged:
             click.echo(f"  {task.name:{width}}  {_change(task.change)}  {task.verdict.kind}")
+    for line in () if record.forgetting is None else forgetting_lines(record.forgetting):
+        click.echo(wrapped("", line))
     for drift in record.drift:
         click.echo(wrapped("", _drift_line(drift)))
     if record.noise_floor is not None:
         click.echo(wrapped("noise floor: ", record.noise_floor.text))
+
+
+def _knowing(task: TaskResult) -> list[str]:
+    """Return the measures of task know at the last step, or of the base alone."""
+    from esft.cli.knowing import knowing_lines
+
+    change, now = task.change, task.after or task.before
+    before, changes = (None, None) if change is None else (task.before.knowing, change.knowing)
+    return knowing_lines(f"step {now.step}", before, now.knowing, changes)
 
 
 def _pass_line(rate: PassRate) -> str:

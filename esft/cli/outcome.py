@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from esft.cli.show import change_text, duration, sample_lines, wrapped
+from esft.cli.show import change_text, duration, kl_text, sample_lines, wrapped
 from esft.rollout.typed import json_text
 from esft.tuning.watcher import Outcome, as_forecast
+
+if TYPE_CHECKING:
+    from esft.rollout.results import Evaluation
+    from esft.stats.forgetting import Forgetting
 
 
 def show_outcome(outcome: Outcome, as_json: bool, without_awd: str | None = None) -> None:
@@ -21,7 +27,7 @@ def show_outcome(outcome: Outcome, as_json: bool, without_awd: str | None = None
     if without_awd is not None and outcome.priors:
         lines.append(f"The same without AWD: {without_awd}")
     click.echo("\n".join([*lines, ""]))
-    click.echo("\n".join([*_sentence(outcome), "", *_next(outcome)]))
+    click.echo("\n".join([*_sentence(outcome), *_matrix(outcome), "", *_next(outcome)]))
 
 
 def _samples(outcome: Outcome) -> list[str]:
@@ -30,7 +36,8 @@ def _samples(outcome: Outcome) -> list[str]:
 
 
 def _figures(outcome: Outcome) -> list[str]:
-    from esft.rollout.results import paired_change
+    from esft.cli.knowing import knowing_lines
+    from esft.rollout.results import knowing_change, paired_change
 
     lines = [f"{outcome.task}, {outcome.base.n} holdout rows, +- standard error"]
     for label, figure in (("reward", "reward"), ("correct", "accuracy")):
@@ -46,7 +53,17 @@ def _figures(outcome: Outcome) -> list[str]:
         lines.append(f"prior tasks, {rows}, share right")
         width = max(len(task.name) for task in outcome.priors)
         lines += [f"  {task.name:<{width}}  {change_text(task)}" for task in outcome.priors]
+    for name, base, now in _compared(outcome):
+        change = knowing_change(base.results, now.results)
+        lines += knowing_lines(name, base.knowing, now.knowing, change)
     return lines
+
+
+def _compared(outcome: Outcome) -> Iterator[tuple[str, Evaluation, Evaluation]]:
+    """Yield name, base and tuned of target and prior tasks."""
+    yield outcome.task, outcome.base, outcome.tuned
+    for task in outcome.priors:
+        yield task.name, task.base, task.now
 
 
 def _run_lines(outcome: Outcome) -> list[str]:
@@ -54,7 +71,11 @@ def _run_lines(outcome: Outcome) -> list[str]:
     if outcome.grader_failures:
         failures = f"no score for {outcome.grader_failures:,} answers, which counted as 0"
         lines.append(f"grader     {failures}")
-    if outcome.peak is not None:
+    lines += [wrapped("budget     ", outcome.budget.told(back)) for back in outcome.backs]
+    if outcome.spent is not None:
+        kept = f"model/ is that of step {outcome.spent.step}, the best within"
+        lines.append(wrapped("budget     ", f"{outcome.spent}: the end; {kept}"))
+    elif outcome.peak is not None:
         lines.append(wrapped("peak       ", f"{outcome.peak}; model/ is that one"))
     elif outcome.best_step == 0:
         lines.append("best       no evaluation has a better holdout reward than the base model")
@@ -66,6 +87,8 @@ def _run_lines(outcome: Outcome) -> list[str]:
     drift = f"||D|| {outcome.drift:.3g}"
     if not as_forecast(outcome.drift, outcome.forecast):
         drift += f", forecast {outcome.forecast:.3g}"
+    if outcome.kl is not None:
+        lines.append(f"KL         {kl_text(outcome.kl, outcome.kl_se)} from the base model")
     return [
         *lines,
         f"drift      {drift}",
@@ -84,9 +107,23 @@ def _sentence(outcome: Outcome) -> list[str]:
     from esft.evals.summary import summary
     from esft.report.read import recorded_tasks
 
-    kept = None if outcome.peak is None else outcome.peak.step
+    ended = outcome.spent or outcome.peak
+    kept = None if ended is None else ended.step
     tasks, _ = recorded_tasks(Path(outcome.run_path), kept)
     return [wrapped("", f"{summary(tasks)}.")]
+
+
+def _matrix(outcome: Outcome) -> list[str]:
+    from esft.evals.chains import forgetting_lines
+
+    matrix = _forgetting(outcome)
+    return [] if matrix is None else ["", *(wrapped("", one) for one in forgetting_lines(matrix))]
+
+
+def _forgetting(outcome: Outcome) -> Forgetting | None:
+    from esft.report.read import recorded_forgetting
+
+    return recorded_forgetting(Path(outcome.run_path)) if outcome.stages else None
 
 
 def _next(outcome: Outcome) -> list[str]:
@@ -99,7 +136,7 @@ def _next(outcome: Outcome) -> list[str]:
     }
     if outcome.stopped:
         commands = {f"esft resume {run}": "go on with it"} | commands
-    elif outcome.best_step == 0 and outcome.peak is None:
+    elif outcome.best_step == 0 and outcome.peak is None and outcome.spent is None:
         more = {f"esft resume {run} --steps {2 * outcome.steps}": "twice as many steps"}
         commands = more | commands
     width = max(map(len, commands))
@@ -107,17 +144,31 @@ def _next(outcome: Outcome) -> list[str]:
 
 
 def _record(outcome: Outcome) -> dict[str, object]:
+    from esft.rollout.results import knowing_change
+
+    changes = {
+        name: change
+        for name, base, now in _compared(outcome)
+        if (change := knowing_change(base.results, now.results)) is not None
+    }
     plain = ("task", "steps", "planned", "stopped", "best_step", "grader_failures", "drift")
-    plain += ("forecast", "peak_memory", "times")
+    plain += ("forecast", "kl", "kl_se", "peak_memory", "times")
     return {name: getattr(outcome, name) for name in plain} | {
         "run": outcome.run_path,
         "model": outcome.model_path,
         "peak": None if outcome.peak is None else vars(outcome.peak),
+        "budget": {
+            **vars(outcome.budget),
+            "backs": [vars(back) for back in outcome.backs],
+            "ended": None if outcome.spent is None else vars(outcome.spent),
+        },
         "base": outcome.base.figures(),
         "tuned": outcome.tuned.figures(),
         "priors": {
             task.name: {"base": task.base.figures(), "tuned": task.now.figures()}
             for task in outcome.priors
         },
+        **({"knowing": changes} if changes else {}),
         "seconds": round(outcome.seconds, 3),
+        "forgetting": _forgetting(outcome),
     }

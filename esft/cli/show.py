@@ -158,6 +158,8 @@ class PlainWatcher:
         for number, task in enumerate(scores):
             label = f"  {'target' if number == 0 else 'prior ':<6} {task.name:<22}"
             self._print(f"{label} {change_text(task)}")
+        if (kl := scores[0].kl) is not None:
+            self._print(f"  {'KL from the base model':<29} {kl_text(kl, scores[0].kl_se)}")
 
     def notice(self, text: str) -> None:
         self._print(wrapped("Warning: ", text))
@@ -256,6 +258,11 @@ def change_text(scores: TaskScores) -> str:
         f"{scores.base.accuracy:.3f} -> {scores.now.accuracy:.3f} +- {scores.now.accuracy_se:.3f}"
         f"   change {change:+.3f} +- {error:.3f}"
     )
+
+
+def kl_text(kl: float, error: float | None) -> str:
+    """Return a KL divergence with its error and unit."""
+    return f"{kl:.3g}{'' if error is None else f' +- {error:.2g}'} nats a token"
 
 
 def duration(seconds: float) -> str:

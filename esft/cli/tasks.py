@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 @click.argument("name", required=False, shell_complete=complete_tasks)
 @click.option("--grader", help="How answers to rows of your own are graded.")
 @click.option("--columns", help="What their columns are called: prompt=question,answer=label.")
+@click.option("--source", help="Of task know, which other task has the rows  [default: trivia-qa]")
 @click.option(
     "--data-dir",
     help="Folder of <task>.<split>.jsonl files  [default: $ESFT_DATA_DIR, else the task's own rows "
@@ -31,6 +32,7 @@ def tasks(
     name: str | None,
     grader: str | None,
     columns: str | None,
+    source: str | None,
     data_dir: str | None,
     as_json: bool,
 ) -> None:
@@ -50,7 +52,7 @@ def tasks(
     from esft.tasks.rows import preview
 
     if name is not None:
-        task = get_task(name, grader, columns)
+        task = get_task(name, grader, columns, source)
         shown = preview(task, data_folder(data_dir, task))
         click.echo((_preview_json if as_json else _preview_text)(task, shown))
         return

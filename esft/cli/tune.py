@@ -87,7 +87,9 @@ def tune(
         result = run_tuning(settings, watcher, watcher.asked, ranks=ranks, **known)
     words = *options.as_options(changes), "--awd", "0"
     without = options.typed_with(ctx, ("--awd", "--run-dir", *chooses), *words)
-    _show(ctx, result, as_json, without if settings.anchor.awd else None)
+    anchor = settings.anchor  # one that moves is refused where nothing pulls towards it
+    can_be_without = anchor.awd and (anchor.kl or not anchor.moves)
+    _show(ctx, result, as_json, without if can_be_without else None)
 
 
 def _chosen(

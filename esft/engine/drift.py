@@ -1,41 +1,24 @@
 """The drift: what a run owns, from which the weights are always rounded once."""
 
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 
-import torch
 from torch import Tensor
 
-from esft.engine.anchor import anchor_of, forms, pull_of
-from esft.engine.kept import KINDS
+from esft.engine.anchor import anchor_of, pull_of
+from esft.engine.drift_state import DriftState, require_kind, require_like, tensors_of
+from esft.engine.kept import KeptDrift, zeros
 from esft.engine.kernels.reference import Part, Update, read
 from esft.engine.members import Member, net_coefficients, pair_coefficients
+from esft.engine.moving_anchor import MovingAnchor
 from esft.engine.noise import derived_seed
 from esft.engine.stream import Parts, Stream, Tally, length
 from esft.engine.undo import finish
 from esft.engine.update import update_weights
 from esft.engine.weights import Piece, Weights
 from esft.errors import AnchorError
-
-DRIFT_STORES = ("cpu", "device")
-"""Where D lies: in host memory or on the weights' device."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class DriftState:
-    """What a drift is after a step, besides its base weights and its seed: a snapshot holds it."""
-
-    steps: int
-    sum_of_squares: float
-    """Of D over all tuned weights; kept, since adding it up anew could round otherwise."""
-    kind: str  # one of `KINDS`
-    tensors: dict[str, Tensor]
-    """What is kept of each parameter, on the host: under its name, and for int8 the scales under
-    "<name>:scales". Views where D lies on the host: the next step changes them."""
-    figures: dict[str, dict[str, int | float]]
-    """What else is needed to read them, by parameter; survives JSON exactly."""
 
 
 class Drift:
@@ -44,6 +27,9 @@ class Drift:
     The weights are round(theta_0 + D) after every step, with D as it is kept: no update is too
     small to land, and the decay acts on D alone. Steps stream theta_0 and D through the
     scratch of the weights.
+
+    Where the anchor moves it is theta_0 + E, with E kept as D is: the decay acts on D - E, and E
+    follows D by a share tau of what is between them, after every step.
 
     Args:
         weights: at their base values; from now on changed only through this drift.
@@ -55,6 +41,7 @@ class Drift:
             with the very bits of the weights; only read.
         drift_store: where D lies, one of `DRIFT_STORES`; None: on the device where theta_0 is
             stored there, else in host memory.
+        moving: whether there is an E, as much memory as D; without one tau of all steps is 0.
 
     Raises:
         ValueError: if store, dtype or drift_store is unknown, `base` is missing, not asked for or
@@ -62,7 +49,8 @@ class Drift:
         AnchorError: if a base weight is NaN or infinite.
 
     Source: arXiv:2509.24372, Algorithm 2 (update by seed replay); arXiv:2605.30148, Algorithm 1
-    (decay). That D is the state, not theta, is ours.
+    (decay). That D is the state, not theta, is ours. The moving anchor is inspired by that of
+    arXiv:2605.04468, without its gradients.
     """
 
     def __init__(
@@ -74,23 +62,19 @@ class Drift:
         *,
         base: Mapping[str, Tensor] | None = None,
         drift_store: str | None = None,
+        moving: bool = False,
     ) -> None:
         if drift_store is None:
             drift_store = "device" if store == "device" else "cpu"
-        if drift_store not in DRIFT_STORES:
-            raise ValueError(
-                f"drift_store is {drift_store!r}, expected one of {', '.join(DRIFT_STORES)}"
-            )
-        if dtype not in KINDS:
-            raise ValueError(f"dtype is {dtype!r}, expected one of {', '.join(KINDS)}")
+        kept = zeros(weights, dtype, drift_store)
         self._begin(weights, store, dtype, seed, base)
-        for name in weights.names:
-            flat = weights.flat(name)
-            device = flat.device if drift_store == "device" else torch.device("cpu")
-            pin = flat.is_cuda and device.type == "cpu"
-            self._kept[name] = KINDS[dtype](name, weights.count(name), device, pin)
-        tensors = [*self._base.values(), *self._tensors().values()]
-        self.on_device = all(tensor.device == flat.device for tensor in tensors)
+        self._kept = kept
+        if moving:
+            anchor = zeros(weights, dtype, drift_store)
+            self.anchor = MovingAnchor(weights, self._stream, kept, anchor)
+        device = weights.flat(weights.names[-1]).device
+        tensors = [*self._base.values(), *tensors_of(kept).values()]
+        self.on_device = all(tensor.device == device for tensor in tensors)
         """True where theta_0 and D lie on the weights' device."""
         weights.claim()
 
@@ -112,19 +96,21 @@ class Drift:
         self._sum_of_squares = 0.0
         self._torn = False
         self._base = anchor_of(weights, store, base)
-        self._kept = {}
+        self._kept: dict[str, KeptDrift] = {}
         self._stream = Stream(weights.flat(weights.names[-1]).device)
+        self.anchor: MovingAnchor | None = None
+        """What the decay pulls towards; None where that is theta_0 throughout."""
 
     @property
     def nbytes(self) -> int:
-        """Bytes of D, and of theta_0 unless it lies on disk."""
+        """Bytes of D and E, and of theta_0 unless it lies on disk."""
         base = 0 if self._store == "disk" else sum(part.nbytes for part in self._base.values())
         return base + self.state_nbytes
 
     @property
     def state_nbytes(self) -> int:
-        """Bytes of D, which are those of the tensors in `state`."""
-        return sum(tensor.nbytes for tensor in self._tensors().values())
+        """Bytes of D and E, which are those of the tensors in `state`."""
+        return sum(tensor.nbytes for tensor in tensors_of(self._every_kept()).values())
 
     @property
     def changed_share(self) -> float | None:
@@ -145,11 +131,13 @@ class Drift:
         decay: float = 0.0,
         norm: str = "l2",
         sigma: float | None = None,
+        tau: float = 0.0,
     ) -> None:
         """Make one ES update and one decay, then round the weights.
 
         D' = D + alpha / N * sum_i c_i * sign_i * noise(seed_i), N = len(members); then
-        D = prox(D') (see `decay_`); then theta = round(theta_0 + D).
+        D = E + prox(D' - E) (see `decay_`); then theta = round(theta_0 + D); then
+        E = E + tau * (D - E), with D as it is kept. E is 0 where the anchor does not move.
 
         Of codes D is in steps of their grid, and so is the noise: that of whole steps (see
         `whole_steps`), without those steps that would have left the grid. With noise of low rank
@@ -163,6 +151,7 @@ class Drift:
             decay: lambda, >= 0.
             norm: of the decay.
             sigma: noise scale of the members; needed where they take whole steps.
+            tau: share of the way to D that the anchor goes, 0 to 1; 1 makes E the very D.
 
         Raises:
             ValueError: if a number is out of range, lengths differ, or a member is being held.
@@ -181,46 +170,63 @@ class Drift:
             raise ValueError(f"alpha is {alpha}, expected a positive number")
         if not all(math.isfinite(coefficient) for coefficient in coefficients):
             raise ValueError("a coefficient is not finite: leave its member out")
+        if not 0 <= tau <= (self.anchor is not None):
+            expected = "0: this anchor does not move" if self.anchor is None else "0 to 1"
+            raise ValueError(f"tau is {tau}, expected {expected}")
         pull = pull_of(alpha, decay, norm)
         nets = net_coefficients(members, coefficients)
         pairs = pair_coefficients(members, coefficients) if whole_steps else []
         self.refuse_if_torn()
         with self.weights.held("a step"):
             self.changed = 0
-            if nets or pairs or pull:
+            if nets or pairs or pull or tau:
                 self._torn = True
                 try:
-                    # All are kept alike: either every one can decay without a pass or none. Codes
-                    # take it always: the pass counts those that change.
-                    if (
-                        nets
-                        or self.weights.coded
-                        or not all(k.decay_alone(pull, norm) for k in self._kept.values())
-                    ):
+                    if nets or pairs or pull:
                         rounding = derived_seed("rounding", self._seed, self.steps + 1)
                         scale = alpha / max(1, len(members))
-                        self._update(Update(nets, scale, pull, norm, rounding, pairs, sigma))
-                    else:
-                        lengths = Tally()
-                        for piece, _, drift in self.streamed():
-                            lengths.note(piece.name, length(drift))
-                        self._sum_of_squares = lengths.sum_of_squares()
-                        self.round_weights()
+                        self._move(Update(nets, scale, pull, norm, rounding, pairs, sigma))
+                    if tau:
+                        rounding = derived_seed("anchor rounding", self._seed, self.steps + 1)
+                        self.anchor.follow(tau, self._sum_of_squares, rounding)
                 finally:
                     self._stream.settle()
                 self._torn = False
             self.steps += 1
 
-    @contextmanager
-    def at_base(self) -> Iterator[None]:
+    def at_base(self) -> AbstractContextManager[None]:
         """Hold theta_0 in the weights inside the block; the exact bits after it."""
+        return self._holding("at_base", self._write_base)
+
+    def at_anchor(self) -> AbstractContextManager[None]:
+        """Hold theta_0 + E in the weights inside the block; the exact bits after it."""
+        anchor, compose = self._moved_anchor, self.weights.kernels.compose
+        if anchor is None:
+            return self.at_base()
+        return self._holding("at_anchor", lambda: compose(self.parts(anchor.kept)))
+
+    @contextmanager
+    def _holding(self, by: str, write: Callable[[], None]) -> Iterator[None]:
         self.refuse_if_torn()
-        with self.weights.held("at_base"):
+        with self.weights.held(by):
             try:
-                self._write_base()
+                write()
                 yield
             finally:
                 finish(self.round_weights)
+
+    def reset(self) -> None:
+        """Go back to before the first step: D and E 0, the weights at theta_0. A drift that an
+        interruption left half-way is whole again."""
+        with self.weights.held("reset"):
+            self._torn = True
+            for kept in self._every_kept().values():
+                kept.clear()
+            self.steps, self.changed, self._sum_of_squares = 0, 0, 0.0
+            if self.anchor is not None:
+                self.anchor.sum_of_squares = 0.0
+            self.round_weights()
+            self._torn = False
 
     def give_back(self) -> None:
         """Write theta_0 to the weights for good; the drift is of no use then."""
@@ -238,7 +244,8 @@ class Drift:
 
     def compose(self, piece: Piece) -> None:
         """Write theta = round(theta_0 + D) to a piece."""
-        self.weights.kernels.compose([self._part(piece, self._stream.moved(self._parts_of(piece)))])
+        brought = self._stream.moved(self._parts_of(piece))
+        self.weights.kernels.compose([self._part(piece, brought, self._kept)])
 
     def streamed(self) -> Iterator[tuple[Piece, Tensor, Tensor]]:
         """Yield each piece of the weights with theta_0 and D of it, brought to their device.
@@ -248,22 +255,25 @@ class Drift:
         for piece, (base, *parts) in self._stream.brought(self.weights.pieces(), self._parts_of):
             yield piece, base, read(self._kept[piece.name].stored(parts))
 
-    def parts(self) -> Iterator[Part]:
-        """Yield all weights with theta_0 and D as it is kept, brought to their device: what kernels
-        write theta from, or a member."""
+    def parts(self, of: Mapping[str, KeptDrift] | None = None) -> Iterator[Part]:
+        """Yield all weights with theta_0 and D as it is kept, or what else is kept like it, brought
+        to their device: what kernels write theta from, or a member."""
+        kept = self._kept if of is None else of
         pieces = self.weights.pieces(self.weights.kernels.fused and self.on_device)
-        for piece, brought in self._stream.brought(pieces, self._parts_of):
-            yield self._part(piece, brought)
+        for piece, brought in self._stream.brought(pieces, partial(self._parts_of, kept=kept)):
+            yield self._part(piece, brought, kept)
 
     def state(self) -> DriftState:
         """Return what `load` needs to go on from here; views of D where it lies on the host."""
         self.refuse_if_torn()
+        every = self._every_kept()
         return DriftState(
             steps=self.steps,
             sum_of_squares=self._sum_of_squares,
             kind=self._kind,
-            tensors={name: tensor.cpu() for name, tensor in self._tensors().items()},
-            figures={name: kept.figures for name, kept in self._kept.items()},
+            tensors={name: tensor.cpu() for name, tensor in tensors_of(every).items()},
+            figures={name: kept.figures for name, kept in every.items()},
+            anchor_squares=None if self.anchor is None else self.anchor.sum_of_squares,
         )
 
     def load(self, state: DriftState) -> None:
@@ -275,32 +285,20 @@ class Drift:
         Raises:
             AnchorError: if the state is one of other tensors or kept otherwise; nothing changes.
         """
-        self._require_kind(state)
-        has = _described(state.tensors, state.figures)
-        needs = _described(self._tensors(), {n: kept.figures for n, kept in self._kept.items()})
-        for name in needs | has:
-            if has.get(name) != needs.get(name):
-                raise AnchorError(
-                    f"{name}: the saved drift has {has.get(name, 'none')}, "
-                    f"expected {needs.get(name, 'none')}",
-                    hint="take the model, include and exclude that the drift was saved with",
-                )
+        require_kind(state, self._kind)
+        every = self._every_kept()
+        require_like(state, every)
         with self.weights.held("load"):
             self._torn = True
-            for name, tensor in self._tensors().items():
+            for name, tensor in tensors_of(every).items():
                 tensor.copy_(state.tensors[name])
-            for name, kept in self._kept.items():
+            for name, kept in every.items():
                 kept.figures = state.figures[name]
             self.steps, self._sum_of_squares = state.steps, state.sum_of_squares
+            if self.anchor is not None:
+                self.anchor.sum_of_squares = state.anchor_squares
             self.round_weights()
             self._torn = False
-
-    def _require_kind(self, state: DriftState) -> None:
-        if state.kind != self._kind:
-            raise AnchorError(
-                f"the saved drift is kept as {state.kind}, expected {self._kind}",
-                hint=f"set [anchor] drift = {state.kind!r}, as it was when the drift was saved",
-            )
 
     def refuse_if_torn(self) -> None:
         """Raise AnchorError if a step was interrupted half-way, or overflowed."""
@@ -310,8 +308,28 @@ class Drift:
                 hint="load the model again and go on from the last recorded step",
             )
 
+    def _move(self, update: Update) -> None:
+        """Make a step of D, and round the weights."""
+        # All are kept alike: either every one can decay without a pass or none. Codes take it
+        # always: the pass counts those that change.
+        if (
+            update.nets
+            or self.weights.coded
+            or self._moved_anchor is not None
+            or not all(k.decay_alone(update.pull, update.norm) for k in self._kept.values())
+        ):
+            self._update(update)
+            return
+        lengths = Tally()
+        for piece, _, drift in self.streamed():
+            lengths.note(piece.name, length(drift))
+        self._sum_of_squares = lengths.sum_of_squares()
+        self.round_weights()
+
     def _update(self, update: Update) -> None:
-        made = update_weights(self.weights, self._kept, self._stream, self._parts_of, update)
+        anchor = self._moved_anchor if update.pull else None
+        parts_of = self._parts_of if anchor is None else self._parts_of_both
+        made = update_weights(self.weights, self._kept, self._stream, parts_of, update, anchor)
         if made.overflowed is not None:
             dtype = self.weights.flat(made.overflowed).dtype
             raise AnchorError(
@@ -322,29 +340,28 @@ class Drift:
             )
         self._sum_of_squares, self.changed = made.sum_of_squares, made.changed
 
-    def _part(self, piece: Piece, brought: Parts) -> Part:
+    @property
+    def _moved_anchor(self) -> MovingAnchor | None:
+        """None where it is theta_0: a step is then the one of an anchor that does not move."""
+        return self.anchor if self.anchor is not None and self.anchor.sum_of_squares else None
+
+    def _part(self, piece: Piece, brought: Parts, kept: Mapping[str, KeptDrift]) -> Part:
         base, *parts = brought
-        stored = self._kept[piece.name].stored(parts)
+        stored = kept[piece.name].stored(parts)
         return Part(piece.name, piece.start, piece.flat, base, stored, piece.factors, piece.grid)
 
     def _base_part(self, piece: Piece) -> Tensor:
         first = piece.start // self.weights.per_item(piece.name)
         return self._base[piece.name][first : first + piece.flat.numel()]
 
-    def _parts_of(self, piece: Piece) -> Parts:
-        return self._base_part(piece), *self._kept[piece.name].parts(piece.start, piece.count)
+    def _parts_of(self, piece: Piece, kept: Mapping[str, KeptDrift] | None = None) -> Parts:
+        kept = self._kept if kept is None else kept
+        return self._base_part(piece), *kept[piece.name].parts(piece.start, piece.count)
 
-    def _tensors(self) -> dict[str, Tensor]:
-        return {
-            name + suffix: tensor
-            for name, kept in self._kept.items()
-            for suffix, tensor in kept.tensors.items()
-        }
+    def _parts_of_both(self, piece: Piece) -> Parts:
+        return *self._parts_of(piece), *self.anchor.parts(piece)
 
-
-def _described(
-    tensors: Mapping[str, Tensor], figures: dict[str, dict[str, int | float]]
-) -> dict[str, str]:
-    """Return what must agree between a state and the drift that loads it."""
-    keys = {f"figures of {name}": ", ".join(sorted(f)) or "none" for name, f in figures.items()}
-    return forms(tensors) | keys
+    def _every_kept(self) -> dict[str, KeptDrift]:
+        """Return D of each parameter under its name, E under "<name>:anchor"."""
+        anchor = {} if self.anchor is None else self.anchor.kept
+        return self._kept | {f"{name}:anchor": kept for name, kept in anchor.items()}

@@ -10,8 +10,10 @@ from torch import Tensor
 
 from esft.engine.anchor import pull_of
 from esft.engine.codes import Grid
-from esft.engine.journal_read import JournalRecord, alpha_of, contributions
+from esft.engine.journal import JournalStep
+from esft.engine.journal_read import JournalRecord, contributions, made_with
 from esft.engine.kernels import chosen_kernels
+from esft.engine.kernels.reference import decay_
 from esft.engine.members import net_coefficients
 from esft.engine.noise import CODES_VERSION, derived_seed, noise, whole_steps_square
 from esft.engine.replayed import FADES, REPLAY
@@ -62,14 +64,35 @@ def law_of(header: Mapping) -> Law:
     return Law(whole_steps, header.get("at_bounds", 0.0), units)
 
 
+@dataclass
+class _Moments:
+    """Means over the elements of D and E, the drift and the anchor where that moves."""
+
+    drift: float = 0.0  # of D^2
+    both: float = 0.0  # of D * E
+    anchor: float = 0.0  # of E^2
+
+    def step(self, spread: float, pull: float, tau: float) -> None:
+        """Let D walk by `spread`, the decay bring it a share nearer to E, and E follow it."""
+        keep, stay = 1 - pull, 1 - tau
+        walked = self.drift + spread * spread
+        pulled = 2 * keep * pull * self.both + pull * pull * self.anchor
+        self.drift = keep * keep * walked + pulled
+        self.both = keep * self.both + pull * self.anchor
+        self.anchor = stay * stay * self.anchor + 2 * stay * tau * self.both
+        self.anchor += tau * tau * self.drift
+        self.both = stay * self.both + tau * self.drift
+
+
 class Forecast:
     """E||D|| of `numel` elements, step by step.
 
     Noises of different members are nearly orthogonal, so each step adds
     numel * (alpha / N)^2 * S to E||D||^2, S being the sum of the squared net coefficients of its
-    distinct noises, and the decay acts after it. L2 has a closed form; for L1 the scalar
-    recursion is simulated on 65,536 elements. Of codes, E u^2 of their noise comes in as a factor;
-    of low rank, the mean square of how many steps of their grid a unit of weight is.
+    distinct noises, and the decay acts after it, towards E where the anchor moves. L2 has a closed
+    form; for L1 the scalar recursion is simulated on 65,536 elements. Of codes, E u^2 of their
+    noise comes in as a factor; of low rank, the mean square of how many steps of their grid a unit
+    of weight is.
     """
 
     def __init__(
@@ -83,29 +106,55 @@ class Forecast:
     ) -> None:
         """`replayed`: of codes whose drift is not kept, see `ReplayedDrift`."""
         self._numel, self._alpha, self._decay, self._norm = numel, alpha, decay, norm
-        self._law, self._coded = law, law.whole_steps
-        self._mean_square = 0.0
+        self._law = law
+        self._moments = _Moments()
         self.norms = [0.0]
         """The expected ||D|| after each step, that of step 0 first."""
-        simulates = replayed or (pull_of(alpha, decay, norm) > 0 and norm == "l1")
-        count = _SIMULATED_CODES if self._coded else _SIMULATED
-        self._elements = torch.zeros(count) if simulates else None
-        self._left = torch.zeros(count) if replayed else None
-        self._units = law.spread(count) if simulates else None
+        self._count = _SIMULATED_CODES if law.whole_steps else _SIMULATED
+        self._elements: Tensor | None = None  # of D, where they are simulated; and of E
+        self._left = torch.zeros(self._count) if replayed else None
+        if replayed or (pull_of(alpha, decay, norm) > 0 and norm == "l1"):
+            self._simulate()
+
+    def _simulate(self) -> None:
+        """Take elements that stand for all from here on, as far from 0 as they are now."""
+        moments, self._units = self._moments, self._law.spread(self._count)
+        self._elements, self._anchor = torch.zeros(self._count), torch.zeros(self._count)
+        if moments.drift:
+            follows = moments.both / moments.drift
+            apart = max(0.0, moments.anchor - follows * moments.both)
+            self._elements = self._drawn(0, moments.drift)
+            self._anchor = self._elements * follows + self._drawn(1, apart)
+
+    def _drawn(self, number: int, mean_square: float) -> Tensor:
+        drawn = noise(derived_seed("forecast", 0, number), "forecast", 0, self._count)
+        drawn *= self._units
+        return drawn * math.sqrt(mean_square / float(drawn.square().mean()))
 
     def step(
-        self, size: int, squares: float, alpha: float | None = None, sigma: float | None = None
+        self,
+        size: int,
+        squares: float,
+        alpha: float | None = None,
+        sigma: float | None = None,
+        decay: float | None = None,
+        norm: str | None = None,
+        tau: float = 0.0,
     ) -> None:
-        """Advance by a step: `size` is N, 0 for a decay alone; `squares` is S; `alpha` that of the
-        step, where it has its own; `sigma` too, which codes need."""
+        """Advance by a step: `size` is N, 0 for a decay alone; `squares` is S; alpha, decay and
+        norm those of the step, where it has its own; `sigma` too, which codes need; `tau` see
+        `Drift.step`."""
         alpha = self._alpha if alpha is None else alpha
+        decay = self._decay if decay is None else decay
+        norm = self._norm if norm is None else norm
         mean_square = self._law.square(sigma)
-        pull = pull_of(alpha, self._decay, self._norm)
+        pull = pull_of(alpha, decay, norm)
+        if pull > 0 and norm == "l1" and self._elements is None:
+            self._simulate()
         walk = alpha / max(1, size) * math.sqrt(squares)  # of an element of unit 1
         spread = alpha / max(1, size) * math.sqrt(squares * mean_square)
         if self._elements is None:
-            keep = 1 - pull
-            self._mean_square = keep * keep * (self._mean_square + spread * spread)
+            self._moments.step(spread, pull, tau)
         elif self._left is not None:
             if spread:
                 share = spread / math.sqrt(size * mean_square)
@@ -113,18 +162,20 @@ class Forecast:
                 self._left += self._whole_steps(size, sigma).mul_(share)
                 self._elements += self._left.round()
                 self._left -= self._left.round()
-            self._mean_square = float(self._elements.double().square().mean())
         else:
-            if not self._coded:
+            if not self._law.whole_steps:
                 seed = derived_seed("forecast", len(self.norms))
                 self._elements += noise(seed, "forecast", 0, _SIMULATED).mul_(self._units * walk)
             elif spread:
                 share = spread / math.sqrt(size * mean_square)
                 self._elements += self._whole_steps(size, sigma).mul_(share)
-            shrunk = (self._elements.abs() - pull).clamp_(min=0)
-            self._elements = torch.copysign(shrunk, self._elements)
-            self._mean_square = float(self._elements.double().square().mean())
-        self.norms.append(math.sqrt(self._numel * self._mean_square))
+            apart = self._elements - self._anchor
+            decay_(apart, pull, norm)
+            self._elements = self._anchor + apart
+            self._anchor = self._anchor + tau * apart
+        if self._elements is not None:
+            self._moments.drift = float(self._elements.double().square().mean())
+        self.norms.append(math.sqrt(self._numel * self._moments.drift))
 
     def _whole_steps(self, size: int, sigma: float) -> Tensor:
         """Return the sum of the steps of `size` members: where few take one its law is not normal,
@@ -153,16 +204,17 @@ def forecast_norm(
     law: Law = NUMBERS,
     sigma: float | None = None,
     replayed: bool = False,
+    tau: float = 0.0,
 ) -> float:
     """Return the ||D|| to expect of a run before it starts: N is `size` and S `squares` in each
     of its steps, sigma and alpha of each step `scales_at` of it where it has its own. Closed but
-    for these and L1, which take as long as `steps` of the recursion."""
+    for these, L1 and an anchor that moves, which take as long as `steps` of the recursion."""
     pull = pull_of(alpha, decay, norm)
-    if replayed or scales_at is not None or (norm == "l1" and pull > 0):
+    if replayed or scales_at is not None or (pull > 0 and (norm == "l1" or tau > 0)):
         forecast = Forecast(numel, alpha, decay, norm, law, replayed)
         for step in range(1, steps + 1):
             sigma, alpha = (sigma, alpha) if scales_at is None else scales_at(step)
-            forecast.step(size, squares, alpha, sigma)
+            forecast.step(size, squares, alpha, sigma, tau=tau)
         return forecast.norms[-1]
     squares *= law.square(sigma)
     # The sum of (1 - pull)^(2 t) over t = 1 to T, which for a small pull is all but T.
@@ -183,11 +235,18 @@ def forecast_of(record: JournalRecord, numel: int, free: bool = False) -> Foreca
     settings = header["alpha"], decay, header["norm"], law_of(header)
     forecast = Forecast(numel, *settings, header.get("drift") == REPLAY)
     for step in record.steps:
-        members, coefficients = contributions(step, header)
-        squares = sum_of_squares(net_coefficients(members, coefficients))
-        sigma = header.get("sigma") if step.sigma is None else step.sigma
-        forecast.step(len(members), squares, alpha_of(step, header), sigma)
+        advance(forecast, step, header, free)
     return forecast
+
+
+def advance(
+    forecast: Forecast, step: JournalStep, header: Mapping[str, object], free: bool = False
+) -> None:
+    """Advance a forecast by a step of a journal; `free` leaves the decay out."""
+    members, coefficients = contributions(step, header)
+    squares, made = sum_of_squares(net_coefficients(members, coefficients)), made_with(step, header)
+    decay = 0.0 if free else made.awd
+    forecast.step(len(members), squares, made.alpha, made.sigma, decay, made.norm, made.tau)
 
 
 def sum_of_squares(nets: list[tuple[int, float]]) -> float:

@@ -4,15 +4,20 @@ import base64
 import hashlib
 import json
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-JOURNAL_FORMAT, ANNEALED_FORMAT = 1, 2
-"""The second is that of annealed runs, whose steps carry sigma and alpha: a version of esft that
-would make them with those of the header refuses it."""
+JOURNAL_FORMAT, ANNEALED_FORMAT, CHANGING_FORMAT = 1, 2, 3
+"""The second is that of annealed runs, whose steps carry sigma and alpha; the third that of runs
+whose steps may carry more, or be taken back: a version of esft that would make them otherwise
+refuses it."""
+
+OWN = ("population", "antithetic", "sigma", "alpha", "awd", "norm", "tau")
+"""What a step may carry of its own; else what the header says of it holds."""
+_CHANGING = ("budget", "stages", "tau")  # keys of the header
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,8 +31,9 @@ class JournalStep:
     """What each member's noise was weighed with; NaN for a member that got none; float32."""
     rows_at: int  # position of the row sampler before the step
     rows_hash: str  # of what they ask and how answers to them are graded, in order
-    sigma: float | None = None  # of an annealed run; else those of the header hold
-    alpha: float | None = None
+    own: Mapping[str, object] = field(default_factory=dict)
+    """What it was made with by other than the header, of `OWN`; an annealed run's sigma and alpha
+    always."""
     kl: tuple[float, ...] | None = None
     """How far each member is from the anchor, in nats a token, where that took from its reward;
     kept as float32."""
@@ -36,23 +42,49 @@ class JournalStep:
     `esft.tuning.screen`."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Back:
+    """Steps that were taken back, since the last of them was above a budget; errors are standard
+    errors, None stands for what was not measured or not finite."""
+
+    step: int  # the last that was made
+    to: int  # the one that the run went on from
+    was: float  # lambda until then
+    awd: float  # and from there on
+    kl: float | None  # from the base model, in nats a token
+    kl_se: float | None
+    drift: float  # ||D||
+
+
 class Journal:
     """Writes a file of JSON lines: a header, then one line a step, each with a checksum.
 
     A checksum covers its line and, through the checksum before it, all lines above: equal
     last checksums mean equal journals. `checksum` is that of the last line of the file at
-    `path`, "" where it holds none; `append` writes one line durably or not at all.
+    `path`, "" where it holds none; `of_step` that of the last step that was not taken back,
+    `checksum` where nothing else is said; `append` writes one line durably or not at all.
     """
 
-    def __init__(self, path: Path, checksum: str, append: Callable[[Path, str], None]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        checksum: str,
+        append: Callable[[Path, str], None],
+        of_step: str | None = None,
+        backs: tuple[Back, ...] = (),
+    ) -> None:
         self._path = path
         self._append = append
         self.checksum = checksum
+        self.of_step = checksum if of_step is None else of_step
+        self.backs = backs
 
     def begin(self, header: dict[str, object]) -> None:
         """Record what a replay needs besides the steps."""
         version = ANNEALED_FORMAT if "anneal" in header else JOURNAL_FORMAT
+        version = CHANGING_FORMAT if header.keys() & set(_CHANGING) else version
         self._write({"format": version, **header})
+        self.of_step = self.checksum
 
     def append(self, step: JournalStep) -> None:
         """Record a step; it counts as done once this returns."""
@@ -62,13 +94,21 @@ class Journal:
             "coefficients": pack(step.coefficients),
             "rows": [step.rows_at, step.rows_hash],
         }
-        if step.alpha is not None:
-            record |= {"sigma": step.sigma, "alpha": step.alpha}
+        record |= step.own
         if step.kl is not None:
             record["kl"] = pack(step.kl)
         if step.silent is not None:
             record["silent"] = step.silent
         self._write(record)
+        self.of_step = self.checksum
+
+    def back(self, back: Back, of_step: str) -> None:
+        """Record that steps are taken back; what follows is made from the step whose line has the
+        checksum `of_step`."""
+        measured = {"kl": back.kl, "kl_se": back.kl_se, "drift": back.drift}
+        known = {name: value for name, value in measured.items() if value is not None}
+        self._write({"back": back.to, "awd": back.awd, **known})
+        self.of_step, self.backs = of_step, (*self.backs, back)
 
     def end(self, steps: int, weights: str, best: int | None) -> None:
         """Close a journal that leaves its run folder, see `JournalEnd`."""

@@ -2,12 +2,20 @@
 
 import binascii
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from esft.engine.drift import Drift
-from esft.engine.journal import ANNEALED_FORMAT, JOURNAL_FORMAT, JournalStep, chained, unpack
+from esft.engine.journal import (
+    CHANGING_FORMAT,
+    JOURNAL_FORMAT,
+    OWN,
+    Back,
+    JournalStep,
+    chained,
+    unpack,
+)
 from esft.engine.members import Member, population, with_coefficients
 from esft.errors import JournalError
 from esft.files import parse, read_file
@@ -33,6 +41,9 @@ class JournalRecord:
     steps: tuple[JournalStep, ...]
     checksums: tuple[str, ...]
     """checksums[k] is that of the line of step k; of step 0, that of the header."""
+    lines: tuple[int, ...]
+    """lines[k] is the number, from 1, of the line of step k; of step 0, that of the header."""
+    backs: tuple[Back, ...]
     checksum: str  # of the last whole line
     whole: int  # bytes of the whole lines
     torn: bool  # whether a last line, cut off half-way, follows them
@@ -67,6 +78,7 @@ def read_journal(path: Path) -> JournalRecord:
     *lines, rest = data.split(b"\n")
     _refuse_newer(path, data.partition(b"\n")[0])
     header, steps, end, checksums = None, [], None, [""]  # of no line, then of each line
+    numbers, backs = [1], []  # of the lines of the steps
     try:
         for line in lines:
             record, checksum = _checked(line, checksums[-1])
@@ -80,8 +92,13 @@ def read_journal(path: Path) -> JournalRecord:
                 if record["end"] != len(steps):
                     raise _Damage(f"ends {record['end']} steps, expected {len(steps)}")
                 end = JournalEnd(weights=str(record["weights"]), best=record["best"])
+            elif "back" in record:
+                was = backs[-1].awd if backs else header["awd"]
+                backs.append(_back(record, len(steps), was))
+                del steps[record["back"] :], numbers[record["back"] + 1 :]
             else:
                 steps.append(_step(record, len(steps) + 1, "anneal" in header))
+                numbers.append(len(checksums))
             checksums.append(checksum)
         if rest:
             _refuse_unless_torn(rest)
@@ -101,7 +118,9 @@ def read_journal(path: Path) -> JournalRecord:
         path=path,
         header=header,
         steps=tuple(steps),
-        checksums=tuple(checksums[1 : len(steps) + 2]),
+        checksums=tuple(checksums[number] for number in numbers),
+        lines=tuple(numbers),
+        backs=tuple(backs),
         checksum=checksums[-1],
         whole=len(data) - len(rest),
         torn=bool(rest),
@@ -114,23 +133,44 @@ def lines_until(record: JournalRecord, step: int) -> str:
     if not 0 <= step <= record.last:
         raise ValueError(f"step is {step}, expected 0 to {record.last}")
     lines = record.path.read_text("ascii").split("\n")
-    return "".join(line + "\n" for line in lines[: step + 1])
+    return "".join(line + "\n" for line in lines[: record.lines[step]])
 
 
-def contributions(step: JournalStep, header: dict[str, object]) -> tuple[list[Member], list[float]]:
+@dataclass(frozen=True, kw_only=True)
+class MadeWith:
+    """What a step is made with besides its coefficients: its own, else what the header says."""
+
+    population: int
+    antithetic: bool
+    sigma: float
+    alpha: float
+    awd: float
+    norm: str
+    tau: float = 0.0
+
+
+def made_with(step: JournalStep, header: Mapping[str, object]) -> MadeWith:
+    """Return what a step is made with."""
+    told = {key: header[key] for key in OWN if key in header} | dict(step.own)
+    return MadeWith(**told)
+
+
+def contributions(
+    step: JournalStep, header: Mapping[str, object]
+) -> tuple[list[Member], list[float]]:
     """Return the members of a step that got a coefficient, and their coefficients."""
-    members = population(header["seed"], step.step, header["population"], header["antithetic"])
+    made = made_with(step, header)
+    members = population(header["seed"], step.step, made.population, made.antithetic)
     return with_coefficients(members, step.coefficients)
 
 
-def alpha_of(step: JournalStep, header: dict[str, object]) -> float:
-    """Return the learning rate that a step was made with."""
-    return header["alpha"] if step.alpha is None else step.alpha
-
-
-def sigma_of(step: JournalStep, header: dict[str, object]) -> float:
-    """Return the noise scale of a step's members."""
-    return header["sigma"] if step.sigma is None else step.sigma
+def make_step(drift: Drift, step: JournalStep, header: Mapping[str, object]) -> None:
+    """Make the step of a line of a journal, which is the next one: live, again, and on any rank."""
+    if step.step != drift.steps + 1:
+        raise ValueError(f"step is {step.step}, expected {drift.steps + 1}")
+    made = made_with(step, header)
+    rest = made.alpha, made.awd, made.norm, made.sigma, made.tau
+    drift.step(*contributions(step, header), *rest)
 
 
 def replay(
@@ -142,12 +182,8 @@ def replay(
     """
     if not drift.steps <= to <= record.last:
         raise ValueError(f"to is {to}, expected {drift.steps} to {record.last}")
-    header = record.header
     for step in record.steps[drift.steps : to]:
-        members, coefficients = contributions(step, header)
-        alpha = alpha_of(step, header)
-        rest = alpha, header["awd"], header["norm"], sigma_of(step, header)
-        drift.step(members, coefficients, *rest)
+        make_step(drift, step, record.header)
         if on_step is not None:
             on_step(step.step)
 
@@ -158,10 +194,10 @@ def _refuse_newer(path: Path, line: bytes) -> None:
         version = parse(line)["format"]
     except (ValueError, KeyError, TypeError):
         return
-    if version not in (JOURNAL_FORMAT, ANNEALED_FORMAT):
+    if version not in range(JOURNAL_FORMAT, CHANGING_FORMAT + 1):
         raise JournalError(
-            f"{path}: the journal has format {version!r}, expected {JOURNAL_FORMAT} or "
-            f"{ANNEALED_FORMAT}",
+            f"{path}: the journal has format {version!r}, expected {JOURNAL_FORMAT} to "
+            f"{CHANGING_FORMAT}",
             hint="a newer esft may have written it: pip install -U esft; if not, it is damaged",
         )
 
@@ -195,7 +231,8 @@ def _step(record: dict, number: int, annealed: bool) -> JournalStep:
         raise _Damage(f"is of step {record.get('step')}, expected step {number}")
     try:
         rows_at, rows_hash = record["rows"]
-        scales = {name: float(record[name]) for name in ("sigma", "alpha") if annealed}
+        own = {name: record[name] for name in OWN if name in record}
+        own |= {name: float(record[name]) for name in ("sigma", "alpha") if annealed}
         return JournalStep(
             step=number,
             rewards=unpack(record["rewards"]),
@@ -204,10 +241,22 @@ def _step(record: dict, number: int, annealed: bool) -> JournalStep:
             rows_hash=rows_hash,
             kl=unpack(record["kl"]) if "kl" in record else None,
             silent=record.get("silent"),
-            **scales,
+            own=own,
         )
     except (KeyError, TypeError, ValueError, binascii.Error) as error:
         raise _Damage(f"is not a step: {error}") from error
+
+
+def _back(record: dict, last: int, was: float) -> Back:
+    step = record["back"]
+    if type(step) is not int or not 0 <= step < last:
+        raise _Damage(f"goes back to step {step!r}, expected one from 0 to {last - 1}")
+    try:
+        measured = {name: record.get(name) for name in ("kl", "kl_se")}
+        values = {"awd": float(record["awd"]), "drift": float(record["drift"])}
+        return Back(step=last, to=step, was=was, **values, **measured)
+    except (KeyError, TypeError, ValueError) as error:
+        raise _Damage(f"takes no steps back: {error}") from error
 
 
 def _refuse_unless_torn(rest: bytes) -> None:

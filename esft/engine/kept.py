@@ -1,7 +1,7 @@
 """How the drift of one parameter is kept between steps: float32, scaled float16, int8 in blocks."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from esft.engine.kernels.reference import (
     read,
 )
 from esft.engine.noise import random_bits
+from esft.engine.weights import Weights
 
 Put = Callable[[Tensor, Tensor], object]
 
@@ -46,6 +47,8 @@ class KeptDrift:
     _layout: Mapping[str, tuple[torch.dtype, int]] = {"": (torch.float32, 1)}
     figures: Mapping[str, int | float] = {}
     """What is needed to read the tensors besides themselves; replaced, never changed."""
+    largest = 0.0
+    """No element is larger; 0 where `open_step` need not know it."""
     next_factor = 1.0
     """During a step: what a piece that was written is to be multiplied by; see `Stored`."""
 
@@ -76,6 +79,12 @@ class KeptDrift:
         put(*self.parts(start, values.numel()), values)
         return values
 
+    def clear(self) -> None:
+        """Make all of D zero, as at first."""
+        for tensor in self.tensors.values():
+            tensor.zero_()
+        self.figures = type(self).figures
+
     def open_step(self, largest_update: float) -> None:
         """Prepare for a pass in which no element grows by more than `largest_update`."""
 
@@ -85,6 +94,12 @@ class KeptDrift:
     def decay_alone(self, pull: float, norm: str) -> bool:
         """Make a decay without an update if that needs no pass; return whether it is made."""
         return False
+
+    def be(self, other: "KeptDrift") -> None:
+        """Become what another of the same kind and size is, to the bit."""
+        for suffix, tensor in self.tensors.items():
+            tensor.copy_(other.tensors[suffix])
+        self.figures = other.figures
 
 
 class _Float16(KeptDrift):
@@ -96,12 +111,16 @@ class _Float16(KeptDrift):
     _layout: Mapping = {"": (torch.float16, 1)}
     figures: Mapping[str, int | float] = {"exponent": 0, "largest": 0.0}
 
+    @property
+    def largest(self) -> float:
+        return self.figures["largest"]
+
     def stored(self, parts: Sequence[Tensor]) -> Stored:
         return Stored(*parts, factor=2.0 ** -self.figures["exponent"])
 
     def open_step(self, largest_update: float) -> None:
         # What brings the largest value that may come close below 2**_TOP.
-        largest = self.figures["largest"] + largest_update
+        largest = self.largest + largest_update
         exponent = _TOP - math.frexp(largest)[1] if largest else 0
         self._next_exponent = max(-_LARGEST_EXPONENT, min(_LARGEST_EXPONENT, exponent))
         self.next_factor = 2.0**-self._next_exponent
@@ -177,6 +196,15 @@ class _Int8(KeptDrift):
         return True
 
 
+def close_steps(kept: Mapping[str, KeptDrift], peaks: Iterable[tuple[str, float]]) -> None:
+    """End the pass of every parameter, with the largest magnitudes of its pieces by its name."""
+    largest = dict.fromkeys(kept, 0.0)
+    for name, peak in peaks:
+        largest[name] = max(largest[name], peak)
+    for name, one in kept.items():
+        one.close_step(largest[name])
+
+
 def kept_bytes(kind: str, numel: int) -> int:
     """Return the bytes that a drift of one parameter takes, kept as one of `KINDS`; 0 of others."""
     if kind not in KINDS:
@@ -191,3 +219,22 @@ KINDS = {"float32": KeptDrift, "float16": _Float16, "int8": _Int8}
 float16 and int8 are rounded stochastically from the noise function (seeded by the parameter's
 name too, replayable), so that a decay far below their step still acts on average.
 """
+
+DRIFT_STORES = ("cpu", "device")
+"""Where a drift lies: in host memory or on the weights' device."""
+
+
+def zeros(weights: Weights, kind: str, store: str) -> dict[str, KeptDrift]:
+    """Return a drift of 0 of every parameter, one of `KINDS` in one of `DRIFT_STORES`; ValueError
+    if these are others."""
+    if store not in DRIFT_STORES:
+        raise ValueError(f"drift_store is {store!r}, expected one of {', '.join(DRIFT_STORES)}")
+    if kind not in KINDS:
+        raise ValueError(f"dtype is {kind!r}, expected one of {', '.join(KINDS)}")
+    made = {}
+    for name in weights.names:
+        flat = weights.flat(name)
+        device = flat.device if store == "device" else torch.device("cpu")
+        pin = flat.is_cuda and device.type == "cpu"
+        made[name] = KINDS[kind](name, weights.count(name), device, pin)
+    return made

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from esft.engine.drift import Drift, DriftState
+from esft.engine.drift import Drift
+from esft.engine.drift_state import DriftState, require_kind
 from esft.engine.kernels import Kernels
 from esft.engine.kernels.reference import Found, Update, allowed
 from esft.engine.stream import Tally, length
@@ -63,19 +64,19 @@ class ReplayedDrift(Drift):
         self.on_device = False  # members are undone by what they did: there is nothing else
         weights.claim()
 
-    # What a log may fall back to: nothing.
-    compose = None
+    # What a log may fall back to, and what takes steps back, since no decay acts: nothing.
+    compose = reset = None
 
     @property
     def nbytes(self) -> int:
         """Bytes of theta_0, unless it lies on disk."""
         return 0 if self._store == "disk" else sum(part.nbytes for part in self._base.values())
 
-    def step(self, members, coefficients, alpha, decay=0.0, norm="l2", sigma=None) -> None:
+    def step(self, members, coefficients, alpha, decay=0.0, norm="l2", sigma=None, tau=0.0) -> None:
         """See `Drift.step`; ValueError for a decay."""
         if decay:
             raise ValueError(f"decay is {decay}, expected 0: a replayed drift has none to shrink")
-        super().step(members, coefficients, alpha, decay, norm, sigma)
+        super().step(members, coefficients, alpha, decay, norm, sigma, tau)
 
     @contextmanager
     def at_base(self) -> Iterator[None]:
@@ -111,7 +112,7 @@ class ReplayedDrift(Drift):
 
     def load(self, state: DriftState) -> None:
         """Go back, or on, to a state; see `Drift.load`."""
-        self._require_kind(state)
+        require_kind(state, self._kind)
         codes = self._codes()
         has = {name: state.tensors[name] for name in codes if name in state.tensors}
         if [t.shape for t in has.values()] != [t.shape for t in codes.values()]:

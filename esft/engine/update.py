@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from esft.engine.kept import KeptDrift, Put
+from esft.engine.kept import KeptDrift, Put, close_steps
 from esft.engine.kernels import Kernels
 from esft.engine.kernels.reference import (
     Found,
@@ -18,6 +18,7 @@ from esft.engine.kernels.reference import (
     moved_codes,
     read,
 )
+from esft.engine.moving_anchor import MovingAnchor
 from esft.engine.noise import MAX_NOISE
 from esft.engine.stream import Parts, Stream, Tally, length
 from esft.engine.weights import Piece, Weights
@@ -38,34 +39,38 @@ def update_weights(
     stream: Stream,
     parts_of: Callable[[Piece], Parts],
     update: Update,
+    anchor: MovingAnchor | None = None,
 ) -> Made:
     """Make a step of all weights, piece by piece.
 
     Args:
         kept: D of each parameter.
-        parts_of: theta_0 of a piece, then D of it as it is kept.
+        parts_of: theta_0 of a piece, then D of it as it is kept, then E where there is `anchor`.
+        anchor: what the decay pulls towards; None where that is theta_0.
     """
     peaks, reach, lengths, changed = Tally(), Tally(), Tally(), Tally()
     for name, one in kept.items():
-        one.open_step(_largest(weights, name, update))
-    pieces = weights.pieces(weights.kernels.fused_update, whole_codes=False)
+        growth = _largest(weights, name, update)
+        if anchor is not None:  # D ends between what the update made of it and E
+            growth = max(growth, anchor.kept[name].largest - one.largest)
+        one.open_step(growth)
+    fused = weights.kernels.fused_update and anchor is None
+    pieces = weights.pieces(fused, whole_codes=False)
     for piece, (base, *parts) in stream.brought(pieces, parts_of):
-        found = update_piece(
-            weights.kernels, piece, base, kept[piece.name], parts, update, stream.put
-        )
+        own, towards = kept[piece.name], None
+        if anchor is not None:
+            parts, towards = anchor.taken(piece, parts)
+        step = update, stream.put, towards
+        found = update_piece(weights.kernels, piece, base, own, parts, *step)
         peaks.note(piece.name, found.peak)
         lengths.note(piece.name, found.length)
         reach.note(piece.name, found.reach)
         changed.note(piece.name, found.changed)
-    largest = dict.fromkeys(kept, 0.0)
     # Both: a narrow dtype overflows where D does not, and int8 keeps an infinite D as a finite.
     for name, peak in (*reach.read(), *peaks.read()):
         if not math.isfinite(peak):
             return Made(math.nan, 0, name)
-    for name, peak in peaks.read():
-        largest[name] = max(largest[name], peak)
-    for name, one in kept.items():
-        one.close_step(largest[name])
+    close_steps(kept, peaks.read())
     counts = [count for _, count in changed.read()]
     return Made(lengths.sum_of_squares(), int(sum(counts)), None)
 
@@ -92,19 +97,22 @@ def update_piece(
     parts: Sequence[Tensor],
     update: Update,
     put: Put,
+    anchor: Tensor | None = None,
 ) -> Found:
     """Make D' = D + scale * sum_i c_i * noise(seed_i), D = prox(D'), theta = round(theta_0 + D).
 
     Args:
         base: theta_0 of the piece; `parts`: D of it, as `kept` keeps it; both on its device.
         put: see `KeptDrift.write`.
+        anchor: E of the piece, with which D = E + prox(D' - E), float32 (count,); None where it is
+            0.
 
     Source: arXiv:2605.30148, Algorithm 1.
     """
     stored = kept.stored(parts)
     if piece.grid is not None:
-        return _update_codes(kernels, piece, base, kept, stored, update, put)
-    if kernels.fused_update:
+        return _update_codes(kernels, piece, base, kept, stored, update, put, anchor)
+    if kernels.fused_update and anchor is None:
         where = piece.name, piece.start, update, piece.factors
         return kernels.update(piece.flat, base, stored, kept.next_factor, *where)
     drift = read(stored)
@@ -113,11 +121,19 @@ def update_piece(
         kernels.accumulate(total, piece.name, piece.start, update.nets, piece.factors)
         total *= update.scale
         drift += total
-    decay_(drift, update.pull, update.norm)
+    _decay_towards(anchor, drift, update)
     peak = drift.abs().max()
     drift = kept.write(piece.start, drift, update.rounding, put)
     piece.flat.copy_(composed(base, drift))
     return Found(peak, length(drift), piece.flat.abs().max().float())
+
+
+def _decay_towards(anchor: Tensor | None, drift: Tensor, update: Update) -> None:
+    if anchor is not None:
+        drift -= anchor
+    decay_(drift, update.pull, update.norm)
+    if anchor is not None:
+        drift += anchor
 
 
 def _update_codes(
@@ -128,6 +144,7 @@ def _update_codes(
     stored: Stored,
     update: Update,
     put: Put,
+    anchor: Tensor | None,
 ) -> Found:
     """Make the same step of codes, D in steps of their grid.
 
@@ -151,7 +168,7 @@ def _update_codes(
         kernels.accumulate_codes(total, before, *where, update.pairs, update.sigma)
         total *= update.scale
         drift += total
-    decay_(drift, update.pull, update.norm)
+    _decay_towards(anchor, drift, update)
     wanted = drift.abs().max()
     torch.clamp(drift, grid.low - 0.5 - first, grid.high + 0.5 - first, out=drift)
     # A bound hides what is infinite.

@@ -22,8 +22,8 @@ from esft.rollout.encode import encode_prompt
 from esft.rollout.generate import Answer, greedy_answers
 from esft.runs.names import find_run
 from esft.tasks.task import Messages, Question, ask
+from esft.tuning.base import Base
 from esft.tuning.rebuild import RebuildOptions, Source, bring_to, find_source, open_at_base, step_of
-from esft.tuning.session import Base
 from esft.tuning.watcher import Watcher
 
 BASE, TUNED, MODEL = "base", "tuned", "model"

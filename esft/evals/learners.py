@@ -119,13 +119,14 @@ def learner_of(path: Path, request: PlasticityRequest) -> Learner:
             "floats, from which codes do not come out as they were",
             hint="take a run without --weights",
         )
-    if PriorSpec(name=request.task).kept_as == PriorSpec(name=own.task.name).kept_as:
+    asked = PriorSpec(name=request.task, source=request.changes.get("task.source"))
+    if any(target.is_of(asked) for target in own.targets):
         raise RecipeError(
             f"--task is {request.task}, which run {path} was tuned on, expected another: how much "
             "is left to learn there says nothing of what can be learned",
             hint="name a task that it was not tuned on",
         )
-    recipe = _recipe(run, journal, own, request)
+    recipe = _recipe(run, journal, own.at_stage(-1), request)
     task, split = task_and_rows(recipe.task)
     return Learner(run=run, journal=journal, recipe=recipe, task=task, split=split)
 
@@ -153,9 +154,14 @@ def _recipe(
         "run.show_answers": 0,
         **dict.fromkeys(("run.dir", "run.stop_after_peak", "run.keep_answers", "run.track")),
     }
+    changes |= dict.fromkeys(("anchor.max_kl", "anchor.max_drift"))  # of what it was tuned on
+    if not own.anchor.kl:
+        changes |= dict.fromkeys(("anchor.kl_tasks", "anchor.kl_prompts"))
     asked = {"search.steps": request.steps, "task.holdout": request.rows}
     changes |= {key: value for key, value in asked.items() if value is not None}
     labels = {"task.name": "--task", "search.steps": "--steps", "task.holdout": "--rows"}
+    if own.anchor.move == "stage":
+        changes["anchor.move"] = "none"  # what is learned now has no stages
     settings = settings_of(own) | changes | dict(request.changes)
     recipe = load_recipe(None, settings, labels=labels, tasks=True)
     steps, every = recipe.search.steps, recipe.prior.every
@@ -165,11 +171,12 @@ def _recipe(
 
 def _answers(own: Recipe, request: PlasticityRequest) -> dict[str, object]:
     """Return how answers to the other task are scored: as the run's where that can be."""
-    names = ("grader", "columns", "scoring", "reward", "max_new_tokens", "data_dir")
+    names = ("grader", "columns", "source", "match")
+    given = [request.changes.get(f"task.{name}") for name in names]
+    names = (*names, "scoring", "reward", "max_new_tokens", "data_dir")
     kept: dict[str, object] = {f"task.{name}": None for name in names}
-    grader, columns = (request.changes.get(f"task.{name}") for name in names[:2])
     try:
-        task = get_task(request.task, grader, columns)
+        task = get_task(request.task, *given)
         kept["task.data_dir"] = None if task.hub is None else own.task.data_dir
         task.choose_scoring(own.task.scoring, own.task.reward)
     except TaskError:  # what is wrong with the task is said where the recipe is made

@@ -25,7 +25,8 @@ from esft.evals.learners import (
     tuned_model,
 )
 from esft.files import remove_folder, write_whole
-from esft.recipe.settings import Recipe, with_settings
+from esft.recipe.settings import Recipe, settings_of, with_settings
+from esft.recipe.stages import tuned_on
 from esft.rollout.typed import json_text
 from esft.runs.folder import open_run
 from esft.runs.names import is_run, locked
@@ -185,7 +186,7 @@ def _record(
     return PlasticityRecord(
         run=str(learner.run.path),
         task=learner.task.name,
-        tuned_on=learner.source.recipe.task.name,
+        tuned_on=tuned_on(settings_of(learner.source.recipe)),
         distance=distance_of(learner, request, watcher),
         by=request.by,
         margin=request.margin,

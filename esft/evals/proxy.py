@@ -23,7 +23,8 @@ from esft.evals.learners import (
     tuned_model,
 )
 from esft.files import write_whole
-from esft.recipe.settings import with_settings
+from esft.recipe.settings import settings_of, with_settings
+from esft.recipe.stages import tuned_on
 from esft.rollout.typed import json_text
 from esft.runs.names import locked
 from esft.stats.intervals import bootstrap_interval, student_interval
@@ -96,7 +97,7 @@ def _record(learner: Learner, request: PlasticityRequest, watcher: Watcher) -> P
     return ProxyRecord(
         run=str(learner.run.path),
         task=learner.task.name,
-        tuned_on=learner.source.recipe.task.name,
+        tuned_on=tuned_on(settings_of(learner.source.recipe)),
         distance=distance_of(learner, request, watcher),
         sigma=learner.recipe.search.sigma,
         rows=probed[0][0].rows,

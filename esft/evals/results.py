@@ -12,8 +12,11 @@ from esft.engine.measures import LayerDrift
 from esft.errors import RunError
 from esft.files import parse, read_file
 from esft.rollout.kl import KlEstimate
+from esft.rollout.results import RowResult, knowing_change
 from esft.rollout.typed import from_json, known
 from esft.runs.records import StepScore
+from esft.stats.forgetting import Forgetting
+from esft.stats.knowing import Estimate
 from esft.stats.paired import compare, compare_rewards
 from esft.stats.passes import PassRate
 from esft.stats.verdict import MARGIN, Verdict, diagnose
@@ -39,6 +42,7 @@ class Comparison:
     reward_high: float | None = None
     gained_rows: tuple[str, ...] = ()  # ids
     lost_rows: tuple[str, ...] = ()
+    knowing: dict[str, Estimate] | None = None  # changes of the measures of task know
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,6 +159,7 @@ class EvalRecord:
     models: tuple[ComparedModel, ...] = ()  # those of the steps after 0, where there is no run
     samples: int | None = None  # answers to each row for pass@k
     temperature: float | None = None  # at which they were drawn
+    forgetting: Forgetting | None = None  # of a chain of tasks
 
 
 def compared(
@@ -202,6 +207,17 @@ def compared(
     kept = {step: values for step, values in right.items() if step <= (task.kept or step)}
     verdict = diagnose([correct for correct, _ in base], kept or right, margin)
     return replace(task, comparisons=tuple(comparisons), verdict=verdict)
+
+
+def with_knowing(task: TaskResult, rows: Mapping[int, Sequence[RowResult]]) -> TaskResult:
+    """Return a task with what changed in the measures of task know, where it is that.
+
+    `rows` are those of the steps that are compared and of the base, the same rows in one order.
+    """
+    comparisons = (
+        replace(one, knowing=knowing_change(rows[0], rows[one.step])) for one in task.comparisons
+    )
+    return replace(task, comparisons=tuple(comparisons))
 
 
 def read_eval(file: Path) -> EvalRecord | None:

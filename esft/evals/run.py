@@ -1,11 +1,13 @@
 """`esft eval` as a library function: what is asked, and what it came to."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
 from esft.errors import EsftError, RecipeError, RunError
+from esft.evals.chains import ends_of, stages_of
 from esft.evals.checkpoints import Checkpoints
 from esft.evals.measure import Measurer
 from esft.evals.request import EvalRequest
@@ -18,6 +20,7 @@ from esft.evals.results import (
     StepPasses,
     TaskResult,
     compared,
+    with_knowing,
 )
 from esft.evals.steps import QuantizedSteps, RunSteps, Steps
 from esft.files import write_whole
@@ -28,6 +31,7 @@ from esft.rollout.batches import Batches
 from esft.rollout.results import Evaluation
 from esft.rollout.typed import json_text
 from esft.runs.records import RecordedScore, StepScore, scores
+from esft.stats.forgetting import Forgetting, forgetting
 from esft.stats.passes import pass_rates
 from esft.tuning.lead import LOADING_S, require_alike
 from esft.tuning.ranks import Ranks
@@ -126,7 +130,8 @@ def run_eval(request: EvalRequest, watcher: Watcher, ranks: Ranks | None = None)
     source, steps, tasks = opened.source, opened.steps, opened.tasks
     run = None if source is None else source.run
     kept = None if run is None or request.at is not None else run.info.peak
-    drift, floor = _measure(request, steps, tasks, Measurer(steps, watcher, ranks))
+    chain = () if source is None else ends_of(source.recipe, source.record.last)
+    drift, floor = _measure(request, steps, tasks, Measurer(steps, watcher, ranks), chain)
     record = EvalRecord(
         model=steps.loaded.id,
         run=None if run is None else str(run.path),
@@ -142,11 +147,28 @@ def run_eval(request: EvalRequest, watcher: Watcher, ranks: Ranks | None = None)
         models=steps.models,
         samples=request.samples,
         temperature=request.drawn_at,
+        forgetting=_forgetting(source, chain, tasks),
     )
     if run is None:
         return EvalResult(record=record, measured=tasks, path=None)
     path = run.path / ("eval.json" if record.load is None else f"eval-{record.load}.json")
     return EvalResult(record=record, measured=tasks, path=str(path))
+
+
+def _forgetting(
+    source: Source | None, ends: Sequence[int], tasks: Sequence[MeasuredTask]
+) -> Forgetting | None:
+    """Return the matrix of a chain; None of anything else."""
+    if not ends:
+        return None
+    right = {}
+    for measured in tasks:
+        by_step = zip(measured.steps, measured.evaluations, strict=True)
+        right[measured.task.name] = {
+            step: [float(bool(row.correct)) for row in evaluation.results]
+            for step, evaluation in by_step
+        }
+    return forgetting(ends, stages_of(source.recipe, right), right)
 
 
 def task_result(measured: MeasuredTask, margin: float, kept: int | None = None) -> TaskResult:
@@ -170,7 +192,8 @@ def task_result(measured: MeasuredTask, margin: float, kept: int | None = None) 
         step: [(float(bool(row.correct)), float(row.reward)) for row in evaluation.results]
         for step, evaluation in by_step.items()
     }
-    return compared(result, rows, [one.row.id for one in task.encoded], margin)
+    result = compared(result, rows, [one.row.id for one in task.encoded], margin)
+    return with_knowing(result, {step: one.results for step, one in by_step.items()})
 
 
 def _passes(measured: MeasuredTask) -> tuple[StepPasses, ...]:
@@ -191,8 +214,8 @@ def _specs(request: EvalRequest, recipe: Recipe | None) -> list[PriorSpec]:
             hint="--prior tasks.txt, a task a line, or --prior gsm8k:100",
         )
     specs = [parse_prior_line(line) for line in request.priors or recipe.prior.tasks]
-    if recipe is not None:
-        refuse_target(specs, recipe.task.name)
+    for target in () if recipe is None else recipe.targets:
+        refuse_target(specs, target)
     return specs
 
 
@@ -218,6 +241,7 @@ def _steps(request: EvalRequest, source: Source | None, watcher: Watcher) -> Ste
     numbers = {0, *(step_of(source, at.strip()) for at in asked.split(","))}
     if request.at is None and request.load is None:
         numbers |= {score.step for score in _recorded(source)}
+        numbers |= {*ends_of(source.recipe, source.record.last)}
     options = RebuildOptions(model=next(iter(request.models), None), device=request.device)
     return RunSteps(source, tuple(sorted(numbers)), watcher, options)
 
@@ -238,11 +262,12 @@ def _tasks(
     data_dir = request.data_dir or (None if recipe is None else recipe.task.data_dir)
     batch = None if run is None else run.info.batch
     tasks, failed = [], []
-    for wanted in (*([] if recipe is None else [recipe.task]), *priors):
+    targets = () if recipe is None else recipe.targets
+    for wanted in (*targets[-1:], *targets[:-1], *priors):
         try:
             if isinstance(wanted, TaskSettings):
                 task, split = task_and_rows(wanted)
-                role, chosen = "target", split.holdout
+                role, chosen = "target" if wanted is targets[-1] else "prior", split.holdout
             else:
                 role, (task, chosen) = "prior", rows_of(wanted, rows, data_dir)
             ready = eval_task(role, task, wanted, chosen, steps.loaded, Batches(batch))
@@ -262,7 +287,7 @@ def _steps_of(
     the run measured the same rows of it."""
     if request.at is not None or source is None:
         return steps.numbers
-    wanted = {0, steps.numbers[-1]}
+    wanted = {0, steps.numbers[-1], *ends_of(source.recipe, source.record.last)}
     kind = "holdout" if task.role == "target" else f"prior task {task.name}"
     rows = None if source is None or source.run is None else source.run.info.rows.get(kind)
     if rows is not None and rows.hash == rows_hash(one.row for one in task.encoded):
@@ -271,15 +296,20 @@ def _steps_of(
 
 
 def _measure(
-    request: EvalRequest, steps: Steps, tasks: list[MeasuredTask], measurer: Measurer
+    request: EvalRequest,
+    steps: Steps,
+    tasks: list[MeasuredTask],
+    measurer: Measurer,
+    ends: Sequence[int],
 ) -> tuple[list[StepDrift], NoiseFloor | None]:
-    """Measure every step; `tasks` keep what is theirs."""
+    """Measure every step; `tasks` keep what is theirs. Of a chain, drift and KL divergences at the
+    `ends` of its stages."""
     floor = None
     if request.noise_floor and steps.loaded.dtype != torch.float32:
         floor = measurer.noise_floor([measured.task for measured in tasks])
     drift = []
     last = request.at is None and isinstance(steps, RunSteps)
-    far = steps.numbers[-1:] if last else steps.numbers
+    far = {steps.numbers[-1], *ends} if last else steps.numbers
     for step in steps.numbers:
         for measured in tasks:
             if step in measured.steps:

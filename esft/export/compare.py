@@ -53,7 +53,7 @@ def holdout_rows(source: Source, watcher: Watcher) -> tuple[Row, ...]:
     if source.run is None:
         return ()
     try:
-        return task_and_rows(source.recipe.task)[1].holdout
+        return task_and_rows(source.recipe.targets[-1])[1].holdout
     except TaskError as error:
         watcher.notice(f"{error}; questions of conciseness are compared instead")
         return ()
@@ -66,8 +66,8 @@ def find_prompts(source: Source, rows: Sequence[Row]) -> tuple[list[Prompt], str
     """
     own: list[Prompt] = []
     if rows:
-        settings = source.recipe.task
-        task = get_task(settings.name, settings.grader)
+        settings = source.recipe.targets[-1]
+        task = settings.chosen()
         scoring = task.choose_scoring(settings.scoring, settings.reward)
         own = [
             row.options[row.gold].context if scoring == "choice" else row.questions[0]
@@ -78,7 +78,7 @@ def find_prompts(source: Source, rows: Sequence[Row]) -> tuple[list[Prompt], str
     more = [prompt for prompt in shipped if prompt not in own][: PROMPTS - len(own)]
     parts = []
     if own:
-        name = Path(str(source.run.info.settings["task.name"])).name  # of a file: no folders
+        name = Path(source.recipe.targets[-1].name).name  # of a file: no folders
         parts.append(f"{len(own)} holdout rows of {name}")
     if more:
         parts.append(f"{len(more)} questions of conciseness, which come with esft")

@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from esft.errors import RecipeError, TaskError, UnknownTaskError
 from esft.files import slug
@@ -24,7 +24,21 @@ from esft.recipe.check import (
 )
 from esft.tasks.columns import parse_columns
 from esft.tasks.tables import like_named
-from esft.tasks.words import GRADERS, HUB, OWN, REWARDS, SCORINGS, SPLITS, is_file
+from esft.tasks.words import (
+    GRADERS,
+    HUB,
+    KNOW,
+    KNOW_SOURCE,
+    MATCHES,
+    OWN,
+    REWARDS,
+    SCORINGS,
+    SPLITS,
+    is_file,
+)
+
+if TYPE_CHECKING:
+    from esft.tasks.task import Task
 
 
 def _options_to_choose_from(reward: str | None, scoring: str | None) -> Iterator[tuple[str, str]]:
@@ -74,9 +88,20 @@ class Answers(Settings):
     )
     reward: str | None = setting(
         "What a member is rewarded for: 0 or 1, the probability of the right option, or the "
-        "log-probability of the reference answer, a token",
+        "log-probability of the reference answer, a token; of task know both (right, and knowing "
+        "whether), correct, align or confidence",
         unset="the task's own",
         choices=REWARDS,
+    )
+    source: str | None = setting(
+        "Of task know, which other task has the rows: its name, or as for a task of your own",
+        example="nq-open",
+        unset=f"{KNOW_SOURCE} for know",
+    )
+    match: str | None = setting(
+        "Of task know, how a right answer is found: anywhere, or as whole words",
+        unset=f"{MATCHES[0]} for know",
+        choices=MATCHES,
     )
     max_new_tokens: int | None = setting(
         "Cap on the tokens of an answer", example=64, unset="the task's own"
@@ -90,9 +115,29 @@ class Answers(Settings):
 
     def with_paths(self, path: Callable[[str], str]) -> Self:
         """Return them with the paths of a file and of the folder as `path` has them."""
-        name = path(self.name) if is_file(self.name) else self.name
+        name, source = (
+            path(one) if one is not None and is_file(one) else one
+            for one in (self.name, self.source)
+        )
         folder = None if self.data_dir is None else path(self.data_dir)
-        return replace(self, name=name, data_dir=folder)
+        return replace(self, name=name, source=source, data_dir=folder)
+
+    def chosen(self) -> Task:
+        """Return the task; TaskError or UnknownTaskError where there is none such."""
+        from esft.tasks.registry import get_task  # it reads all tasks: --help does not wait
+
+        return get_task(self.name, self.grader, self.columns, self.source, self.match)
+
+    @property
+    def kept_as(self) -> str:
+        """Name of the files of its rows: one for a_b and A-b, which no run can have both."""
+        plain = [KNOW] if self.source == KNOW_SOURCE else [self.name, self.source]
+        names = (name for name in plain if name is not None)
+        return slug("-".join(Path(n).stem if is_file(n) else n.removeprefix(HUB) for n in names))
+
+    def is_of(self, other: Answers) -> bool:
+        """Return whether both are of one task."""
+        return self.kept_as == other.kept_as
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,11 +158,6 @@ class PriorSpec(Answers):
             if name not in ("name", "rows") and value is not None:
                 line += f" {name}={shlex.quote(str(value))}"
         return line
-
-    @property
-    def kept_as(self) -> str:
-        """Name of the files of its rows: one for a_b and A-b, which no run can have both."""
-        return slug(Path(self.name).stem if is_file(self.name) else self.name.removeprefix(HUB))
 
 
 def parse_prior_line(text: str) -> PriorSpec:
@@ -285,15 +325,12 @@ def _parse_all(lines: Iterable[_Line], check: Callable[[PriorSpec], None]) -> tu
 
 def require_task(spec: Answers) -> None:
     """SettingsError if a task is not there, or cannot be graded or scored as asked."""
-    # They read all tasks, for which --help does not wait.
-    from esft.tasks.registry import get_task
-
     path = Path(os.path.expanduser(spec.name))
     if is_file(spec.name) and not os.path.isfile(path):
         fix = like_named(path) or "correct the path"
         raise _refusal(f"{spec.name} is not a file, here or beside the list", fix)
     try:
-        task = get_task(spec.name, spec.grader, spec.columns)
+        task = spec.chosen()
         if spec.scoring is not None or spec.reward is not None:
             task.choose_scoring(spec.scoring, spec.reward)
     except UnknownTaskError as error:

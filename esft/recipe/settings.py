@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 from esft.models.device import FLOAT, WEIGHTS
-from esft.recipe.check import Settings, SettingsError, broken, setting
+from esft.recipe.anchor import Anchor
+from esft.recipe.check import Problem, Settings, SettingsError, broken, setting
 from esft.recipe.priors import (
     Answers,
     PriorSpec,
-    kl_source,
-    parse_kl_tasks,
     parse_prior_line,
     parse_prior_lines,
 )
-from esft.recipe.rules import MODEL_RULES, RECIPE_RULES, SEARCH_RULES, TASK_RULES
+from esft.recipe.rules import MODEL_RULES, RECIPE_RULES, TASK_RULES
+from esft.recipe.search import Search
+from esft.recipe.stages import TABLE, Stage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,172 +91,6 @@ class TaskSettings(Answers):
         example=16,
         unset="as many as fit into memory, at most 64 on a CPU",
     )
-
-
-CODED_SCALES = {"int8": (0.001, 5.0), "int4": (0.01, 2.5), "codes": (0.01, 2.5)}
-"""Sigma and alpha by [model] weights, in steps of the grid, where nothing else is said and noise is
-full: those published for 50 members, arXiv:2602.03120. Those of floats are in other units."""
-
-SIGMA_END, ALPHA_END = 1.0, 0.1
-"""What sigma and alpha are annealed to where nothing else is said."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Search(Settings):
-    """How a step explores the weights: the [search] table."""
-
-    table = "search"
-    rules = SEARCH_RULES
-
-    # Larger ones are not exact in floating point, which the forecast is made of.
-    steps: int = setting("Updates of the weights", 500, flag="--steps", at_most=10**15)
-    population: int = setting(
-        "Members per step, an even number if antithetic", 30, flag="--population", at_least=2
-    )
-    sigma: float = setting(
-        "Noise scale, standard deviation added to every weight; of codes with full noise 0.01 "
-        "steps of their grid, 0.001 of int8",
-        1e-3,
-        flag="--sigma",
-        above=0,
-    )
-    alpha: float = setting(
-        "Learning rate, with the 1/sigma of the gradient estimate folded in; of codes with full "
-        "noise 2.5 steps, 5 of int8",
-        5e-4,
-        flag="--alpha",
-        above=0,
-    )
-    seed: int | None = setting(
-        "Seed of the run, 0 or more",
-        example=42,
-        unset="drawn and recorded",
-        flag="--seed",
-        at_least=0,
-        at_most=2**63 - 1,
-    )
-    anneal: str | None = setting(
-        "How sigma and alpha fall from the first step to the last",
-        example="cosine",
-        unset="they stay as they are",
-        flag="--anneal",
-        choices=("cosine", "linear"),
-    )
-    sigma_end: float | None = setting(
-        "Sigma of the last step, a fraction of that of the first",
-        example=0.5,
-        unset=f"{SIGMA_END:g} with anneal",
-        above=0,
-        at_most=1,
-    )
-    alpha_end: float | None = setting(
-        "Alpha of the last step, a fraction of that of the first",
-        example=0.1,
-        unset=f"{ALPHA_END:g} with anneal",
-        above=0,
-        at_most=1,
-    )
-    antithetic: bool = setting("Try each noise with both signs", False)
-    screen_rows: bool = setting(
-        "Leave rows out on which the members of three steps did not differ, and look at them again "
-        "every fifth turn; rewards of a step are of the rows it sees",
-        False,
-    )
-    shaping: str = setting("How rewards become coefficients", "zscore", choices=("zscore", "ranks"))
-    noise: str = setting(
-        "Noise of a matrix: a number of its own for each weight, or products of two vectors, which "
-        "leave norms alone",
-        "full",
-        flag="--noise",
-        choices=("full", "lowrank"),
-    )
-    rank: int = setting("Rank of the noise of a matrix", 1, example=4, at_least=1, at_most=64)
-
-    @property
-    def low_rank(self) -> int | None:
-        """Rank of the noise of matrices; None where it is full."""
-        return self.rank if self.noise == "lowrank" else None
-
-    def at(self, step: int) -> tuple[float, float]:
-        """Return sigma and alpha of a step, counted from 1."""
-        passed = min(1, (step - 1) / max(1, self.steps - 1))  # 1 in the last step
-        match self.anneal:
-            case None:
-                return self.sigma, self.alpha
-            case "cosine":
-                passed = (1 - math.cos(math.pi * passed)) / 2
-        sigma_end = SIGMA_END if self.sigma_end is None else self.sigma_end
-        alpha_end = ALPHA_END if self.alpha_end is None else self.alpha_end
-        return (
-            self.sigma * (1 - passed * (1 - sigma_end)),
-            self.alpha * (1 - passed * (1 - alpha_end)),
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Anchor(Settings):
-    """What pulls the weights back to the base weights: the [anchor] table."""
-
-    table = "anchor"
-
-    awd: float = setting(
-        "Anchored weight decay towards the base weights, per unit of alpha; 0 is off",
-        0.0,
-        example=0.01,
-        flag="--awd",
-        at_least=0,
-    )
-    norm: str = setting(
-        "Norm of the drift that the decay shrinks, l1 by a constant pull, l2 by a share",
-        "l1",
-        flag="--awd-norm",
-        choices=("l1", "l2"),
-    )
-    store: str = setting(
-        "Where the base weights lie: mapped from the checkpoint, without memory of their own, "
-        "or copied; auto takes the fastest that fits beside weights and batch",
-        "auto",
-        choices=("auto", "disk", "cpu", "device"),
-    )
-    drift: str = setting(
-        "How the drift is kept; replay keeps none of codes, and makes 50 steps again in each",
-        "float16",
-        choices=("float32", "float16", "int8", "replay"),
-    )
-    drift_store: str | None = setting(
-        "Where the drift lies",
-        unset="where the base weights lie, the CPU where they are on disk",
-        choices=("cpu", "device"),
-    )
-    kl: float = setting(
-        "What a nat of KL divergence from the base model, a token of its own continuations of "
-        "some prompts, takes from a member's reward; 0 is off",
-        0.0,
-        example=1.0,
-        flag="--anchor-kl",
-        at_least=0,
-    )
-    kl_tasks: tuple[str, ...] | None = setting(
-        "Where these prompts come from: tasks, of whose train rows those are taken that nothing is "
-        "measured on, or a .txt file with a prompt a line",
-        example=("gsm8k", "prompts.txt"),
-        unset="the prior tasks",
-        read=parse_kl_tasks,
-    )
-    kl_prompts: int | None = setting(
-        "Prompts of each of them", example=16, unset="16, or what there is"
-    )
-    kl_per_step: int | None = setting(
-        "Prompts that a step looks at, in turn",
-        example=12,
-        unset="as many as make 15 % of the tokens of a member's rows",
-    )
-    kl_tokens: int = setting("Tokens of a continuation, at most", 16)
-
-    @property
-    def kl_sources(self) -> tuple[PriorSpec | Path, ...]:
-        """Tasks and files that prompts come from; none stand for the prior tasks."""
-        return tuple(map(kl_source, self.kl_tasks or ()))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -359,15 +192,74 @@ class Recipe:
     anchor: Anchor = field(default_factory=Anchor)
     prior: Prior = field(default_factory=Prior)
     run: Run = field(default_factory=Run)
+    stages: tuple[Stage, ...] = ()
+    """Of a chain, whose steps are those of [search] then; none of another run."""
 
     def __post_init__(self) -> None:
         problems = list(broken(RECIPE_RULES, settings_of(self), ()))
+        problems += [] if problems else _wrong_stages(self)
         if problems:
             raise SettingsError(problems)
 
+    def at_stage(self, number: int) -> Recipe:
+        """Return the recipe of a stage, counted from 0, by itself; this one where it has none."""
+        if not self.stages:
+            return self
+        stage = self.stages[number]
+        changes = {**stage.changes, "search.steps": stage.steps}
+        return with_settings(replace(self, stages=()), changes)
+
+    @property
+    def called(self) -> str:
+        """What its run is called by: its task, or "chain"."""
+        return "chain" if self.stages else self.task.name
+
+    @property
+    def targets(self) -> tuple[TaskSettings, ...]:
+        """What it tunes on, that of the last stage last; a task that comes again once."""
+        tasks = [self.at_stage(number).task for number in range(max(1, len(self.stages)))]
+        by_name = {task.kept_as: task for task in reversed(tasks)}
+        return tuple(reversed(by_name.values()))
+
+
+def _wrong_stages(recipe: Recipe) -> list[Problem]:
+    """Return what is wrong with the stages of a chain."""
+    problems, tasks = [], {}
+    for number in range(len(recipe.stages)):
+        try:
+            task, anchor = (at := recipe.at_stage(number)).task, at.anchor
+        except SettingsError as error:
+            problems += [
+                problem._replace(keys=(TABLE,), text=f"[[{TABLE}]] {number + 1}: {problem.text}")
+                for problem in error.problems
+            ]
+            continue
+        if anchor.budgeted:
+            text = f"[[{TABLE}]] {number + 1}: max_kl or max_drift is set, expected none of a chain"
+            problems.append(Problem(("anchor.max_kl", "anchor.max_drift"), text, "leave it out"))
+        own = replace(task, rows_per_step=None)
+        first = tasks.setdefault(task.kept_as, own)
+        if own != first:
+            text = f"[[{TABLE}]] {number + 1}: {task.name} has other rows or grading than before"
+            fix = "only rows_per_step may be another where a task comes again"
+            problems.append(Problem((TABLE,), f"{text}, expected the same", fix))
+    if recipe.stages and recipe.search.steps != (whole := sum(s.steps for s in recipe.stages)):
+        text = f"[search] steps is {recipe.search.steps}, expected {whole}, those of its stages"
+        problems.append(Problem(("search.steps",), text, "leave it out"))
+    if recipe.stages and recipe.run.stop_after_peak is not None:
+        text = f"[run] stop_after_peak is {recipe.run.stop_after_peak}, expected none of a chain"
+        problems.append(Problem(("run.stop_after_peak",), text, "leave it out"))
+    return problems
+
 
 def settings_of(recipe: Recipe) -> dict[str, object]:
-    """Return every setting of a recipe as "table.key" to its value, lists for tuples."""
+    """Return every setting of a recipe as "table.key" to its value, lists for tuples; of a chain
+    "stage" too, what its stages say."""
+    stages = [stage.settings for stage in recipe.stages]
+    return {TABLE: stages} | _of_tables(recipe) if stages else _of_tables(recipe)
+
+
+def _of_tables(recipe: Recipe) -> dict[str, object]:
     return {
         f"{table}.{name}": list(value) if isinstance(value, tuple) else value
         for table, kind in TABLES.items()

@@ -12,7 +12,9 @@ from esft.recipe import check
 from esft.recipe.check import Problem, SettingsError, as_toml, nearest, shown
 from esft.recipe.priors import require_task
 from esft.recipe.rules import RECIPE_RULES
-from esft.recipe.settings import CODED_SCALES, TABLES, Recipe, Search
+from esft.recipe.search import CODED_SCALES
+from esft.recipe.settings import TABLES, Recipe, Search
+from esft.recipe.stages import TABLE, Stage, read_stages
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -40,7 +42,10 @@ def load_recipe(
     values: dict[str, object] = {}
     strange: dict[str, object] = {}
     problems: list[Problem] = []
-    for table, body in ({} if file is None else _read_toml(file)).items():
+    content = {} if file is None else _read_toml(file)
+    changes = dict(changes)
+    of_stages = content.pop(TABLE, changes.pop(TABLE, None))
+    for table, body in content.items():
         if table in TABLES and isinstance(body, dict):
             values |= {f"{table}.{key}": value for key, value in body.items()}
         else:
@@ -56,14 +61,33 @@ def load_recipe(
         else:
             problems.append(_not_a_table(table, {}, change))
     _fit_scales_(values, of_file, changes)
+    known = {table: kind.declared() for table, kind in TABLES.items()}
+    stages, wrong = read_stages(of_stages, known, values.get("search.steps", Search.steps))
+    said = set(changes) if file is not None and stages else set()
+    if not wrong and not all("steps" in body for body in of_stages or ()):
+        said -= {"search.steps"}  # it is that of the stages that name none
+    problems += wrong or _fit_stages_(values, stages, said)
     tables = {table: _build(table, values, problems) for table in TABLES}
     defaults = {
         f"{table}.{key}": setting.default
-        for table, kind in TABLES.items()
-        for key, setting in kind.declared().items()
+        for table, settings in known.items()
+        for key, setting in settings.items()
     }
     problems += check.broken(RECIPE_RULES, defaults | values, problems)
     problems += _task_problems(tables) if tasks else ()
+    if not stages and tables["anchor"] is not None and tables["anchor"].move == "stage":
+        text = '[anchor] move is "stage", expected "none" or "ema": there are no stages'
+        fix = 'set move = "ema", or write [[stage]] tables'
+        problems.append(Problem(("anchor.move",), text, fix))
+    recipe = None
+    if not problems:
+        try:
+            recipe = Recipe(**tables, stages=stages)
+        except SettingsError as error:
+            problems += error.problems
+    if tasks and stages and recipe is not None:
+        each = [{**tables, "task": task} for task in recipe.targets]
+        problems += [problem for one in each for problem in _task_problems(one)]
     for number, problem in enumerate(problems):
         places = dict.fromkeys(origins[key] for key in problem.keys if key in origins)
         head = ", ".join(places) or (file and str(file))
@@ -71,7 +95,26 @@ def load_recipe(
             problems[number] = problem._replace(text=f"{head}: {problem.text}")
     if problems:
         raise SettingsError(problems)
-    return Recipe(**tables)
+    return recipe
+
+
+def _fit_stages_(
+    values: dict[str, object], stages: tuple[Stage, ...], said: Collection[str]
+) -> Iterator[Problem]:
+    """Give the tables of a chain what its stages say of them all: their steps, and a task.
+
+    Yield what is `said` beside the file in vain, since every stage says something else.
+    """
+    if not stages:
+        return
+    for key in sorted(said):
+        if key == "search.steps" or all(key in stage.changes for stage in stages):
+            text = f"{key} is {shown(values.get(key))}, expected none: each stage says its own"
+            yield Problem((key,), text, f"change it in the [[{TABLE}]] tables")
+    values["search.steps"] = sum(stage.steps for stage in stages)
+    named = [stage.changes["task.name"] for stage in stages if "task.name" in stage.changes]
+    if named:
+        values.setdefault("task.name", named[0])
 
 
 def _fit_scales_(values: dict[str, object], was: object, changed: Collection[str]) -> None:
@@ -104,6 +147,7 @@ def _units(values: Mapping[str, object]) -> object:
 def settings_in(name: str | None) -> frozenset[str]:
     """Return the settings that the recipe called `name` has, as "table.key"; see `load_recipe`."""
     tables = {} if name is None else _read_toml(find_recipe(name))
+    tables.pop(TABLE, None)
     return frozenset(f"{table}.{key}" for table, body in tables.items() for key in body)
 
 
@@ -204,7 +248,7 @@ def dump_recipe(recipe: Recipe) -> str:
             unset = f"# {name} = (not set: {setting.unset})"
             lines.append(unset if value is None else f"{name} = {as_toml(value)}")
         blocks.append("\n".join(lines) + "\n")
-    return "\n".join(blocks)
+    return "\n".join([*blocks, *(stage.toml for stage in recipe.stages)])
 
 
 def _build(table: str, values: Mapping[str, object], problems: list[Problem]) -> object:

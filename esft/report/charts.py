@@ -11,6 +11,7 @@ from functools import partial
 from esft.evals.results import TaskResult
 from esft.evals.summary import says_right
 from esft.report.numbers import RunNumbers
+from esft.report.trades import trades_of
 from esft.rollout.typed import known
 from esft.runs.steps import TriedSigma
 
@@ -167,6 +168,25 @@ def _rewards(task: TaskResult) -> list[Point]:
     return [(score.step, score.reward, score.reward_se) for score in task.evaluations]
 
 
+def _trade_charts(runs: Sequence[RunNumbers]) -> list[Chart]:
+    """Return what several runs gained on their target against what prior tasks changed by: a point
+    a run, of the tasks that all of them have."""
+    points = trades_of(runs)
+    lines = [
+        Line(
+            run=number,
+            steps=(100 * prior,),
+            values=(100 * target,),
+            errors=(100 * error,),
+            marked=True,
+        )
+        for number, (prior, target, error) in enumerate(points)
+    ]
+    title, across = "Gained against lost", "mean change of prior tasks, points"
+    label = "change of the target, points"
+    return [Chart(title=title, label=label, across=across, lines=tuple(lines), level=0)]
+
+
 def _drift_charts(runs: Sequence[RunNumbers]) -> list[Chart]:
     """Return ||D|| beside its forecasts, with and without decay, and their ratio."""
     lengths = _progress(runs, "drift") + _progress(runs, "free", style="dotted")
@@ -191,7 +211,9 @@ def _drift_charts(runs: Sequence[RunNumbers]) -> list[Chart]:
         percent=True,
     )
     of_codes = [changed] if most else []
-    return [drift, replace(over, limits=(1 - reach, 1 + reach)), *of_codes]
+    moves = _progress(runs, "anchor")
+    anchor = Chart(title="How far the anchor has moved", label="||E||", lines=moves)
+    return [drift, anchor, replace(over, limits=(1 - reach, 1 + reach)), *of_codes]
 
 
 def _decay_charts(runs: Sequence[RunNumbers]) -> list[Chart]:
@@ -216,7 +238,7 @@ def _population_charts(runs: Sequence[RunNumbers]) -> list[Chart]:
     return [
         *_by_task(runs, "target", "{}: reward on rows not tuned on", "reward", {"solid": holdout}),
         Chart(title="Reward on rows tuned on", label="reward", lines=rewards),
-        Chart(title="KL of the members from the base", label="nats a token", lines=kl),
+        Chart(title="KL of the members from the anchor", label="nats a token", lines=kl),
         Chart(title="What that takes from their reward", label="reward", lines=penalty),
         Chart(title="Spread of the members", label="standard deviation", lines=spread),
         Chart(title="Right answers on training rows", label="share", lines=right),
@@ -315,6 +337,7 @@ PROBE_KEYS = (Key(text="base model", style="level"),)
 
 _PLANS: dict[str, tuple[Callable[[Sequence[RunNumbers]], list[Chart]], tuple[Key, ...]]] = {
     "tasks": (_task_charts, (_INTERVAL, Key(text="base model", style="level"))),
+    "trade": (_trade_charts, (Key(text="base model", style="level"),)),
     "drift": (
         _drift_charts,
         (

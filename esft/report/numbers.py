@@ -17,6 +17,7 @@ from esft.evals.results import StepDrift, TaskResult
 from esft.report.answers import TaskAnswers
 from esft.runs.records import metrics
 from esft.runs.steps import ProbeRecord, StepTimes
+from esft.stats.forgetting import Forgetting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +31,7 @@ class StepNumbers:
     reward_sd: float | None  # of the members, ddof 0; with the worst from the journal
     correct: float | None
     drift: float | None
+    anchor: float | None  # how far from the base it is, where it moves
     forecast: float | None
     free: float | None  # forecast without decay
     noise: float | None  # sigma^2 / N
@@ -38,7 +40,7 @@ class StepNumbers:
     reliability: float | None  # what of the members' ranking is signal, 0 to 1
     cut: float | None  # share of answers cut off
     changed: float | None  # share of codes that the step made others; None of floats
-    kl: float | None  # of members from the base model, mean, in nats a token
+    kl: float | None  # of members from the anchor, mean, in nats a token
     penalty: float | None  # what it takes from their rewards, which are told without it
     ratio: float | None  # drift over forecast
     left: float | None  # drift over `free`: what the decay left of it
@@ -84,6 +86,7 @@ class RunNumbers:
     signal: str | None = None  # what its first steps said of their signal
     probe: ProbeRecord | None = None  # by what its sigma was chosen
     drift: tuple[StepDrift, ...] = ()
+    forgetting: Forgetting | None = None  # of a chain of tasks
     answers: tuple[TaskAnswers, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -108,6 +111,7 @@ def progress_of(
             reward_sd=statistics.pstdev(finite) if finite else None,
             correct=line.correct,
             drift=drift,
+            anchor=line.anchor,
             forecast=forecast,
             free=expected,
             noise=line.noise,
@@ -188,4 +192,7 @@ def decay_of(settings: dict[str, object], progress: tuple[StepNumbers, ...]) -> 
         if awd and last.left is not None:
             text += f" without decay: {last.left:.1%} of it is left"
         text += "."
+    if awd and last is not None and last.anchor is not None:
+        text += f" What pulls is an anchor that follows the weights, by now {last.anchor:.4g} from"
+        text += " the base."
     return Decay(awd=awd, norm=norm, pull=pull, half_life=half_life, walk=walk, text=text)

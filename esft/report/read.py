@@ -7,9 +7,13 @@ from typing import TypeVar
 
 from esft.engine.journal_read import JournalRecord
 from esft.errors import EsftError
-from esft.evals.results import StepDrift, TaskResult, compared, read_eval
+from esft.evals.chains import ends_of, stages_of
+from esft.evals.results import StepDrift, TaskResult, compared, read_eval, with_knowing
+from esft.recipe.stages import tuned_on
+from esft.recipe.toml import load_recipe
 from esft.report.answers import Rows, TaskAnswers, answers_of
 from esft.report.numbers import RunNumbers, decay_of, noise_of, progress_of, signal_of
+from esft.runs.budget import Budget
 from esft.runs.differences import differences
 from esft.runs.folder import RunFolder
 from esft.runs.listing import state_of
@@ -23,6 +27,7 @@ from esft.runs.records import (
     scores,
 )
 from esft.runs.steps import sum_of_times
+from esft.stats.forgetting import Forgetting, forgetting
 
 T = TypeVar("T")
 
@@ -34,6 +39,12 @@ def read_run(path: Path) -> RunNumbers:
     record = _noted(notes, None, RunFolder(path, info).read_journal)
     progress = _noted(notes, (), lambda: progress_of(path, record, numel))
     recorded, answers = _noted(notes, ([], ()), lambda: recorded_tasks(path, info.peak))
+    awd = settings["anchor.awd"]
+    if record is not None and record.backs:
+        limits, awd = Budget(**record.header.get("budget", {})), record.backs[-1].awd
+        notes += [limits.told(back) for back in record.backs]
+        if info.peak is not None:
+            notes.append(f"The model is that of step {info.peak}, the best within the budget")
     if settings["search.screen_rows"]:
         notes.append("Rows that told members nothing were left out: rewards are of the rows seen")
     measured, drift = _noted(notes, ([], ()), lambda: _evaluated(path, record, notes))
@@ -43,7 +54,7 @@ def read_run(path: Path) -> RunNumbers:
         path=str(path),
         state=state_of(path, info),
         started=info.started,
-        task=settings["task.name"],
+        task=tuned_on(settings),
         model=model.id,
         base=model.base,
         dtype=model.dtype,
@@ -55,11 +66,12 @@ def read_run(path: Path) -> RunNumbers:
         tasks=tuple(_merged(recorded, measured, notes)),
         progress=progress,
         times=sum_of_times(step.times for step in progress),
-        decay=decay_of(settings, progress),
+        decay=decay_of({**settings, "anchor.awd": awd}, progress),
         noise=noise_of(progress),
         signal=signal_of(progress),
         probe=_noted(notes, None, lambda: read_probe(path)),
         drift=drift,
+        forgetting=_noted(notes, None, lambda: recorded_forgetting(path)),
         answers=answers,
         notes=tuple(notes),
     )
@@ -109,10 +121,26 @@ def recorded_tasks(
         }
         evaluations = tuple(by_step[step] for step in rows)
         task = TaskResult(name=name, role=role, evaluations=evaluations, kept=kept)
-        recorded.append(compared(task, same, [id for id, _ in base]))
+        task = compared(task, same, [id for id, _ in base])
+        recorded.append(with_knowing(task, {step: [*rows[step].values()] for step in same}))
         answers.append(answers_of(by_step[last], base, rows[last]) if last else None)
     answers.sort(key=lambda of: of is not None and of.role != "target")
     return recorded, tuple(filter(None, answers))
+
+
+def recorded_forgetting(path: Path) -> Forgetting | None:
+    """Return the forgetting matrix of a run, from its own evaluations; None if it is no chain."""
+    recipe = load_recipe(None, read_info(path).settings)
+    right: dict[str, dict[int, list[float]]] = {}
+    recorded = scores(path) if recipe.stages else []
+    ends = ends_of(recipe, max((score.step for score in recorded), default=0))
+    base: dict[str, list[tuple[str, str]]] = {}
+    for score in recorded:
+        rows = _rows(path, score) if score.step in ends else {}
+        if rows and base.setdefault(score.task, [*rows]) == [*rows]:
+            of_task = right.setdefault(score.task, {})
+            of_task[score.step] = [float(row.correct) for row in rows.values()]
+    return forgetting(ends, stages_of(recipe, right), right) if right else None
 
 
 def _rows(path: Path, score: RecordedScore) -> Rows:

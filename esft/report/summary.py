@@ -20,6 +20,7 @@ from esft.evals.summary import (
     target_words,
 )
 from esft.report.numbers import RunNumbers
+from esft.report.trades import frontier, trades_of
 from esft.runs.differences import short_name
 
 
@@ -78,6 +79,21 @@ def comparison_of(runs: Sequence[RunNumbers]) -> str:
             best, mean = runs[means.index(max(means))].label, max(means) / len(shared)
             parts.append(f"{words}: {best} ({signed(100 * mean)} points).")
     return typeset(" ".join(parts))
+
+
+def frontier_of(runs: Sequence[RunNumbers]) -> str:
+    """Return which of several runs no other beats in what the target gained and in what prior tasks
+    kept, as a sentence; empty where that cannot be compared."""
+    trades = trades_of(runs)
+    if not trades:
+        return ""
+    best = frontier(trades)
+    names = ", ".join(runs[number].label for number in best)
+    text = f"On the frontier, by these means: {names}"
+    if left := len(trades) - len(best):
+        others = "the other run" if left == 1 else f"each of the other {left}"
+        text += f"; {others} did no better in either than one of these"
+    return f"{text}. Runs whose intervals overlap are not told apart."
 
 
 def summary_of(run: RunNumbers) -> Summary:

@@ -12,7 +12,15 @@ from esft.report.charts import NAMES, Section, sections_of
 from esft.report.draw import DARK, LIGHT, MARKERS, as_png, as_svg, marker
 from esft.report.numbers import RunNumbers
 from esft.report.read import named_apart, read_run
-from esft.report.summary import about, comparison_of, percent, summary_of, title_of, typeset
+from esft.report.summary import (
+    about,
+    comparison_of,
+    frontier_of,
+    percent,
+    summary_of,
+    title_of,
+    typeset,
+)
 from esft.rollout.typed import known
 
 
@@ -81,6 +89,7 @@ def make_page(
     return pages.get_template("page.html.jinja").render(
         title=title_of(runs),
         comparison=comparison_of(runs),
+        on_frontier=frontier_of(runs),
         names=[run.label for run in runs],
         runs=[(number, run, summary_of(run)) for number, run in enumerate(runs)],
         several=len(runs) > 1,
@@ -117,7 +126,9 @@ def _settings(runs: Sequence[RunNumbers]) -> list[tuple[str, list[str]]]:
         if value is None:
             return "not set"
         if isinstance(value, list):
-            return ", ".join(map(str, value)) or "none"
+            return ", ".join(map(text, value)) or "none"
+        if isinstance(value, dict):  # a stage of a chain
+            return " ".join(f"{key}={text(of)}" for key, of in value.items())
         return f"{value:g}" if isinstance(value, float) else str(value)
 
     columns = [

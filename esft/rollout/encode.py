@@ -17,8 +17,9 @@ class EncodedRow:
 
     row: Row
     prompts: tuple[tuple[int, ...], ...] = ()
-    """Of each question."""
+    """Of each question; not of one that is answered by `options`."""
     options: tuple[Continuation, ...] = ()
+    """Those of the row, or of a row that has prompts too, the words of its last questions."""
     references: tuple[Continuation, ...] = ()
     """Of each question; of a row with options the right one."""
     member: int | None = None
@@ -41,15 +42,21 @@ class EncodedRow:
         return max(given + [len(prompt) + max_new_tokens for prompt in self.prompts])
 
 
-def encode_row(model, tokenizer, row: Row, scoring: str, *, with_references: bool) -> EncodedRow:
+def encode_row(
+    model, tokenizer, row: Row, scoring: str, *, with_references: bool, by_words: bool = False
+) -> EncodedRow:
     """Return a row with the tokens that a scoring, "choice", "generate" or "exact", needs.
 
-    TaskError if a question has no reference answer where `with_references` asks for one; the
-    model says which token ends it.
+    With `by_words`, questions that have words to choose from are not generated. TaskError if a
+    question has no reference answer where `with_references` asks for one; the model says which
+    token ends it.
     """
     prompts, options, references = (), (), ()
     if scoring == "generate":
-        prompts = tuple(encode_prompt(tokenizer, question) for question in row.questions)
+        chosen = [question for question in row.questions if by_words and question.words]
+        generated = row.questions[: len(row.questions) - len(chosen)]
+        prompts = tuple(encode_prompt(tokenizer, question) for question in generated)
+        options = tuple(encode_word(tokenizer, one, word) for one in chosen for word in one.words)
     if scoring == "choice":
         options = tuple(encode_option(tokenizer, option) for option in row.options)
     if with_references:
@@ -118,10 +125,7 @@ def encode_reference(model, tokenizer, question: Question, row_id: str) -> Conti
             hint="leave the row out, or take another reward of the task",
         )
     prompt = encode_prompt(tokenizer, question)
-    text = question.reference.removeprefix(question.opening)
-    if tokenizer.chat_template is None and not question.opening:
-        text = f" {text}"  # the plain prompt ends with a colon
-    answer = tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+    answer = _answer_tokens(tokenizer, question, question.reference)
     end = tokenizer.eos_token_id
     if end in stop_tokens(model, tokenizer):
         answer = (*answer, end)
@@ -131,3 +135,17 @@ def encode_reference(model, tokenizer, question: Question, row_id: str) -> Conti
             "answer, expected at least one each"
         )
     return Continuation(prompt + answer[:-1], answer)
+
+
+def encode_word(tokenizer, question: Question, word: str) -> Continuation:
+    """Return the tokens of a question answered by a word, which goes on as in `encode_reference`,
+    and no token that ends it."""
+    prompt, answer = encode_prompt(tokenizer, question), _answer_tokens(tokenizer, question, word)
+    return Continuation(prompt + answer[:-1], answer)
+
+
+def _answer_tokens(tokenizer, question: Question, text: str) -> tuple[int, ...]:
+    text = text.removeprefix(question.opening)
+    if tokenizer.chat_template is None and not question.opening:
+        text = f" {text}"  # the plain prompt ends with a colon
+    return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])

@@ -29,6 +29,8 @@ class Answer:
     """As they were made, with the stop token where one was met."""
     cut: bool
     """Whether none was met before the cap."""
+    share: float | None = None
+    """Of an answer that was chosen from words: the probability of the first word among them."""
 
 
 def greedy_answers(

@@ -35,9 +35,17 @@ class Grading:
         encoded: the rows; their prompts, one row's after the other's, are numbered from 0.
         grade: called on the grader's thread.
         grader: see `one_grader`.
+        chosen: what is answered in each row to questions behind the prompts; None has none.
     """
 
-    def __init__(self, encoded: Sequence[EncodedRow], grade: Grade, grader: Executor) -> None:
+    def __init__(
+        self,
+        encoded: Sequence[EncodedRow],
+        grade: Grade,
+        grader: Executor,
+        chosen: Sequence[Sequence[Answer]] | None = None,
+    ) -> None:
+        self._chosen = [()] * len(encoded) if chosen is None else chosen
         self._encoded, self._grade, self._grader = encoded, grade, grader
         self._asked = [
             (row, question)
@@ -55,6 +63,7 @@ class Grading:
             given[question] = answer
             if len(given) == len(one.prompts):
                 in_order = [given[question] for question in range(len(one.prompts))]
+                in_order += self._chosen[row]
                 self._results[row] = self._grader.submit(self._grade, one.row, in_order)
 
     def results(self) -> list[RowResult]:

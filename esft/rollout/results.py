@@ -7,6 +7,7 @@ from operator import add
 
 from esft.rollout.typed import known
 from esft.stats.intervals import mean_and_error
+from esft.stats.knowing import Estimate, Knowing, KnowingFigures, knowing_changes, knowing_figures
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +27,8 @@ class RowResult:
     """Why the grader gave no reward, which counts as 0; None where it gave one."""
     cut: bool | None = None
     """Whether an answer was cut off at `max_new_tokens`; None where none was generated."""
+    knowing: Knowing | None = None
+    """Of task know, unless the model overflowed."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,13 @@ class Evaluation:
     def reward_se(self) -> float:
         return self._rewards[1]
 
-    def figures(self) -> dict[str, float | None]:
+    @cached_property
+    def knowing(self) -> KnowingFigures | None:
+        """Of task know; None of others."""
+        rows = [(bool(one.correct), one.knowing) for one in self.results if one.knowing is not None]
+        return knowing_figures(rows) if rows else None
+
+    def figures(self) -> dict[str, object]:
         """Return the figures as a `StepScore` has them."""
         plain = [result.correct_unnormalized for result in self.results]
         chosen = None not in plain
@@ -77,9 +86,8 @@ class Evaluation:
             "acc_norm": self.accuracy if chosen else None,
         }
         failures = sum(result.failure is not None for result in self.results)
-        return {"n": self.n, "grader_failures": failures} | {
-            name: known(figure) for name, figure in figures.items()
-        }
+        about = {"n": self.n, "grader_failures": failures, "knowing": self.knowing}
+        return about | {name: known(figure) for name, figure in figures.items()}
 
 
 def paired_change(
@@ -94,6 +102,18 @@ def paired_change(
         for old, new in zip(before.results, after.results, strict=True)
     ]
     return mean_and_error(changes)
+
+
+def knowing_change(
+    before: Sequence[RowResult], after: Sequence[RowResult]
+) -> dict[str, Estimate] | None:
+    """Return what changed in the measures of task know, row by row; None of other tasks."""
+    pairs = [
+        tuple((bool(one.correct), one.knowing) for one in pair)
+        for pair in zip(before, after, strict=True)
+        if None not in [one.knowing for one in pair]
+    ]
+    return knowing_changes(*zip(*pairs, strict=True)) if pairs else None
 
 
 def cut_share(results: Sequence[RowResult]) -> float | None:

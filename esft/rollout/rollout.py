@@ -38,8 +38,10 @@ class Rollout:
     """"choice", "generate" or "exact"; None takes the task's own way."""
     reward: str | None = None
     """"correct" (1 or 0), "prob" (choice only: the probability of the right option among the
-    options) or "logprob" (mean log-probability of the reference answer's tokens, at most 0; for
-    choice the right option's); None takes correct for choice, the task's grader for generate."""
+    options), "logprob" (mean log-probability of the reference answer's tokens, at most 0; for
+    choice the right option's) or another of the task's; None takes correct for choice, the task's
+    grader for generate. By "confidence", questions that have words are answered by the likeliest
+    of these, and graded with their probability."""
     max_new_tokens: int | None = None
     """Cap on an answer; None takes the task's."""
     batches: Batches = field(default_factory=Batches)
@@ -68,9 +70,9 @@ class Rollout:
         """
         limit = getattr(self.model.config, "max_position_embeddings", None) or math.inf
         forced = self.reward == "logprob" or self.scoring == "exact"
-        encoded = []
+        encoded, how = [], {"with_references": forced, "by_words": self.reward == "confidence"}
         for row in rows:
-            one = encode_row(self.model, self.tokenizer, row, self.scoring, with_references=forced)
+            one = encode_row(self.model, self.tokenizer, row, self.scoring, **how)
             need = one.longest(self.max_new_tokens)
             if need > limit:
                 raise TaskError(
@@ -85,7 +87,8 @@ class Rollout:
     def sequences(self, one: EncodedRow) -> int:
         """Return how many sequences of a batch a row is in a rollout."""
         if self._rewards_are_of_answers and self.scoring != "exact":
-            return len(one.prompts) or len(trees_of(one.options, self._span))
+            trees = trees_of(one.options, self._span) if one.options else ()
+            return len(one.prompts) + len(trees)
         return len(one.references)
 
     def tokens(self, one: EncodedRow) -> int:
@@ -174,7 +177,7 @@ class Rollout:
             pairs = zip(encoded, forced, strict=True)
             results = [self._exact_result(one.references, forced) for one, forced in pairs]
             return lambda: results
-        grading = Grading(encoded, self._graded, grader)
+        grading = Grading(encoded, self._graded, grader, self._chosen(encoded))
         asked = [(prompt, one.member) for one in encoded for prompt in one.prompts]
         prompts, members = zip(*asked, strict=True)
         sampling = self.temperature is not None
@@ -190,6 +193,20 @@ class Rollout:
             members=None if members[0] is None else members,
         )
         return grading.results
+
+    def _chosen(self, encoded: Sequence[EncodedRow]) -> list[tuple[Answer, ...]] | None:
+        """Return the answers to questions that are answered by words; None where none is."""
+        if not any(one.options for one in encoded):
+            return None
+        chosen = []
+        for one, found in zip(encoded, self.option_logprobs(encoded), strict=True):
+            logprobs, answers = iter(found), []
+            for words in (one.words for one in one.row.questions[len(one.prompts) :]):
+                shares = _shares([next(logprobs) for _ in words])
+                likeliest, finite = shares.index(max(shares)), not math.isnan(shares[0])
+                answers.append(Answer(words[likeliest], finite, (), False, shares[0]))
+            chosen.append(tuple(answers))
+        return chosen
 
     def _reference_logprobs(self, encoded: Sequence[EncodedRow]) -> list[float]:
         references = [one.references for one in encoded]
@@ -225,13 +242,15 @@ class Rollout:
         cut = any(answer.cut for answer in answers)
         if not all(answer.finite for answer in answers):
             return RowResult(reward=math.nan, correct=False, answers=texts, cut=cut)
-        grade = self.task.grade(row, texts)
+        shares = [answer.share for answer in answers if answer.share is not None]
+        grade = self.task.grade(row, texts, *shares)
         return RowResult(
-            reward=float(grade.correct) if self.reward == "correct" else grade.reward,
+            reward=grade.reward_of(self.reward),
             correct=grade.correct,
             answers=texts,
             failure=grade.failure,
             cut=cut,
+            knowing=grade.knowing,
         )
 
 
@@ -246,6 +265,13 @@ def _mean_logprob(references: Sequence[Continuation], forced: Sequence[TeacherFo
     return sum(one.logprob for one in forced) / tokens
 
 
+def _shares(logprobs: list[float]) -> list[float]:
+    """Return the probability of each among them."""
+    parts = [math.exp(logprob - max(logprobs)) for logprob in logprobs]
+    whole = math.fsum(parts)
+    return [part / whole for part in parts]
+
+
 def _choice_result(row: Row, logprobs: list[float], reward: str | None) -> RowResult:
     if any(math.isnan(logprob) for logprob in logprobs):
         return RowResult(reward=math.nan, correct=False, correct_unnormalized=False)
@@ -255,9 +281,8 @@ def _choice_result(row: Row, logprobs: list[float], reward: str | None) -> RowRe
     # Ties go to the first option, as in the harness.
     chosen = per_length.index(max(per_length))
     correct = chosen == row.gold
-    shares = [math.exp(logprob - max(logprobs)) for logprob in logprobs]
     return RowResult(
-        reward=shares[row.gold] / math.fsum(shares) if reward == "prob" else float(correct),
+        reward=_shares(logprobs)[row.gold] if reward == "prob" else float(correct),
         correct=correct,
         answers=(row.options[chosen].text,),
         correct_unnormalized=logprobs.index(max(logprobs)) == row.gold,

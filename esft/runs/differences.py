@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from esft.recipe.stages import TABLE, tuned_on
 from esft.tasks.words import OWN
 
 _FIRST = ("model.id", "task.name", "anchor.awd")
@@ -75,6 +76,8 @@ def _text(key: str, value: object, *, short: bool) -> str:
         return f"{value:,} {_COUNTED[key]}"
     if isinstance(value, bool):
         return name if value else f"not {name}"
+    if key == TABLE:
+        return tuned_on({"task.name": "", key: value})
     if isinstance(value, list):
         return f"{name} {' '.join(map(str, value)) or 'nothing'}"
     return f"{name} {value:.3g}" if short and isinstance(value, float) else f"{name} {value}"

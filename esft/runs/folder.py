@@ -31,9 +31,12 @@ class RunFolder:
         """Where the run keeps its tuned model; None where it is not to keep one."""
         return self.model_path if self.info.settings["run.keep_model"] else None
 
-    def journal(self, checksum: str) -> Journal:
-        """Return the journal, to go on behind the line with `checksum`."""
-        return Journal(self.journal_path, checksum, append_line)
+    def journal(self, record: JournalRecord | None = None) -> Journal:
+        """Return the journal, to go on behind what it holds; None where that is nothing."""
+        if record is None:
+            return Journal(self.journal_path, "", append_line)
+        rest = record.checksums[-1], record.backs
+        return Journal(self.journal_path, record.checksum, append_line, *rest)
 
     def read_journal(self) -> JournalRecord:
         """Return what the journal holds; JournalError if it is damaged, or is not the one that
@@ -92,7 +95,7 @@ def create_run(path: Path, recipe: str, info: RunInfo, header: dict[str, object]
     with whole_folder(path) as part:
         write_whole(part / "recipe.toml", recipe)
         run = RunFolder(part, info)
-        journal = run.journal("")
+        journal = run.journal()
         journal.begin(header)
         run.update_info(journal=journal.checksum)
     return RunFolder(path, run.info)

@@ -1,12 +1,14 @@
 """The runs under runs/ and how they stand, read without loading torch."""
 
 import os
+import re
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from esft.errors import RunError
 from esft.files import read_file
+from esft.recipe.stages import tuned_on
 from esft.runs.differences import differences
 from esft.runs.names import is_locked, is_run, list_runs
 from esft.runs.records import RunInfo, metrics, read_info, scores
@@ -43,7 +45,7 @@ def listed_runs() -> list[ListedRun]:
     alike: dict[tuple[str, str], list[int]] = {}
     for number, (_, settings) in enumerate(listed):
         if settings:
-            alike.setdefault((settings["task.name"], settings["model.id"]), []).append(number)
+            alike.setdefault((tuned_on(settings), settings["model.id"]), []).append(number)
     words = [""] * len(listed)
     for numbers in alike.values():
         told = differences([listed[number][1] for number in numbers])
@@ -59,7 +61,7 @@ def _listed(path: Path) -> tuple[ListedRun, dict[str, object]]:
     try:
         info = read_info(path)
         known["started"], known["model"], settings = info.started, info.model.id, info.settings
-        known["task"], known["planned"] = settings["task.name"], settings["search.steps"]
+        known["task"], known["planned"] = tuned_on(settings), settings["search.steps"]
         for score in scores(path):
             if score.role == "target" and score.step <= (info.peak or score.step):
                 when = "" if score.step else "_before"
@@ -74,7 +76,8 @@ def _listed(path: Path) -> tuple[ListedRun, dict[str, object]]:
 
 
 def _steps(path: Path) -> int:
-    """Return the number of whole lines of steps in a journal; esft verify checks what they say."""
+    """Return the number of steps that a journal has whole lines of, less those that were taken
+    back; esft verify checks what they say."""
     file = path / "journal.jsonl"
     try:
         *lines, _ = read_file(file).split(b"\n")
@@ -82,7 +85,11 @@ def _steps(path: Path) -> int:
         raise RunError(f"{file} cannot be read: {error.strerror or error}") from error
     if not lines or not lines[0].startswith(b'{"format":'):
         raise RunError(f"{file} does not begin with a header")
-    return sum(line.startswith(b'{"step":') for line in lines)
+    steps = 0
+    for line in lines:
+        back = re.match(rb'\{"back":(\d+)', line)
+        steps = int(back[1]) if back else steps + line.startswith(b'{"step":')
+    return steps
 
 
 def state_of(path: Path, info: RunInfo) -> str:

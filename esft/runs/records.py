@@ -12,6 +12,7 @@ from esft.recipe.toml import load_recipe
 from esft.rollout.results import Evaluation, RowResult
 from esft.rollout.typed import from_json
 from esft.runs.steps import ProbeRecord, StepMetrics, require
+from esft.stats.knowing import KnowingFigures
 
 T = TypeVar("T")
 
@@ -53,7 +54,7 @@ class Saved:
     files: dict[str, str]  # sha256 of those that are no weights
     end: tuple[int, str] | None = None
     """The last step and the checksum of its line, where the model is of an earlier one: the peak
-    that ended the run."""
+    that ended the run, or the best within a budget that later ones were above."""
 
     def __post_init__(self) -> None:
         require("step", self.step, 0)
@@ -102,7 +103,8 @@ class RunInfo:
 
     @property
     def peak(self) -> int | None:
-        """The step whose model was kept since it was the peak; None where that of the last was."""
+        """The step whose model was kept since it was the peak, or the best within a budget; None
+        where that of the last was."""
         return None if self.saved is None or self.saved.end is None else self.saved.step
 
     @property
@@ -124,6 +126,7 @@ class StepScore:
     grader_failures: int = 0  # rows to whose answer the grader gave no reward
     acc: float | None = None  # for choice: share right without dividing by the options' lengths
     acc_norm: float | None = None
+    knowing: KnowingFigures | None = None  # of task know
 
     def __post_init__(self) -> None:
         require("step", self.step, 0)
@@ -136,6 +139,12 @@ class RecordedScore(StepScore):
 
     task: str
     role: Literal["target", "prior"]
+    kl: float | None = None
+    """Of the model from the base model, in nats a token, on the prompts of [anchor]; on the line of
+    the target, and None where nobody asks or it is not finite."""
+    kl_se: float | None = None
+    within: bool | None = None
+    """Whether the model is within the budgets of [anchor]; None where there are none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,11 +235,12 @@ def scores(run: Path) -> list[RecordedScore]:
 
 
 def best_step(scores: Sequence[RecordedScore]) -> int | None:
-    """Return the first step with the target's best holdout reward; None where none is finite."""
+    """Return the first step with the target's best holdout reward, of those within all budgets;
+    None where none is finite."""
     rewards = {
         score.step: score.reward
         for score in scores
-        if score.role == "target" and score.reward is not None
+        if score.role == "target" and score.reward is not None and score.within is not False
     }
     return max(rewards, key=rewards.get, default=None)
 

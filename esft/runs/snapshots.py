@@ -9,7 +9,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from esft.engine.drift import DriftState
+from esft.engine.drift_state import DriftState
 from esft.errors import SnapshotError
 from esft.files import whole_file
 
@@ -44,6 +44,8 @@ class Snapshots:
             "figures": state.figures,
             "journal": checksum,
         }
+        if state.anchor_squares is not None:
+            about["anchor_squares"] = state.anchor_squares
         about["sha256"] = _digest(about, state)
         with whole_file(path) as part:
             save_file(state.tensors, part, metadata={"esft": json.dumps(about)})
@@ -63,6 +65,7 @@ class Snapshots:
                 sum_of_squares=about["sum_of_squares"],
                 figures=about["figures"],
                 tensors=tensors,
+                anchor_squares=about.get("anchor_squares"),
             )
             digest, journal = about.pop("sha256"), about["journal"]
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:

@@ -66,7 +66,7 @@ class StepMetrics:
     reward_mean: float | None  # over the members whose reward is finite, as is `correct`
     reward_best: float | None
     correct: float | None = None  # share of rows answered right; None where no answers were made
-    kl: float | None = None  # of members from the base model, mean, in nats a token
+    kl: float | None = None  # of members from the anchor, mean, in nats a token
     penalty: float | None = None  # what it takes from their reward, which is told without it
     grader_failures: int = 0
     rows: int | None = None  # that each member saw, which the rewards are of
@@ -77,6 +77,7 @@ class StepMetrics:
     signal: StepSignal | None = None
     verdict: str | None = None  # of the signal meter, on the first steps; in the last of them
     drift: float | None  # ||D||
+    anchor: float | None = None  # ||E||, where the anchor moves
     forecast: float | None  # the ||D|| to expect by now, with the real coefficients but no signal
     changed: float | None = None  # share of the codes that the step made others; None of floats
     seconds: float | None = None

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from esft.errors import TaskError
+from esft.stats.knowing import Knowing
 from esft.tasks.columns import is_text, text_column, wrong_column
 from esft.tasks.sources import RowSource, hub_rows
 from esft.tasks.words import SPLITS
@@ -42,6 +43,9 @@ class Question:
     """What every answer begins with: the model goes on from here; it is graded with it."""
     reference: str | None = None
     """A right answer as the messages ask for it, from `opening` on; None where there is none."""
+    words: tuple[str, ...] = field(default=(), repr=False)
+    """What it asks to choose from, in a word; of no question but the last ones. Not in the repr,
+    so that rows of other tasks keep their `Row.content`."""
 
     @property
     def prompt(self) -> str:
@@ -157,10 +161,21 @@ class Grade:
     correct: bool
     failure: str | None = None
     """Why the grader gave no reward, in a line; it is 0 then. None where it gave one."""
+    others: Mapping[str, float] = field(default_factory=dict)
+    """Rewards of other names that the task has, see `Task.rewards`."""
+    knowing: Knowing | None = None
+    """Of task know."""
+
+    def reward_of(self, name: str | None) -> float:
+        """The reward of a name; the task's own for None, and where it has none of that name."""
+        if name == "correct":
+            return float(self.correct)
+        return self.others.get(name, self.reward)
 
 
-Grader = Callable[[Row, Sequence[str]], Grade]
-"""Grades the answers to the questions of a row, in their order; never raises."""
+Grader = Callable[..., Grade]
+"""Of a row and a sequence of the answers to its questions, in their order; never raises. Behind
+them, for each that was chosen from the words of its question, the probability of the first one."""
 
 
 def one_answer(grade: Callable[[Row, str], Grade]) -> Grader:
@@ -189,6 +204,8 @@ class Task:
     """Makes a Row of one object of the source; TaskError names the column that is wrong."""
     grade: Grader
     max_reward: float = 1.0
+    rewards: tuple[str, ...] = ("correct", "prob", "logprob")
+    """Of `words.REWARDS`, which a run can ask for instead of the task's own."""
     hub: str | None = None
     """The dataset of the hub that has the rows, its configuration behind a comma."""
     make_source: Callable[[], RowSource] | None = None
@@ -210,6 +227,11 @@ class Task:
         if scoring not in self.scorings:
             raise TaskError(
                 f"scoring is {scoring!r}, expected {' or '.join(self.scorings)} for {self.name}"
+            )
+        if reward not in (None, *self.rewards):
+            raise TaskError(
+                f"reward is {reward!r}, expected {' or '.join(self.rewards)} for {self.name}",
+                hint="leave reward out for the task's own",
             )
         if reward == "prob" and scoring != "choice":
             raise TaskError(

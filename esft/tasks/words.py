@@ -7,8 +7,14 @@ from pkgutil import resolve_name
 SCORINGS = ("choice", "generate", "exact")
 """By the log-probability of each option, by grading a greedy answer, or by whether the greedy
 answer is the reference to the token, which takes one forward and no answer."""
-REWARDS = ("correct", "prob", "logprob")
-"""0 or 1, the probability of the right option, or the log-probability of the reference, a token."""
+KNOW = "know"  # the task whose rows are those of another, its source
+KNOW_SOURCE = "trivia-qa"  # where no other is named
+MATCHES = ("substring", "words")
+"""How a right answer is found in one to know: anywhere, or as whole words."""
+KNOW_REWARDS = ("both", "correct", "align", "confidence")
+REWARDS = ("correct", "prob", "logprob", *(name for name in KNOW_REWARDS if name != "correct"))
+"""0 or 1, the probability of the right option, or the log-probability of the reference, a token;
+of task know, see `esft.tasks.know`."""
 SPLITS = ("train", "validation", "test")
 OWN = (".jsonl", ".csv", ".parquet", ".py")  # how the names of files with a user's own tasks end
 HUB = "hub:"  # how the name of a data set of the hub begins, as a user's own task

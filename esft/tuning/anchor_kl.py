@@ -17,7 +17,10 @@ from esft.recipe.settings import Recipe
 from esft.rollout.batches import Batches
 from esft.rollout.encode import EncodedRow, encode_prompt
 from esft.rollout.kl import (
+    TOP,
+    KlEstimate,
     KlSettings,
+    TokenDistributions,
     estimate,
     prompts_of,
     sampled_continuations,
@@ -45,7 +48,7 @@ class AnchorPrompts:
 
     of: Mapping[str, tuple[Prompt, ...]]  # by task or file
     new_tokens: int  # of a continuation, at most
-    per_step: int
+    per_step: int  # all of them where no step looks at any
     share: float  # of a step: tokens with those of continuations, over those of a member's rows
 
     @property
@@ -68,7 +71,8 @@ class AnchorPrompts:
 
 
 class AnchorKl:
-    """KL(p0||p) a token of a model or of members, on continuations that the base model drew.
+    """KL(p_a||p) a token of a model or of members, on continuations that the base model drew; the
+    anchor p_a is the base too, unless it moves.
 
     Its continuations and its log-probabilities of the likeliest tokens are made here, once, so the
     model must be at the base weights now. TaskError if a prompt fills the model's context.
@@ -84,12 +88,20 @@ class AnchorKl:
         # Of its own: that of the rollouts may be halved, and a resumed run must draw the same.
         self._batches = Batches()
         how = {"max_new_tokens": prompts.new_tokens, "batches": self._batches}
+        self._told: dict[int, list[TokenDistributions]] = {}  # anew, by step
         self._turns = [
             sampled_continuations(
                 loaded.model, loaded.tokenizer, KlSettings(prompts=some, **how), "anchor"
             )
             for some in prompts.turns
         ]
+
+    def tell_anew(self, step: int) -> None:
+        """Take the model as it is for the anchor of a step, in what it says of the base's
+        continuations."""
+        told = [one.continuation for one in self._turn(step)]
+        made = token_distributions(self._model, told, self._batches, TOP, logits=_LOGITS)
+        self._told = {step: made}
 
     def of_model(self, step: int) -> float:
         """Return that of the model as it is, on the prompts of a step; NaN where it overflows."""
@@ -99,13 +111,24 @@ class AnchorKl:
         """Return those of so many members that the batched model holds."""
         return self._of(step, self._batched, range(count))
 
+    def of_all(self) -> KlEstimate:
+        """Return that of the model as it is, on all prompts."""
+        made = []
+        for anchor in self._turns:  # as the base model's were made, to the bit
+            told, tops = [one.continuation for one in anchor], [one.top for one in anchor]
+            made += token_distributions(self._model, told, self._batches, tops, logits=_LOGITS)
+        return estimate([one for anchor in self._turns for one in anchor], made)
+
     def _of(self, step: int, model, members: Sequence[int | None]) -> list[float]:
-        anchor = self._turns[(step - 1) % len(self._turns)]
+        anchor = self._told.get(step) or self._turn(step)
         told = [replace(one.continuation, member=member) for member in members for one in anchor]
         tops = [one.top for one in anchor] * len(members)
         made = token_distributions(model, told, self._batches, tops, logits=_LOGITS)
         starts = range(0, len(made), len(anchor))
         return [estimate(anchor, made[at : at + len(anchor)]).kl for at in starts]
+
+    def _turn(self, step: int) -> list[TokenDistributions]:
+        return self._turns[(step - 1) % len(self._turns)]
 
 
 def penalized(rewards: Sequence[float], kls: Sequence[float] | None, weight: float) -> list[float]:
@@ -121,8 +144,8 @@ def anchor_prompts(
     tasks: Sequence[EvalTask],
     train: Sequence[EncodedRow],
 ) -> AnchorPrompts | None:
-    """Return the prompts of [anchor] kl, none of which asks what a row of `tasks` asks; None where
-    kl is 0.
+    """Return the prompts of [anchor] kl and max_kl, none of which asks what a row of `tasks` asks;
+    None where there is neither.
 
     Args:
         tasks: the target, then the prior tasks.
@@ -133,7 +156,7 @@ def anchor_prompts(
         RecipeError: a file has no prompts, too few, or one that is measured.
     """
     anchor = recipe.anchor
-    if not anchor.kl:
+    if not anchor.kl and anchor.max_kl is None:
         return None
     measured = [one.row for task in tasks for one in task.encoded]
     priors = {spec.name: spec for spec in recipe.prior.specs}
@@ -157,6 +180,8 @@ def anchor_prompts(
     of_rows = rows * sum(map(tasks[0].rollout.tokens, train)) / len(train)
     share = tokens / count / of_rows  # of a prompt
     per_step = min(count, anchor.kl_per_step or max(1, int(_SHARE / share)))
+    if not anchor.kl:
+        per_step, share = count, 0.0
     return AnchorPrompts(
         of=found, new_tokens=anchor.kl_tokens, per_step=per_step, share=per_step * share
     )

@@ -19,7 +19,7 @@ from esft.rollout.evaluate import PART
 from esft.rollout.results import RowResult
 from esft.tuning.lead import deal
 from esft.tuning.population import Laps, Population, groups
-from esft.tuning.session import Session, fit_batch, open_session, rows_of_step
+from esft.tuning.session import Session, fit_batch, open_session, refuse_chain, rows_of_step
 from esft.tuning.tasks import EvalTask
 from esft.tuning.threads import fit_threads
 from esft.tuning.watcher import Watcher
@@ -60,10 +60,11 @@ def calibrate(recipe: Recipe, watcher: Watcher, ranks: int = 1) -> Times:
 
     No run is begun. EsftError as `open_session`.
     """
+    refuse_chain(recipe, "--calibrate")
     watcher.phase(f"loading {recipe.model.id}")
     session = open_session(recipe)
     fit_threads(session, watcher)
-    fit_batch(session, watcher)
+    fit_batch([session], watcher)
     search = session.recipe.search
     per_step, total = session.recipe.task.rows_per_step, len(session.train)
     numbers = rows_of_step(1, total, per_step or total, search.seed)
@@ -193,7 +194,7 @@ def update_seconds(session: Session, members: Sequence[Member]) -> float:
 
     def update(count: int) -> float:
         signs = [1.0 if at % 3 else -0.5 for at in range(count)]  # no pair of them cancels
-        rest = search.alpha, anchor.awd, anchor.norm, search.sigma
+        rest = search.alpha, anchor.awd, anchor.norm, search.sigma, anchor.follows
         return timed(session, lambda: drift.step(list(members[:count]), signs, *rest))[0]
 
     few, some = min(2, len(members)), min(_MEMBERS, len(members))

@@ -12,6 +12,7 @@ from esft.recipe.settings import Anchor, Recipe
 from esft.rollout.batches import Batches
 from esft.runs.folder import free_on_disk, require_room
 from esft.runs.names import RUNS, choose_run_path
+from esft.tuning.base import tuned_elements
 from esft.tuning.memory import (
     Batch,
     Memory,
@@ -24,8 +25,8 @@ from esft.tuning.memory import (
     resized,
     room_on,
 )
-from esft.tuning.plan import slow_dtype, work_lines
-from esft.tuning.session import open_work, tuned_elements
+from esft.tuning.plan import slow_dtype, stage_words, work_lines
+from esft.tuning.session import open_works
 from esft.tuning.track import require_tracker
 from esft.tuning.watcher import Watcher
 
@@ -91,8 +92,9 @@ def plan_run(recipe: Recipe, vram: float | None = None, *, assumed: bool = False
     why = "no task named"
     if not assumed:
         try:
-            work = open_work(recipe, outline_model)
-            return costs_of(recipe, work.model, work.batches, "of its rows", vram)
+            works = [*open_works(recipe, outline_model)]
+            batches = [batch for work in works for batch in work.batches]
+            return costs_of(recipe, works[0].model, batches, "of its rows", vram)
         except TaskError as error:
             why = str(error)
     model = recipe.model
@@ -108,16 +110,20 @@ def check_run(recipe: Recipe, watcher: Watcher) -> Costs:
 
     EsftError where one fails, as `run_tuning`.
     """
-    path = choose_run_path(recipe.run.dir, recipe.task.name, recipe.model.id)
+    path = choose_run_path(recipe.run.dir, recipe.called, recipe.model.id)
     require_tracker(recipe.run.track)
     watcher.phase(f"checking {recipe.model.id}")
-    work = open_work(recipe, outline_model)
-    costs = costs_of(recipe, work.model, work.batches, "of its rows")
+    works = [*open_works(recipe, outline_model)]
+    batches = [batch for work in works for batch in work.batches]
+    costs = costs_of(recipe, works[0].model, batches, "of its rows")
     require_room(path, costs.disk.run)
-    lines, warning = work_lines(work, costs.tuned)
-    watcher.plan(lines)
-    if warning is not None:
-        watcher.notice(warning)
+    for work in works:
+        if recipe.stages:
+            watcher.phase(stage_words(work))
+        lines, warning = work_lines(work, costs.tuned)
+        watcher.plan(lines)
+        if warning is not None:
+            watcher.notice(warning)
     return costs
 
 

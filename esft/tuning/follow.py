@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from esft.engine.journal import JournalStep
-from esft.engine.journal_read import JournalRecord, alpha_of, contributions, read_journal, sigma_of
+from esft.engine.journal_read import JournalRecord, make_step, read_journal
 from esft.engine.members import Member
 from esft.engine.weights import identity
 from esft.errors import ModelError
@@ -33,7 +33,7 @@ from esft.tuning.population import Laps, Population
 from esft.tuning.ranks import Place, Ranks
 from esft.tuning.rebuild import Source, bring_to
 from esft.tuning.run_info import facts_of, software
-from esft.tuning.session import Session, open_session
+from esft.tuning.session import Session, open_sessions
 from esft.tuning.tasks import EvalTask
 from esft.tuning.watcher import Watcher
 
@@ -57,6 +57,7 @@ def follow(ranks: Ranks, recipe: Recipe | None) -> None:
         follower.facts,
         follower.open,
         follower.bring,
+        follower.stage,
         follower.members,
         follower.score,
         follower.step,
@@ -87,6 +88,7 @@ class _Follower:
 
     def __init__(self, where: Place, recipe: Recipe | None) -> None:
         self._place, self._recipe = where, recipe
+        self._sessions: tuple[Session, ...]
         self._session: Session
         self._record: JournalRecord
         self._population: Population
@@ -100,8 +102,9 @@ class _Follower:
         recipe = load_recipe(None, settings)
         device = device_of_rank(recipe.model.device, self._place)
         recipe = replace(recipe, model=replace(recipe.model, device=device))
-        self._session = open_session(recipe)
-        return facts_of(self._session)
+        self._sessions = open_sessions(recipe)
+        self._session = self._sessions[0]
+        return facts_of(self._sessions)
 
     def bring(self, threads: int, batch: int, run: str, journal: str) -> None:
         """Bring the model to the last step of a journal, as fast as the disk at hand allows."""
@@ -114,7 +117,14 @@ class _Follower:
         source = Source(record=self._record, run=None)
         if is_run(Path(run)):  # here too: then its snapshots save steps
             source = replace(source, run=open_run(Path(run)))
+        if self._session.base.drift.steps > self._record.last:  # steps were taken back
+            self._session.base.drift.reset()
         bring_to(self._session.base, source, self._record.last, Silent())
+        self._population = Population(self._session)
+
+    def stage(self, number: int) -> None:
+        """Go to a stage of a chain."""
+        self._session = self._sessions[number]
         self._population = Population(self._session)
 
     def members(
@@ -147,19 +157,12 @@ class _Follower:
         batch: int,
         step: int,
         coefficients: list[float],
-        alpha: float | None,
-        sigma: float | None,
+        own: dict[str, object],
     ) -> None:
         """Make a step of the journal."""
-        values = {"rewards": (), "coefficients": tuple(coefficients)}
-        values |= {"alpha": alpha, "sigma": sigma}
+        values = {"rewards": (), "coefficients": tuple(coefficients), "own": own}
         line = JournalStep(step=step, **values, rows_at=0, rows_hash="")
-        header, drift = self._record.header, self._session.base.drift
-        if drift.steps + 1 != step:
-            raise ValueError(f"step is {step}, expected {drift.steps + 1}")
-        alpha, sigma = alpha_of(line, header), sigma_of(line, header)
-        rest = alpha, header["awd"], header["norm"], sigma
-        drift.step(*contributions(line, header), *rest)
+        make_step(self._session.base.drift, line, self._record.header)
 
     def identity(self, batch: int) -> str:
         """Say which weights these are by now."""

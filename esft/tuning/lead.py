@@ -41,6 +41,7 @@ class Lead:
     def __init__(self, ranks: Ranks | None, typed: Recipe | None = None) -> None:
         """`typed`: what every rank was asked to tune; None where a run says it."""
         self._ranks, self._typed = ranks, typed
+        self._brought = False
 
     @property
     def local_ranks(self) -> int:
@@ -57,27 +58,26 @@ class Lead:
         require_alike(mine, self._ranks.replies())
         self._ranks.send("open", settings=settings_of(recipe))
 
-    def opened(self, session: Session) -> None:
+    def opened(self, sessions: Sequence[Session]) -> None:
         """Wait until every rank did; RunError if its model, rows or files are others."""
         if self._ranks is not None:
-            require_alike(facts_of(session), self._ranks.replies(LOADING_S))
+            require_alike(facts_of(sessions), self._ranks.replies(LOADING_S))
 
     def bring(self, session: Session, run: RunFolder, record: JournalRecord) -> None:
         """Let every rank go on from the last step of a journal."""
         if self._ranks is not None:
-            self._ranks.send(
-                "bring",
-                threads=run.info.threads,
-                batch=session.rollout.batches.size,
-                run=str(run.path.absolute()),
-                journal=lines_until(record, record.last),
-            )
+            bring(self._ranks, session, run, record)
 
     def population(self, session: Session, make: Make, watcher: Watcher) -> Population:
         """Return what rolls out members on all ranks, once they are all at the same step."""
         if self._ranks is None:
             return make(session)
-        self._ranks.replies(LOADING_S)
+        if not self._brought:
+            self._ranks.replies(LOADING_S)
+            self._brought = True
+        if session.whole.stages:
+            self._ranks.send("stage", number=session.stage)
+            self._ranks.replies(LOADING_S)
         search, world = session.recipe.search, self._ranks.place.world
         members = population(search.seed, 1, search.population, search.antithetic)
         if (count := len(groups(members, session.members_together))) < world:
@@ -140,7 +140,7 @@ class Spread(Population):
             for share, seconds, peak in zip(dealt, took, memory, strict=True)
         )
         self._note_speeds()
-        if self._session.anchor_kl is not None:
+        if self._session.member_kl is not None:
             self.kls = _in_order(dealt, kls)
         return _in_order(dealt, results)
 
@@ -168,13 +168,18 @@ class Spread(Population):
             "step",
             step=line.step,
             coefficients=line.coefficients,
-            alpha=line.alpha,
-            sigma=line.sigma,
+            own=dict(line.own),
         )
         yield
         self._ranks.replies(time.monotonic() - began)
         if line.step % COMPARED == 0:
             self._compare(line.step)
+
+    def go_back(self, run: RunFolder, record: JournalRecord) -> None:
+        """Let all ranks go to the last step of a journal that took steps back."""
+        bring(self._ranks, self._session, run, record)
+        self._ranks.replies(LOADING_S)
+        self._compared = min(self._compared, record.last)
 
     def end(self) -> None:
         """Compare the weights of all ranks."""
@@ -223,6 +228,17 @@ class Spread(Population):
 
 LOADING_S = 180.0
 """Seconds that loading may take the leader, by which a rank that hangs meanwhile is told."""
+
+
+def bring(ranks: Ranks, session: Session, run: RunFolder, record: JournalRecord) -> None:
+    """Ask every rank to go to the last step of a journal."""
+    ranks.send(
+        "bring",
+        threads=run.info.threads,
+        batch=session.rollout.batches.size,
+        run=str(run.path.absolute()),
+        journal=lines_until(record, record.last),
+    )
 
 
 def require_alike(mine: dict[str, str], replies: Sequence[dict[str, str]]) -> None:

@@ -92,13 +92,14 @@ def memory_of(
         batches: of all tasks; the largest counts.
     """
     base, drift = shape.tuned_nbytes(tuned), kept_bytes(anchor.drift, tuned)
+    with_anchor = {"drift": drift} | ({"moving anchor": drift} if anchor.moves else {})
     on_device = {"weights": shape.nbytes}
     on_host: dict[str, int] = {}
     # What lies on the host takes the device's memory where that is one with the host's.
     beside = on_host if device == "cuda" else on_device
     if anchor.store != "disk":
         (on_device if anchor.store == "device" else beside)["base weights"] = base
-    (on_device if anchor.drift_store == "device" else beside)["drift"] = drift
+    (on_device if anchor.drift_store == "device" else beside).update(with_anchor)
     beside["program"] = PROGRAM
     in_place = anchor.store == anchor.drift_store == "device" and drift
     if not (in_place or (device == "cpu" and drift)):
@@ -144,10 +145,12 @@ def batches_of(rollout: Rollout, encoded: Iterable[EncodedRow], size: int) -> It
 
 def disk_bytes(shape: Shape, tuned: int, anchor: Anchor, keep_model: bool) -> int:
     """Return what a run folder takes: the tuned model, where it is kept, and snapshots."""
-    # The newest, that of the best step, and one being written.
+    # The newest, that of the best step, and one being written; with a budget the last within and
+    # the best after the base.
     # What is replayed has the codes themselves in its snapshots.
     kept = kept_bytes(anchor.drift, tuned) or shape.tuned_nbytes(tuned)
-    return shape.saved_nbytes * keep_model + (NEWEST + 2) * kept
+    snapshots = NEWEST + 2 + 2 * anchor.budgeted
+    return shape.saved_nbytes * keep_model + snapshots * kept * (1 + anchor.moves)
 
 
 def placed(

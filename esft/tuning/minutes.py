@@ -16,7 +16,7 @@ from esft.runs.steps import ProbeRecord
 from esft.tuning.calibrate import roll_out, timed, update_seconds, visit_seconds
 from esft.tuning.probe import FEWEST_MEMBERS, Trial
 from esft.tuning.recommend import REACH, reach_by, reach_of, rounded
-from esft.tuning.session import Opened, Session, fit_batch, open_session, rows_of_step
+from esft.tuning.session import Opened, Session, fit_batch, open_session, refuse_chain, rows_of_step
 from esft.tuning.sigma import NEAR, chosen_by, trial_of
 from esft.tuning.tasks import EvalTask, sequences_of
 from esft.tuning.threads import fit_threads
@@ -105,11 +105,12 @@ def fit_minutes(
     Raises:
         RecipeError: if fewer than STEPS steps fit. EsftError as `open_session`.
     """
+    refuse_chain(recipe, "--minutes")
     began, given = time.monotonic(), {*typed, *(set(named) - RENEWED)}
     watcher.phase(f"loading {recipe.model.id}")
     session = open_session(recipe)
     fit_threads(session, watcher)
-    fit_batch(session, watcher)
+    fit_batch([session], watcher)
     watcher.phase("trying members on rows of the task, to see how long they take")
     chosen, price, because, probed = _try_members(session, TRIED * 60 * minutes, given, watcher)
     spent = time.monotonic() - began

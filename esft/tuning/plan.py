@@ -9,7 +9,7 @@ import torch
 
 from esft.engine import Weights
 from esft.engine.anchor import pull_of
-from esft.engine.forecast import IDLE, NUMBERS, Law, forecast_norm
+from esft.engine.forecast import IDLE, NUMBERS, Forecast, Law, forecast_norm
 from esft.engine.members import Member, expected_squares, population
 from esft.engine.noise import steps_taken
 from esft.engine.perturb import revert_way, unmoved_share
@@ -30,8 +30,23 @@ updates in units of the weights, with noise of low rank, many steps of a fine gr
 UNMOVED = 0.1  # a larger share of weights that sigma does not move is warned of
 
 
-def tell_plan(session: Session, run_path: Path, watcher: Watcher) -> None:
-    """Tell what `session` is going to do, and warn of it; passes once over the weights."""
+def tell_plan(sessions: Sequence[Session], run_path: Path, watcher: Watcher) -> None:
+    """Tell what `sessions`, one or the stages of a chain, are going to do, and warn of it; passes
+    over the weights once a stage."""
+    for session in sessions:
+        if session.whole.stages:
+            watcher.phase(stage_words(session))
+        _tell_plan(session, run_path, watcher)
+
+
+def stage_words(work: Work) -> str:
+    """Return which stage of a chain it is, and on what."""
+    count, task = len(work.whole.stages), work.rollout.task.name
+    steps = f"steps {work.before + 1:,} to {work.end:,}"
+    return f"stage {work.stage + 1} of {count}: {task}, {steps}"
+
+
+def _tell_plan(session: Session, run_path: Path, watcher: Watcher) -> None:
     search, base, loaded = session.recipe.search, session.base, session.base.loaded
     dtype = str(loaded.dtype).removeprefix("torch.")
     watcher.phase("working out what the run will do")
@@ -93,7 +108,9 @@ def work_lines(
         law = Law(whole_steps=whole_steps)
     decay, warning = "told once the codes are read", None
     if law is not None:
-        decay, warning = decay_effect(numel, search, work.recipe.anchor, law)
+        stages = map(work.whole.at_stage, range(work.stage))
+        earlier = [(stage.search, stage.anchor) for stage in stages]
+        decay, warning = decay_effect(numel, search, work.recipe.anchor, law, earlier)
     dtype = str(model.dtype).removeprefix("torch.")
     what = f"codes tuned, computing in {dtype}" if coded else f"parameters tuned, {dtype}"
     tuned = f"{numel:,} {what} on {model.device}{how}"
@@ -131,16 +148,27 @@ def work_lines(
     lines.append(("decay", decay))
     if work.prompts is not None:
         lines.append(("anchor", _anchor(work)))
+    if (anchor := work.recipe.anchor).budgeted:
+        limits = {"KL": anchor.max_kl, "||D||": anchor.max_drift}
+        most = " and ".join(f"{name} {value:g}" for name, value in limits.items() if value)
+        back = "above, the run goes back and takes a stronger decay"
+        lines.append(("budget", f"{most} at most, every {work.recipe.prior.every} steps: {back}"))
     return lines, warning
 
 
 def _anchor(work: Work) -> str:
     prompts = work.prompts
     where = f"{prompts.count} prompts of {', '.join(prompts.of)}"
+    if not work.recipe.anchor.kl:
+        return f"KL from the base is measured on {where}, up to {prompts.new_tokens} new tokens"
     if prompts.per_step < prompts.count:
         where += f", {prompts.per_step} a step in turn"
+    of = {"none": "the base", "ema": "an anchor that follows the weights"}
+    of = of.get(
+        work.recipe.anchor.move, "where the stage before ended" if work.stage else "the base"
+    )
     return (
-        f"a nat of KL from the base takes {work.recipe.anchor.kl:g} from a member's reward; on "
+        f"a nat of KL from {of} takes {work.recipe.anchor.kl:g} from a member's reward; on "
         f"{where}, up to {prompts.new_tokens} new tokens: {prompts.share:.0%} more tokens a member"
     )
 
@@ -210,8 +238,10 @@ def decay_effect(
     search: Search,
     anchor: Anchor,
     law: Law = NUMBERS,
+    earlier: Sequence[tuple[Search, Anchor]] = (),
 ) -> tuple[str, str | None]:
-    """Return what the decay will do, and a warning where it can do nothing within the run.
+    """Return what the decay will do, and a warning where it can do nothing within the run, or the
+    stage that comes after `earlier` ones.
 
     The decay is measured by the forecast of ||D|| with and without it (see `Forecast`).
     """
@@ -219,7 +249,8 @@ def decay_effect(
     squares, most = expected_squares(size, search.shaping, search.antithetic)
 
     def forecast(squares: float, awd: float) -> float:
-        return expected_norm(numel, search, replace(anchor, awd=awd), law, squares)
+        own = replace(anchor, awd=awd)
+        return expected_norm(numel, search, own, law, squares, earlier)
 
     free, held = forecast(squares, 0.0), forecast(squares, anchor.awd)
     told = f"||D|| forecast {held:.3g} after the last step"
@@ -236,6 +267,10 @@ def decay_effect(
     else:
         walk = alpha / size * math.sqrt(squares * law.square(search.sigma))
         effect = f"against a random-walk step of {walk:.2g} a weight"
+    if anchor.follows:
+        effect += f", towards an anchor that follows about {1 / anchor.follows:.3g} steps behind"
+    if anchor.move == "stage" and earlier:
+        effect += ", towards where the stage before ended"
     text = (
         f"{anchor.norm.upper()}, alpha * lambda {pull:.2g} a step, {effect}; {told}, "
         f"{free:.3g} without"
@@ -254,13 +289,26 @@ def expected_norm(
     anchor: Anchor,
     law: Law,
     squares: float | None = None,
+    earlier: Sequence[tuple[Search, Anchor]] = (),
 ) -> float:
-    """Return the ||D|| to expect after the last step; `squares` as in `forecast_norm`."""
+    """Return the ||D|| to expect after the last step of the last stage; `squares` of it, as in
+    `forecast_norm`."""
     if squares is None:
         squares, _ = expected_squares(search.population, search.shaping, search.antithetic)
+    if earlier:
+        forecast = Forecast(numel, search.alpha, law=law, replayed=anchor.drift == REPLAY)
+        for one, held in (*earlier, (search, anchor)):
+            if one is not search:
+                own, _ = expected_squares(one.population, one.shaping, one.antithetic)
+            for step in range(1, one.steps + 1):
+                sigma, alpha = one.at(step)
+                of_step = squares if one is search else own
+                tau = held.follows_at(step == one.steps and one is not search)
+                forecast.step(one.population, of_step, alpha, sigma, held.awd, held.norm, tau)
+        return forecast.norms[-1]
     steps = numel, search.steps, search.population, squares, search.alpha, anchor.awd, anchor.norm
-    scales_at = None if search.anneal is None else search.at
-    return forecast_norm(*steps, scales_at, law, search.sigma, anchor.drift == REPLAY)
+    how = None if search.anneal is None else search.at, law, search.sigma, anchor.drift == REPLAY
+    return forecast_norm(*steps, *how, anchor.follows)
 
 
 def _task_lines(work: Work) -> list[tuple[str, str]]:
@@ -281,6 +329,10 @@ def _task_lines(work: Work) -> list[tuple[str, str]]:
         train, validation = work.left_out
         why = "they ask what another row asks, of their split or of one that stays apart from it"
         lines.append(("", f"left out: {train:,} train and {validation:,} validation rows; {why}"))
+    words = work.train[0].options if rollout.reward == "confidence" else ()
+    if any(len(word.targets) > 1 for word in words):
+        what = "the words of a claim are several tokens here: p is the probability of all of them"
+        lines.append(("", what))
     counts = {task.name: len(task.encoded) for task in work.tasks[1:]}
     if not counts:
         return lines

@@ -11,12 +11,14 @@ from typing import Literal
 import torch
 
 from esft.engine.journal import JournalStep
+from esft.engine.journal_read import JournalRecord
 from esft.engine.members import Member
 from esft.engine.perturb import visiting
 from esft.models.device import finish_queue
 from esft.rollout.encode import EncodedRow
 from esft.rollout.grading import one_grader
 from esft.rollout.results import RowResult
+from esft.runs.folder import RunFolder
 from esft.runs.steps import RankShare, StepTimes
 from esft.tuning.session import Session
 from esft.tuning.tasks import EvalTask
@@ -98,7 +100,9 @@ class Population:
         alone, are graded while the next one decodes; no more than one waits for its grades.
         """
         results: list[RowResult] = []
-        self.kls = None if self._session.anchor_kl is None else []
+        self.kls = None if self._session.member_kl is None else []
+        if members:
+            self._find_anchor(laps)
         # Closed, so that an error leaves the weights as they were before it is seen.
         with (
             one_grader() as grader,
@@ -118,6 +122,16 @@ class Population:
             laps.lap("grading")
         return [results[at : at + len(rows)] for at in range(0, len(results), len(rows))]
 
+    def _find_anchor(self, laps: Laps) -> None:
+        """Tell anew what members are compared with, where the anchor has moved."""
+        kl, drift = self._session.member_kl, self._session.base.drift
+        if kl is None or drift.anchor is None or not drift.anchor.sum_of_squares:
+            return
+        with drift.at_anchor():
+            laps.lap("engine")
+            kl.tell_anew(drift.steps + 1)
+            laps.lap("anchor")
+
     def _begin_each(
         self,
         members: Sequence[Member],
@@ -136,7 +150,7 @@ class Population:
                     begun = self._session.rollout.begin(rows, grader)
                     laps.lap("rollout")
                     if self.kls is not None:
-                        self.kls.append(self._session.anchor_kl.of_model(step))
+                        self.kls.append(self._session.member_kl.of_model(step))
                         laps.lap("anchor")
                     yield 1, begun
             return
@@ -147,7 +161,7 @@ class Population:
                 begun = self._rollout.begin(sequences, grader)
                 laps.lap("rollout")
                 if self.kls is not None:
-                    self.kls += self._session.anchor_kl.of_members(step, len(group))
+                    self.kls += self._session.member_kl.of_members(step, len(group))
                     laps.lap("anchor")
             yield len(group), begun
 
@@ -163,6 +177,9 @@ class Population:
     def stepping(self, line: JournalStep) -> AbstractContextManager[None]:
         """Hold while the step of a line of the journal is made."""
         return nullcontext()
+
+    def go_back(self, run: RunFolder, record: JournalRecord) -> None:
+        """Go, after the model here, to the last step of a journal that took steps back."""
 
     def end(self) -> None:
         """Look, after the last step, whether all is well."""

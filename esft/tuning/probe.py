@@ -24,7 +24,7 @@ from esft.runs.steps import ProbeRecord, TriedSigma
 from esft.stats.signal import LEVEL, Kind, Signal, signal_of
 from esft.tuning.population import Laps, Population
 from esft.tuning.recommend import SIGMA, Recommendation, recommended, rounded
-from esft.tuning.session import Session, fit_batch, open_session, rows_of_step
+from esft.tuning.session import Session, fit_batch, open_session, refuse_chain, rows_of_step
 from esft.tuning.tasks import task_and_rows
 from esft.tuning.threads import fit_threads
 from esft.tuning.watcher import Watcher
@@ -135,6 +135,7 @@ def run_probe(
         RecipeError: for sigmas, members or rows that no probe can be made of. EsftError as
             `open_session`. RunError if the base model overflows.
     """
+    refuse_chain(recipe, "esft probe")
     _refuse(sigmas, members)
     probe = _begin(recipe, members, _checked_rows(recipe, rows), watcher)
     session = probe.session
@@ -234,7 +235,7 @@ def _begin(recipe: Recipe, members: int, rows: int, watcher: Watcher) -> Trial:
     sizes = {"search.population": members, "search.antithetic": False, "task.rows_per_step": rows}
     session = open_session(with_settings(recipe, sizes))
     fit_threads(session, watcher)
-    fit_batch(session, watcher)
+    fit_batch([session], watcher)
     train, seed = session.train, session.recipe.search.seed
     sample, fresh = (
         [train[row] for row in rows_of_step(part, len(train), rows, seed)] for part in (1, 2)

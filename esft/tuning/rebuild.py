@@ -22,9 +22,9 @@ from esft.runs.folder import RunFolder, open_run
 from esft.runs.names import find_run
 from esft.runs.records import best_step, scores
 from esft.runs.snapshots import Snapshots
+from esft.tuning.base import Base, open_base
 from esft.tuning.memory import room_on
 from esft.tuning.run_info import with_recorded_paths
-from esft.tuning.session import Base, open_base
 from esft.tuning.watcher import Watcher
 
 _SAMPLE = 1 << 23  # elements of noise that are timed to tell how long a replay takes
@@ -164,6 +164,8 @@ def open_at_base(source: Source, watcher: Watcher, options: RebuildOptions) -> B
         watcher.notice(f"the journal's last line was cut off: step {record.last} is last")
     recipe, kept = source.recipe, {key: header[key] for key in ("drift", "awd", "norm")}
     model = Model(id=header["model"]) if recipe is None else recipe.model
+    if recipe is None and "tau" in header:
+        kept |= {"move": "ema", "tau": header["tau"]}
     anchor = replace(Anchor() if recipe is None else recipe.anchor, **kept)
     model = model if options.model is None else replace(model, id=options.model)
     model = replace(model, id=at_commit(model.id, header["model"]))

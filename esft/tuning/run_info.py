@@ -3,6 +3,7 @@
 import hashlib
 import os
 import platform
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -22,16 +23,19 @@ from esft.engine.noise import (
 from esft.models.device import FLOAT
 from esft.recipe.check import shown
 from esft.recipe.settings import Recipe, settings_of
+from esft.recipe.stages import TABLE
 from esft.runs.records import ModelInfo, Places, RowsInfo, RunInfo
 from esft.tasks.own import file_hashes
 from esft.tasks.registry import data_folder
-from esft.tuning.session import Base, Session
+from esft.tuning.base import Base
+from esft.tuning.session import Session
 from esft.tuning.tasks import rows_hash
 
 # They change no bit of a run; what model and rows hold is compared by hash.
 _FREE = ("anchor.store", "anchor.drift_store", "model.id", "model.trust_remote_code")
 _FREE += ("run.dir", "run.snapshot_every", "run.keep_model", "run.show_answers")
 _FREE += ("run.keep_answers", "run.track", "task.data_dir")
+_PATHS = ("task.name", "task.data_dir", "anchor.kl_tasks")  # those that a stage can name
 # A replay needs them, in the order of the journal's header.
 _REPLAYED = (
     *("model.include", "model.exclude"),
@@ -40,10 +44,12 @@ _REPLAYED = (
 )
 
 
-def run_info(session: Session) -> RunInfo:
+def run_info(sessions: Sequence[Session]) -> RunInfo:
     """Return the content of run.json: what could change a result and is no setting."""
+    session = sessions[-1]
     loaded = session.base.loaded
-    rows_folder = data_folder(session.recipe.task.data_dir, session.rollout.task)
+    folders = [data_folder(one.recipe.task.data_dir, one.rollout.task) for one in sessions]
+    rows_folder = next((folder for folder in folders if folder is not None), None)
     return RunInfo(
         state="running",
         journal="",
@@ -60,20 +66,21 @@ def run_info(session: Session) -> RunInfo:
         device=device_of(session),
         threads=torch.get_num_threads(),
         noise_version=_noise(session)["noise_version"],
-        rows=_rows_info(session),
-        files=own_files(session.recipe),
+        rows=_rows_info(sessions),
+        files=own_files(session.whole),
         places=Places(
             folder=str(Path.cwd()),
             data_dir=None if rows_folder is None else str(rows_folder.absolute()),
         ),
-        settings=recorded_settings(session.recipe, session.base),
+        settings=recorded_settings(session.whole, session.base),
         batches=((0, session.rollout.batches.size),),
     )
 
 
 def recorded_settings(recipe: Recipe, base: Base) -> dict[str, object]:
     """Return every setting of a run, with the places that were chosen in it."""
-    return settings_of(replace(recipe, anchor=base.anchor))
+    chosen = {key: getattr(base.anchor, key) for key in ("store", "drift_store")}
+    return settings_of(replace(recipe, anchor=replace(recipe.anchor, **chosen)))
 
 
 def versions() -> dict[str, str]:
@@ -104,7 +111,11 @@ def device_of(session: Session) -> str:
 
 def journal_header(session: Session) -> dict[str, object]:
     """Return what a replay of the journal needs besides its steps and the base model."""
-    loaded, settings = session.base.loaded, settings_of(session.recipe)
+    loaded, settings = session.base.loaded, settings_of(session.whole)
+    anchor = session.whole.anchor
+    stages = [stage.steps for stage in session.whole.stages]
+    limits = {key: settings[f"anchor.{key}"] for key in ("max_kl", "max_drift")}
+    budget = {key: limit for key, limit in limits.items() if limit is not None}
     return {
         **_noise(session),
         "model": loaded.lasting_id,
@@ -114,6 +125,9 @@ def journal_header(session: Session) -> dict[str, object]:
         **({} if settings["model.weights"] == FLOAT else {"weights": settings["model.weights"]}),
         **{key.partition(".")[2]: settings[key] for key in _REPLAYED},
         **({"anneal": settings["search.anneal"]} if settings["search.anneal"] else {}),
+        **({"stages": stages} if stages else {}),
+        **({"tau": anchor.follows} if anchor.moves else {}),
+        **({"budget": budget} if budget else {}),
     }
 
 
@@ -133,6 +147,7 @@ def changed_settings(recipe: Recipe, info: RunInfo) -> list[str]:
     """Return, in words, which settings cannot be those of the run of this run.json."""
     was, now = info.settings, settings_of(recipe)
     more = now["search.steps"] >= was["search.steps"] and was["search.anneal"] is None
+    now, was = ({TABLE: None} | settings for settings in (now, was))
     free = _FREE + ("search.steps",) * more
     return [
         f"{key} is {shown(now[key])}, the run has {shown(was[key])}"
@@ -141,10 +156,11 @@ def changed_settings(recipe: Recipe, info: RunInfo) -> list[str]:
     ]
 
 
-def changed_files(session: Session, info: RunInfo, record: JournalRecord) -> list[str]:
+def changed_files(sessions: Sequence[Session], info: RunInfo, record: JournalRecord) -> list[str]:
     """Return, in words, what else differs: base model, rows, files of own tasks, the journal."""
     was = _compared(record.header, info.rows, info.files)
-    now = _compared(journal_header(session), _rows_info(session), own_files(session.recipe))
+    whole = sessions[-1].whole
+    now = _compared(journal_header(sessions[-1]), _rows_info(sessions), own_files(whole))
     return [
         f"{key} is {_text(now.get(key))}, the run has {_text(was.get(key))}"
         for key in sorted(was.keys() | now.keys())
@@ -152,9 +168,10 @@ def changed_files(session: Session, info: RunInfo, record: JournalRecord) -> lis
     ]
 
 
-def facts_of(session: Session) -> dict[str, str]:
+def facts_of(sessions: Sequence[Session]) -> dict[str, str]:
     """Return, in words, what must be the same wherever a run is worked on at once."""
-    facts = _compared(journal_header(session), _rows_info(session), own_files(session.recipe))
+    session = sessions[-1]
+    facts = _compared(journal_header(session), _rows_info(sessions), own_files(session.whole))
     facts["kind of device"] = session.base.loaded.device.type
     return {key: _text(fact) for key, fact in facts.items()}
 
@@ -179,23 +196,28 @@ def _text(value: object) -> str:
     return shown(value)
 
 
-def _rows_info(session: Session) -> dict[str, RowsInfo]:
+def _rows_info(sessions: Sequence[Session]) -> dict[str, RowsInfo]:
     """Return how many rows there are of each kind, and their hash."""
-    target, *priors = session.tasks
-    kinds = {"train": session.train, "holdout": target.encoded}
+    target, *priors = sessions[-1].tasks
+    kinds = {"train": sessions[-1].train, "holdout": target.encoded}
+    kinds |= {f"train, stage {one.stage + 1}": one.train for one in sessions[:-1]}
     kinds |= {f"prior task {prior.name}": prior.encoded for prior in priors}
     infos = {
         name: RowsInfo(n=len(rows), hash=rows_hash(one.row for one in rows))
         for name, rows in kinds.items()
     }
-    if (prompts := session.prompts) is not None:
-        infos["anchor prompts"] = RowsInfo(n=prompts.count, hash=prompts.hash)
+    for one in sessions:
+        if (prompts := one.prompts) is not None:
+            of_stage = "" if one.last else f", stage {one.stage + 1}"
+            infos[f"anchor prompts{of_stage}"] = RowsInfo(n=prompts.count, hash=prompts.hash)
     return infos
 
 
 def own_files(recipe: Recipe) -> dict[str, str]:
     """Return the sha256 of each file with a task of the user's own, by its name."""
-    return file_hashes(recipe.task.name, *(spec.name for spec in recipe.prior.specs))
+    asked = (*recipe.targets, *recipe.prior.specs)
+    names = [name for one in asked for name in (one.name, one.source) if name is not None]
+    return file_hashes(*names)
 
 
 def with_recorded_paths(recipe: Recipe, folder: str, data_dir: str | None) -> Recipe:
@@ -205,6 +227,12 @@ def with_recorded_paths(recipe: Recipe, folder: str, data_dir: str | None) -> Re
         there = str(Path(folder, os.path.expanduser(name)))
         return there if os.path.exists(there) and name != "embedded" else name
 
+    at = {"folder": folder, "data_dir": data_dir}
+    stages = []
+    for number, stage in enumerate(recipe.stages):
+        there = settings_of(with_recorded_paths(recipe.at_stage(number), **at))
+        moved = {key: there[key] for key in stage.changes if key in _PATHS}
+        stages.append(replace(stage, changes={**stage.changes, **moved}))
     task = recipe.task.with_paths(path)
     priors = tuple(str(spec.with_paths(path)) for spec in recipe.prior.specs)
     sources = tuple(
@@ -217,4 +245,5 @@ def with_recorded_paths(recipe: Recipe, folder: str, data_dir: str | None) -> Re
         task=replace(task, data_dir=data_dir or task.data_dir),
         anchor=replace(recipe.anchor, kl_tasks=sources or None),
         prior=replace(recipe.prior, tasks=priors),
+        stages=tuple(stages),
     )

@@ -53,7 +53,7 @@ def screen_of(session: Session, record: JournalRecord) -> Screen | None:
     if not session.recipe.search.screen_rows:
         return None
     screen = Screen()
-    for line in record.steps:
+    for line in record.steps[session.before :]:
         turns = session.turns(line.step)
         screen.note(turns, from_hex(line.silent, len(screen.seen(turns))))
     return screen

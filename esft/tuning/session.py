@@ -1,32 +1,25 @@
 """What a run works with: model, weights, drift and rows, loaded and checked."""
 
-import math
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 
-from torch import Tensor
-
-from esft.engine import Drift, Weights
 from esft.engine.batched import BatchedModel, most_members, vectors_numel
-from esft.engine.forecast import Law
-from esft.engine.measures import law_of_weights
 from esft.engine.noise import derived_seed
-from esft.engine.replayed import REPLAY, ReplayedDrift
-from esft.engine.weights import chosen_names, identity
-from esft.errors import AnchorError, RecipeError
-from esft.models.base_file import MappedBase, map_base
+from esft.engine.weights import chosen_names
+from esft.errors import RecipeError
 from esft.models.device import choose_device
 from esft.models.load import LoadedModel, load_model
 from esft.models.outline import Outline
-from esft.models.shape import Shape, shape_of
-from esft.recipe.settings import Anchor, Recipe
+from esft.models.shape import shape_of
+from esft.recipe.settings import Recipe
 from esft.rollout.batches import Batches
 from esft.rollout.encode import EncodedRow
 from esft.rollout.rollout import Rollout
 from esft.tuning.anchor_kl import AnchorKl, AnchorPrompts, anchor_prompts
-from esft.tuning.memory import Batch, Memory, Room, batches_of, memory_of, placed, room_on
+from esft.tuning.base import Base, open_base
+from esft.tuning.memory import Batch, Memory, Room, batches_of, memory_of, room_on
 from esft.tuning.tasks import (
     EvalTask,
     eval_task,
@@ -35,103 +28,6 @@ from esft.tuning.tasks import (
     task_and_rows,
 )
 from esft.tuning.watcher import Watcher
-
-
-@dataclass(frozen=True, kw_only=True)
-class Base:
-    """What the steps of a run work on."""
-
-    loaded: LoadedModel
-    identity: str  # of the base model
-    weights: Weights
-    drift: Drift
-    anchor: Anchor  # with the places that were chosen for base weights and drift
-    mapped: MappedBase | None  # the files of the base weights, where they stay on the disk
-    law: Law  # of the noise that the drift is made of
-
-    def refuse_if_changed(self) -> None:
-        """Raise AnchorError if a file of the base weights is not what it was when it was mapped."""
-        file = None if self.mapped is None else self.mapped.changed()
-        if file is not None:
-            raise AnchorError(
-                f"{file} changed while its weights were in use, expected the base model to stay",
-                hint="put it back as it was, then esft resume; --set anchor.store=cpu keeps a copy "
-                "in memory",
-            )
-
-
-def open_base(
-    loaded: LoadedModel,
-    anchor: Anchor,
-    seed: int,
-    include: tuple[str, ...] | None,
-    exclude: tuple[str, ...] | None,
-    room: Room,
-    batches: Iterable[Batch] = (),
-    rank: int | None = None,
-) -> Base:
-    """Return a model just loaded with a drift of its own.
-
-    Args:
-        include, exclude: globs, see `Weights`.
-        room: what was free before it was loaded, for the places that `anchor` leaves open.
-        batches: what else goes into it.
-        rank: of its noise, see `Weights`.
-    """
-    shape = shape_of(loaded.model)
-    tuned = tuned_elements(shape, include, exclude, rank)
-    anchor = placed(anchor, shape, tuned, loaded.device.type, batches, room)
-    weights = Weights(loaded.model, include, exclude, rank=rank)
-    base_identity, law = identity(loaded.model), law_of_weights(weights)
-    mapped = map_base(loaded, weights.names, base_identity) if anchor.store == "disk" else None
-    tensors = None if mapped is None else mapped.tensors
-    if anchor.drift == REPLAY:
-        drift = _replayed(weights, anchor.store, tensors)
-    else:
-        drift = Drift(
-            weights,
-            store=anchor.store,
-            dtype=anchor.drift,
-            seed=derived_seed("drift", seed),
-            base=tensors,
-            drift_store=anchor.drift_store,
-        )
-    return Base(
-        loaded=loaded,
-        identity=base_identity,
-        weights=weights,
-        drift=drift,
-        anchor=anchor,
-        mapped=mapped,
-        law=law,
-    )
-
-
-def _replayed(weights: Weights, store: str, base: Mapping[str, Tensor] | None) -> ReplayedDrift:
-    try:
-        return ReplayedDrift(weights, store, base=base)
-    except ValueError as error:
-        raise RecipeError(
-            f'[anchor] drift is "replay": {error}',
-            hint="leave floats out of [model] include, or keep a drift",
-        ) from error
-
-
-def tuned_elements(
-    shape: Shape,
-    include: tuple[str, ...] | None,
-    exclude: tuple[str, ...] | None,
-    rank: int | None = None,
-) -> int:
-    """Return how many elements are tuned; RecipeError if the globs choose none."""
-    try:
-        names = chosen_names(shape.parameters, include, exclude, rank, list(shape.codes))
-    except ValueError as error:
-        raise RecipeError(
-            f"[model] include, exclude: {error}",
-            hint="globs such as 'model.layers.*.mlp.*' match parameter names",
-        ) from error
-    return sum(math.prod(shape.parameters[name]) for name in names)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +40,34 @@ class Work:
     tasks: tuple[EvalTask, ...]  # the target on its holdout rows, then the prior tasks
     left_out: tuple[int, int]  # train and validation rows, as `Split.left_out`
     room: Room  # before the model was loaded
-    prompts: AnchorPrompts | None = None  # where members are compared with the base model
+    prompts: AnchorPrompts | None  # where members are compared with the base model
+    whole: Recipe
+    """Of a chain, whose stage `stage`, counted from 0, has this recipe; else the recipe."""
+    stage: int = 0
+
+    @property
+    def before(self) -> int:
+        """Steps of the stages before."""
+        return sum(stage.steps for stage in self.whole.stages[: self.stage])
+
+    @property
+    def end(self) -> int:
+        """The last step of the stage."""
+        return self.before + self.recipe.search.steps
+
+    @property
+    def last(self) -> bool:
+        """Whether no stage follows."""
+        return self.stage + 1 >= len(self.whole.stages)
+
+    @property
+    def steps(self) -> int:
+        """Steps of the run."""
+        return (self.whole if self.whole.stages else self.recipe).search.steps
+
+    def scales(self, step: int) -> tuple[float, float]:
+        """Return sigma and alpha of a step, counted from the first of the run."""
+        return self.recipe.search.at(step - self.before)
 
     @property
     def rollout(self) -> Rollout:
@@ -210,15 +133,20 @@ class Session(Work):
     anchor_kl: AnchorKl | None
 
     @property
+    def member_kl(self) -> AnchorKl | None:
+        """What members are compared with the base model by; None where none is."""
+        return self.anchor_kl if self.recipe.anchor.kl else None
+
+    @property
     def sigma(self) -> float:
         """Noise scale of the members of the step to come."""
-        return self.recipe.search.at(self.base.drift.steps + 1)[0]
+        return self.scales(self.base.drift.steps + 1)[0]
 
     def turns(self, step: int) -> list[int]:
         """Return the numbers of the train rows whose turn it is in a step."""
         total, per_step = len(self.train), self.recipe.task.rows_per_step
         per_step = total if per_step is None else per_step
-        return rows_of_step(step, total, per_step, self.recipe.search.seed)
+        return rows_of_step(step - self.before, total, per_step, self.recipe.search.seed)
 
     @property
     def memory(self) -> Memory:
@@ -265,6 +193,37 @@ def open_session(recipe: Recipe, batch: int | None = None, opened: Opened | None
     rest = work.room, work.batches, work.recipe.search.low_rank
     base = open_base(work.model, recipe.anchor, seed, *globs, *rest)
     batched = None if work.recipe.search.low_rank is None else _batched(base)
+    return _session(work, base, batched)
+
+
+def open_sessions(
+    recipe: Recipe, batch: int | None = None, opened: Opened | None = None
+) -> tuple[Session, ...]:
+    """Return a session of each stage of a chain, which share model and drift; one of any other
+    recipe. See `open_session`."""
+    first = open_session(recipe, batch, opened)
+    sessions = [first]
+    for stage in range(1, len(recipe.stages)):
+        work = open_work(
+            first.whole, lambda *_, **__: first.model, stage=stage, batches=first.rollout.batches
+        )
+        sessions.append(_session(replace(work, room=first.room), first.base, first.batched))
+    if not recipe.stages:
+        return tuple(sessions)
+    stages = [
+        replace(stage, changes={**stage.changes, **_rows_there(session)})
+        for stage, session in zip(first.whole.stages, sessions, strict=True)
+    ]
+    whole = replace(first.whole, stages=tuple(stages))
+    return tuple(replace(session, whole=whole) for session in sessions)
+
+
+def _rows_there(session: Session) -> dict[str, object]:
+    task = session.recipe.task
+    return {"task.train": task.train, "task.holdout": task.holdout}
+
+
+def _session(work: Work, base: Base, batched: BatchedModel | None) -> Session:
     kl = None if work.prompts is None else AnchorKl(work.model, work.prompts, batched)
     of_work = {one.name: getattr(work, one.name) for one in fields(work)}
     return Session(**of_work, base=base, batched=batched, anchor_kl=kl)
@@ -289,9 +248,20 @@ def with_seed(recipe: Recipe) -> Recipe:
 
 
 def open_work(
-    recipe: Recipe, load: Callable[..., LoadedModel | Outline], batch: int | None = None
+    recipe: Recipe,
+    load: Callable[..., LoadedModel | Outline],
+    batch: int | None = None,
+    *,
+    stage: int = 0,
+    batches: Batches | None = None,
 ) -> Work:
-    """Return what a recipe names, its model by `load`; see `open_session`."""
+    """Return what a recipe names, or a stage of it, its model by `load`; see `open_session`.
+
+    `batches`: those of the stages before.
+    """
+    whole = with_seed(recipe)
+    recipe, (*earlier, last) = whole.at_stage(stage), whole.targets
+    others = [one for one in (*earlier, last) if not one.is_of(recipe.task)]
     task, split = task_and_rows(recipe.task)
     train, asked = len(split.train), recipe.task.rows_per_step
     if asked is not None and asked > train:
@@ -300,10 +270,9 @@ def open_work(
             "to tune on",
             hint=f"set rows_per_step = {train}, or add rows",
         )
-    recipe = replace(
-        with_seed(recipe), task=replace(recipe.task, train=train, holdout=len(split.holdout))
-    )
-    priors, model = prior_rows(recipe, task), recipe.model
+    recipe = replace(recipe, task=replace(recipe.task, train=train, holdout=len(split.holdout)))
+    whole = whole if whole.stages else recipe
+    priors, model = prior_rows(recipe, whole.targets), recipe.model
     room = room_on(choose_device(model.device))
     loaded = load(
         model.id,
@@ -312,9 +281,16 @@ def open_work(
         trust_remote_code=model.trust_remote_code,
         weights=model.weights,
     )
-    batches = Batches(recipe.task.batch if batch is None else batch)
-    target = eval_task("target", task, recipe.task, split.holdout, loaded, batches)
-    tasks = [
+    if batches is None:
+        batches = Batches(recipe.task.batch if batch is None else batch)
+    role = "target" if last.is_of(recipe.task) else "prior"
+    target = eval_task(role, task, recipe.task, split.holdout, loaded, batches)
+    tasks = []
+    for one in others:
+        of_one, rows = task_and_rows(one)
+        role = "target" if one is last else "prior"
+        tasks.append(eval_task(role, of_one, one, rows.holdout, loaded, batches))
+    tasks += [
         eval_task("prior", prior, spec, rows, loaded, batches)
         for spec, (prior, rows) in zip(recipe.prior.specs, priors, strict=True)
     ]
@@ -327,20 +303,42 @@ def open_work(
         left_out=split.left_out,
         room=room,
         prompts=anchor_prompts(recipe, loaded, tasks, encoded),
+        whole=whole,
+        stage=stage,
     )
 
 
-def fit_batch(session: Session, watcher: Watcher, sharing: int = 1) -> None:
+def open_works(recipe: Recipe, load: Callable[..., LoadedModel | Outline]) -> Iterator[Work]:
+    """Yield what a recipe names, or each stage of it; see `open_work`."""
+    first = open_work(recipe, load)
+    yield first
+    for stage in range(1, len(recipe.stages)):
+        yield open_work(first.whole, lambda *_, **__: first.model, stage=stage)
+
+
+def refuse_chain(recipe: Recipe, what: str) -> None:
+    """Raise RecipeError where a recipe has stages, which `what` cannot choose anything for."""
+    if recipe.stages:
+        raise RecipeError(
+            f"{what} is for one task, the recipe has {len(recipe.stages)} stages",
+            hint=f"put a stage's task and settings into a recipe of their own, and {what} there",
+        )
+
+
+def fit_batch(sessions: Sequence[Session], watcher: Watcher, sharing: int = 1) -> None:
     """Set how many sequences go through the model at once, where the recipe does not say it.
 
     For a run that begins, before anything is measured: one that goes on has its own. So many
     processes are `sharing` the memory of this machine.
     """
-    settings = session.recipe.task
-    if settings.batch is not None:
+    if sessions[0].whole.task.batch is not None:
         return
     watcher.phase("finding how many sequences fit into memory")
-    per_step = settings.train if settings.rows_per_step is None else settings.rows_per_step
-    if session.batched is not None:  # members share batches
-        per_step *= session.recipe.search.population
-    session.rollout.batches.size = find_batch(session.tasks, session.train, per_step, sharing)
+    sizes = []
+    for session in sessions:
+        settings = session.recipe.task
+        per_step = settings.train if settings.rows_per_step is None else settings.rows_per_step
+        if session.batched is not None:  # members share batches
+            per_step *= session.recipe.search.population
+        sizes.append(find_batch(session.tasks, session.train, per_step, sharing))
+    sessions[0].rollout.batches.size = min(sizes)  # the stages of a chain have the same

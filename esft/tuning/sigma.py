@@ -21,7 +21,15 @@ from esft.tuning.probe import (
     tried,
 )
 from esft.tuning.recommend import picked, reach_by, reach_of, rounded
-from esft.tuning.session import Opened, Session, fit_batch, open_session, rows_of_step, with_seed
+from esft.tuning.session import (
+    Opened,
+    Session,
+    fit_batch,
+    open_session,
+    refuse_chain,
+    rows_of_step,
+    with_seed,
+)
 from esft.tuning.threads import fit_threads
 from esft.tuning.watcher import Watcher
 
@@ -57,11 +65,12 @@ def choose_sigma(
     Raises:
         RecipeError: if the run is too short for a trial. EsftError as `open_session`.
     """
+    refuse_chain(recipe, "--sigma auto")
     given, recipe = recipe, with_seed(recipe)
     watcher.phase(f"loading {recipe.model.id}")
     session = open_session(recipe)
     fit_threads(session, watcher)
-    fit_batch(session, watcher)
+    fit_batch([session], watcher)
     members, rows = sizes_for(session.recipe)
     watcher.phase(f"trying {members} members at each of {len(NEAR)} sigmas, on {rows} rows")
     train = session.train

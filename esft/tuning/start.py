@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from esft.engine.forecast import forecast_of
-from esft.engine.journal_read import JournalRecord, alpha_of, sigma_of
+from esft.engine.journal_read import JournalRecord, made_with
 from esft.errors import RecipeError, RunError, TakenError
 from esft.files import write_whole, writing
 from esft.models.find import at_commit
@@ -25,7 +25,7 @@ from esft.runs.steps import ProbeRecord, StepMetrics, search_scales
 from esft.tuning.lead import Lead
 from esft.tuning.loop import Loop
 from esft.tuning.memory import disk_bytes
-from esft.tuning.plan import tell_plan
+from esft.tuning.plan import stage_words, tell_plan
 from esft.tuning.population import Population
 from esft.tuning.ranks import Ranks
 from esft.tuning.rebuild import Source, bring_to, rebuild
@@ -41,7 +41,7 @@ from esft.tuning.run_info import (
     with_recorded_paths,
 )
 from esft.tuning.screen import screen_of
-from esft.tuning.session import Opened, Session, fit_batch, open_session, with_seed
+from esft.tuning.session import Opened, Session, fit_batch, open_sessions, with_seed
 from esft.tuning.threads import fit_threads
 from esft.tuning.track import require_tracker, tracked
 from esft.tuning.verify import FAILED, checked, model_as_saved
@@ -84,23 +84,23 @@ def run_tuning(
     """
     if ranks is not None and (begun := _begun_before(recipe, ranks)) is not None:
         return resume_tuning(begun, watcher, stop, ranks=ranks, typed=recipe)
-    path = choose_run_path(recipe.run.dir, recipe.task.name, recipe.model.id)
+    path = choose_run_path(recipe.run.dir, recipe.called, recipe.model.id)
     require_tracker(recipe.run.track)
     if opened is None:
         watcher.phase(f"loading {recipe.model.id}")
     lead, recipe = Lead(ranks, recipe), with_seed(recipe)
     lead.open(recipe)
-    session = open_session(recipe, opened=opened)
-    lead.opened(session)
-    _require_room(session, path)
-    fit_threads(session, watcher)
-    fit_batch(session, watcher, lead.local_ranks)
-    run = _create(session)
+    sessions = open_sessions(recipe, opened=opened)
+    lead.opened(sessions)
+    _require_room(sessions[0], path)
+    fit_threads(sessions[0], watcher)
+    fit_batch(sessions, watcher, lead.local_ranks)
+    run = _create(sessions)
     with locked(run.path):
         if probed is not None:
             run.record_probe(probed)
-        tell_plan(session, run.path, watcher)
-        return _go_on(session, run, run.read_journal(), watcher, stop, lead, population)
+        tell_plan(sessions, run.path, watcher)
+        return _go_on(sessions, run, run.read_journal(), watcher, stop, lead, population)
 
 
 def resume_tuning(
@@ -132,14 +132,14 @@ def resume_tuning(
         _refuse(run, changed_settings(recipe, run.info))
         require_tracker(recipe.run.track)
         lead = Lead(ranks, typed)
-        session = _open_again(run, record, recipe, watcher, lead)
-        _require_room(session, path)
+        sessions = _open_again(run, record, recipe, watcher, lead)
+        _require_room(sessions[0], path)
         _clear(run, record, watcher)
-        tell_plan(session, path, watcher)
+        tell_plan(sessions, path, watcher)
         if changes:
             write_whole(run.recipe_path, dump_recipe(recipe))
-        run.update_info(state="running", settings=recorded_settings(recipe, session.base))
-        return _go_on(session, run, record, watcher, stop, lead)
+        run.update_info(state="running", settings=recorded_settings(recipe, sessions[0].base))
+        return _go_on(sessions, run, record, watcher, stop, lead)
 
 
 def _begun_before(recipe: Recipe, ranks: Ranks) -> Path | None:
@@ -162,13 +162,13 @@ def _begun_before(recipe: Recipe, ranks: Ranks) -> Path | None:
     return path
 
 
-def _create(session: Session) -> RunFolder:
+def _create(sessions: Sequence[Session]) -> RunFolder:
     """Make the run's folder, under the next free name if none is asked for."""
-    made = run_info(session), journal_header(session)
-    recipe = session.recipe
+    made = run_info(sessions), journal_header(sessions[0])
+    recipe = sessions[0].whole
     while True:
         # Another run may have taken the name while this one loaded its model.
-        path = choose_run_path(recipe.run.dir, recipe.task.name, recipe.model.id)
+        path = choose_run_path(recipe.run.dir, recipe.called, recipe.model.id)
         with suppress(TakenError):
             return create_run(path, dump_recipe(recipe), *made)
 
@@ -194,7 +194,7 @@ def _refuse(run: RunFolder, differences: list[str]) -> None:
 
 def _open_again(
     run: RunFolder, record: JournalRecord, recipe: Recipe, watcher: Watcher, lead: Lead
-) -> Session:
+) -> tuple[Session, ...]:
     """Open a run's files where they were, with the threads, the dtype and the batch of then."""
     torch.set_num_threads(run.info.threads)
     watcher.phase(f"loading {recipe.model.id}")
@@ -203,9 +203,9 @@ def _open_again(
     as_then["dtype"] = record.header["dtype"]
     recipe = replace(recipe, model=replace(recipe.model, **as_then))
     lead.open(recipe)
-    session = open_session(recipe, batch=run.info.batch)
-    lead.opened(session)
-    now = versions() | {"device": device_of(session)}
+    sessions = open_sessions(recipe, batch=run.info.batch)
+    lead.opened(sessions)
+    now = versions() | {"device": device_of(sessions[0])}
     was = run.info.versions | {"device": run.info.device}
     others = [
         f"{name} {now[name]} (was {was.get(name, 'not recorded')})"
@@ -214,8 +214,8 @@ def _open_again(
     ]
     if others:
         watcher.notice(f"{', '.join(others)}: from here on results can differ in their last bits")
-    _refuse(run, changed_files(session, run.info, record))
-    return session
+    _refuse(run, changed_files(sessions, run.info, record))
+    return sessions
 
 
 def _finished(run: RunFolder, record: JournalRecord, keep: bool, watcher: Watcher) -> Finished:
@@ -255,7 +255,7 @@ def _clear(run: RunFolder, record: JournalRecord, watcher: Watcher) -> None:
 
 
 def _go_on(
-    session: Session,
+    sessions: Sequence[Session],
     run: RunFolder,
     record: JournalRecord,
     watcher: Watcher,
@@ -263,8 +263,10 @@ def _go_on(
     lead: Lead,
     population: Callable[[Session], Population] = Population,
 ) -> Outcome:
-    """Bring a session just opened to the last step of its journal, and make those that are left."""
-    forecast = forecast_of(record, session.base.weights.numel)
+    """Bring sessions just opened to the last step of their journal, and make those that are left,
+    stage by stage."""
+    base = sessions[0].base
+    forecast = forecast_of(record, base.weights.numel)
     known = {line.step for line in metrics(run.path)}
 
     def record_lost(step: int) -> None:
@@ -274,25 +276,36 @@ def _go_on(
         line = record.steps[step - 1]
         rewards = [reward for reward in line.rewards if math.isfinite(reward)]
         members = sum(not math.isnan(coefficient) for coefficient in line.coefficients)
-        scales = sigma_of(line, record.header), alpha_of(line, record.header)
+        made = made_with(line, record.header)
         run.record_metrics(
             StepMetrics(
                 step=step,
                 reward_mean=sum(rewards) / len(rewards),
                 reward_best=max(rewards),
                 members=members,
-                **search_scales(*scales, members),
-                drift=session.base.drift.norm(),
+                **search_scales(made.sigma, made.alpha, members),
+                drift=base.drift.norm(),
+                anchor=None if base.drift.anchor is None else base.drift.anchor.norm(),
                 forecast=forecast.norms[step],
-                changed=session.base.drift.changed_share,
+                changed=base.drift.changed_share,
                 replayed=True,
             )
         )
 
-    source, screen = Source(record=record, run=run), screen_of(session, record)
-    with tracked(session.recipe.run.track, run, watcher):
-        lead.bring(session, run, record)
-        bring_to(session.base, source, record.last, watcher, on_step=record_lost)
-        members = lead.population(session, population, watcher)
-        recorder = Recorder(session, run, run.journal(record.checksum), watcher, members)
-        return Loop(session, members, recorder, forecast, watcher, screen).run(stop)
+    source, journal = Source(record=record, run=run), run.journal(record)
+    # Also one whose last step is made, in case it was not evaluated.
+    left = [session for session in sessions if session.end >= record.last or session.last]
+    with tracked(sessions[0].recipe.run.track, run, watcher):
+        lead.bring(sessions[0], run, record)
+        bring_to(base, source, record.last, watcher, on_step=record_lost)
+        for session in left:
+            if session.whole.stages:
+                watcher.phase(stage_words(session))
+            members = lead.population(session, population, watcher)
+            recorder = Recorder(session, run, journal, watcher, members)
+            screen = screen_of(session, record)
+            loop = Loop(session, members, recorder, forecast, watcher, record.header, screen)
+            outcome = loop.run(stop)
+            if outcome is not None:
+                return outcome
+    raise AssertionError("the last stage ends a run")

@@ -15,13 +15,13 @@ from esft.errors import RecipeError, TaskError
 from esft.models.load import LoadedModel
 from esft.models.memory import free_memory
 from esft.models.outline import Outline
-from esft.recipe.priors import PriorSpec
+from esft.recipe.priors import Answers, PriorSpec
 from esft.recipe.settings import Recipe, TaskSettings
 from esft.rollout.batches import MOST, Batches, largest_batch
 from esft.rollout.encode import EncodedRow
 from esft.rollout.evaluate import PART
 from esft.rollout.rollout import Rollout
-from esft.tasks.registry import data_folder, get_task
+from esft.tasks.registry import data_folder
 from esft.tasks.rows import Split, first_rows, read_split, row_source, split_rows
 from esft.tasks.task import Row, RowSource, Task
 
@@ -30,7 +30,7 @@ from esft.tasks.task import Row, RowSource, Task
 class EvalTask:
     """A task ready to be evaluated on a model."""
 
-    role: Literal["target", "prior"]
+    role: Literal["target", "prior"]  # of a chain that of its last stage alone is the target
     rollout: Rollout
     encoded: tuple[EncodedRow, ...]
 
@@ -39,21 +39,22 @@ class EvalTask:
         return self.rollout.task.name
 
 
-def prior_rows(recipe: Recipe, target: Task) -> list[tuple[Task, tuple[Row, ...]]]:
-    """Return the prior tasks of a recipe, in its order, each with the rows it names."""
+def prior_rows(recipe: Recipe, targets: Sequence[Answers]) -> list[tuple[Task, tuple[Row, ...]]]:
+    """Return the prior tasks of a recipe, in its order, each with the rows it names; RecipeError if
+    a task that is tuned on is among them."""
     prior = recipe.prior
-    refuse_target(prior.specs, target.name)
+    for target in targets:
+        refuse_target(prior.specs, target)
     return [rows_of(spec, prior.rows, recipe.task.data_dir) for spec in prior.specs]
 
 
-def refuse_target(specs: Iterable[PriorSpec], target: str) -> None:
+def refuse_target(specs: Iterable[PriorSpec], target: Answers) -> None:
     """Raise RecipeError if the target is among the prior tasks."""
-    tuned = PriorSpec(name=target)
     for spec in specs:
-        if spec.kept_as == tuned.kept_as:
+        if spec.is_of(target):
             raise RecipeError(
                 f"the prior tasks have {spec}, expected tasks of other names than the target, "
-                f"{target}",
+                f"{target.name}",
                 hint=f"take {spec} out of the prior tasks",
             )
 
@@ -105,7 +106,7 @@ def unmeasured_rows(
 
 def _opened(spec: PriorSpec, data_dir: str | None) -> tuple[Task, Path | None, RowSource]:
     """Return a prior task, the folder of its rows where they are in one, and where they are."""
-    task = get_task(spec.name, spec.grader, spec.columns)
+    task = spec.chosen()
     task.choose_scoring(spec.scoring, spec.reward)
     # A folder named for all tasks holds the rows of those on the hub; others have their own.
     folder = None if task.hub is None else data_folder(data_dir, task)
@@ -192,7 +193,7 @@ def sequences_of(row: EncodedRow) -> int:
 
 def task_and_rows(settings: TaskSettings) -> tuple[Task, Split]:
     """Return the target of a recipe, and its rows; TaskError where either is not found."""
-    task = get_task(settings.name, settings.grader, settings.columns)
+    task = settings.chosen()
     task.choose_scoring(settings.scoring, settings.reward)
     folder = data_folder(settings.data_dir, task)
     return task, split_rows(task, settings.train, settings.holdout, folder)

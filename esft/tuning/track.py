@@ -72,6 +72,7 @@ def figures(record: StepMetrics | RecordedScore) -> dict[str, float]:
     if isinstance(record, RecordedScore):
         head = f"{record.role}/{record.task}"
         values = {f"{head}/accuracy": record.accuracy, f"{head}/reward": record.reward}
+        values["anchor/model_kl"] = record.kl
     else:
         values = {
             "reward/mean": record.reward_mean,
@@ -83,6 +84,7 @@ def figures(record: StepMetrics | RecordedScore) -> dict[str, float]:
             "alpha": record.alpha,
             "drift/norm": record.drift,
             "drift/forecast": record.forecast,
+            "drift/anchor": record.anchor,
             "seconds/step": record.seconds,
             "memory/peak": record.peak_memory,
         }

@@ -139,7 +139,8 @@ class _Checks:
             raise JournalError(f"{record.path} ends in the middle of a line", hint=_COPY)
         self.record = record
         cut = "; its last line was cut off, esft resume makes that step again" * record.torn
-        return f"{counted(record.last)}, line by line as written{cut}"
+        backs = f", {len(record.backs)} times taken back" * bool(record.backs)
+        return f"{counted(record.last)}{backs}, line by line as written{cut}"
 
     def metrics(self) -> str:
         return f"{counted(len(metrics(self.run.path)))}, each line as esft writes it"

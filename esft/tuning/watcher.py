@@ -1,10 +1,12 @@
 """What a run tells while it runs, and at its end."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
+from esft.engine.journal import Back
 from esft.rollout.results import Evaluation
+from esft.runs.budget import Budget, Spent
 from esft.runs.steps import StepMetrics, StepTimes
 from esft.tuning.answers import Sample
 from esft.tuning.clock import Left
@@ -18,6 +20,8 @@ class TaskScores:
     name: str
     base: Evaluation
     now: Evaluation
+    kl: float | None = None  # as `RecordedScore` has it
+    kl_se: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +46,12 @@ class Outcome:
     seconds: float
     times: StepTimes | None  # of the steps that were made now
     peak_memory: int
+    stages: int = 0  # of a chain
+    budget: Budget = field(default_factory=Budget)
+    backs: tuple[Back, ...] = ()  # each time that it was above
+    spent: Spent | None = None  # why it ended above, whose model it keeps
+    kl: float | None = None  # of `tuned`, as `RecordedScore` has it
+    kl_se: float | None = None
 
 
 def as_forecast(drift: float, forecast: float) -> bool:

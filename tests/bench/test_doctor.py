@@ -12,8 +12,8 @@ from esft.bench.promises import NOTE, determinism, exactness
 from esft.engine.kernels import Kernels
 from esft.models.load import load_model
 from esft.recipe.settings import Anchor
+from esft.tuning.base import open_base
 from esft.tuning.memory import room_on
-from esft.tuning.session import open_base
 from esft.tuning.verify import FAILED, OK
 
 

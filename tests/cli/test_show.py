@@ -1,4 +1,5 @@
 import io
+import json
 import signal
 import sys
 import time
@@ -11,7 +12,9 @@ from rich.console import Console
 from esft.cli.live import LiveWatcher, bar, sparkline, watch
 from esft.cli.outcome import show_outcome
 from esft.cli.show import PlainWatcher, duration, sample_lines, show_work, wrapped
+from esft.engine.journal import Back
 from esft.rollout.results import Evaluation, RowResult
+from esft.runs.budget import Budget, Spent
 from esft.runs.steps import StepMetrics
 from esft.tuning.answers import Sample
 from esft.tuning.clock import Left
@@ -238,6 +241,13 @@ PEAK = Peak(
 )  # fmt: skip
 
 
+OUTCOME = Outcome(
+    run_path="runs/a", model_path="runs/a/model", steps=20, planned=20, stopped=False,
+    task="a", base=BASE, tuned=BASE, peak=None, best_step=20, priors=(), samples=(),
+    grader_failures=0, drift=1.0, forecast=1.0, seconds=1.0, peak_memory=1, times=None,
+)  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("best", "peak", "said", "first"),
     [
@@ -259,15 +269,40 @@ PEAK = Peak(
     ],
 )
 def test_the_end_says_what_was_best_and_what_to_type_next(best, peak, said, first, capsys):
-    outcome = Outcome(
-        run_path="runs/a", model_path="runs/a/model", steps=20, planned=20, stopped=False,
-        task="a", base=BASE, tuned=BASE, peak=peak, best_step=best, priors=(), samples=(),
-        grader_failures=0, drift=1.0, forecast=1.0, seconds=1.0, peak_memory=1, times=None,
-    )  # fmt: skip
-
-    show_outcome(outcome, as_json=False)
+    show_outcome(replace(OUTCOME, peak=peak, best_step=best), as_json=False)
 
     text, _, then = capsys.readouterr().out.partition("next:\n")
     assert ("best  " in text) == (said is not None and peak is None)
     assert (said or "") in text
     assert then.split("  ")[1].startswith(first)
+
+
+BACK = Back(step=20, to=10, was=0.0, awd=0.02, kl=0.0714, kl_se=0.0061, drift=31.25)
+
+
+def test_the_end_says_each_time_that_a_run_was_above_a_budget_and_why_it_ended_there(capsys):
+    outcome = replace(
+        OUTCOME,
+        best_step=0,
+        budget=Budget(max_kl=0.05, max_drift=30.0),
+        backs=(BACK, replace(BACK, to=0, was=0.02, awd=0.04, drift=1.0)),
+        spent=Spent(step=10, at=20, above="KL 0.06 is above --max-kl 0.05", decays=(0.02, 0.04)),
+        kl=0.0312,
+        kl_se=0.004,
+    )
+
+    show_outcome(outcome, as_json=False)
+    text = " ".join(capsys.readouterr().out.split())
+    show_outcome(outcome, as_json=True)
+    record = json.loads(capsys.readouterr().out)
+
+    kl = "step 20: KL 0.0714 +- 0.0061 is above --max-kl 0.05"
+    assert f"{kl} and ||D|| 31.25 is above --max-drift 30: back to step 10, decay 0 -> 0.02" in text
+    assert f"{kl}: back to the base model, decay 0.02 -> 0.04" in text
+    ended = "step 20: KL 0.06 is above --max-kl 0.05, also with the decays 0.02, 0.04: the end; "
+    assert f"{ended}model/ is that of step 10, the best within" in text
+    assert "KL 0.0312 +- 0.004 nats a token from the base model" in text
+    assert "--steps 40" not in text
+    assert record["budget"]["ended"]["step"] == 10
+    assert [back["awd"] for back in record["budget"]["backs"]] == [0.02, 0.04]
+    assert (record["budget"]["max_kl"], record["kl"], record["kl_se"]) == (0.05, 0.0312, 0.004)

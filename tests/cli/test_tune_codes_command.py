@@ -9,7 +9,7 @@ from tiny_models import tiny_llama, write_gguf
 
 from esft.engine.weights import identity
 from esft.models.load import load_model
-from esft.recipe.settings import CODED_SCALES
+from esft.recipe.search import CODED_SCALES
 from esft.recipe.toml import load_recipe
 
 LESS = ("--set", "task.train=8", "--set", "task.holdout=6", "--set", "task.rows_per_step=4")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from esft.engine import Drift, Member, Weights
 from esft.engine.anchor import STORES
-from esft.engine.drift import DRIFT_STORES
+from esft.engine.kept import DRIFT_STORES
 from esft.engine.kernels import Kernels
 from esft.engine.kernels.reference import read
 from esft.engine.members import population

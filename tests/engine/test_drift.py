@@ -107,6 +107,24 @@ def test_the_rounding_draws_from_the_seed_of_the_drift(kept):
 
 
 @with_both_noises
+@kinds
+@dtypes
+def test_a_drift_that_is_reset_makes_the_bits_of_one_that_begins(dtype, kept):
+    fresh, again = some_drift(dtype, kept, steps=0), some_drift(dtype, kept, steps=3)
+    base = bits_of(fresh.weights)
+
+    again.reset()
+
+    assert (bits_of(again.weights), again.steps, again.norm()) == (base, 0, 0.0)
+    assert again.state().figures == fresh.state().figures
+    for drift in (fresh, again):
+        walk(drift, steps=2)
+    assert bits_of(again.weights) == bits_of(fresh.weights)
+    assert whole_drift(again).equal(whole_drift(fresh))
+    assert again.norm() == fresh.norm()
+
+
+@with_both_noises
 @few_bits
 def test_an_idle_step_counts_as_a_step_of_the_rounding(kept):
     idle, straight = (some_drift(torch.float32, kept, steps=1) for _ in range(2))

@@ -100,8 +100,9 @@ def test_the_forecast_of_an_annealed_journal_takes_the_alpha_of_each_step(tmp_pa
     journal.begin(header | {"awd": 10.0, "norm": "l2"})
     alphas = [ALPHA, ALPHA / 2, ALPHA / 4]
     for step, alpha in enumerate(alphas, start=1):
-        values = {"rewards": (0.0, 0.0), "coefficients": (1.0, -1.0), "sigma": 0.1, "alpha": alpha}
-        journal.append(JournalStep(step=step, **values, rows_at=0, rows_hash=""))
+        values = {"rewards": (0.0, 0.0), "coefficients": (1.0, -1.0)}
+        own = {"sigma": 0.1, "alpha": alpha}
+        journal.append(JournalStep(step=step, **values, rows_at=0, rows_hash="", own=own))
 
     forecast = forecast_of(read_journal(tmp_path / "journal"), 100)
 

@@ -6,9 +6,9 @@ from itertools import count
 
 import pytest
 import torch
-from some_weights import DTYPES, bits_of, both_kernels, kinds, some_drift, some_weights
+from some_weights import DTYPES, bits_of, both_kernels, kinds, some_drift, some_weights, walk
 
-from esft.engine import Member, visiting
+from esft.engine import Drift, Member, visiting
 from esft.engine.kernels import Kernels
 
 # The lines of `finish` itself are left out: what the interpreter runs between the end of a block
@@ -21,7 +21,7 @@ MEMBER = {
     "numba_cpu.py": ("perturb", "compose", "_writing", "share_out", "work"),
 }
 BASE = {
-    "drift.py": ("at_base", "round_weights", "parts", "_part", "_parts_of"),
+    "drift.py": ("_holding", "round_weights", "parts", "_part", "_parts_of"),
     "stream.py": ("brought",),
     "reference.py": ("compose", "composed", "read"),
 }
@@ -97,9 +97,12 @@ def test_ctrl_c_before_any_line_of_a_member_leaves_every_bit(kernels, kept, reve
 
 
 @kinds
-def test_ctrl_c_before_any_line_of_a_visit_to_the_base_leaves_every_bit(kept):
-    drift = some_drift(torch.bfloat16, kept, kernels=Kernels())
+@pytest.mark.parametrize("where", ["at_base", "at_anchor"])
+def test_ctrl_c_before_any_line_of_a_visit_to_base_or_anchor_leaves_every_bit(kept, where):
+    drift = Drift(some_weights(torch.bfloat16, Kernels()), dtype=kept, moving=True)
+    walk(drift, 3, tau=0.3)
 
-    reached = interrupted_everywhere(drift.weights, BASE, lambda _: drift.at_base())
+    visit = getattr(drift, where)
+    reached = interrupted_everywhere(drift.weights, BASE, lambda _: visit())
 
     assert reached == {name for names in BASE.values() for name in names}

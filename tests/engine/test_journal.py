@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from esft.engine.journal import (
-    ANNEALED_FORMAT,
+    CHANGING_FORMAT,
+    Back,
     Journal,
     JournalStep,
     as_recorded,
@@ -107,7 +108,7 @@ def test_what_was_written_comes_back(journal):
 def test_the_steps_of_an_annealed_run_carry_their_sigma_and_alpha(tmp_path):
     journal, path = Journal(tmp_path / "journal", "", append_line), tmp_path / "journal"
     journal.begin(HEADER | {"anneal": "cosine"})
-    step = replace(a_step(1), sigma=0.1 / 3, alpha=1e-300)
+    step = replace(a_step(1), own={"sigma": 0.1 / 3, "alpha": 1e-300})
     journal.append(step)
 
     record = read_journal(path)
@@ -117,6 +118,41 @@ def test_the_steps_of_an_annealed_run_carry_their_sigma_and_alpha(tmp_path):
     journal.append(a_step(2))
     with pytest.raises(JournalError, match="line 3 is not a step: 'sigma'"):
         read_journal(path)
+
+
+def test_steps_that_were_taken_back_are_gone_and_the_lines_until_a_step_read_back_alike(tmp_path):
+    journal, path = Journal(tmp_path / "journal", "", append_line), tmp_path / "journal"
+    journal.begin(HEADER | {"budget": {"max_kl": 0.05}, "awd": 0.25})
+    checksums = []
+    for number in (1, 2, 3):
+        journal.append(a_step(number))
+        checksums.append(journal.checksum)
+    of_one, _, of_three = checksums
+    back = Back(step=3, to=1, was=0.25, awd=0.5, kl=0.1 / 3, kl_se=None, drift=2.5)
+    journal.back(back, of_one)
+    assert (journal.of_step, journal.backs) == (of_one, (back,))
+    second = replace(a_step(2), own={"population": 3, "awd": 0.5})
+    journal.append(second)
+
+    record = read_journal(path)
+
+    assert json.loads(path.read_text().splitlines()[0])["format"] == 3
+    assert repr(record.steps) == repr((a_step(1), second))
+    assert (record.backs, record.lines) == ((back,), (1, 2, 6))
+    assert record.checksums[2] == record.checksum == journal.checksum == journal.of_step
+    assert of_three not in record.checksums
+    for step in range(3):
+        (tmp_path / "until").write_text(lines_until(record, step))
+        until = read_journal(tmp_path / "until")
+        assert until.checksums == record.checksums[: step + 1]
+        assert repr(until.steps) == repr(record.steps[:step])
+    for there in (2, 5, -1, True):
+        whole = path.read_text()
+        journal_there = Journal(path, record.checksum, append_line)
+        journal_there.back(replace(back, to=there), "")
+        with pytest.raises(JournalError, match=f"line 7 goes back to step {there}, expected"):
+            read_journal(path)
+        path.write_text(whole)
 
 
 def test_it_can_be_gone_on_with_from_its_last_checksum(tmp_path, journal):
@@ -237,10 +273,10 @@ def test_zeros_that_a_power_cut_leaves_count_as_cut_off(journal, zeros):
 
 
 def test_a_newer_format_that_is_whole_and_a_missing_file_are_told_from_damage(journal, tmp_path):
-    body = f'{{"format":{ANNEALED_FORMAT + 1},"seed":7}}'
+    body = f'{{"format":{CHANGING_FORMAT + 1},"seed":7}}'
     line = f'{body[:-1]},"checksum":"{chained("", body)}"}}\n'
 
-    error = refused(journal, line.encode(), f"has format {ANNEALED_FORMAT + 1}, expected")
+    error = refused(journal, line.encode(), f"has format {CHANGING_FORMAT + 1}, expected")
     assert "pip install -U esft" in error.hint
     with pytest.raises(JournalError, match="cannot be read: No such file"):
         read_journal(tmp_path / "missing")

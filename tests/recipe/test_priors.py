@@ -53,6 +53,8 @@ def refusal(*lines, file):
         ("gsm8k max_new_tokens=64", PriorSpec(name="gsm8k", max_new_tokens=64)),
         ("my.jsonl:5 grader=number", PriorSpec(name="my.jsonl", rows=5, grader="number")),
         ("arc split=train", PriorSpec(name="arc", split="train")),
+        ("know:500 source=nq-open", PriorSpec(name="know", rows=500, source="nq-open")),
+        ("know match=words", PriorSpec(name="know", match="words")),
         ("hub:a/b:main", PriorSpec(name="hub:a/b:main")),
         ("hub:a/b:7", PriorSpec(name="hub:a/b", rows=7)),
         (
@@ -126,6 +128,7 @@ def test_what_a_line_is_recorded_as_is_read_as_the_line_was(text):
         ("arc max_new_tokens=0", "max_new_tokens is 0, expected a whole", "max_new_tokens=64"),
         ("arc data_dir=", 'data_dir is "", expected text', 'data_dir="data"'),
         ("arc reward=prob scoring=generate", 'reward is "prob", expected', 'scoring="choice"'),
+        ("know match=letters", 'match is "letters", expected "substring" or', 'match="substring"'),
     ],
 )
 def test_a_line_that_is_wrong_is_refused_with_a_fix(line, message, hint):
@@ -220,6 +223,10 @@ def test_every_error_of_a_file_is_said_at_once_with_its_line(tmp_path):
     [
         ("gsmk:5", "task 'gsmk' is unknown", "did you mean gsm8k"),
         ("piqa scoring=exact", "scoring is 'exact', expected choice or generate for piqa", None),
+        ("arc source=nq-open", "arc has source 'nq-open', expected none", "or take task know"),
+        ("arc match=words", "arc has match 'words', expected none", "leave match out"),
+        ("know source=arc", "rows have options to choose from", "such as nq-open"),
+        ("know reward=prob", "reward is 'prob', expected both or correct", "leave reward out"),
         ("gsm8k reward=prob", "needs options to choose from: gsm8k", "set reward to logprob"),
         ("piqa grader=number", "piqa has its own grader", "leave grader= out"),
         ("my.jsonl", "my.jsonl needs a grader", "such as grader=number"),
@@ -290,3 +297,26 @@ def test_a_task_that_is_given_twice_or_unknown_says_where(here):
 
     assert 'tasks.txt line 2 has "arc"' in str(caught.value)
     assert "--prior: task 'nosuch' is unknown" in str(caught.value)
+
+
+def test_one_task_asked_by_rows_of_two_sources_is_two_tasks(here):
+    lines = ("know:5", "know:5 source=nq-open", "know:5 source=sub/mine.jsonl")
+    (here / "sub").mkdir()
+    own_rows(here / "sub" / "mine.jsonl")
+
+    specs = [parse_prior_line(line) for line in read_priors(lines)]
+
+    assert [spec.kept_as for spec in specs] == ["know", "know-nq-open", "know-mine"]
+    assert [spec.chosen().name for spec in specs] == ["know", "know-nq-open", "know-mine"]
+    with pytest.raises(SettingsError, match="the task is there before"):
+        read_priors([*lines, "know:7 source=trivia-qa"])
+
+
+def test_the_path_of_a_source_in_a_file_is_looked_for_beside_it(here):
+    (here / "lists").mkdir()
+    own_rows(here / "lists" / "mine.jsonl")
+    write(here / "lists" / "tasks.txt", "know:5 source=mine.jsonl")
+
+    (line,) = read_priors([str(here / "lists" / "tasks.txt")])
+
+    assert parse_prior_line(line).source == str(here / "lists" / "mine.jsonl")

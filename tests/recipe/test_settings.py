@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from esft.errors import RecipeError
 from esft.recipe.check import SettingsError, as_toml
 from esft.recipe.settings import TABLES, Anchor, Model, Prior, Recipe, Run, Search, TaskSettings
+from esft.recipe.stages import Stage
 
 NEEDED = {"model": {"id": "tiny"}, "task": {"name": "arc"}}
 DECLARED = [
@@ -240,9 +241,10 @@ def test_a_population_that_no_journal_holds_is_refused_with_the_reason():
 @pytest.mark.parametrize(
     ("values", "message", "hint"),
     [
-        ({"kl": 1.0}, "kl is 1.0, expected 0: there is no prior task", "add --prior TASK"),
-        ({"kl_tasks": ["gsm8k"]}, "expected none: kl is 0", "set kl = 1.0"),
-        ({"kl_per_step": 4}, "kl_per_step is 4, expected none: kl is 0", "set kl = 1.0"),
+        ({"kl": 1.0}, "kl is 1.0, expected prompts to measure it on", "add --prior TASK"),
+        ({"max_kl": 0.1}, "max_kl is 0.1, expected prompts to measure it on", "--prior TASK"),
+        ({"kl_tasks": ["gsm8k"]}, "expected none: kl is 0 and max_kl not", "or max_kl = 0.05"),
+        ({"kl_per_step": 4, "max_kl": 0.1}, "kl_per_step is 4, expected none: kl is 0", "kl = 1.0"),
     ],
 )
 def test_a_kl_needs_prompts_and_prompts_need_a_kl(values, message, hint):
@@ -250,6 +252,55 @@ def test_a_kl_needs_prompts_and_prompts_need_a_kl(values, message, hint):
         a_recipe(anchor=Anchor(**values))
 
     assert hint in caught.value.hint
+
+
+def test_an_anchor_that_moves_needs_a_pull_towards_it():
+    with pytest.raises(SettingsError, match='"none": awd and kl are 0, so that nothing') as caught:
+        a_recipe(anchor=Anchor(move="ema"))
+
+    assert caught.value.hint == "set awd = 0.01, or kl = 1.0"
+
+
+def test_an_anchor_follows_by_its_share_and_one_that_stays_has_none():
+    assert [Anchor().follows, Anchor(move="ema").follows] == [0, 0.02]
+    assert [Anchor(move="ema", tau=tau).follows for tau in (0.0, 0.3, 1.0)] == [0, 0.3, 1]
+    with pytest.raises(SettingsError, match=r"tau is 0\.1, expected none: move is") as caught:
+        Anchor(tau=0.1)
+    assert caught.value.hint == 'set move = "ema"'
+
+
+def test_an_anchor_that_moves_has_the_steps_that_its_forecast_can_go_through():
+    moving = Anchor(move="ema", awd=0.1, norm="l2")
+
+    with pytest.raises(SettingsError, match="expected at most 100000 with move"):
+        a_recipe(search=Search(steps=10**12), anchor=moving)
+
+
+def test_codes_whose_drift_is_replayed_have_no_anchor_that_moves():
+    anchor = Anchor(move="ema", kl=1.0, kl_tasks=("gsm8k",), drift="replay")
+
+    with pytest.raises(SettingsError, match="the anchor follows a drift that is kept") as caught:
+        a_recipe(model=Model(id="a", weights="int4"), anchor=anchor)
+
+    assert caught.value.hint == 'set drift = "int8", or move = "none"'
+
+
+@pytest.mark.parametrize("budget", ["max_kl", "max_drift"])
+def test_a_budget_needs_evaluations_a_drift_that_can_decay_and_a_run_of_one_task(budget):
+    limit = {budget: 0.5, "kl_tasks": ["gsm8k"] if budget == "max_kl" else None}
+
+    with pytest.raises(SettingsError, match=f"{budget} is 0.5, expected evaluations") as caught:
+        a_recipe(anchor=Anchor(**limit))
+    assert "prior.every = 10" in caught.value.hint
+    with pytest.raises(SettingsError, match=f"{budget} is 0.5, expected none: drift is replay"):
+        a_recipe(anchor=Anchor(**limit, drift="replay"), prior=Prior(every=2))
+    stage = Stage(steps=2, changes={"task.name": "gsm8k"})
+    with pytest.raises(SettingsError, match="max_kl or max_drift is set, expected none of a chain"):
+        a_recipe(anchor=Anchor(**limit), prior=Prior(every=2), stages=(stage,))
+    long = Search(steps=200_000)
+    with pytest.raises(SettingsError, match="at most 100000 with norm l1"):
+        a_recipe(anchor=Anchor(**limit), prior=Prior(every=2), search=long)
+    a_recipe(anchor=Anchor(**limit), prior=Prior(every=2))
 
 
 def test_an_end_at_a_peak_needs_evaluations_to_see_it():

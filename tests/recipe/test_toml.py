@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from esft.errors import RecipeError
 from esft.recipe.check import SettingsError
 from esft.recipe.rules import MEMBERS, SIMULATED
+from esft.recipe.search import CODED_SCALES
 from esft.recipe.settings import (
-    CODED_SCALES,
     TABLES,
     Anchor,
     Model,
@@ -68,6 +68,7 @@ def recipes(draw):
     # What values must fulfil together.
     if values["anchor.drift"] == "replay":
         values["model.weights"], values["search.noise"], values["anchor.awd"] = "int4", "full", 0.0
+        values["anchor.move"] = "none"
     values["search.population"] *= 1 + values["search.antithetic"]
     if values["search.noise"] == "full":
         values["search.rank"] = 1
@@ -79,14 +80,23 @@ def recipes(draw):
     if values["anchor.awd"] > 0:
         values["search.alpha"] = draw(st.floats(1e-100, 1e100))
         values["anchor.awd"] = 0.5 / values["search.alpha"]
-    if values["anchor.norm"] == "l1" or values["search.anneal"] is not None:
+    moves = values["anchor.move"] != "none"
+    if values["anchor.norm"] == "l1" or values["search.anneal"] is not None or moves:
         values["search.steps"] = min(values["search.steps"], SIMULATED)
     if values["search.anneal"] is None:
         values["search.sigma_end"] = values["search.alpha_end"] = None
     if not values["prior.tasks"] and values["anchor.kl_tasks"] is None:
         values["anchor.kl"] = 0.0
-        values["anchor.kl_prompts"] = values["anchor.kl_per_step"] = None
-    if values["run.stop_after_peak"] is not None:
+        values["anchor.kl_prompts"] = values["anchor.kl_per_step"] = values["anchor.max_kl"] = None
+    pulls = values["anchor.awd"] or values["anchor.kl"]
+    if not pulls or values["anchor.move"] == "stage":
+        values["anchor.move"] = "none"
+    if values["anchor.move"] == "none":
+        values["anchor.tau"] = None
+    budgets = ("anchor.max_kl", "anchor.max_drift")
+    if values["anchor.drift"] == "replay":
+        values |= dict.fromkeys(budgets)
+    if any(values[key] is not None for key in ("run.stop_after_peak", *budgets)):
         values["prior.every"] = 1
     return values, load_recipe(None, values)
 

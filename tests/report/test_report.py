@@ -13,6 +13,7 @@ from report_runs import write_eval, write_run
 from esft.report.charts import NAMES, Box, Chart, Line, sections_of
 from esft.report.draw import DARK, LIGHT, as_png, as_svg
 from esft.report.read import read_run
+from esft.report.trades import frontier
 from esft.report.write import make_page, write_report
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -70,7 +71,8 @@ def test_the_report_of_a_run_lies_in_its_folder_with_a_picture_a_section(made):
     run = report.page.parent
 
     assert report.page == run / "report.html"
-    assert tuple(picture.stem for picture in report.pictures) == NAMES
+    of_one = tuple(name for name in NAMES if name != "trade")  # which compares several
+    assert tuple(picture.stem for picture in report.pictures) == of_one
     assert all(picture.read_bytes().startswith(PNG) for picture in report.pictures)
     assert [run / link["href"] for link in page.all("a")] == list(report.pictures)
 
@@ -145,6 +147,32 @@ def test_the_same_run_makes_the_same_bytes(made):
 
     assert as_png(section.charts, section.keys) == report.pictures[0].read_bytes()
     assert as_svg(chart).strip() == page.drawing(chart.described(["run"]))
+
+
+def test_several_runs_are_shown_by_what_they_gained_against_what_they_lost(tmp_path):
+    shares = {"best": 0.4, "worse": 0.7, "kept": 0.9}
+    paths = [
+        write_run(tmp_path / name, evaluations={0: 0.9, 4: share}, anchor_awd=0.1 * at)
+        for at, (name, share) in enumerate(shares.items())
+    ]
+
+    runs = [read_run(path) for path in paths]
+    (trade,) = (section for section in sections_of(runs) if section.name == "trade")
+
+    (chart,) = trade.charts
+    points = [(line.steps[0], line.values[0]) for line in chart.lines]
+    assert points == [pytest.approx(xy) for xy in ((-50, 50), (-20, 22.5), (0, 0))]
+    assert all(line.errors[0] > 0 for line in chart.lines[:2])
+    page = page_of(*paths)
+    assert "On the frontier, by these means" in page.text
+    assert not [one for one in sections_of(runs[:1]) if one.name == "trade"]
+
+
+def test_the_frontier_is_what_no_other_beats_in_both():
+    trades = [(-3.0, 14.0, 1.0), (-0.2, 9.0, 1.0), (-3.5, 13.0, 1.0), (-0.2, 9.0, 1.0)]
+
+    assert frontier(trades) == [0, 1, 3]
+    assert frontier([*trades, (0.0, 14.0, 1.0)]) == [4]
 
 
 def test_several_runs_come_into_one_picture_each_in_its_colour_with_what_differs(made, tmp_path):

@@ -5,6 +5,7 @@ import pytest
 from report_runs import ROWS, write_eval, write_run
 
 from esft.errors import RunError
+from esft.report.charts import sections_of
 from esft.report.read import named_apart, read_run
 from esft.runs.names import locked
 from esft.runs.steps import StepTimes
@@ -142,6 +143,21 @@ def test_what_a_decay_left_is_measured_against_the_same_updates_without_it(tmp_p
     assert numbers.decay.pull == pytest.approx(0.1)
     assert numbers.decay.half_life == 7  # 0.9^7 < 1/2 < 0.9^6
     assert "each step takes 10.00% of the drift, half-life 7 steps" in numbers.decay.text
+
+
+def test_an_anchor_that_moves_is_told_with_its_distance_and_has_a_chart(tmp_path):
+    still, moving = (
+        read_run(write_run(tmp_path / move, anchor_awd=1.0, anchor_move=move))
+        for move in ("none", "ema")
+    )
+
+    norm = moving.progress[-1].anchor
+    assert norm == pytest.approx(0.5 * moving.progress[-1].drift)
+    assert f"follows the weights, by now {norm:.4g} from the base." in moving.decay.text
+    assert "follows" not in still.decay.text
+    charts = [chart for section in sections_of([still, moving]) for chart in section.charts]
+    (chart,) = [chart for chart in charts if chart.label == "||E||"]
+    assert [line.run for line in chart.lines] == [1]
 
 
 def test_an_l1_decay_is_told_against_the_random_walk(tmp_path):

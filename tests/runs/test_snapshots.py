@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from esft.engine.drift import DriftState
+from esft.engine.drift_state import DriftState
 from esft.errors import SnapshotError
 from esft.runs.snapshots import Snapshots
 

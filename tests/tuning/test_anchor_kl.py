@@ -97,6 +97,43 @@ def test_the_base_model_is_no_nat_from_itself_in_any_turn(dtype):
     assert [session.anchor_kl.of_model(step) for step in range(1, 8)] == [0.0] * 7
 
 
+def test_where_the_anchor_moves_members_are_compared_with_it_on_the_bases_continuations():
+    session = quickstart(anchor__move="ema", anchor__awd=0.1, anchor__kl_per_step=6)
+    kl, drift = session.anchor_kl, session.base.drift
+    for step in (1, 2):
+        members = population(1, step, 4, False)
+        drift.step(members, [1.5, -0.5, -1.25, 0.25], 0.05, 0.1, "l2", tau=0.5)
+    base, ahead = [one.continuation for one in kl._turns[1]], kl.of_model(2)
+
+    with drift.at_anchor():
+        far = kl.of_model(2)
+        kl.tell_anew(2)
+        there = kl.of_model(2)
+    now = kl.of_model(2)
+
+    assert there == 0
+    assert 0 < now < ahead
+    assert 0 < far < ahead
+    assert [one.continuation for one in kl._told[2]] == base
+    assert kl.of_model(3) > 0  # of another step: the base again, until that is told
+
+
+def test_members_of_a_run_are_compared_with_the_anchor_of_the_step_before(tmp_path):
+    steps = {}
+    for move in ("none", "ema"):
+        anchor = {"awd": 0.1, "move": move} | ({"tau": 1.0} if move == "ema" else {})
+        recipe = tiny(tmp_path, **anchor)
+        recipe = replace(recipe, run=replace(recipe.run, dir=str(tmp_path / move)))
+        run_tuning(recipe, Notes(), never)
+        steps[move] = read_journal(tmp_path / move / "journal.jsonl").steps
+
+    # The anchor follows after a step, so that the weights of the second are still the same.
+    (first, second), (same, other) = steps["none"][:2], steps["ema"][:2]
+    assert (same.rewards, same.kl) == (first.rewards, first.kl)
+    assert other.rewards == second.rewards
+    assert sum(other.kl) < 0.9 * sum(second.kl)
+
+
 def test_a_member_is_as_far_as_the_distributions_over_the_whole_vocabulary_say():
     session = quickstart(anchor__kl_per_step=6)
     base, member = session.base, population(1, 1, 2, False)[0]

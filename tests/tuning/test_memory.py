@@ -21,6 +21,7 @@ from esft.tuning.memory import (
     batch_bytes,
     batches_of,
     choices,
+    disk_bytes,
     memory_of,
     placed,
     resized,
@@ -48,6 +49,21 @@ def test_weights_base_and_drift_take_what_the_engine_takes(kind):
     assert memory.device["weights"] == weights.nbytes
     kept = memory.device["base weights"] + memory.device["drift"]
     assert kept == pytest.approx(drift.nbytes, rel=0.01)  # int8 scales of a last block
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_anchor_that_moves_takes_a_second_drift_in_memory_and_in_each_snapshot(kind):
+    model = tiny_llama(dtype=torch.bfloat16)
+    shape, still = shape_of(model), Anchor(store="cpu", drift=kind, drift_store="cpu")
+    moves = replace(still, move="ema")
+    drift = Drift(Weights(model), store="cpu", dtype=kind, moving=True)
+
+    memory = memory_of(shape, shape.numel, moves, "cpu", [])
+
+    kept = sum(memory.device[part] for part in ("base weights", "drift", "moving anchor"))
+    assert kept == pytest.approx(drift.nbytes, rel=0.01)
+    on_disk = [disk_bytes(shape, shape.numel, one, False) for one in (moves, still)]
+    assert on_disk[0] == 2 * on_disk[1]
 
 
 def test_a_log_is_kept_just_where_base_or_drift_are_not_on_the_device():

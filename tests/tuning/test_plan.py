@@ -32,6 +32,16 @@ PUBLISHED = Search(steps=500, population=30, alpha=5e-4, seed=0)
             "L1, alpha * lambda 5e-06 a step, against a random-walk step of 9.1e-05",
             1.04,
         ),
+        (
+            {"awd": 10.0, "norm": "l2", "move": "ema", "tau": 0.05},
+            "half-life 139 steps, towards an anchor that follows about 20 steps behind; ||D||",
+            1.86,
+        ),
+        (
+            {"awd": 0.01, "norm": "l1", "move": "ema"},
+            "a weight, towards an anchor that follows about 50 steps behind; ||D||",
+            1.39,
+        ),
         ({"awd": 2000.0, "norm": "l2"}, "alpha * lambda 1 a step, half-life 1 step;", 0.0),
     ],
 )

@@ -245,7 +245,7 @@ def test_the_plan_says_where_texts_are_too_long_for_it(tmp_path):
 def test_no_weight_rounds_a_trial_away_so_the_plan_warns_of_none(tmp_path):
     session = a_session(tmp_path, **{"search.sigma": 1e-9, "model.dtype": "bfloat16"})
 
-    tell_plan(session, tmp_path, notes := Notes())
+    tell_plan([session], tmp_path, notes := Notes())
 
     assert not [text for text in notes.notices if "too small to move" in text]
     assert "no trial changes a weight" in str(notes.plans)

@@ -18,6 +18,7 @@ from esft.engine.drift import Drift
 from esft.engine.members import Member
 from esft.errors import TaskError
 from esft.evals.run import EvalRequest
+from esft.recipe.anchor import Anchor
 from esft.recipe.settings import Prior, Run
 from esft.rollout.batches import Batches
 from esft.rollout.results import RowResult
@@ -38,6 +39,11 @@ KINDS = {
         "noise": {"sigma": 0.3, "alpha": 1.5, "steps": 2},
         "weights": "int8",
     },
+    "a moving anchor": {
+        "model": tiny_llama,
+        "noise": {},
+        "anchor": {"awd": 0.5, "move": "ema", "tau": 0.3, "kl": 1.0, "kl_prompts": 3},
+    },
     "int4 of low rank": {
         "model": tiny_llama,
         "noise": {"noise": "lowrank", "sigma": 0.01, "alpha": 0.02, "steps": 2},
@@ -52,14 +58,17 @@ def recipe_in(folder, name="run", kind="float32", **changes):
     task = {"reward": "logprob", "train": 8, "holdout": 70, "rows_per_step": 4, "batch": 8}
     search = {"antithetic": True, "population": 6, "steps": 3} | kind["noise"] | changes
     recipe = a_recipe(folder, model=kind["model"](), task=task, **search)
+    prior = Prior(tasks=("copy-letters", "countdown max_new_tokens=2"), every=2, rows=3)
+    anchor = Anchor(**kind.get("anchor", {}))
     weights = {"weights": kind.get("weights", "float")}
     recipe = replace(
         recipe,
         model=replace(recipe.model, **weights),
         task=replace(recipe.task, name="subtract-two-digits"),
+        prior=prior,
+        anchor=anchor,
     )
-    prior = Prior(tasks=("copy-letters", "countdown max_new_tokens=2"), every=2, rows=3)
-    return replace(recipe, prior=prior, run=Run(dir=str(folder / name), snapshot_every=2))
+    return replace(recipe, run=Run(dir=str(folder / name), snapshot_every=2))
 
 
 def what_is_left(run):
@@ -88,7 +97,7 @@ def alone(request, tmp_path_factory):
 
 @pytest.mark.parametrize(
     ("alone", "world"),
-    [("float32", 2), ("int8", 2), ("bfloat16", 4), ("int4 of low rank", 2)],
+    [("float32", 2), ("int8", 2), ("bfloat16", 4), ("int4 of low rank", 2), ("a moving anchor", 2)],
     indirect=["alone"],
 )
 def test_ranks_leave_what_one_process_leaves(alone, world):
@@ -261,7 +270,7 @@ def test_a_rank_short_of_memory_halves_for_all_and_a_slow_one_gets_less_of_the_n
     )
     rollout = SimpleNamespace(batches=batches)
     session = SimpleNamespace(
-        train=[row], rollout=rollout, base=base, batched=None, members_together=1, anchor_kl=None
+        train=[row], rollout=rollout, base=base, batched=None, members_together=1, member_kl=None
     )
     ranks = Canned(seconds=1.0, batch=4)
     spread = Spread(session, Alone(session), ranks)

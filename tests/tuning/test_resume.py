@@ -18,7 +18,7 @@ from esft.errors import AnchorError, JournalError, RunError
 from esft.models.load import load_model
 from esft.recipe.settings import Run, TaskSettings
 from esft.runs.names import is_locked, locked
-from esft.tuning.rebuild import RebuildOptions
+from esft.tuning.rebuild import RebuildOptions, Source, rebuild
 from esft.tuning.start import Finished, resume_tuning, run_tuning
 from esft.tuning.verify import FAILED, checks_of
 
@@ -65,16 +65,18 @@ def copy_of(runs, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("dtype", "kept", "noise"),
+    ("dtype", "anchor", "noise"),
     [
-        (torch.float32, "float32", {}),
-        (torch.float16, "float16", {"anneal": "cosine", "sigma_end": 0.5}),
-        (torch.bfloat16, "int8", {}),
-        (torch.bfloat16, "float16", {"noise": "lowrank", "rank": 2}),
+        (torch.float32, {"drift": "float32"}, {}),
+        (torch.float16, {"drift": "float16"}, {"anneal": "cosine", "sigma_end": 0.5}),
+        (torch.bfloat16, {"drift": "int8"}, {}),
+        (torch.bfloat16, {"drift": "float16"}, {"noise": "lowrank", "rank": 2}),
+        (torch.bfloat16, {"drift": "int8", "move": "ema", "tau": 0.3, "norm": "l2"}, {}),
+        (torch.float32, {"move": "ema", "tau": 0.3}, {"anneal": "linear"}),
     ],
 )
-def test_a_run_stopped_and_resumed_is_the_one_never_stopped(tmp_path, dtype, kept, noise):
-    recipe = {"model": tiny_llama(dtype=dtype), "anchor": {"awd": 0.5, "drift": kept}, **noise}
+def test_a_run_stopped_and_resumed_is_the_one_never_stopped(tmp_path, dtype, anchor, noise):
+    recipe = {"model": tiny_llama(dtype=dtype), "anchor": {"awd": 0.5} | anchor, **noise}
     whole = stopped_after(tmp_path, 5, "whole", **recipe)
     run = stopped_after(tmp_path, 2, **recipe)
     assert (info_of(run)["state"], info_of(run)["saved"]["step"]) == ("stopped", 2)
@@ -90,6 +92,29 @@ def test_a_run_stopped_and_resumed_is_the_one_never_stopped(tmp_path, dtype, kep
     assert [line["step"] for line in jsonl(run / "metrics.jsonl")] == [1, 2, 3, 4, 5]
     assert outcome.drift == jsonl(whole / "metrics.jsonl")[-1]["drift"]
     assert outcome.forecast == jsonl(whole / "metrics.jsonl")[-1]["forecast"]
+    anchors = [[line.get("anchor") for line in jsonl(r / "metrics.jsonl")] for r in (run, whole)]
+    assert anchors[0] == anchors[1]
+    assert all(bool(norm) == ("move" in anchor) for norm in anchors[0])
+
+
+def test_a_run_with_an_anchor_that_moves_is_rebuilt_from_its_journal_alone(tmp_path):
+    anchor = {"awd": 0.5, "norm": "l2", "move": "ema", "tau": 0.3, "drift": "int8"}
+    run, still = (
+        stopped_after(tmp_path, 5, name, anchor=anchor | more)
+        for name, more in (("run", {}), ("still", {"tau": 0.0}))
+    )
+    none = stopped_after(tmp_path, 5, "none", anchor={"awd": 0.5, "norm": "l2", "drift": "int8"})
+    assert weights(still) == weights(none)
+    assert weights(run) != weights(none)
+
+    rebuilt = rebuild(Source(record=read_journal(run / "journal.jsonl"), run=None), "5", Notes())
+
+    assert rebuilt.weights == info_of(run)["saved"]["weights"]
+    assert rebuilt.base.drift.anchor.norm() == jsonl(run / "metrics.jsonl")[-1]["anchor"]
+    found = {check.what: check.result for check in checks_of(run, Notes(), RebuildOptions())}
+    assert (found["rebuild"], found["drift/"]) == ("ok", "ok")
+    assert read_journal(run / "journal.jsonl").header["tau"] == 0.3
+    assert (run / "journal.jsonl").read_text().startswith('{"format":3')
 
 
 def test_a_run_with_noise_of_low_rank_leaves_norms_alone_and_is_rebuilt_from_its_journal(tmp_path):

@@ -6,7 +6,7 @@ from tiny_runs import Notes, a_recipe, info_of, jsonl, never, write_arc
 
 from esft.errors import RecipeError, TaskError
 from esft.models.load import load_model
-from esft.recipe.priors import parse_prior_line
+from esft.recipe.priors import PriorSpec, parse_prior_line
 from esft.recipe.settings import Prior
 from esft.rollout.batches import Batches
 from esft.stats.intervals import mean_and_error
@@ -34,7 +34,7 @@ def test_prior_rows_are_the_first_by_hash_of_the_test_split_else_of_validation(
     monkeypatch.setenv("ESFT_DATA_DIR", str(write_arc(tmp_path / "data", rows=6)))
     recipe = with_priors(a_recipe(tmp_path), "countdown", "arc")
 
-    (_, countdown), (_, arc) = prior_rows(recipe, get_task("conciseness"))
+    (_, countdown), (_, arc) = prior_rows(recipe, [PriorSpec(name="conciseness")])
 
     # Drawn at random: they keep their order.
     assert list(countdown) == read_split(get_task("countdown"), "test")[:4]
@@ -45,12 +45,12 @@ def test_prior_rows_are_the_first_by_hash_of_the_test_split_else_of_validation(
 @pytest.mark.parametrize("tasks", [("conciseness",), ("countdown", "Conciseness:2")])
 def test_the_target_is_no_prior_task_however_its_line_reads(tmp_path, tasks):
     with pytest.raises(RecipeError, match="expected tasks of other names than the target"):
-        prior_rows(with_priors(a_recipe(tmp_path), *tasks), get_task("conciseness"))
+        prior_rows(with_priors(a_recipe(tmp_path), *tasks), [PriorSpec(name="conciseness")])
 
 
 def test_a_prior_task_without_rows_and_one_with_too_few_say_so(tmp_path, monkeypatch):
     monkeypatch.setenv("ESFT_DATA_DIR", str(write_arc(tmp_path / "data", rows=3)))
-    target, recipe = get_task("conciseness"), a_recipe(tmp_path)
+    target, recipe = [PriorSpec(name="conciseness")], a_recipe(tmp_path)
 
     with pytest.raises(TaskError, match="arc has 3 validation rows, expected 4") as few:
         prior_rows(with_priors(recipe, "arc"), target)
@@ -63,7 +63,7 @@ def test_a_prior_task_without_rows_and_one_with_too_few_say_so(tmp_path, monkeyp
 def test_a_prior_task_may_name_its_own_number_of_rows(tmp_path):
     recipe = with_priors(a_recipe(tmp_path), "countdown:2", "sort-digits", "copy-letters:5")
 
-    priors = prior_rows(recipe, get_task("conciseness"))
+    priors = prior_rows(recipe, [PriorSpec(name="conciseness")])
 
     assert [len(rows) for _, rows in priors] == [2, 4, 5]
 

@@ -15,7 +15,7 @@ from esft.tasks.words import GRADERS
 FORMAT_REWARD = 0.1  # of an answer to GSM8K or ProofWriter, right or wrong
 ANSWERS = ("True", "False", "Unknown")  # of ProofWriter
 
-_SHORT = "\n\nReply with the answer alone, in a few words."
+SHORT = "\n\nReply with the answer alone, in a few words."
 _CALCULATION = re.compile(r"<<[^<>]*>>")
 _FINAL_LINE = re.compile(r"^[ \t]*####[ \t]+(.*)$", re.MULTILINE)
 _FORM = re.compile(rf"(?<!\w)Answer: ({'|'.join(ANSWERS)})[.*_` \t\r]*$", re.MULTILINE)
@@ -102,7 +102,7 @@ def read_nq_open(raw: Mapping[str, Any]) -> Row:
     if not answers:
         raise wrong_column("answer", answers, "one answer or more")
     first, *others = dict.fromkeys(text.strip() for text in answers)
-    return _asking_row(made_id("nq-open", question), question + _SHORT, first, first, others)
+    return _asking_row(made_id("nq-open", question), question + SHORT, first, first, others)
 
 
 def read_trivia_qa(raw: Mapping[str, Any]) -> Row:
@@ -117,7 +117,7 @@ def read_trivia_qa(raw: Mapping[str, Any]) -> Row:
         answer = min(same, key=lambda alias: alias.casefold() != value.casefold(), default=value)
     others = dict.fromkeys(text for text in (value, *aliases) if text != answer)
     id = text_column(raw, "question_id")
-    return _asking_row(id, question + _SHORT, answer, answer, others)
+    return _asking_row(id, question + SHORT, answer, answer, others)
 
 
 def _asking_row(

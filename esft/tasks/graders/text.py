@@ -60,7 +60,12 @@ def grade_short(row: Row, answer: str) -> Grade:
 
 def occurs(right: str, text: str) -> bool:
     """Whether `text` has the words of `right`, whole and in order; "8" is not in "18" or "3.8"."""
-    return re.search(_words_of((right,)), nfc(text), re.IGNORECASE) is not None
+    return occurs_any((right,), text)
+
+
+def occurs_any(rights: Iterable[str], text: str) -> bool:
+    """Whether one of `rights` does, see `occurs`."""
+    return re.search(_words_of(rights), nfc(text), re.IGNORECASE) is not None
 
 
 def states(rights: Iterable[str], text: str) -> bool:

@@ -1,0 +1,262 @@
+"""A chain of tasks: one run and one journal, whose stages follow one another."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from rank_runs import on_ranks, tune
+from tiny_runs import Notes, a_recipe, info_of, jsonl, never
+
+from esft.engine.forecast import forecast_of
+from esft.engine.journal_read import made_with, read_journal
+from esft.errors import RecipeError
+from esft.evals.chains import forgetting_lines
+from esft.evals.run import EvalRequest, run_eval, write_eval
+from esft.recipe.settings import Prior, Run
+from esft.recipe.stages import Stage
+from esft.report.read import read_run, recorded_forgetting
+from esft.report.write import write_report
+from esft.runs.records import scores
+from esft.tuning.costs import check_run
+from esft.tuning.rebuild import RebuildOptions, find_source, rebuild
+from esft.tuning.session import open_session
+from esft.tuning.start import Finished, resume_tuning, run_tuning
+from esft.tuning.tasks import rows_hash
+from esft.tuning.verify import FAILED, checks_of
+
+ENDS = (0, 2, 4, 6)
+STAGES = (
+    Stage(steps=2),
+    Stage(
+        steps=2,
+        changes={
+            "task.name": "subtract-two-digits",
+            "task.rows_per_step": 3,
+            "search.population": 6,
+            "search.anneal": "linear",
+            "anchor.awd": 2.0,
+            "anchor.norm": "l2",
+            "anchor.kl": 1.0,
+            "anchor.kl_tasks": ["sort-digits"],
+        },
+    ),
+    Stage(steps=2, changes={"task.name": "add-two-digits", "search.screen_rows": True}),
+)
+
+
+def a_chain(folder, name="run", stages=STAGES, **prior):
+    """Return the recipe of a chain of three stages with a prior task."""
+    task = {"reward": "logprob", "holdout": 8, "rows_per_step": 4}
+    recipe = a_recipe(folder, steps=sum(stage.steps for stage in stages), task=task)
+    prior = Prior(tasks=("copy-letters",), rows=4, **prior)
+    run = Run(dir=str(folder / name), snapshot_every=3)
+    return replace(recipe, stages=stages, prior=prior, run=run)
+
+
+def left_of(run):
+    """Return what must not depend on how a chain came to its end."""
+    return {
+        "journal": (run / "journal.jsonl").read_bytes(),
+        "weights": (run / "model" / "model.safetensors").read_bytes(),
+        "saved": info_of(run)["saved"],
+        "evals": (run / "evals.jsonl").read_bytes(),
+        **{file.name: file.read_bytes() for file in (run / "evals").iterdir()},
+        "steps": [(line["drift"], line["forecast"]) for line in jsonl(run / "metrics.jsonl")],
+    }
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The folder of a chain that was made in one go."""
+    folder = tmp_path_factory.mktemp("chain")
+    outcome = run_tuning(a_chain(folder, "whole"), Notes(), never)
+    assert (outcome.steps, outcome.planned, outcome.task) == (6, 6, "add-two-digits")
+    return folder
+
+
+def test_the_first_stage_is_the_run_of_its_task_and_each_step_says_what_it_was_made_with(
+    whole, tmp_path
+):
+    alone = replace(a_chain(whole, "alone"), stages=(), run=Run(dir=str(tmp_path / "alone")))
+    run_tuning(replace(alone, search=replace(alone.search, steps=2)), Notes(), never)
+
+    record, first = (
+        read_journal(run / "journal.jsonl") for run in (whole / "whole", tmp_path / "alone")
+    )
+
+    for one, other in zip(record.steps, first.steps, strict=False):
+        assert one.coefficients == other.coefficients
+        assert one.rows_hash == other.rows_hash
+    assert record.header["stages"] == [2, 2, 2]
+    made = [made_with(step, record.header) for step in record.steps]
+    assert [one.population for one in made] == [4, 4, 6, 6, 4, 4]
+    assert [one.awd for one in made] == [0, 0, 2, 2, 0, 0]
+    assert [one.norm for one in made] == ["l1", "l1", "l2", "l2", "l1", "l1"]
+    assert [one.alpha for one in made] == pytest.approx([0.02, 0.02, 0.02, 0.002, 0.02, 0.02])
+    assert [step.rows_at for step in record.steps] == [0, 4, 0, 3, 0, 4]
+    assert [step.kl is None for step in record.steps] == [True, True, False, False, True, True]
+    assert [step.silent is None for step in record.steps] == [True] * 4 + [False] * 2
+    second = open_session(a_chain(whole).at_stage(1))
+    seen = [rows_hash(second.train[row].row for row in second.turns(step)) for step in (1, 2)]
+    assert [step.rows_hash for step in record.steps[2:4]] == seen
+    assert {"train", "train, stage 1", "train, stage 2"} < info_of(whole / "whole")["rows"].keys()
+
+
+def test_every_task_is_evaluated_at_the_end_of_every_stage(whole):
+    recorded = scores(whole / "whole")
+
+    names = ["conciseness", "subtract-two-digits", "add-two-digits", "copy-letters"]
+    assert {(one.step, one.task) for one in recorded} == {(end, n) for end in ENDS for n in names}
+    assert {one.task for one in recorded if one.role == "target"} == {"add-two-digits"}
+
+
+@pytest.mark.parametrize("stopped", [1, 2, 3, 4, 5])
+def test_a_chain_stopped_after_any_step_goes_on_to_the_same_bits(whole, tmp_path, stopped):
+    recipe = replace(a_chain(whole), run=Run(dir=str(tmp_path / "run"), snapshot_every=3))
+    notes = Notes()
+    outcome = run_tuning(recipe, notes, lambda: len(notes.steps) >= stopped)
+    assert (outcome.steps, outcome.stopped) == (stopped, True)
+
+    outcome = resume_tuning(tmp_path / "run", Notes(), never)
+
+    assert (outcome.steps, outcome.stopped) == (6, False)
+    mine, theirs = left_of(tmp_path / "run"), left_of(whole / "whole")
+    # Where it stopped it was evaluated, too.
+    theirs_steps = {one.step for one in scores(tmp_path / "run")}
+    assert theirs_steps == {*ENDS, stopped}
+    assert theirs.keys() <= mine.keys()
+    assert all(mine[key] == theirs[key] for key in theirs if key != "evals")
+    assert isinstance(resume_tuning(tmp_path / "run", Notes(), never), Finished)
+
+
+def test_a_stage_whose_end_was_not_evaluated_is_evaluated_before_the_next(whole, tmp_path):
+    run = tmp_path / "run"
+    notes = Notes()
+    recipe = replace(a_chain(whole), run=Run(dir=str(run), snapshot_every=3))
+    run_tuning(recipe, notes, lambda: len(notes.steps) >= 2)
+    lines = (run / "evals.jsonl").read_text().splitlines(keepends=True)
+    (run / "evals.jsonl").write_text("".join(line for line in lines if '"step": 2,' not in line))
+
+    resume_tuning(run, Notes(), never)
+
+    assert (run / "evals.jsonl").read_bytes() == (whole / "whole" / "evals.jsonl").read_bytes()
+
+
+def test_the_journal_alone_rebuilds_every_step_of_a_chain(whole):
+    source = find_source(str(whole / "whole" / "journal.jsonl"))
+    rebuilt = rebuild(source, "6", Notes(), RebuildOptions(from_base=True))
+
+    assert rebuilt.weights == info_of(whole / "whole")["saved"]["weights"]
+    lines = jsonl(whole / "whole" / "metrics.jsonl")
+    forecast = forecast_of(source.record, rebuilt.base.weights.numel)
+    assert forecast.norms[1:] == [line["forecast"] for line in lines]
+    assert lines[-1]["forecast"] == pytest.approx(lines[-1]["drift"], rel=0.05)
+    found = checks_of(whole / "whole", Notes(), RebuildOptions())
+    assert FAILED not in {check.result for check in found}
+
+
+def test_ranks_leave_what_one_process_leaves_of_a_chain(whole, tmp_path):
+    recipe = replace(a_chain(whole), run=Run(dir=str(tmp_path / "of-2"), snapshot_every=3))
+
+    ended = on_ranks(2, tune, recipe)
+
+    assert [one.code for one in ended] == [0, 0]
+    assert left_of(tmp_path / "of-2") == left_of(whole / "whole")
+
+
+def test_eval_and_report_show_the_matrix_that_the_run_recorded(whole):
+    run = whole / "whole"
+    matrix = recorded_forgetting(run)
+
+    request = EvalRequest(run=str(run), kl_prompts=2, kl_tokens=3, noise_floor=False)
+    result = run_eval(request, Notes())
+
+    assert result.record.forgetting == matrix
+    assert matrix.steps == ENDS
+    stages = {task.task: task.stage for task in matrix.tasks}
+    targets = {"conciseness": 1, "subtract-two-digits": 2, "add-two-digits": 3}
+    assert stages == targets | {"copy-letters": None}
+    assert [one.step for one in result.record.drift] == [2, 4, 6]
+    kls = {task.name: [pair.step for pair in task.kl] for task in result.record.tasks}
+    earlier = ("conciseness", "subtract-two-digits", "copy-letters")
+    assert kls == {"add-two-digits": []} | {name: [2, 4, 6] for name in earlier}
+    write_eval(result)
+    assert read_run(run).forgetting == matrix
+    page = write_report([run]).page.read_text()
+    assert "Stage by stage" in page
+    assert "conciseness &gt; subtract-two-digits &gt; add-two-digits" in page
+    assert forgetting_lines(matrix)[0].endswith("(1: step 2, 2: step 4, 3: step 6)")
+
+
+def test_the_plan_of_a_chain_has_its_stages_and_a_drift_that_adds_up(whole, tmp_path):
+    notes = Notes()
+    recipe = replace(a_chain(whole), run=Run(dir=str(tmp_path / "run")))
+
+    check_run(recipe, notes)
+
+    words = [phase for phase in notes.phases if phase.startswith("stage")]
+    assert words[1] == "stage 2 of 3: subtract-two-digits, steps 3 to 4"
+    told = [dict(lines)["decay"] for lines in notes.plans]
+    norms = [float(text.partition("||D|| forecast ")[2].split()[0].rstrip(",")) for text in told]
+    lines = jsonl(whole / "whole" / "metrics.jsonl")
+    assert norms == pytest.approx([lines[end - 1]["forecast"] for end in ENDS[1:]], rel=0.1)
+    assert not (tmp_path / "run").exists()
+    longest = replace(STAGES[2], changes=STAGES[2].changes | {"task.max_new_tokens": 60})
+    longer = check_run(replace(recipe, stages=(*STAGES[:2], longest)), Notes())
+    assert longer.batch.tokens + longer.batch.answer > 60
+
+
+def test_an_anchor_that_moves_by_stage_is_where_the_stage_before_ended(tmp_path):
+    recipe = a_chain(tmp_path)
+    anchor = replace(recipe.anchor, awd=5.0, norm="l2", move="stage")
+    recipes = {
+        name: replace(recipe, anchor=anchor, run=Run(dir=str(tmp_path / name)))
+        for name in ("whole", "run")
+    }
+    run_tuning(recipes["whole"], Notes(), never)
+    run, notes = tmp_path / "run", Notes()
+    run_tuning(recipes["run"], notes, lambda: len(notes.steps) >= 3)
+    resume_tuning(run, Notes(), never)
+
+    record = read_journal(run / "journal.jsonl")
+
+    assert [made_with(step, record.header).tau for step in record.steps] == [0, 1, 0, 1, 0, 0]
+    lines = jsonl(run / "metrics.jsonl")
+    anchors = [line["anchor"] for line in lines]
+    assert anchors == [0, *[lines[1]["drift"]] * 2, *[lines[3]["drift"]] * 3]
+    assert [line["drift"] for line in lines] == pytest.approx(
+        [line["forecast"] for line in lines], rel=0.05
+    )
+    notes = Notes()
+    check_run(replace(recipes["run"], run=Run(dir=str(tmp_path / "other"))), notes)
+    told = dict(notes.plans[-1])["decay"]
+    assert "towards where the stage before ended" in told
+    norm = float(told.partition("||D|| forecast ")[2].split(",")[0].split()[0])
+    assert norm == pytest.approx(lines[-1]["forecast"], rel=0.05)
+    assert left_of(run)["weights"] == left_of(tmp_path / "whole")["weights"]
+    rebuilt = rebuild(find_source(str(run / "journal.jsonl")), "6", Notes(), RebuildOptions())
+    assert rebuilt.weights == info_of(run)["saved"]["weights"]
+
+
+def test_a_chain_that_comes_back_to_a_task_has_it_once(tmp_path):
+    stages = (
+        Stage(steps=1, changes={"task.name": "sort-digits"}),
+        Stage(steps=1, changes={"task.name": "copy-letters"}),
+        Stage(steps=1, changes={"task.name": "sort-digits"}),
+    )
+    recipe = replace(a_chain(tmp_path, stages=stages), prior=Prior())
+
+    run_tuning(recipe, Notes(), never)
+
+    recorded = scores(tmp_path / "run")
+    assert [one.task for one in recorded if one.step == 1] == ["sort-digits", "copy-letters"]
+    assert [task.stage for task in recorded_forgetting(tmp_path / "run").tasks] == [2, 3]
+    names = [json.loads(line)["role"] for line in (tmp_path / "run" / "evals.jsonl").open()]
+    assert names == ["target", "prior"] * 2 + ["prior", "target"] + ["target", "prior"]
+
+
+def test_a_prior_task_that_a_stage_tunes_on_is_refused(tmp_path):
+    recipe = replace(a_chain(tmp_path), prior=Prior(tasks=("subtract-two-digits",)))
+
+    with pytest.raises(RecipeError, match="the prior tasks have subtract-two-digits, expected"):
+        run_tuning(recipe, Notes(), never)
