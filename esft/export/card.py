@@ -13,6 +13,7 @@ from esft import __version__
 from esft.engine.journal_read import lines_until
 from esft.export.compare import NEW_TOKENS, Conversion
 from esft.recipe.priors import parse_prior_line
+from esft.recipe.stages import TABLE, tuned_on
 from esft.runs.records import RecordedRow, RecordedScore, read_lines, rows_path, scores
 from esft.tasks.task import Messages, Row
 from esft.tuning.rebuild import Source
@@ -109,6 +110,8 @@ def card(source: Source, exported: Exported, example: Example | None = None) -> 
         made=exported,
         record=record,
         run=None if run is None else run.info,
+        tuned_on=run and basename(tuned_on(run.info.settings)),
+        new_tokens=run and source.recipe.at_stage(-1).task.max_new_tokens,
         version=__version__,
         scores=tasks,
         evaluated=sorted({step for by_step in tasks.values() for step in by_step}),
@@ -154,6 +157,11 @@ def _settings(source: Source) -> dict[str, object]:
     if source.run is not None:
         recorded = source.run.info.settings
         settings |= {name: recorded.get(name) for name in _OF_RUN}
+        moves = recorded["anchor.move"] != "none"
+        settings |= {name: recorded[name] for name in ("anchor.move", "anchor.tau") if moves}
+        for number, stage in enumerate(recorded.get(TABLE) or (), start=1):
+            said = stage | {"task.name": basename(stage.get("task.name", recorded["task.name"]))}
+            settings[f"stage {number}"] = ", ".join(f"{key} {said[key]}" for key in said)
         priors = [parse_prior_line(line) for line in recorded["prior.tasks"]]
         short = [str(replace(spec, name=basename(spec.name), data_dir=None)) for spec in priors]
         settings["prior.tasks"] = ", ".join(short) or None

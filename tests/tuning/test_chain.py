@@ -12,6 +12,7 @@ from esft.engine.journal_read import made_with, read_journal
 from esft.errors import RecipeError
 from esft.evals.chains import forgetting_lines
 from esft.evals.run import EvalRequest, run_eval, write_eval
+from esft.export.folder import export
 from esft.recipe.settings import Prior, Run
 from esft.recipe.stages import Stage
 from esft.report.read import read_run, recorded_forgetting
@@ -260,3 +261,12 @@ def test_a_prior_task_that_a_stage_tunes_on_is_refused(tmp_path):
 
     with pytest.raises(RecipeError, match="the prior tasks have subtract-two-digits, expected"):
         run_tuning(recipe, Notes(), never)
+
+
+def test_the_card_of_an_exported_chain_names_its_stages(whole, tmp_path):
+    export(find_source(str(whole / "whole")), "last", tmp_path / "out", Notes(), RebuildOptions())
+
+    card = (tmp_path / "out" / "README.md").read_text()
+
+    assert "tuned on conciseness > subtract-two-digits > add-two-digits" in card
+    assert "- stage 2: steps 2, task.name subtract-two-digits" in card
