@@ -280,3 +280,19 @@ def test_two_ranks_go_back_together(tmp_path):
     whole, run = map(what_is_left, (one, two))
     for what in ("journal", "weights", "snapshots"):
         assert run[what] == whole[what]
+
+
+def test_an_anchor_that_moves_goes_back_too(tmp_path):
+    moving = {"awd": 0.5, "norm": "l2", "move": "ema", "tau": 0.3, "max_drift": 2.6}
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    outcome = run_tuning(tiny(tmp_path, whole, **moving), Notes(), never)
+    assert outcome.backs
+    notes = Notes()
+    run_tuning(tiny(tmp_path, run, **moving), notes, lambda: len(notes.steps) >= 5)
+    resume_tuning(run, Notes(), never)
+
+    for name in ("journal.jsonl", "evals.jsonl", "model/model.safetensors"):
+        assert (run / name).read_bytes() == (whole / name).read_bytes()
+    anchors = [line["anchor"] for line in jsonl(run / "metrics.jsonl")]
+    assert anchors == [line["anchor"] for line in jsonl(whole / "metrics.jsonl")]
+    assert all(check.result == OK for check in checks_of(run, Notes(), RebuildOptions()))

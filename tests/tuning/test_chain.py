@@ -4,6 +4,9 @@ import json
 from dataclasses import replace
 
 import pytest
+from kills import in_process
+from kills import resume as resume_alone
+from kills import tune as tune_alone
 from rank_runs import on_ranks, tune
 from tiny_runs import Notes, a_recipe, info_of, jsonl, never
 
@@ -270,3 +273,23 @@ def test_the_card_of_an_exported_chain_names_its_stages(whole, tmp_path):
 
     assert "tuned on conciseness > subtract-two-digits > add-two-digits" in card
     assert "- stage 2: steps 2, task.name subtract-two-digits" in card
+
+
+@pytest.mark.parametrize(
+    ("place", "nth"),
+    [("journal", 2), ("evaluation", 5), ("evaluation", 7), ("file", 25)],
+)
+def test_a_chain_killed_around_the_end_of_a_stage_goes_on_to_the_same_bits(
+    whole, tmp_path, place, nth
+):
+    recipe = replace(a_chain(whole), run=Run(dir=str(tmp_path / "run"), snapshot_every=3))
+
+    codes = [in_process(tune_alone, recipe, place, nth)[0]]
+    steps = (tmp_path / "run" / "journal.jsonl").read_text().count("\n") - 1
+    codes.append(in_process(resume_alone, tmp_path / "run")[0])
+
+    assert codes == [-9, 0]
+    assert 1 <= steps <= 4
+    mine, theirs = left_of(tmp_path / "run"), left_of(whole / "whole")
+    del mine["steps"], theirs["steps"]  # of a step made again less is known
+    assert mine == theirs
