@@ -136,7 +136,7 @@ def _next(outcome: Outcome) -> list[str]:
     }
     if outcome.stopped:
         commands = {f"esft resume {run}": "go on with it"} | commands
-    elif outcome.best_step == 0 and outcome.peak is None and outcome.spent is None:
+    elif outcome.best_step == 0 and not (outcome.peak or outcome.spent or outcome.stages):
         more = {f"esft resume {run} --steps {2 * outcome.steps}": "twice as many steps"}
         commands = more | commands
     width = max(map(len, commands))

@@ -11,7 +11,8 @@ from esft.cli.options import complete_recipes, declared_settings, json_option
 from esft.cli.show import wrapped
 from esft.errors import RecipeError
 from esft.recipe.check import Setting, as_toml, nearest, shown
-from esft.recipe.settings import TABLES
+from esft.recipe.settings import TABLES, settings_of
+from esft.recipe.stages import tuned_on
 from esft.recipe.toml import copy_recipe, find_recipe, load_recipe, shipped_recipes, summary_of
 from esft.rollout.typed import json_text
 
@@ -67,7 +68,8 @@ def check(file: str) -> None:
     """
     recipe = load_recipe(file, {}, tasks=True)
     search = recipe.search
-    what = f"{recipe.model.id} on {recipe.task.name}, {search.steps} steps of {search.population}"
+    what = f"{recipe.model.id} on {tuned_on(settings_of(recipe))}"
+    what += f", {search.steps} steps of {search.population}"
     click.echo(wrapped("", f"{file}: nothing wrong; {what} members"))
     click.echo(wrapped("", f"Will it fit, and how long will it take? esft plan {file}"))
 

@@ -10,11 +10,12 @@ from esft.stats.forgetting import Forgetting, TaskStages, Transfer
 
 def ends_of(recipe: Recipe | None, last: int) -> tuple[int, ...]:
     """Return the last step of each stage, that of the base model, 0, first, up to the last step
-    made; none where there are no stages."""
+    made; none where no stage is over, or there are none."""
     if recipe is None or not recipe.stages:
         return ()
     ends = accumulate(stage.steps for stage in recipe.stages)
-    return (0, *(end for end in ends if end <= last))
+    over = [end for end in ends if end <= last]
+    return (0, *over) if over else ()
 
 
 def stages_of(recipe: Recipe, names: Iterable[str]) -> dict[str, tuple[int, int]]:

@@ -165,9 +165,11 @@ def _forgetting(
     for measured in tasks:
         by_step = zip(measured.steps, measured.evaluations, strict=True)
         right[measured.task.name] = {
-            step: [float(bool(row.correct)) for row in evaluation.results]
+            step: [float(row.correct) for row in evaluation.results]
             for step, evaluation in by_step
+            if all(row.correct is not None for row in evaluation.results)
         }
+    right = {name: by_step for name, by_step in right.items() if by_step}
     return forgetting(ends, stages_of(source.recipe, right), right)
 
 

@@ -161,7 +161,8 @@ def _settings(source: Source) -> dict[str, object]:
         settings |= {name: recorded[name] for name in ("anchor.move", "anchor.tau") if moves}
         for number, stage in enumerate(recorded.get(TABLE) or (), start=1):
             said = stage | {"task.name": basename(stage.get("task.name", recorded["task.name"]))}
-            settings[f"stage {number}"] = ", ".join(f"{key} {said[key]}" for key in said)
+            told = (f"{key} {said[key]}" for key in said if key != "task.data_dir")
+            settings[f"stage {number}"] = ", ".join(told)
         priors = [parse_prior_line(line) for line in recorded["prior.tasks"]]
         short = [str(replace(spec, name=basename(spec.name), data_dir=None)) for spec in priors]
         settings["prior.tasks"] = ", ".join(short) or None

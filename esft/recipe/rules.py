@@ -159,7 +159,6 @@ ANCHOR_RULES: tuple[Rule, ...] = ((("tau", "move"), _share_of_a_move),)
 
 _SIMULATES = ("search.steps", "anchor.awd", "anchor.norm", "search.anneal", "anchor.move")
 _SIMULATES += ("anchor.max_kl", "anchor.max_drift")
-_SIMULATES += "anchor.max_kl", "anchor.max_drift"
 _OF_DRIFT = "anchor.drift", "anchor.awd", "anchor.move", "model.weights", "search.noise"
 
 RECIPE_RULES: tuple[Rule, ...] = (

@@ -47,6 +47,7 @@ def read_run(path: Path) -> RunNumbers:
             notes.append(f"The model is that of step {info.peak}, the best within the budget")
     if settings["search.screen_rows"]:
         notes.append("Rows that told members nothing were left out: rewards are of the rows seen")
+    forgetting = _noted(notes, None, lambda: recorded_forgetting(path))
     measured, drift = _noted(notes, ([], ()), lambda: _evaluated(path, record, notes))
     return RunNumbers(
         name=path.resolve().name,
@@ -66,12 +67,13 @@ def read_run(path: Path) -> RunNumbers:
         tasks=tuple(_merged(recorded, measured, notes)),
         progress=progress,
         times=sum_of_times(step.times for step in progress),
-        decay=decay_of({**settings, "anchor.awd": awd}, progress),
+        # Stages may have decays of their own.
+        decay=None if forgetting else decay_of({**settings, "anchor.awd": awd}, progress),
         noise=noise_of(progress),
         signal=signal_of(progress),
         probe=_noted(notes, None, lambda: read_probe(path)),
         drift=drift,
-        forgetting=_noted(notes, None, lambda: recorded_forgetting(path)),
+        forgetting=forgetting,
         answers=answers,
         notes=tuple(notes),
     )

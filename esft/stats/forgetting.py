@@ -91,8 +91,10 @@ def _task(
     first, last = (0, 0) if stages is None else stages
 
     def change(before: int, after: int) -> Transfer | None:
+        if not before < after < len(steps):  # a stage that is not over yet, or none between
+            return None
         ends = steps[before], steps[after]
-        if before == after or any(end not in right for end in ends):
+        if any(end not in right for end in ends):
             return None
         paired = compare(*(right[end] for end in ends))
         interval = paired.interval

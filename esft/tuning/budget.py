@@ -24,6 +24,7 @@ _POWER = 4
 """Of ||D||, with which a KL grows. Of a small drift it is 2; where one was too large, it was 0.3 to
 0.4 at 35 and 0.03 at 19 on the embedded model."""
 _HALVINGS = 6  # of the factor of 2 within which a first decay lies: to 1 percent
+_MOST_DOUBLED = 2.0**20
 _MOST_PULL = 0.5  # of L2 in a first decay: alpha * lambda is 1 at most
 
 
@@ -90,7 +91,8 @@ def first_decay(session: Session, since: int, at: int, allowed: float) -> float:
         forecast = Forecast(1, search.alpha, norm=norm, law=session.base.law)
         for step in range(1, search.steps + 1):
             (sigma, alpha), decay = search.at(step), awd if step > since else 0.0
-            forecast.step(search.population, squares, alpha, sigma, decay, norm)
+            rest = decay, norm, session.recipe.anchor.follows
+            forecast.step(search.population, squares, alpha, sigma, *rest)
         return forecast.norms
 
     free = norms(0.0)
@@ -100,6 +102,7 @@ def first_decay(session: Session, since: int, at: int, allowed: float) -> float:
     low = (1.0 if norm == "l2" else free[-1]) / search.steps / search.alpha
     while norms(low)[-1] < wanted:
         low /= 2
+    most = min(most, low * _MOST_DOUBLED)  # towards an anchor that moves none may be enough
     high = min(2 * low, most)
     while high < most and norms(high)[-1] >= wanted:
         low, high = high, min(2 * high, most)

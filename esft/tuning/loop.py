@@ -64,7 +64,8 @@ class Loop:
             self.population.end()
             if recorder.over() and not (recorder.finished() or stop()):
                 recorder.end_stage()
-                return None
+                if not stop():
+                    return None
         except EsftError:
             recorder.fail()
             raise

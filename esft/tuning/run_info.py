@@ -35,7 +35,7 @@ from esft.tuning.tasks import rows_hash
 _FREE = ("anchor.store", "anchor.drift_store", "model.id", "model.trust_remote_code")
 _FREE += ("run.dir", "run.snapshot_every", "run.keep_model", "run.show_answers")
 _FREE += ("run.keep_answers", "run.track", "task.data_dir")
-_PATHS = ("task.name", "task.data_dir", "anchor.kl_tasks")  # those that a stage can name
+_PATHS = ("task.name", "task.source", "task.data_dir", "anchor.kl_tasks")  # that a stage can name
 # A replay needs them, in the order of the journal's header.
 _REPLAYED = (
     *("model.include", "model.exclude"),
@@ -48,8 +48,9 @@ def run_info(sessions: Sequence[Session]) -> RunInfo:
     """Return the content of run.json: what could change a result and is no setting."""
     session = sessions[-1]
     loaded = session.base.loaded
-    folders = [data_folder(one.recipe.task.data_dir, one.rollout.task) for one in sessions]
-    rows_folder = next((folder for folder in folders if folder is not None), None)
+    rows_folder = data_folder(session.recipe.task.data_dir, session.rollout.task)
+    if session.whole.stages:  # which have folders of their own
+        rows_folder = None
     return RunInfo(
         state="running",
         journal="",
@@ -227,10 +228,9 @@ def with_recorded_paths(recipe: Recipe, folder: str, data_dir: str | None) -> Re
         there = str(Path(folder, os.path.expanduser(name)))
         return there if os.path.exists(there) and name != "embedded" else name
 
-    at = {"folder": folder, "data_dir": data_dir}
     stages = []
     for number, stage in enumerate(recipe.stages):
-        there = settings_of(with_recorded_paths(recipe.at_stage(number), **at))
+        there = settings_of(with_recorded_paths(recipe.at_stage(number), folder, None))
         moved = {key: there[key] for key in stage.changes if key in _PATHS}
         stages.append(replace(stage, changes={**stage.changes, **moved}))
     task = recipe.task.with_paths(path)

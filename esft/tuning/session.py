@@ -17,6 +17,7 @@ from esft.recipe.settings import Recipe
 from esft.rollout.batches import Batches
 from esft.rollout.encode import EncodedRow
 from esft.rollout.rollout import Rollout
+from esft.tasks.registry import data_folder
 from esft.tuning.anchor_kl import AnchorKl, AnchorPrompts, anchor_prompts
 from esft.tuning.base import Base, open_base
 from esft.tuning.memory import Batch, Memory, Room, batches_of, memory_of, room_on
@@ -182,18 +183,12 @@ class Opened:
 
 
 def open_session(recipe: Recipe, batch: int | None = None, opened: Opened | None = None) -> Session:
-    """Load and check what a recipe names; what is quick to refuse is refused first.
+    """Load and check what a recipe names, of a chain its first stage; what is quick to refuse is
+    refused first.
 
     A missing seed is drawn; `batch` is the number of sequences at a time that was found to fit.
     """
-    work = open_work(recipe, load_model if opened is None else lambda *_, **__: opened.model, batch)
-    work = work if opened is None else replace(work, room=opened.room)
-    model, seed = work.recipe.model, work.recipe.search.seed
-    globs = model.include, model.exclude
-    rest = work.room, work.batches, work.recipe.search.low_rank
-    base = open_base(work.model, recipe.anchor, seed, *globs, *rest)
-    batched = None if work.recipe.search.low_rank is None else _batched(base)
-    return _session(work, base, batched)
+    return open_sessions(recipe, batch, opened)[0]
 
 
 def open_sessions(
@@ -201,13 +196,15 @@ def open_sessions(
 ) -> tuple[Session, ...]:
     """Return a session of each stage of a chain, which share model and drift; one of any other
     recipe. See `open_session`."""
-    first = open_session(recipe, batch, opened)
-    sessions = [first]
-    for stage in range(1, len(recipe.stages)):
-        work = open_work(
-            first.whole, lambda *_, **__: first.model, stage=stage, batches=first.rollout.batches
-        )
-        sessions.append(_session(replace(work, room=first.room), first.base, first.batched))
+    load = load_model if opened is None else lambda *_, **__: opened.model
+    works = [*open_works(recipe, load, batch)]
+    first, room = works[0], works[0].room if opened is None else opened.room
+    model, search = first.recipe.model, first.recipe.search
+    batches = [one for work in works for one in work.batches]
+    rest = model.include, model.exclude, room, batches, search.low_rank
+    base = open_base(first.model, recipe.anchor, search.seed, *rest)
+    batched = None if search.low_rank is None else _batched(base)
+    sessions = [_session(replace(work, room=room), base, batched) for work in works]
     if not recipe.stages:
         return tuple(sessions)
     stages = [
@@ -219,8 +216,11 @@ def open_sessions(
 
 
 def _rows_there(session: Session) -> dict[str, object]:
+    """Return how many rows a stage has, and the folder that they are in where they are in one."""
     task = session.recipe.task
-    return {"task.train": task.train, "task.holdout": task.holdout}
+    folder = data_folder(task.data_dir, session.rollout.task)
+    where = {} if folder is None else {"task.data_dir": str(folder.absolute())}
+    return {"task.train": task.train, "task.holdout": task.holdout, **where}
 
 
 def _session(work: Work, base: Base, batched: BatchedModel | None) -> Session:
@@ -272,7 +272,7 @@ def open_work(
         )
     recipe = replace(recipe, task=replace(recipe.task, train=train, holdout=len(split.holdout)))
     whole = whole if whole.stages else recipe
-    priors, model = prior_rows(recipe, whole.targets), recipe.model
+    priors, model = prior_rows(whole, whole.targets), recipe.model
     room = room_on(choose_device(model.device))
     loaded = load(
         model.id,
@@ -308,12 +308,15 @@ def open_work(
     )
 
 
-def open_works(recipe: Recipe, load: Callable[..., LoadedModel | Outline]) -> Iterator[Work]:
-    """Yield what a recipe names, or each stage of it; see `open_work`."""
-    first = open_work(recipe, load)
+def open_works(
+    recipe: Recipe, load: Callable[..., LoadedModel | Outline], batch: int | None = None
+) -> Iterator[Work]:
+    """Yield what a recipe names, or each stage of it, with one model; see `open_work`."""
+    first = open_work(recipe, load, batch)
     yield first
+    batches = first.rollout.batches
     for stage in range(1, len(recipe.stages)):
-        yield open_work(first.whole, lambda *_, **__: first.model, stage=stage)
+        yield open_work(first.whole, lambda *_, **__: first.model, stage=stage, batches=batches)
 
 
 def refuse_chain(recipe: Recipe, what: str) -> None:

@@ -16,6 +16,7 @@ from esft.files import write_whole, writing
 from esft.models.find import at_commit
 from esft.models.shape import shape_of
 from esft.recipe.settings import Recipe, settings_of
+from esft.recipe.stages import TABLE
 from esft.recipe.toml import dump_recipe, load_recipe
 from esft.runs.folder import RunFolder, create_run, open_run, require_room
 from esft.runs.names import choose_run_path, is_run, locked
@@ -124,6 +125,12 @@ def resume_tuning(
     with locked(path):
         run = open_run(path)
         record = run.read_journal()
+        if steps is not None and run.info.settings.get(TABLE):
+            raise RunError(
+                f"--steps is {steps}, expected none: run {path} is a chain, of the steps that its "
+                "stages have",
+                hint="start another run from its model: esft export, then --model DIR",
+            )
         changes = {} if steps is None else {"search.steps": steps}
         recipe = load_recipe(str(run.recipe_path), changes)
         planned = run.info.settings["search.steps"]
@@ -158,7 +165,12 @@ def _begun_before(recipe: Recipe, ranks: Ranks) -> Path | None:
         return None
     run = open_run(path)
     said = {key: value for key, value in settings_of(recipe).items() if value is not None}
-    _refuse(run, changed_settings(load_recipe(None, run.info.settings | said), run.info))
+    began = run.info.settings
+    stages = said.get(TABLE), began.get(TABLE)
+    if all(stages) and len(stages[0]) == len(stages[1]):
+        # Those of the run have the numbers of rows that there are, too.
+        said[TABLE] = [was | now for now, was in zip(*stages, strict=True)]
+    _refuse(run, changed_settings(load_recipe(None, began | said), run.info))
     return path
 
 

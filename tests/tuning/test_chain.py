@@ -10,9 +10,10 @@ from kills import tune as tune_alone
 from rank_runs import on_ranks, tune
 from tiny_runs import Notes, a_recipe, info_of, jsonl, never
 
+from esft.cli.outcome import show_outcome
 from esft.engine.forecast import forecast_of
 from esft.engine.journal_read import made_with, read_journal
-from esft.errors import RecipeError
+from esft.errors import RecipeError, RunError
 from esft.evals.chains import forgetting_lines
 from esft.evals.run import EvalRequest, run_eval, write_eval
 from esft.export.folder import export
@@ -168,6 +169,17 @@ def test_ranks_leave_what_one_process_leaves_of_a_chain(whole, tmp_path):
     assert left_of(tmp_path / "of-2") == left_of(whole / "whole")
 
 
+def test_a_chain_that_torchrun_starts_again_goes_on(whole, tmp_path):
+    recipe = replace(a_chain(whole), run=Run(dir=str(tmp_path / "run"), snapshot_every=3))
+    notes = Notes()
+    run_tuning(recipe, notes, lambda: len(notes.steps) >= 3)
+
+    ended, _ = on_ranks(2, tune, recipe, restarts=1)
+
+    assert ended.code == 0, ended.error
+    assert left_of(tmp_path / "run")["weights"] == left_of(whole / "whole")["weights"]
+
+
 def test_eval_and_report_show_the_matrix_that_the_run_recorded(whole):
     run = whole / "whole"
     matrix = recorded_forgetting(run)
@@ -293,3 +305,25 @@ def test_a_chain_killed_around_the_end_of_a_stage_goes_on_to_the_same_bits(
     mine, theirs = left_of(tmp_path / "run"), left_of(whole / "whole")
     del mine["steps"], theirs["steps"]  # of a step made again less is known
     assert mine == theirs
+
+
+@pytest.mark.parametrize("stopped", [1, 3])
+def test_a_chain_that_stopped_within_a_stage_is_shown_evaluated_and_reported(tmp_path, stopped):
+    recipe, notes = a_chain(tmp_path), Notes()
+    outcome = run_tuning(recipe, notes, lambda: len(notes.steps) >= stopped)
+    run = tmp_path / "run"
+
+    show_outcome(outcome, as_json=False)
+    show_outcome(outcome, as_json=True)
+    request = EvalRequest(run=str(run), kl_prompts=0, noise_floor=False)
+    matrix = run_eval(request, Notes()).record.forgetting
+    assert matrix == read_run(run).forgetting
+    if stopped == 1:
+        assert matrix is None
+    else:
+        assert matrix.steps == (0, 2)
+        learned = {task.task: task.learned is not None for task in matrix.tasks}
+        assert learned == dict.fromkeys(learned, False) | {"conciseness": True}
+    assert "left out" not in write_report([run]).page.read_text()
+    with pytest.raises(RunError, match=r"--steps is 9, expected none: run .* is a chain"):
+        resume_tuning(run, Notes(), never, steps=9)
