@@ -1,11 +1,11 @@
 """Where the stages of a chain end, what they tune on, and what became of it in words."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
 
 from esft.files import slug
 from esft.recipe.settings import Recipe
-from esft.stats.forgetting import Forgetting, TaskStages, Transfer
+from esft.stats.forgetting import Forgetting, TaskStages, Transfer, forgetting
 
 
 def ends_of(recipe: Recipe | None, last: int) -> tuple[int, ...]:
@@ -27,6 +27,15 @@ def stages_of(recipe: Recipe, names: Iterable[str]) -> dict[str, tuple[int, int]
         stages[kept_as] = first, number + 1
     # By the names of files, for which no file of a task has to be there.
     return {name: stages[slug(name)] for name in names if slug(name) in stages}
+
+
+def matrix_of(
+    recipe: Recipe, ends: Sequence[int], right: Mapping[str, Mapping[int, Sequence[float]]]
+) -> Forgetting | None:
+    """Return the forgetting matrix of a chain; None where no stage is over, or no task says right
+    or wrong. `ends` by `ends_of`, `right` as `forgetting` has it."""
+    measured = {name: by_step for name, by_step in right.items() if by_step}
+    return forgetting(ends, stages_of(recipe, measured), measured) if ends and measured else None
 
 
 def forgetting_lines(matrix: Forgetting) -> list[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from esft.errors import EsftError, RecipeError, RunError
-from esft.evals.chains import ends_of, stages_of
+from esft.evals.chains import ends_of, matrix_of
 from esft.evals.checkpoints import Checkpoints
 from esft.evals.measure import Measurer
 from esft.evals.request import EvalRequest
@@ -31,7 +31,7 @@ from esft.rollout.batches import Batches
 from esft.rollout.results import Evaluation
 from esft.rollout.typed import json_text
 from esft.runs.records import RecordedScore, StepScore, scores
-from esft.stats.forgetting import Forgetting, forgetting
+from esft.stats.forgetting import Forgetting
 from esft.stats.passes import pass_rates
 from esft.tuning.lead import LOADING_S, require_alike
 from esft.tuning.ranks import Ranks
@@ -169,8 +169,7 @@ def _forgetting(
             for step, evaluation in by_step
             if all(row.correct is not None for row in evaluation.results)
         }
-    right = {name: by_step for name, by_step in right.items() if by_step}
-    return forgetting(ends, stages_of(source.recipe, right), right)
+    return matrix_of(source.recipe, ends, right)
 
 
 def task_result(measured: MeasuredTask, margin: float, kept: int | None = None) -> TaskResult:

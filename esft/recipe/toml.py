@@ -75,16 +75,7 @@ def load_recipe(
     }
     problems += check.broken(RECIPE_RULES, defaults | values, problems)
     problems += _task_problems(tables) if tasks else ()
-    if not stages and tables["anchor"] is not None and tables["anchor"].move == "stage":
-        text = '[anchor] move is "stage", expected "none" or "ema": there are no stages'
-        fix = 'set move = "ema", or write [[stage]] tables'
-        problems.append(Problem(("anchor.move",), text, fix))
-    recipe = None
-    if not problems:
-        try:
-            recipe = Recipe(**tables, stages=stages)
-        except SettingsError as error:
-            problems += error.problems
+    recipe = None if problems else _made(tables, stages, problems)
     if tasks and stages and recipe is not None:
         each = [{**tables, "task": task} for task in recipe.targets]
         problems += [problem for one in each for problem in _task_problems(one)]
@@ -96,6 +87,22 @@ def load_recipe(
     if problems:
         raise SettingsError(problems)
     return recipe
+
+
+def _made(
+    tables: Mapping[str, object], stages: tuple[Stage, ...], problems: list[Problem]
+) -> Recipe | None:
+    """Return the recipe of its tables; None where they do not go together, with `problems`."""
+    if not stages and tables["anchor"].move == "stage":
+        text = '[anchor] move is "stage", expected "none" or "ema": there are no stages'
+        fix = 'set move = "ema", or write [[stage]] tables'
+        problems.append(Problem(("anchor.move",), text, fix))
+        return None
+    try:
+        return Recipe(**tables, stages=stages)
+    except SettingsError as error:
+        problems += error.problems
+    return None
 
 
 def _fit_stages_(

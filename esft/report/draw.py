@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from esft.report.charts import Chart, Key
+from esft.report.chart import Chart, Key
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from esft.evals.plasticity import PlasticityRecord
 from esft.evals.proxy import ProxyRecord
-from esft.report.charts import Chart, Key, Line
+from esft.report.chart import Chart, Key, Line
 from esft.report.draw import as_png
 from esft.rollout.typed import known
 from esft.stats.plasticity import Estimate

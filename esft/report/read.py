@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from esft.engine.journal_read import JournalRecord
 from esft.errors import EsftError
-from esft.evals.chains import ends_of, stages_of
+from esft.evals.chains import ends_of, matrix_of
 from esft.evals.results import StepDrift, TaskResult, compared, read_eval, with_knowing
 from esft.recipe.stages import tuned_on
 from esft.recipe.toml import load_recipe
@@ -27,7 +27,7 @@ from esft.runs.records import (
     scores,
 )
 from esft.runs.steps import sum_of_times
-from esft.stats.forgetting import Forgetting, forgetting
+from esft.stats.forgetting import Forgetting
 
 T = TypeVar("T")
 
@@ -142,7 +142,7 @@ def recorded_forgetting(path: Path) -> Forgetting | None:
         if rows and base.setdefault(score.task, [*rows]) == [*rows]:
             of_task = right.setdefault(score.task, {})
             of_task[score.step] = [float(row.correct) for row in rows.values()]
-    return forgetting(ends, stages_of(recipe, right), right) if right else None
+    return matrix_of(recipe, ends, right)
 
 
 def _rows(path: Path, score: RecordedScore) -> Rows:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from esft.evals.summary import says_right, signed
 from esft.files import write_whole, writing
-from esft.report.charts import NAMES, Section, sections_of
+from esft.report.chart import Section
+from esft.report.charts import NAMES, sections_of
 from esft.report.draw import DARK, LIGHT, MARKERS, as_png, as_svg, marker
 from esft.report.numbers import RunNumbers
 from esft.report.read import named_apart, read_run

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from esft.engine.forecast import Forecast, advance, forecast_of
@@ -45,13 +45,14 @@ class Loop:
     watcher: Watcher
     header: Mapping[str, object]  # of its journal
     screen: Screen | None = None  # at the step that they are at; None where no row is left out
+    made: list[StepTimes] = field(default_factory=list)
+    """Times of the steps made by now, those of the stages before among them."""
+    started: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
         self._search, self._base = self.session.recipe.search, self.session.base
-        self._first, self._started = self.recorder.done, time.monotonic()
-        self._before = self.session.before
+        self._first, self._before = self.recorder.done, self.session.before
         self._clock = Clock(self.session.recipe, seconds_a_noise(self._base.weights))
-        self._times: list[StepTimes] = []
         self._estimated = False
         self._meter = Meter(self.session, self.recorder.run.path)
 
@@ -64,8 +65,7 @@ class Loop:
             self.population.end()
             if recorder.over() and not (recorder.finished() or stop()):
                 recorder.end_stage()
-                if not stop():
-                    return None
+                return None
         except EsftError:
             recorder.fail()
             raise
@@ -116,8 +116,8 @@ class Loop:
             grader_failures=recorder.failures,
             drift=self._base.drift.norm(),
             forecast=self.forecast.norms[-1],
-            seconds=time.monotonic() - self._started,
-            times=sum_of_times(self._times),
+            seconds=time.monotonic() - self.started,
+            times=sum_of_times(self.made),
             peak_memory=peak_memory(self._base.loaded.device),
             stages=len(self.session.whole.stages),
         )
@@ -135,7 +135,7 @@ class Loop:
         watcher.begin(target.base, self._first, self.session.steps)
         self._keep()
         # At least a step is made now, and the base model is not left as what was tuned.
-        while not recorder.over() and not (self._times and recorder.done and stop()):
+        while not recorder.over() and not (self.made and recorder.done and stop()):
             self._step(recorder.done + 1, target.base)
             self._keep()
 
@@ -195,11 +195,11 @@ class Loop:
         signal, verdict = self._meter.measure(step - self._before, seen, results)
         metrics = self._metrics(step, results, failures, takers, laps)
         metrics = replace(metrics, signal=signal, verdict=verdict)
-        self._times.append(metrics.times)
+        self.made.append(metrics.times)
         self.recorder.run.record_metrics(metrics)
         self._clock.end_step()
         alone = self.population.shares is None  # else the wait for other ranks looks like that
-        if len(self._times) == 1 and self._base.loaded.device.type == "cpu" and alone:
+        if len(self.made) == 1 and self._base.loaded.device.type == "cpu" and alone:
             worked = metrics.seconds - metrics.times.grading
             self._warn(busy_machine(worked, time.process_time() - processor))
         self.watcher.step(metrics, self._clock.left(step + 1 - self._before))

@@ -2,6 +2,7 @@
 
 import math
 import os
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from esft.engine.drift import Drift
 from esft.engine.forecast import forecast_of
 from esft.engine.journal_read import JournalRecord, made_with
 from esft.errors import RecipeError, RunError, TakenError
@@ -266,6 +268,26 @@ def _clear(run: RunFolder, record: JournalRecord, watcher: Watcher) -> None:
     Snapshots(run.path / "drift").drop_after(record.last)
 
 
+def _lost(record: JournalRecord, step: int, drift: Drift, forecast: float) -> StepMetrics:
+    """Return the metrics of a step, which `drift` is at, as far as its journal tells them."""
+    line = record.steps[step - 1]
+    rewards = [reward for reward in line.rewards if math.isfinite(reward)]
+    members = sum(not math.isnan(coefficient) for coefficient in line.coefficients)
+    made = made_with(line, record.header)
+    return StepMetrics(
+        step=step,
+        reward_mean=sum(rewards) / len(rewards),
+        reward_best=max(rewards),
+        members=members,
+        **search_scales(made.sigma, made.alpha, members),
+        drift=drift.norm(),
+        anchor=None if drift.anchor is None else drift.anchor.norm(),
+        forecast=forecast,
+        changed=drift.changed_share,
+        replayed=True,
+    )
+
+
 def _go_on(
     sessions: Sequence[Session],
     run: RunFolder,
@@ -283,30 +305,13 @@ def _go_on(
 
     def record_lost(step: int) -> None:
         """Record the metrics of a step just made again, as far as the journal tells them."""
-        if step in known:
-            return
-        line = record.steps[step - 1]
-        rewards = [reward for reward in line.rewards if math.isfinite(reward)]
-        members = sum(not math.isnan(coefficient) for coefficient in line.coefficients)
-        made = made_with(line, record.header)
-        run.record_metrics(
-            StepMetrics(
-                step=step,
-                reward_mean=sum(rewards) / len(rewards),
-                reward_best=max(rewards),
-                members=members,
-                **search_scales(made.sigma, made.alpha, members),
-                drift=base.drift.norm(),
-                anchor=None if base.drift.anchor is None else base.drift.anchor.norm(),
-                forecast=forecast.norms[step],
-                changed=base.drift.changed_share,
-                replayed=True,
-            )
-        )
+        if step not in known:
+            run.record_metrics(_lost(record, step, base.drift, forecast.norms[step]))
 
     source, journal = Source(record=record, run=run), run.journal(record)
     # Also one whose last step is made, in case it was not evaluated.
     left = [session for session in sessions if session.end >= record.last or session.last]
+    made, started = [], time.monotonic()
     with tracked(sessions[0].recipe.run.track, run, watcher):
         lead.bring(sessions[0], run, record)
         bring_to(base, source, record.last, watcher, on_step=record_lost)
@@ -316,8 +321,8 @@ def _go_on(
             members = lead.population(session, population, watcher)
             recorder = Recorder(session, run, journal, watcher, members)
             screen = screen_of(session, record)
-            loop = Loop(session, members, recorder, forecast, watcher, record.header, screen)
-            outcome = loop.run(stop)
+            rest = watcher, record.header, screen, made, started
+            outcome = Loop(session, members, recorder, forecast, *rest).run(stop)
             if outcome is not None:
                 return outcome
     raise AssertionError("the last stage ends a run")

@@ -10,7 +10,8 @@ import matplotlib
 import pytest
 from report_runs import write_eval, write_run
 
-from esft.report.charts import NAMES, Box, Chart, Line, sections_of
+from esft.report.chart import Box, Chart, Line
+from esft.report.charts import NAMES, sections_of
 from esft.report.draw import DARK, LIGHT, as_png, as_svg
 from esft.report.read import read_run
 from esft.report.trades import frontier

@@ -2,31 +2,36 @@
 
 import json
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 import pytest
 from kills import in_process
 from kills import resume as resume_alone
 from kills import tune as tune_alone
 from rank_runs import on_ranks, tune
-from tiny_runs import Notes, a_recipe, info_of, jsonl, never
+from tiny_runs import Notes, a_recipe, info_of, jsonl, never, write_arc
 
 from esft.cli.outcome import show_outcome
 from esft.engine.forecast import forecast_of
 from esft.engine.journal_read import made_with, read_journal
 from esft.errors import RecipeError, RunError
-from esft.evals.chains import forgetting_lines
+from esft.evals.chains import forgetting_lines, matrix_of
 from esft.evals.run import EvalRequest, run_eval, write_eval
 from esft.export.folder import export
+from esft.models.outline import outline_model
 from esft.recipe.settings import Prior, Run
 from esft.recipe.stages import Stage
 from esft.report.read import read_run, recorded_forgetting
 from esft.report.write import write_report
 from esft.runs.records import scores
-from esft.tuning.costs import check_run
+from esft.tuning.base import open_base
+from esft.tuning.costs import check_run, costs_of, plan_run
 from esft.tuning.rebuild import RebuildOptions, find_source, rebuild
-from esft.tuning.session import open_session
+from esft.tuning.run_info import with_recorded_paths
+from esft.tuning.session import open_session, open_sessions, open_works
 from esft.tuning.start import Finished, resume_tuning, run_tuning
-from esft.tuning.tasks import rows_hash
+from esft.tuning.tasks import rows_hash, rows_of
 from esft.tuning.verify import FAILED, checks_of
 
 ENDS = (0, 2, 4, 6)
@@ -217,9 +222,6 @@ def test_the_plan_of_a_chain_has_its_stages_and_a_drift_that_adds_up(whole, tmp_
     lines = jsonl(whole / "whole" / "metrics.jsonl")
     assert norms == pytest.approx([lines[end - 1]["forecast"] for end in ENDS[1:]], rel=0.1)
     assert not (tmp_path / "run").exists()
-    longest = replace(STAGES[2], changes=STAGES[2].changes | {"task.max_new_tokens": 60})
-    longer = check_run(replace(recipe, stages=(*STAGES[:2], longest)), Notes())
-    assert longer.batch.tokens + longer.batch.answer > 60
 
 
 def test_an_anchor_that_moves_by_stage_is_where_the_stage_before_ended(tmp_path):
@@ -327,3 +329,124 @@ def test_a_chain_that_stopped_within_a_stage_is_shown_evaluated_and_reported(tmp
     assert "left out" not in write_report([run]).page.read_text()
     with pytest.raises(RunError, match=r"--steps is 9, expected none: run .* is a chain"):
         resume_tuning(run, Notes(), never, steps=9)
+
+
+def test_stages_take_their_rows_from_their_own_folders_wherever_a_chain_goes_on(
+    tmp_path, monkeypatch
+):
+    there = tmp_path / "there"
+    there.mkdir()
+    monkeypatch.chdir(there)
+    rows = [{"prompt": f"Say {number}.", "answer": str(number)} for number in range(12)]
+    Path("own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    monkeypatch.setenv("ESFT_DATA_DIR", str(write_arc(there / "data", rows=6)))
+    few = {"task.train": 3, "task.holdout": 3, "task.rows_per_step": 2}
+    own = few | {"task.name": "own.jsonl", "task.grader": "exact"}
+    stages = (
+        Stage(steps=1, changes=own),
+        Stage(steps=1, changes=few | {"task.name": "arc"}),
+    )
+    recipe = a_chain(tmp_path, stages=stages)
+    notes = Notes()
+    run_tuning(recipe, notes, lambda: len(notes.steps) >= 1)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("ESFT_DATA_DIR")
+    outcome = resume_tuning(tmp_path / "run", Notes(), never)
+
+    assert (outcome.steps, outcome.stopped, outcome.task) == (2, False, "arc")
+    result = run_eval(EvalRequest(run="run", kl_prompts=0, noise_floor=False), Notes())
+    assert [task.name for task in result.record.tasks] == ["arc", "own", "copy-letters"]
+    assert not result.record.failed
+    export(find_source("run"), "last", Path("out"), Notes(), RebuildOptions())
+    card = Path("out/README.md").read_text()
+    assert "- stage 2: steps 1, " in card
+    assert str(there) not in card
+
+
+def test_prior_tasks_have_their_rows_from_one_place_in_all_stages(tmp_path, monkeypatch):
+    monkeypatch.setenv("ESFT_DATA_DIR", str(write_arc(tmp_path / "data", rows=6)))
+    other = str(write_arc(tmp_path / "other", rows=9))
+    few = {"task.train": 3, "task.holdout": 3, "task.rows_per_step": 2}
+    stages = (
+        Stage(steps=1),
+        Stage(steps=1, changes=few | {"task.name": "arc", "task.data_dir": other}),
+    )
+    recipe = replace(a_chain(tmp_path, stages=stages), prior=Prior(tasks=("arc-easy:5",)))
+
+    priors = [session.tasks[-1].encoded for session in open_sessions(recipe)]
+
+    first, second = ([one.row.key for one in rows] for rows in priors)
+    assert first == second
+    _, rows = rows_of(recipe.prior.specs[0], 5, other)
+    assert [row.key for row in rows] != first
+
+
+def test_ctrl_c_while_a_stage_is_evaluated_makes_no_step_of_the_next(tmp_path):
+    notes = Notes()
+
+    def stop():
+        return any(step == 2 for step, _ in notes.evaluations)
+
+    outcome = run_tuning(a_chain(tmp_path), notes, stop)
+
+    assert (outcome.steps, outcome.stopped) == (2, True)
+
+
+def test_the_source_of_a_stage_is_found_from_another_folder(tmp_path):
+    (tmp_path / "rows.jsonl").write_text("")
+    changes = {"task.name": "know", "task.source": "rows.jsonl"}
+    recipe = a_chain(tmp_path, stages=(Stage(steps=1), Stage(steps=1, changes=changes)))
+
+    there = with_recorded_paths(recipe, str(tmp_path), None)
+
+    assert there.stages[1].changes["task.source"] == str(tmp_path / "rows.jsonl")
+
+
+def test_what_a_chain_takes_is_told_by_the_batches_of_all_stages(whole, tmp_path, monkeypatch):
+    seen = []
+
+    def noted(recipe, model, batches, rows, *rest):
+        seen.extend(batches)
+        return costs_of(recipe, model, batches, rows, *rest)
+
+    monkeypatch.setattr("esft.tuning.costs.costs_of", noted)
+    recipe = replace(a_chain(whole), run=Run(dir=str(tmp_path / "run")))
+    of_stages = [work.batches for work in open_works(recipe, outline_model)]
+
+    for tell in (partial(check_run, recipe, Notes()), partial(plan_run, recipe)):
+        seen.clear()
+        tell()
+        assert seen == [batch for batches in of_stages for batch in batches]
+
+
+def test_where_base_weights_lie_is_chosen_for_the_batches_of_all_stages(whole, monkeypatch):
+    seen = []
+
+    def noted(loaded, anchor, seed, include, exclude, room, batches, rank):
+        seen.extend(batches)
+        return open_base(loaded, anchor, seed, include, exclude, room, batches, rank)
+
+    monkeypatch.setattr("esft.tuning.session.open_base", noted)
+
+    sessions = open_sessions(a_chain(whole))
+
+    for session in sessions:
+        assert all(batch in seen for batch in session.batches)
+    assert len({session.batches[0] for session in sessions}) > 1
+
+
+def test_the_outcome_of_a_chain_counts_the_times_of_all_stages(tmp_path):
+    outcome = run_tuning(a_chain(tmp_path), Notes(), never)
+
+    times = [line["times"] for line in jsonl(tmp_path / "run" / "metrics.jsonl")]
+    assert outcome.times.rollout == pytest.approx(sum(one["rollout"] for one in times))
+    assert outcome.seconds >= sum(line["seconds"] for line in jsonl(tmp_path / "run/metrics.jsonl"))
+
+
+def test_a_chain_of_rewards_alone_has_no_matrix(whole):
+    recipe = a_chain(whole)
+
+    assert matrix_of(recipe, ENDS, {"conciseness": {}}) is None
+    assert matrix_of(recipe, (), {"conciseness": {0: [1.0]}}) is None
+    assert matrix_of(recipe, ENDS, {"conciseness": {0: [1.0, 0.0]}}).tasks[0].stage == 1

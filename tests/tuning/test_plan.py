@@ -11,7 +11,8 @@ from esft.engine import Member, Weights
 from esft.engine.forecast import forecast_norm
 from esft.engine.perturb import unmoved_share
 from esft.recipe.settings import Anchor, Search
-from esft.tuning.plan import UNMOVED, decay_effect, moving_sigma
+from esft.tuning.outlook import decay_effect
+from esft.tuning.plan import UNMOVED, moving_sigma
 
 NUMEL = 10**6
 PUBLISHED = Search(steps=500, population=30, alpha=5e-4, seed=0)
