@@ -7,16 +7,16 @@ from functools import partial
 
 from torch import Tensor
 
-from esft.engine.anchor import anchor_of, pull_of
+from esft.engine.anchor import anchor_of
 from esft.engine.drift_state import DriftState, require_kind, require_like, tensors_of
 from esft.engine.kept import KeptDrift, zeros
 from esft.engine.kernels.reference import Part, Update, read
-from esft.engine.members import Member, net_coefficients, pair_coefficients
+from esft.engine.members import Member
 from esft.engine.moving_anchor import MovingAnchor
 from esft.engine.noise import derived_seed
 from esft.engine.stream import Parts, Stream, Tally, length
 from esft.engine.undo import finish
-from esft.engine.update import update_weights
+from esft.engine.update import update_of, update_weights
 from esft.engine.weights import Piece, Weights
 from esft.errors import AnchorError
 
@@ -161,31 +161,21 @@ class Drift:
         Source: arXiv:2605.30148, Algorithm 1; for codes arXiv:2602.03120, whose residual is what
         D has beyond whole steps.
         """
-        whole_steps = self.weights.whole_steps
-        if whole_steps and sigma is None:
-            raise ValueError(
-                "sigma is missing, expected that of the members: the weights are codes"
-            )
-        if not (alpha > 0 and math.isfinite(alpha)):
-            raise ValueError(f"alpha is {alpha}, expected a positive number")
-        if not all(math.isfinite(coefficient) for coefficient in coefficients):
-            raise ValueError("a coefficient is not finite: leave its member out")
+        rounding = derived_seed("rounding", self._seed, self.steps + 1)
+        of_step = alpha, decay, norm, sigma, rounding, self.weights.whole_steps
+        update = update_of(members, coefficients, *of_step)
         if not 0 <= tau <= (self.anchor is not None):
             expected = "0: this anchor does not move" if self.anchor is None else "0 to 1"
             raise ValueError(f"tau is {tau}, expected {expected}")
-        pull = pull_of(alpha, decay, norm)
-        nets = net_coefficients(members, coefficients)
-        pairs = pair_coefficients(members, coefficients) if whole_steps else []
         self.refuse_if_torn()
         with self.weights.held("a step"):
             self.changed = 0
-            if nets or pairs or pull or tau:
+            moves = update.nets or update.pairs or update.pull
+            if moves or tau:
                 self._torn = True
                 try:
-                    if nets or pairs or pull:
-                        rounding = derived_seed("rounding", self._seed, self.steps + 1)
-                        scale = alpha / max(1, len(members))
-                        self._move(Update(nets, scale, pull, norm, rounding, pairs, sigma))
+                    if moves:
+                        self._move(update)
                     if tau:
                         rounding = derived_seed("anchor rounding", self._seed, self.steps + 1)
                         self.anchor.follow(tau, self._sum_of_squares, rounding)
@@ -196,17 +186,18 @@ class Drift:
 
     def at_base(self) -> AbstractContextManager[None]:
         """Hold theta_0 in the weights inside the block; the exact bits after it."""
-        return self._holding("at_base", self._write_base)
+        return self.holding("at_base", self._write_base)
 
     def at_anchor(self) -> AbstractContextManager[None]:
         """Hold theta_0 + E in the weights inside the block; the exact bits after it."""
         anchor, compose = self._moved_anchor, self.weights.kernels.compose
         if anchor is None:
             return self.at_base()
-        return self._holding("at_anchor", lambda: compose(self.parts(anchor.kept)))
+        return self.holding("at_anchor", lambda: compose(self.parts(anchor.kept)))
 
     @contextmanager
-    def _holding(self, by: str, write: Callable[[], None]) -> Iterator[None]:
+    def holding(self, by: str, write: Callable[[], None]) -> Iterator[None]:
+        """Hold in the weights what `write` writes inside the block; the exact bits after it."""
         self.refuse_if_torn()
         with self.weights.held(by):
             try:

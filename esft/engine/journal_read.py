@@ -3,7 +3,7 @@
 import binascii
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from esft.engine.drift import Drift
@@ -77,38 +77,19 @@ def read_journal(path: Path) -> JournalRecord:
         ) from error
     *lines, rest = data.split(b"\n")
     _refuse_newer(path, data.partition(b"\n")[0])
-    header, steps, end, checksums = None, [], None, [""]  # of no line, then of each line
-    numbers, backs = [1], []  # of the lines of the steps
+    told = _Lines()
     try:
         for line in lines:
-            record, checksum = _checked(line, checksums[-1])
-            if end is not None:
-                raise _Damage("follows the line that ends the journal, expected no more lines")
-            if header is None:
-                if record.pop("format", None) is None:
-                    raise _Damage("is not a header, expected one in the first line")
-                header = record
-            elif "end" in record:
-                if record["end"] != len(steps):
-                    raise _Damage(f"ends {record['end']} steps, expected {len(steps)}")
-                end = JournalEnd(weights=str(record["weights"]), best=record["best"])
-            elif "back" in record:
-                was = backs[-1].awd if backs else header["awd"]
-                backs.append(_back(record, len(steps), was))
-                del steps[record["back"] :], numbers[record["back"] + 1 :]
-            else:
-                steps.append(_step(record, len(steps) + 1, "anneal" in header))
-                numbers.append(len(checksums))
-            checksums.append(checksum)
+            told.take(line)
         if rest:
             _refuse_unless_torn(rest)
     except _Damage as damage:
         raise JournalError(
-            f"{path}: line {len(checksums)} {damage}",
+            f"{path}: line {len(told.checksums)} {damage}",
             hint="the journal is damaged: take another copy of it; the steps before that line are "
             "in a journal that ends with the line above",
         ) from damage.__cause__
-    if header is None:
+    if told.header is None:
         raise JournalError(
             f"{path} {'ends in its first line' if rest else 'is empty'}, expected a header and a "
             "line a step",
@@ -116,16 +97,51 @@ def read_journal(path: Path) -> JournalRecord:
         )
     return JournalRecord(
         path=path,
-        header=header,
-        steps=tuple(steps),
-        checksums=tuple(checksums[number] for number in numbers),
-        lines=tuple(numbers),
-        backs=tuple(backs),
-        checksum=checksums[-1],
+        header=told.header,
+        steps=tuple(told.steps),
+        checksums=tuple(told.checksums[number] for number in told.numbers),
+        lines=tuple(told.numbers),
+        backs=tuple(told.backs),
+        checksum=told.checksums[-1],
         whole=len(data) - len(rest),
         torn=bool(rest),
-        end=end,
+        end=told.end,
     )
+
+
+@dataclass
+class _Lines:
+    """What the lines of a journal say, taken one after the other."""
+
+    header: dict[str, object] | None = None
+    steps: list[JournalStep] = field(default_factory=list)
+    end: JournalEnd | None = None
+    backs: list[Back] = field(default_factory=list)
+    checksums: list[str] = field(default_factory=lambda: [""])  # of no line, then of each line
+    numbers: list[int] = field(default_factory=lambda: [1])  # of the lines of the steps
+
+    def take(self, line: bytes) -> None:
+        """Take the next line; _Damage if it is not as it was written."""
+        record, checksum = _checked(line, self.checksums[-1])
+        if self.end is not None:
+            raise _Damage("follows the line that ends the journal, expected no more lines")
+        last = len(self.steps)
+        if self.header is None:
+            if record.pop("format", None) is None:
+                raise _Damage("is not a header, expected one in the first line")
+            self.header = record
+        elif "end" in record:
+            if record["end"] != last:
+                raise _Damage(f"ends {record['end']} steps, expected {last}")
+            self.end = JournalEnd(weights=str(record["weights"]), best=record["best"])
+        elif "back" in record:
+            was = self.backs[-1].awd if self.backs else self.header["awd"]
+            self.backs.append(_back(record, last, was))
+            del self.steps[record["back"] :], self.numbers[record["back"] + 1 :]
+        else:
+            self.steps.append(_step(record, last + 1, "anneal" in self.header))
+            self.numbers.append(len(self.checksums))
+        self.checksums.append(checksum)
 
 
 def lines_until(record: JournalRecord, step: int) -> str:

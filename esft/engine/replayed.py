@@ -1,7 +1,7 @@
 """A drift of codes that takes no memory: what rounding left over is made again from past steps."""
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -79,13 +79,13 @@ class ReplayedDrift(Drift):
         super().step(members, coefficients, alpha, decay, norm, sigma, tau)
 
     @contextmanager
-    def at_base(self) -> Iterator[None]:
-        """Hold theta_0 in the weights inside the block; the exact bits after it."""
+    def holding(self, by: str, write: Callable[[], None]) -> Iterator[None]:
+        """Hold in the weights what `write` writes inside the block; the exact bits after it."""
         self.refuse_if_torn()
-        with self.weights.held("at_base"):
+        with self.weights.held(by):
             kept = {name: tensor.clone() for name, tensor in self._codes().items()}
             try:
-                self._write_base()
+                write()
                 yield
             finally:
                 finish(lambda: self._write(kept))

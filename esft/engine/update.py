@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from esft.engine.anchor import pull_of
 from esft.engine.kept import KeptDrift, Put, close_steps
 from esft.engine.kernels import Kernels
 from esft.engine.kernels.reference import (
@@ -18,6 +19,7 @@ from esft.engine.kernels.reference import (
     moved_codes,
     read,
 )
+from esft.engine.members import Member, net_coefficients, pair_coefficients
 from esft.engine.moving_anchor import MovingAnchor
 from esft.engine.noise import MAX_NOISE
 from esft.engine.stream import Parts, Stream, Tally, length
@@ -31,6 +33,34 @@ class Made:
     sum_of_squares: float  # of D as it is kept
     changed: int  # codes
     overflowed: str | None  # a parameter that it made infinite, which must not be used
+
+
+def update_of(
+    members: Sequence[Member],
+    coefficients: Sequence[float],
+    alpha: float,
+    decay: float,
+    norm: str,
+    sigma: float | None,
+    rounding: int,
+    whole_steps: bool,
+) -> Update:
+    """Return the numbers of a step, checked; as `Drift.step` has them, and its ValueErrors."""
+    if whole_steps and sigma is None:
+        raise ValueError("sigma is missing, expected that of the members: the weights are codes")
+    if not (alpha > 0 and math.isfinite(alpha)):
+        raise ValueError(f"alpha is {alpha}, expected a positive number")
+    if not all(math.isfinite(coefficient) for coefficient in coefficients):
+        raise ValueError("a coefficient is not finite: leave its member out")
+    return Update(
+        nets=net_coefficients(members, coefficients),
+        scale=alpha / max(1, len(members)),
+        pull=pull_of(alpha, decay, norm),
+        norm=norm,
+        rounding=rounding,
+        pairs=pair_coefficients(members, coefficients) if whole_steps else (),
+        sigma=sigma,
+    )
 
 
 def update_weights(

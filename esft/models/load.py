@@ -90,24 +90,20 @@ def load_model(
     options = {"device_map": None if here else {"": on}, "output_loading_info": True}
     wanted = None if dtype is None else parse_dtype(dtype)
     computes, why = choose_gguf_dtype(on) if wanted is None else (wanted, "as asked for")
-    where = find_model(id)
-    folder, notes = None, []
+    where, folder = find_model(id), None
     with quiet(), clear_errors(str(where)):
         if isinstance(where, Path) and where.is_file():
             source = str(where.absolute())
-            if weights == "codes":
-                (model, info), tokenizer, notes = _load_gguf_codes(where, computes)
-            else:  # quantized from what the file says, not from what that is rounded to
-                options["dtype"] = computes if weights == FLOAT else torch.float32
-                (model, info), tokenizer = _load_gguf(where, **options)
-                notes = [f"{where.name}: weights dequantized to {_plain(options['dtype'])}, {why}"]
+            # Quantized from what the file says, not from what that is rounded to.
+            options["dtype"] = torch.float32 if weights in ("int8", "int4") else computes
+            (model, info), tokenizer, notes = _load_file(where, weights, why, options)
         else:
-            on_hub = isinstance(where, str)
-            folder = fetch_small_files(where, code=trust_remote_code) if on_hub else where
-            folder = folder.absolute()
-            if on_hub:
+            folder = where
+            if isinstance(where, str):
+                folder = fetch_small_files(where, code=trust_remote_code)
                 where = where.partition("@")[0]
-            source = f"{where}@{folder.name}" if on_hub else str(folder)
+            folder, notes = folder.absolute(), []
+            source = f"{where}@{folder.name}" if isinstance(where, str) else str(folder)
             options["dtype"] = "auto" if wanted is None or weights != FLOAT else wanted
             rest = trust_remote_code, computes if weights == "codes" else options
             load = _load_packed if weights == "codes" else _load_checkpoint
@@ -137,6 +133,16 @@ def load_model(
         notes=tuple(notes),
         borrowed_pad=pad is not None,
     )
+
+
+def _load_file(
+    path: Path, weights: str, why: str, options: dict[str, object]
+) -> tuple[tuple[PreTrainedModel, dict], PreTrainedTokenizerBase, list[str]]:
+    """Load a .gguf file, with what to say of it; `why` it has its dtype."""
+    if weights == "codes":
+        return _load_gguf_codes(path, options["dtype"])
+    note = f"{path.name}: weights dequantized to {_plain(options['dtype'])}, {why}"
+    return *_load_gguf(path, **options), [note]
 
 
 def _load_checkpoint(

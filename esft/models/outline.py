@@ -58,18 +58,14 @@ def outline_model(
     on = choose_device(device)
     wanted = None if dtype is None else parse_dtype(dtype)
     where = find_model(id)
+    in_file = isinstance(where, Path) and where.is_file()
+    if wanted is None and (in_file or weights != FLOAT):
+        wanted = choose_gguf_dtype(on)[0]
     headers: Mapping[str, Header] = {}
     missing = 0
     with quiet(), clear_errors(str(where)):
-        if isinstance(where, Path) and where.is_file():
-            with TemporaryDirectory(prefix="esft-gguf-") as empty, read_once():
-                config, tokenizer = gguf_config_and_tokenizer(where, empty)
-                wanted = choose_gguf_dtype(on)[0] if wanted is None else wanted
-                model = _outline(config, str(where))
-                if weights == "codes":
-                    from esft.models.gguf_tensors import gguf_outline_
-
-                    gguf_outline_(where, model, wanted)
+        if in_file:
+            config, tokenizer, model = _outline_file(where, weights, wanted)
         else:
             folder = where
             if isinstance(where, str):
@@ -83,14 +79,11 @@ def outline_model(
             if codes:
                 from esft.models.packed_model import packed_outline_
 
-                wanted = choose_gguf_dtype(on)[0] if wanted is None else wanted
                 headers = check_weights(folder, str(where), 0, codes=True)
                 packed_outline_(folder, headers, model, wanted)
             else:
                 numel = sum(parameter.numel() for parameter in model.parameters())
                 headers, missing = _headers(str(where), folder, numel)
-    if wanted is None and weights != FLOAT:
-        wanted = choose_gguf_dtype(on)[0]
     stored = config.dtype or _first_dtype(headers)
     for parameter in model.parameters():
         if parameter.is_floating_point():
@@ -106,6 +99,20 @@ def outline_model(
         missing=missing,
         mappable=bool(headers) and weights == FLOAT and _first_dtype(headers) == model.dtype,
     )
+
+
+def _outline_file(
+    path: Path, weights: str, dtype: torch.dtype
+) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase, PreTrainedModel]:
+    """Return what a .gguf file holds beside its weights, and the outline of its model."""
+    with TemporaryDirectory(prefix="esft-gguf-") as empty, read_once():
+        config, tokenizer = gguf_config_and_tokenizer(path, empty)
+        model = _outline(config, str(path))
+        if weights == "codes":
+            from esft.models.gguf_tensors import gguf_outline_
+
+            gguf_outline_(path, model, dtype)
+    return config, tokenizer, model
 
 
 def _outline(config: PreTrainedConfig, name: str) -> PreTrainedModel:

@@ -53,13 +53,12 @@ def load_recipe(
     problems += check.first_of(strange, _not_a_table, "tables of a recipe")
     origins = dict.fromkeys(values, str(file))
     of_file = _units(values)
-    for change, value in changes.items():
-        origins[change] = (labels or {}).get(change, f"--set {change}")
-        table = change.partition(".")[0]
-        if table in TABLES:
-            values[change] = value
-        else:
-            problems.append(_not_a_table(table, {}, change))
+    origins |= {change: (labels or {}).get(change, f"--set {change}") for change in changes}
+    table_of = {change: change.partition(".")[0] for change in changes}
+    values |= {change: value for change, value in changes.items() if table_of[change] in TABLES}
+    problems += (
+        _not_a_table(table, {}, change) for change, table in table_of.items() if table not in TABLES
+    )
     _fit_scales_(values, of_file, changes)
     known = {table: kind.declared() for table, kind in TABLES.items()}
     stages, wrong = read_stages(of_stages, known, values.get("search.steps", Search.steps))
@@ -79,14 +78,16 @@ def load_recipe(
     if tasks and stages and recipe is not None:
         each = [{**tables, "task": task} for task in recipe.targets]
         problems += [problem for one in each for problem in _task_problems(one)]
-    for number, problem in enumerate(problems):
-        places = dict.fromkeys(origins[key] for key in problem.keys if key in origins)
-        head = ", ".join(places) or (file and str(file))
-        if head:
-            problems[number] = problem._replace(text=f"{head}: {problem.text}")
     if problems:
-        raise SettingsError(problems)
+        raise SettingsError([_placed(problem, origins, file) for problem in problems])
     return recipe
+
+
+def _placed(problem: Problem, origins: Mapping[str, str], file: Path | None) -> Problem:
+    """Return a problem that says where the user gave what is wrong."""
+    places = dict.fromkeys(origins[key] for key in problem.keys if key in origins)
+    head = ", ".join(places) or (file and str(file))
+    return problem._replace(text=f"{head}: {problem.text}") if head else problem
 
 
 def _made(

@@ -132,12 +132,12 @@ def progress_of(
 
 
 def signal_of(progress: tuple[StepNumbers, ...]) -> str | None:
-    """Return what the signal meter said of a run's first steps, with its figures; None where it
-    said nothing."""
+    """Return what the signal meter said of a run's first steps, of a chain those of its first
+    stage, with its figures; None where it said nothing."""
     said = [(step.step, step.verdict) for step in progress if step.verdict is not None]
     if not said:
         return None
-    last, verdict = said[-1]
+    last, verdict = said[0]
     first = [step for step in progress if step.step <= last]
     figures = (
         ("{:.0%} of rows told members nothing", "silent"),

@@ -2,6 +2,7 @@
 
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -33,9 +34,11 @@ class Left:
 class Clock:
     """Times a run from its first step on. A slow member changes little: medians are taken."""
 
-    def __init__(self, recipe: Recipe, a_noise: float) -> None:
-        """`a_noise`: seconds an update takes for a member, by which the first is estimated."""
-        self._search, self._every = recipe.search, recipe.prior.every
+    def __init__(self, recipe: Recipe, a_noise: float, later: Sequence[Recipe] = ()) -> None:
+        """`a_noise`: seconds an update takes for a member, by which the first is estimated;
+        `later`: the stages of a chain behind this one, taken to cost as much for each row."""
+        self._search, self._every, self._later = recipe.search, recipe.prior.every, later
+        self._rows = _rows_a_step(recipe)
         self._members: deque[float] = deque(maxlen=_RECENT)
         self._update = a_noise * recipe.search.population
         self._evaluation = 0.0
@@ -73,7 +76,17 @@ class Clock:
         if self._every is not None and steps > 0:
             evaluations += (self._search.steps - 1) // self._every - (step - 1) // self._every
         whole = in_hand + steps * (size * a_member + self._update)
+        for stage in self._later:
+            members = stage.search.population * _rows_a_step(stage) / self._rows
+            whole += stage.search.steps * (members * a_member + self._update)
+            evaluations += 1
+            if self._every is not None:
+                evaluations += (stage.search.steps - 1) // self._every
         return Left(in_hand, whole + evaluations * self._evaluation)
+
+
+def _rows_a_step(recipe: Recipe) -> int:
+    return recipe.task.rows_per_step or recipe.task.train
 
 
 def long_run(seconds: float) -> str | None:

@@ -52,7 +52,9 @@ class Loop:
     def __post_init__(self) -> None:
         self._search, self._base = self.session.recipe.search, self.session.base
         self._first, self._before = self.recorder.done, self.session.before
-        self._clock = Clock(self.session.recipe, seconds_a_noise(self._base.weights))
+        whole, stage = self.session.whole, self.session.stage
+        later = [whole.at_stage(number) for number in range(stage + 1, len(whole.stages))]
+        self._clock = Clock(self.session.recipe, seconds_a_noise(self._base.weights), later)
         self._estimated = False
         self._meter = Meter(self.session, self.recorder.run.path)
 

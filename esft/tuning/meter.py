@@ -59,11 +59,12 @@ def silent_rows(results: Results) -> list[bool]:
 
 
 class Meter:
-    """Measures the steps of a run, and says once what the first of them come to."""
+    """Measures the steps of a run, or of a stage of it, and says once what the first come to."""
 
     def __init__(self, session: Session, run: Path) -> None:
         """`run`: a folder that has the signals of earlier steps on record, if there were any."""
-        self._session, lines = session, metrics(run)
+        self._session = session
+        lines = [line for line in metrics(run) if line.step > session.before]
         self._said = any(line.verdict is not None for line in lines)
         signals = (line.signal for line in lines)
         self._first = [one for one in signals if one is not None and one.chance is not None]

@@ -120,27 +120,16 @@ def work_lines(
         f"{search.steps} steps, N {search.population}{pairs}, sigma {search.sigma:g}{units}, "
         f"alpha {search.alpha:g}, {search.shaping}, seed {search.seed}"
     )
-    sigma, last = search.at(1)[0], search.at(search.steps)
     lines = [("model", f"{model.id}: {tuned}"), *_task_lines(work)]
     lines.append(("search", steps))
     if coded and law is not None:
-        changed = changed_by_chance(search, work.recipe.anchor, law)
-        member = f"{steps_taken(sigma):.2%} of the codes" if whole_steps else "no code"
-        lines.append(("", f"a member changes {member}, all steps {changed:.2%} by chance"))
-        if whole_steps and not LEAST_CHANGED <= changed <= MOST_CHANGED:
-            warning = (
-                f"all steps together change about {changed:.2%} of the codes, expected "
-                f"{LEAST_CHANGED:.0%} to {MOST_CHANGED:.0%}: sigma and alpha are in steps of the "
-                "grid; published are --sigma 0.01 --alpha 2.5 for 4 bits, 0.001 and 5 for 8"
-            )
-        elif changed < LEAST_CHANGED:
-            warning = (
-                f"all steps together change about {changed:.2%} of the codes, expected "
-                f"{LEAST_CHANGED:.0%} or more: raise --alpha"
-            )
+        changes, too_few = _changes_of_codes(work, law)
+        lines.append(("", changes))
+        warning = too_few or warning
     if search.anneal is not None:
+        sigma, alpha = search.at(search.steps)
         lines.append(
-            ("", f"{search.anneal} annealing: sigma ends at {last[0]:g}, alpha at {last[1]:g}")
+            ("", f"{search.anneal} annealing: sigma ends at {sigma:g}, alpha at {alpha:g}")
         )
     if search.low_rank is not None:
         what = "of matrices, full for their biases; the rest, such as norms, stays as it is"
@@ -148,12 +137,34 @@ def work_lines(
     lines.append(("decay", decay))
     if work.prompts is not None:
         lines.append(("anchor", _anchor(work)))
-    if (anchor := work.recipe.anchor).budgeted:
-        limits = {"KL": anchor.max_kl, "||D||": anchor.max_drift}
-        most = " and ".join(f"{name} {value:g}" for name, value in limits.items() if value)
-        back = "above, the run goes back and takes a stronger decay"
-        lines.append(("budget", f"{most} at most, every {work.recipe.prior.every} steps: {back}"))
+    if work.recipe.anchor.budgeted:
+        lines.append(("budget", _budget(work)))
     return lines, warning
+
+
+def _changes_of_codes(work: Work, law: Law) -> tuple[str, str | None]:
+    """Return how many codes members and steps change, and what to warn of."""
+    search, whole_steps = work.recipe.search, work.recipe.search.low_rank is None
+    changed = changed_by_chance(search, work.recipe.anchor, law)
+    member = f"{steps_taken(search.at(1)[0]):.2%} of the codes" if whole_steps else "no code"
+    text, warning = f"a member changes {member}, all steps {changed:.2%} by chance", None
+    found = f"all steps together change about {changed:.2%} of the codes, expected"
+    if whole_steps and not LEAST_CHANGED <= changed <= MOST_CHANGED:
+        warning = (
+            f"{found} {LEAST_CHANGED:.0%} to {MOST_CHANGED:.0%}: sigma and alpha are in steps of "
+            "the grid; published are --sigma 0.01 --alpha 2.5 for 4 bits, 0.001 and 5 for 8"
+        )
+    elif changed < LEAST_CHANGED:
+        warning = f"{found} {LEAST_CHANGED:.0%} or more: raise --alpha"
+    return text, warning
+
+
+def _budget(work: Work) -> str:
+    anchor = work.recipe.anchor
+    limits = {"KL": anchor.max_kl, "||D||": anchor.max_drift}
+    most = " and ".join(f"{name} {value:g}" for name, value in limits.items() if value)
+    back = "above, the run goes back and takes a stronger decay"
+    return f"{most} at most, every {work.recipe.prior.every} steps: {back}"
 
 
 def _anchor(work: Work) -> str:
@@ -240,10 +251,7 @@ def _task_lines(work: Work) -> list[tuple[str, str]]:
         train, validation = work.left_out
         why = "they ask what another row asks, of their split or of one that stays apart from it"
         lines.append(("", f"left out: {train:,} train and {validation:,} validation rows; {why}"))
-    words = work.train[0].options if rollout.reward == "confidence" else ()
-    if any(len(word.targets) > 1 for word in words):
-        what = "the words of a claim are several tokens here: p is the probability of all of them"
-        lines.append(("", what))
+    lines += [("", task.note) for task in work.tasks if task.note is not None]
     counts = {task.name: len(task.encoded) for task in work.tasks[1:]}
     if not counts:
         return lines

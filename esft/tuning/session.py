@@ -263,14 +263,9 @@ def open_work(
     recipe, (*earlier, last) = whole.at_stage(stage), whole.targets
     others = [one for one in (*earlier, last) if not one.is_of(recipe.task)]
     task, split = task_and_rows(recipe.task)
-    train, asked = len(split.train), recipe.task.rows_per_step
-    if asked is not None and asked > train:
-        raise RecipeError(
-            f"[task] rows_per_step is {asked}, expected at most {train}: there are no more rows "
-            "to tune on",
-            hint=f"set rows_per_step = {train}, or add rows",
-        )
-    recipe = replace(recipe, task=replace(recipe.task, train=train, holdout=len(split.holdout)))
+    there = {"train": len(split.train), "holdout": len(split.holdout)}
+    _refuse_more_rows(recipe.task.rows_per_step, there["train"])
+    recipe = replace(recipe, task=replace(recipe.task, **there))
     whole = whole if whole.stages else recipe
     priors, model = prior_rows(whole, whole.targets), recipe.model
     room = room_on(choose_device(model.device))
@@ -283,18 +278,17 @@ def open_work(
     )
     if batches is None:
         batches = Batches(recipe.task.batch if batch is None else batch)
-    role = "target" if last.is_of(recipe.task) else "prior"
-    target = eval_task(role, task, recipe.task, split.holdout, loaded, batches)
-    tasks = []
+    measured = [(last.is_of(recipe.task), task, recipe.task, split.holdout)]
     for one in others:
         of_one, rows = task_and_rows(one)
-        role = "target" if one is last else "prior"
-        tasks.append(eval_task(role, of_one, one, rows.holdout, loaded, batches))
-    tasks += [
-        eval_task("prior", prior, spec, rows, loaded, batches)
-        for spec, (prior, rows) in zip(recipe.prior.specs, priors, strict=True)
-    ]
-    encoded, tasks = target.rollout.encode(split.train), (target, *tasks)
+        measured.append((one is last, of_one, one, rows.holdout))
+    for spec, (prior, rows) in zip(recipe.prior.specs, priors, strict=True):
+        measured.append((False, prior, spec, rows))
+    tasks = tuple(
+        eval_task("target" if is_target else "prior", *of_task, loaded, batches)
+        for is_target, *of_task in measured
+    )
+    encoded = tasks[0].rollout.encode(split.train)
     return Work(
         recipe=recipe,
         model=loaded,
@@ -306,6 +300,15 @@ def open_work(
         whole=whole,
         stage=stage,
     )
+
+
+def _refuse_more_rows(asked: int | None, train: int) -> None:
+    if asked is not None and asked > train:
+        raise RecipeError(
+            f"[task] rows_per_step is {asked}, expected at most {train}: there are no more rows "
+            "to tune on",
+            hint=f"set rows_per_step = {train}, or add rows",
+        )
 
 
 def open_works(

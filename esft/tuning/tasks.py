@@ -38,6 +38,17 @@ class EvalTask:
     def name(self) -> str:
         return self.rollout.task.name
 
+    @property
+    def note(self) -> str | None:
+        """What is to be said of it on this model: that the words of a claim are several tokens."""
+        words = self.encoded[0].options if self.rollout.reward == "confidence" else ()
+        if all(len(word.targets) == 1 for word in words):
+            return None
+        return (
+            f"{self.name}: the words of a claim are several tokens here, so that p is the "
+            "probability of all of them"
+        )
+
 
 def prior_rows(recipe: Recipe, targets: Sequence[Answers]) -> list[tuple[Task, tuple[Row, ...]]]:
     """Return the prior tasks of a recipe, in its order, each with the rows it names; RecipeError if

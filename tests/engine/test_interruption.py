@@ -21,7 +21,7 @@ MEMBER = {
     "numba_cpu.py": ("perturb", "compose", "_writing", "share_out", "work"),
 }
 BASE = {
-    "drift.py": ("_holding", "round_weights", "parts", "_part", "_parts_of"),
+    "drift.py": ("holding", "round_weights", "parts", "_part", "_parts_of"),
     "stream.py": ("brought",),
     "reference.py": ("compose", "composed", "read"),
 }

@@ -120,6 +120,12 @@ def test_every_task_is_evaluated_at_the_end_of_every_stage(whole):
     assert {one.task for one in recorded if one.role == "target"} == {"add-two-digits"}
 
 
+def test_each_stage_says_after_its_first_steps_whether_there_is_a_signal(whole):
+    lines = jsonl(whole / "whole" / "metrics.jsonl")
+
+    assert [line["step"] for line in lines if line["verdict"] is not None] == [2, 4, 6]
+
+
 @pytest.mark.parametrize("stopped", [1, 2, 3, 4, 5])
 def test_a_chain_stopped_after_any_step_goes_on_to_the_same_bits(whole, tmp_path, stopped):
     recipe = replace(a_chain(whole), run=Run(dir=str(tmp_path / "run"), snapshot_every=3))

@@ -19,14 +19,17 @@ def tick(monkeypatch):
     return go_on
 
 
-def a_clock(**prior):
-    recipe = Recipe(
+def a_recipe(rows=8, **prior):
+    return Recipe(
         model=Model(id="m"),
-        task=TaskSettings(name="conciseness"),
+        task=TaskSettings(name="conciseness", rows_per_step=rows),
         search=Search(steps=10, population=6),
         prior=Prior(**prior),
     )
-    return Clock(recipe, a_noise=0.5)
+
+
+def a_clock(later=(), **prior):
+    return Clock(a_recipe(**prior), a_noise=0.5, later=later)
 
 
 def a_step(clock, tick, *members, update):
@@ -72,6 +75,16 @@ def test_evaluations_to_come_count_by_the_longest(tick, every, count):
         clock.members(done)
 
     assert clock.left(1).run == 3 + 9 * (6 + 3) + count * 7
+
+
+def test_of_a_chain_the_stages_to_come_count_by_their_rows(tick):
+    stages = [a_recipe(rows=16, every=4), a_recipe(rows=4, every=4)]
+    clock = a_clock(later=stages, every=4)
+    clock.evaluated(7.0)
+    a_step(clock, tick, 30, 1, 1, 1, 1, 1, update=4)
+
+    own = 10 * (6 + 4) + 3 * 7
+    assert clock.left(1).run == own + 10 * (12 + 4) + 10 * (3 + 4) + 2 * 3 * 7
 
 
 @pytest.mark.parametrize("prior", [{}, {"every": 5}, {"every": 3}])
