@@ -93,6 +93,9 @@ def write_eval(path, **changes):
     change = {"se": 0.02, "low": -0.2, "high": -0.05, "gained": 1, "lost": 3, "p": 0.6}
     change |= {"reward_change": 0.7, "reward_se": 0.1, "reward_low": 0.5, "reward_high": 0.9}
     passes = {"change": -0.125, "interval": {"low": -0.225, "high": -0.025, "level": 0.95}}
+    four, whole = score | {"step": 4, "accuracy": 0.4}, {"share": 1, "low": 0.9, "high": 1.1}
+    kept = {"share": 0.5, "low": 0.25, "high": 0.875}
+    largest = {"percent": 20, "least": 0.015625, "share": 0.25, "norm": 1.5}
     task = {
         "name": "mmlu",
         "role": "prior",
@@ -108,6 +111,11 @@ def write_eval(path, **changes):
             {"step": 0, "rates": [{"k": 2, "rate": 0.375, "se": None}]},
             {"step": 4, "rates": [{"k": 2, "rate": 0.25, "se": 0.05, **passes}]},
         ],
+        "largest": [
+            {"percent": 100, "score": four, "accuracy": whole},
+            {"percent": 20, "score": four | {"accuracy": 0.45}, "accuracy": kept},
+            {"percent": 100, "scale": 0.25, "score": four, "accuracy": kept},
+        ],
         "kl": [{"step": 4, "base_to_tuned": kl, "tuned_to_base": kl | {"kl": None}}],
     }
     layers = [{"name": f"model.layers.{n}", "norm": n + 1.0, "numel": 100} for n in range(3)]
@@ -122,7 +130,7 @@ def write_eval(path, **changes):
         "load": None,
         "steps": [0, 4],
         "tasks": [task],
-        "drift": [drift | {"layers": layers}],
+        "drift": [drift | {"layers": layers, "largest": [largest]}],
         "noise_floor": {"text": "2 of 10 answers differ", "changed": {"mmlu": 2}, "rows": 10},
         "failed": [{"task": "piqa", "error": "no rows"}],
         "samples": 2,

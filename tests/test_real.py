@@ -21,6 +21,7 @@ import esft.export.gguf
 from esft.cli import main
 from esft.engine import Drift, Member, Weights, perturbed
 from esft.engine.batched import BatchedModel
+from esft.engine.largest import at_largest, largest
 from esft.engine.perturb import unmoved_share
 from esft.engine.weights import identity
 from esft.export.gguf import export_gguf
@@ -107,9 +108,18 @@ def test_members_and_steps_leave_every_bit_of_the_real_model_where_it_belongs(lo
     assert before != logged == restored
 
     drift.step([Member(1), Member(2)], [1.0, -1.0], alpha=4e-3)
-    assert identity(loaded.model) != before
+    stepped = identity(loaded.model)
+    assert stepped != before
     with drift.at_base():
         assert identity(loaded.model) == before
+    # Of a normal law the largest tenth lies beyond 1.645 deviations, with 0.439 of the squares.
+    (tenth,) = largest(drift, [10])
+    assert tenth.share == pytest.approx(0.1, abs=1e-3)
+    assert tenth.least == pytest.approx(1.645 * drift.norm() / weights.numel**0.5, rel=0.01)
+    assert tenth.norm**2 == pytest.approx(0.439 * drift.norm() ** 2, rel=0.01)
+    with at_largest(drift, tenth.least):
+        assert identity(loaded.model) not in (before, stepped)
+    assert identity(loaded.model) == stepped
     # Two opposite coefficients of orthogonal noises: ||D|| is alpha / 2 * sqrt(2 d).
     assert drift.norm() == pytest.approx(2e-3 * (2 * weights.numel) ** 0.5, rel=0.01)
 

@@ -22,6 +22,7 @@ from esft.cli.show import show_work, wrapped
 from esft.rollout.typed import json_text
 
 if TYPE_CHECKING:
+    from esft.evals.measured import MeasuredTask
     from esft.evals.results import (
         Comparison,
         EvalRecord,
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
         StepDrift,
         TaskResult,
     )
-    from esft.evals.run import EvalResult, MeasuredTask
+    from esft.evals.run import EvalResult
     from esft.runs.records import StepScore
     from esft.stats.passes import PassRate
 
@@ -96,6 +97,12 @@ _prior, _model, _passes, _distance = (
 )
 @_distance("--kl-tokens", type=click.IntRange(min=1), default=256, help="New tokens, at most.")
 @_distance(
+    "--layers",
+    is_flag=True,
+    help="Where the change of the last step sits: ||D|| layer by layer, and how much of it stays "
+    "with the largest 50, 20, 10 and 5 % of D alone (five more evaluations of each task).",
+)
+@_distance(
     "--noise-floor/--no-noise-floor",
     default=True,
     help="In half precision, score the base again with another batch size.",
@@ -150,10 +157,19 @@ def evaluate(
 
 
 def _print(result: EvalResult, texts: int) -> None:
-    from esft.evals.chains import forgetting_lines
+    record = result.record
+    _print_head(record)
+    for measured, task in zip(result.measured, record.tasks, strict=True):
+        _print_task(task)
+        if texts and len(measured.evaluations) > 1:
+            _print_texts(measured, texts)
+    _print_all(record)
+
+
+def _print_head(record: EvalRecord) -> None:
+    """Print what is compared with what."""
     from esft.runs.differences import short_name
 
-    record = result.record
     if record.run is not None:
         against = f"against its base model {short_name(record.model)}"
         click.echo(wrapped("", f"{_called(Path(record.run))} {against}"))
@@ -163,23 +179,33 @@ def _print(result: EvalResult, texts: int) -> None:
         click.echo(wrapped(f"step {model.step}: ", model.id))
         for note in model.notes:
             click.echo(wrapped("  ", note))
-    for task, measured in zip(record.tasks, result.measured, strict=True):
-        click.echo(f"{task.name} ({task.role}, {task.evaluations[0].n} rows by {task.scoring})")
-        changes = {change.step: change for change in task.comparisons}
-        divergences = {pair.step: pair for pair in task.kl}
-        passes = {one.step: one for one in task.passes}
-        rewarded = any(change.reward_change is not None for change in task.comparisons)
-        for score in task.evaluations:
-            step = score.step
-            click.echo(_step_line(score, changes.get(step), divergences.get(step), rewarded))
-            for rate in passes[step].rates if step in passes else ():
-                click.echo(_pass_line(rate))
-        if task.verdict is not None:
-            click.echo(wrapped(f"  {task.verdict.kind}: ", task.verdict.text))
-        for line in _knowing(task):
-            click.echo(line)
-        if texts and len(measured.evaluations) > 1:
-            _print_texts(measured, texts)
+
+
+def _print_task(task: TaskResult) -> None:
+    """Print a task at each step, and what came of it."""
+    from esft.cli.layers import largest_lines
+
+    click.echo(f"{task.name} ({task.role}, {task.evaluations[0].n} rows by {task.scoring})")
+    changes = {change.step: change for change in task.comparisons}
+    divergences = {pair.step: pair for pair in task.kl}
+    passes = {one.step: one for one in task.passes}
+    rewarded = any(change.reward_change is not None for change in task.comparisons)
+    for score in task.evaluations:
+        step = score.step
+        click.echo(_step_line(score, changes.get(step), divergences.get(step), rewarded))
+        for rate in passes[step].rates if step in passes else ():
+            click.echo(_pass_line(rate))
+    if task.verdict is not None:
+        click.echo(wrapped(f"  {task.verdict.kind}: ", task.verdict.text))
+    for line in (*_knowing(task), *largest_lines(task)):
+        click.echo(line)
+
+
+def _print_all(record: EvalRecord) -> None:
+    """Print what all tasks came to, and how far the weights are."""
+    from esft.cli.layers import layer_lines
+    from esft.evals.chains import forgetting_lines
+
     judged = [task for task in record.tasks if task.verdict is not None]
     if record.samples is not None:
         click.echo(wrapped("", _samples_line(record)))
@@ -192,6 +218,8 @@ def _print(result: EvalResult, texts: int) -> None:
         click.echo(wrapped("", line))
     for drift in record.drift:
         click.echo(wrapped("", _drift_line(drift)))
+        for line in layer_lines(drift):
+            click.echo(line)
     if record.noise_floor is not None:
         click.echo(wrapped("noise floor: ", record.noise_floor.text))
 

@@ -100,9 +100,9 @@ class Checkpoints(Steps):
         """Return whether it is another model than the base, with as many tokens to choose from."""
         return step > 0 and not self._scores_alone and self._same_width(step)
 
-    def drift(self, step: int) -> StepDrift:
+    def drift(self, step: int, percents: Sequence[float] = ()) -> StepDrift:
         """Measure how far the parameters are that have the name and shape of one of the base; NaN
-        where there is none."""
+        where there is none. Their changes are not told apart."""
         model = self.loaded_at(step).model
         shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
         both = dict(shapes.items() & self._shapes.items())

@@ -90,10 +90,10 @@ class Measurer:
         )
         return NoiseFloor(text=text, changed=changed, rows=rows)
 
-    def drift(self, step: int) -> StepDrift:
-        """Return how far the weights of a step are from the base."""
-        key = (step, self._steps.loaded.device.type)
-        return self._cached(StepDrift, key, lambda: self._steps.drift(step))
+    def drift(self, step: int, percents: Sequence[float] = ()) -> StepDrift:
+        """Return how far the weights of a step are from the base, as `Steps.drift`."""
+        key = (step, self._steps.loaded.device.type, *percents)
+        return self._cached(StepDrift, key, lambda: self._steps.drift(step, percents))
 
     def kls(self, step: int, tasks: Sequence[EvalTask], prompts: int, tokens: int) -> list[KlPair]:
         """Return how far a step's continuations of the first prompts of tasks are from the base's;

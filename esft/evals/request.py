@@ -32,6 +32,7 @@ class EvalRequest:
     noise_floor: bool = True
     samples: int | None = None  # of each row of tasks scored by generation, for pass@k
     temperature: float | None = None  # at which they are drawn; None takes 1
+    layers: bool = False  # where the change of the last step sits
 
     def sampling(self, task: EvalTask) -> EvalTask:
         """Return a task with the sampled answers that are asked for; see `tasks.sampling`."""
@@ -56,6 +57,13 @@ class EvalRequest:
             raise RecipeError(
                 f"--temperature is {self.temperature:g}, expected a number above 0",
                 hint="evaluations are greedy without --samples; 1 draws from the model as it is",
+            )
+        if self.layers and (self.load is not None or (self.run is None and self.models)):
+            which = f"--load {self.load}" if self.load is not None else "--model without a RUN"
+            raise RecipeError(
+                f"--layers is given with {which}, expected a run as it is: what it tells apart "
+                "are the changes that a run made",
+                hint="esft eval RUN --layers",
             )
         if self.base is None and len(self.models) > 1:
             raise RecipeError(

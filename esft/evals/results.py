@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from esft.engine.largest import Largest
 from esft.engine.measures import LayerDrift
 from esft.errors import RunError
 from esft.files import parse, read_file
@@ -16,6 +17,7 @@ from esft.rollout.results import RowResult, knowing_change
 from esft.rollout.typed import from_json, known
 from esft.runs.records import StepScore
 from esft.stats.forgetting import Forgetting
+from esft.stats.kept import Kept
 from esft.stats.knowing import Estimate
 from esft.stats.paired import compare, compare_rewards
 from esft.stats.passes import PassRate
@@ -63,6 +65,19 @@ class StepPasses:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LargestScore:
+    """A task on a step of which the largest changes alone are applied, and which share of the
+    step's change against the base is left; None where that change is within chance."""
+
+    percent: float  # of the tuned weights; 100 is the step as it is, where `scale` is 1
+    scale: float = 1.0  # what these changes are multiplied by
+    score: StepScore
+    accuracy: Kept | None = None
+    reward: Kept | None = None  # None too where a reward says right or wrong
+    d_prime: Kept | None = None  # of task know
+
+
+@dataclass(frozen=True, kw_only=True)
 class TaskResult:
     """A task at the steps where it was evaluated, in rising order."""
 
@@ -74,6 +89,8 @@ class TaskResult:
     kl: tuple[KlPair, ...] = ()
     passes: tuple[StepPasses, ...] = ()
     """Empty where nothing was sampled, or no answer of the task is generated."""
+    largest: tuple[LargestScore, ...] = ()
+    """By percent, falling, then of all changes made smaller; empty where nobody asked."""
     scoring: str | None = None
     hash: str | None = None  # of its rows
     kept: int | None = None
@@ -86,7 +103,10 @@ class TaskResult:
 
     @property
     def after(self) -> StepScore | None:
-        """The evaluation of the model that was kept: the last one after it, or the peak's."""
+        """The evaluation of the model that was kept: the last one after it, or the peak's; None
+        where that is the base."""
+        if self.kept == 0:
+            return None
         later = [score for score in self.evaluations if score.step != 0]
         return next((score for score in later if score.step == self.kept), (later or [None])[-1])
 
@@ -107,6 +127,7 @@ class StepDrift:
     zero_share: float
     unmoved_share: float
     layers: tuple[LayerDrift, ...] = ()
+    largest: tuple[Largest, ...] = ()  # by percent, falling; empty where nobody asked
     unmatched: tuple[str, ...] = ()
     """Parameters that base and model do not both have in one shape; all else counts the others."""
 
@@ -204,8 +225,9 @@ def compared(
             lost_rows=tuple(ids[row] for row in paired.lost),
         )
         comparisons.append(comparison)
-    kept = {step: values for step, values in right.items() if step <= (task.kept or step)}
-    verdict = diagnose([correct for correct, _ in base], kept or right, margin)
+    until = later[-1][0] if task.kept is None else task.kept
+    kept = {step: values for step, values in right.items() if step <= until}
+    verdict = diagnose([correct for correct, _ in base], kept, margin) if kept else None
     return replace(task, comparisons=tuple(comparisons), verdict=verdict)
 
 

@@ -1,7 +1,7 @@
 """`esft eval` as a library function: what is asked, and what it came to."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -9,18 +9,15 @@ import torch
 from esft.errors import EsftError, RecipeError, RunError
 from esft.evals.chains import ends_of, matrix_of
 from esft.evals.checkpoints import Checkpoints
+from esft.evals.largest import PERCENTS, measure_largest
 from esft.evals.measure import Measurer
+from esft.evals.measured import MeasuredTask, task_result
 from esft.evals.request import EvalRequest
 from esft.evals.results import (
     EvalRecord,
     FailedTask,
-    KlPair,
     NoiseFloor,
     StepDrift,
-    StepPasses,
-    TaskResult,
-    compared,
-    with_knowing,
 )
 from esft.evals.steps import QuantizedSteps, RunSteps, Steps
 from esft.files import write_whole
@@ -28,11 +25,9 @@ from esft.models.load import load_model
 from esft.recipe.priors import PriorSpec, parse_prior_line
 from esft.recipe.settings import Prior, Recipe, TaskSettings
 from esft.rollout.batches import Batches
-from esft.rollout.results import Evaluation
 from esft.rollout.typed import json_text
-from esft.runs.records import RecordedScore, StepScore, scores
+from esft.runs.records import RecordedScore, scores
 from esft.stats.forgetting import Forgetting
-from esft.stats.passes import pass_rates
 from esft.tuning.lead import LOADING_S, require_alike
 from esft.tuning.ranks import Ranks
 from esft.tuning.rebuild import RebuildOptions, Source, find_source, step_of
@@ -46,18 +41,6 @@ from esft.tuning.tasks import (
     task_and_rows,
 )
 from esft.tuning.watcher import Watcher
-
-
-@dataclass(frozen=True, kw_only=True)
-class MeasuredTask:
-    """A task with what was measured of it, in the order of its steps."""
-
-    task: EvalTask
-    steps: tuple[int, ...]  # rising from 0
-    evaluations: list[Evaluation] = field(default_factory=list)
-    kl: list[KlPair] = field(default_factory=list)  # of every step but the base
-    samples: dict[int, Evaluation] = field(default_factory=dict)
-    """By step, of the base and those with a KL divergence: as `tasks.sampling` has the rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +65,8 @@ class OpenEval:
     steps: Steps
     tasks: list[MeasuredTask]
     failed: tuple[FailedTask, ...]
+    end: int
+    """The step whose model counts: the last, or of a run that kept an earlier one, that."""
 
     def facts(self) -> dict[str, str]:
         """Return, in words, what must be the same on all ranks."""
@@ -102,12 +87,21 @@ def open_eval(request: EvalRequest, watcher: Watcher) -> OpenEval:
         source = find_source(request.run)
     specs = _specs(request, None if source is None else source.recipe)
     steps = _steps(request, source, watcher)
+    end = steps.numbers[-1] if source is None or request.at is not None else source.ended
+    if request.layers and end == 0:
+        raise RecipeError(
+            "--layers is given for step 0, expected a later one: the base model has no changes",
+            hint="name a later step: esft eval RUN --layers --at STEP",
+        )
     tasks, failed = _tasks(request, source, specs, steps)
     if isinstance(steps, Checkpoints):
         steps.refuse_other_tokens([measured.task for measured in tasks])
+    for measured in tasks:
+        if measured.task.note is not None:
+            watcher.notice(measured.task.note)
     if request.load is not None:
         steps = QuantizedSteps(steps, request.load, watcher)
-    return OpenEval(source, steps, tasks, failed)
+    return OpenEval(source, steps, tasks, failed, end)
 
 
 def run_eval(request: EvalRequest, watcher: Watcher, ranks: Ranks | None = None) -> EvalResult:
@@ -131,7 +125,7 @@ def run_eval(request: EvalRequest, watcher: Watcher, ranks: Ranks | None = None)
     run = None if source is None else source.run
     kept = None if run is None or request.at is not None else run.info.peak
     chain = () if source is None else ends_of(source.recipe, source.record.last)
-    drift, floor = _measure(request, steps, tasks, Measurer(steps, watcher, ranks), chain)
+    drift, floor = _measure(request, opened, Measurer(steps, watcher, ranks), watcher, chain)
     record = EvalRecord(
         model=steps.loaded.id,
         run=None if run is None else str(run.path),
@@ -170,42 +164,6 @@ def _forgetting(
             if all(row.correct is not None for row in evaluation.results)
         }
     return matrix_of(source.recipe, ends, right)
-
-
-def task_result(measured: MeasuredTask, margin: float, kept: int | None = None) -> TaskResult:
-    """Return the figures of one task: evaluations, comparisons with the base, verdict, KL; `kept`
-    as `TaskResult` has it."""
-    task = measured.task
-    by_step = dict(zip(measured.steps, measured.evaluations, strict=True))
-    result = TaskResult(
-        name=task.name,
-        role=task.role,
-        evaluations=tuple(
-            StepScore(step=step, **evaluation.figures()) for step, evaluation in by_step.items()
-        ),
-        kl=tuple(measured.kl),
-        passes=_passes(measured),
-        scoring=task.rollout.scoring,
-        hash=rows_hash(one.row for one in task.encoded),
-        kept=kept,
-    )
-    rows = {
-        step: [(float(bool(row.correct)), float(row.reward)) for row in evaluation.results]
-        for step, evaluation in by_step.items()
-    }
-    result = compared(result, rows, [one.row.id for one in task.encoded], margin)
-    return with_knowing(result, {step: one.results for step, one in by_step.items()})
-
-
-def _passes(measured: MeasuredTask) -> tuple[StepPasses, ...]:
-    rows, right, passes = len(measured.task.encoded), {}, []
-    for step, evaluation in measured.samples.items():
-        outcomes = [bool(result.correct) for result in evaluation.results]
-        right[step] = [sum(outcomes[row::rows]) for row in range(rows)]
-        base = right[0] if step else None
-        rates = pass_rates(len(outcomes) // rows, right[step], base)
-        passes.append(StepPasses(step=step, rates=rates))
-    return tuple(passes)
 
 
 def _specs(request: EvalRequest, recipe: Recipe | None) -> list[PriorSpec]:
@@ -288,7 +246,7 @@ def _steps_of(
     the run measured the same rows of it."""
     if request.at is not None or source is None:
         return steps.numbers
-    wanted = {0, steps.numbers[-1], *ends_of(source.recipe, source.record.last)}
+    wanted = {0, source.ended, *ends_of(source.recipe, source.record.last)}
     kind = "holdout" if task.role == "target" else f"prior task {task.name}"
     rows = None if source is None or source.run is None else source.run.info.rows.get(kind)
     if rows is not None and rows.hash == rows_hash(one.row for one in task.encoded):
@@ -298,19 +256,19 @@ def _steps_of(
 
 def _measure(
     request: EvalRequest,
-    steps: Steps,
-    tasks: list[MeasuredTask],
+    opened: OpenEval,
     measurer: Measurer,
+    watcher: Watcher,
     ends: Sequence[int],
 ) -> tuple[list[StepDrift], NoiseFloor | None]:
-    """Measure every step; `tasks` keep what is theirs. Of a chain, drift and KL divergences at the
-    `ends` of its stages."""
-    floor = None
+    """Measure every step; the tasks keep what is theirs. Of a chain, drift and KL divergences at
+    the `ends` of its stages."""
+    steps, tasks, floor = opened.steps, opened.tasks, None
     if request.noise_floor and steps.loaded.dtype != torch.float32:
         floor = measurer.noise_floor([measured.task for measured in tasks])
     drift = []
     last = request.at is None and isinstance(steps, RunSteps)
-    far = {steps.numbers[-1], *ends} if last else steps.numbers
+    far = {opened.end, *ends} if last else steps.numbers
     for step in steps.numbers:
         for measured in tasks:
             if step in measured.steps:
@@ -321,7 +279,10 @@ def _measure(
                     sampled = request.sampling(measured.task)
                     measured.samples[step] = measurer.evaluation(step, sampled)
         if steps.has_drift(step) and step in far:
-            drift.append(measurer.drift(step))
+            told = PERCENTS if request.layers and step == opened.end else ()
+            drift.append(measurer.drift(step, told))
+            if told:
+                measure_largest(steps, drift[-1], tasks, watcher)
         if steps.has_kl(step) and step in far and request.kl_prompts:
             priors = [one for one in tasks if one.task.role == "prior"]
             amount = request.kl_prompts, request.kl_tokens

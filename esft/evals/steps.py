@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from esft.engine.forecast import forecast_of
+from esft.engine.largest import largest
 from esft.engine.measures import measures
 from esft.engine.weights import identity
 from esft.errors import ModelError
@@ -48,8 +50,9 @@ class Steps:
         """Return the model of `step` with what belongs to it; as `at`."""
         return self.loaded
 
-    def drift(self, step: int) -> StepDrift:
-        """Return how far the weights of a step after the base are from it."""
+    def drift(self, step: int, percents: Sequence[float] = ()) -> StepDrift:
+        """Return how far the weights of a step after the base are from it, and of a run which of
+        its changes are the largest so many percent."""
         raise NotImplementedError
 
     def has_drift(self, step: int) -> bool:
@@ -74,11 +77,16 @@ class RunSteps(Steps):
         self.base = open_at_base(source, watcher, options)
         self.numbers, self.loaded = numbers, self.base.loaded
 
-    def drift(self, step: int) -> StepDrift:
+    def drift(self, step: int, percents: Sequence[float] = ()) -> StepDrift:
         """Measure D, beside what the coefficients of the journal let expect."""
         self.loaded_at(step)
-        forecast = forecast_of(self._source.record, self.base.weights.numel).norms[step]
-        return StepDrift(step=step, forecast=forecast, **vars(measures(self.base.drift)))
+        drift = self.base.drift
+        return StepDrift(
+            step=step,
+            forecast=forecast_of(self._source.record, self.base.weights.numel).norms[step],
+            largest=largest(drift, percents) if percents else (),
+            **vars(measures(drift)),
+        )
 
     def has_drift(self, step: int) -> bool:
         """Return whether it is a step after the base."""

@@ -7,7 +7,15 @@ from operator import add
 
 from esft.rollout.typed import known
 from esft.stats.intervals import mean_and_error
-from esft.stats.knowing import Estimate, Knowing, KnowingFigures, knowing_changes, knowing_figures
+from esft.stats.kept import Kept
+from esft.stats.knowing import (
+    Estimate,
+    Knowing,
+    KnowingFigures,
+    knowing_changes,
+    knowing_figures,
+    knowing_kept,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,12 +116,27 @@ def knowing_change(
     before: Sequence[RowResult], after: Sequence[RowResult]
 ) -> dict[str, Estimate] | None:
     """Return what changed in the measures of task know, row by row; None of other tasks."""
-    pairs = [
-        tuple((bool(one.correct), one.knowing) for one in pair)
-        for pair in zip(before, after, strict=True)
-        if None not in [one.knowing for one in pair]
+    both = _known_rows(before, after)
+    return knowing_changes(*both) if both else None
+
+
+def d_prime_kept(
+    before: Sequence[RowResult], whole: Sequence[RowResult], part: Sequence[RowResult]
+) -> Kept | None:
+    """Return what share of the change in d' from `before` to `whole` that to `part` is; None of
+    other tasks than know, and as `knowing_kept`."""
+    all_three = _known_rows(before, whole, part)
+    return knowing_kept(*all_three) if all_three else None
+
+
+def _known_rows(*models: Sequence[RowResult]) -> list[tuple[tuple[bool, Knowing], ...]]:
+    """Return, for each model, the rows of which all say what they know; none of other tasks."""
+    rows = [
+        tuple((bool(one.correct), one.knowing) for one in row)
+        for row in zip(*models, strict=True)
+        if None not in [one.knowing for one in row]
     ]
-    return knowing_changes(*zip(*pairs, strict=True)) if pairs else None
+    return list(zip(*rows, strict=True))
 
 
 def cut_share(results: Sequence[RowResult]) -> float | None:

@@ -116,6 +116,29 @@ def test_a_run_is_called_by_what_sets_it_apart_and_steps_that_would_tell_are_nam
     assert done.stderr.endswith(f" {command}\n")
 
 
+def test_where_the_change_sits_is_told_by_layers_and_by_the_largest_changes(run):
+    done = esft("eval", "--layers", "--kl-prompts", "0", "--prior", "reverse-letters:4")
+
+    assert done.exit_code == 0, done.output
+    lines = done.stdout.splitlines()
+    assert max(len(line) for line in lines) <= 80
+    assert "  reward by the largest changes of step 3 alone: too little change to tell" in lines
+    heads = [number for number, line in enumerate(lines) if "by the largest changes" in line]
+    assert len(heads) == 3  # accuracy and reward of the target, accuracy of the prior task
+    assert not any(lines[head + 1].startswith("    100%") for head in heads)  # nothing to share
+    largest = [line for line in lines if line.startswith("  largest ")]
+    assert [line.split(" of weights")[0][-5:] for line in largest] == [
+        "50.0%", "20.0%", "10.0%", " 5.0%"
+    ]  # fmt: skip
+    layers = [line.split() for line in lines[lines.index(largest[-1]) + 2 :]]
+    norms = {words[0]: float(words[2]) for words in layers if words[0].startswith("model.")}
+    drift = next(line for line in lines if line.startswith("step 3: ||D|| "))
+    of_all = float(drift.split()[3].rstrip(","))
+    assert sum(norm**2 for norm in norms.values()) == pytest.approx(of_all**2, rel=1e-2)
+    record = json.loads(esft("eval", "--layers", "--kl-prompts", "0", "--json").stdout)
+    assert [one["percent"] for one in record["tasks"][0]["largest"]] == [100, 50, 20, 10, 5, 100]
+
+
 def test_of_a_single_task_there_is_no_list_of_verdicts(run):
     done = esft("eval", run / "journal.jsonl", "--prior", "copy-letters:4", "--kl-prompts", "0")
 

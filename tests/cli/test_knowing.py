@@ -74,6 +74,7 @@ def test_eval_prints_a_line_a_measure_and_warns_of_a_collapse(tuned):
 
     assert sum("    d_prime " in line and " -> " in line for line in lines) == 2
     assert sum("d_prime by chance" in line for line in lines) == 2
+    assert max(map(len, lines)) <= 80
     assert any("Warning: base model: it says neither Yes nor No" in line for line in lines)
 
 
@@ -99,13 +100,18 @@ def test_words_of_several_tokens_are_said(place):
     command = TUNE.replace("subtract-two-digits", "mine.jsonl").replace("embedded", "base")
     write_model(Path("base"))
 
-    said, of_one = (
+    tuned, tuned_of_one = (
         run(f"{one.replace('--run-dir run', '--run-dir other')} --dry-run").stderr
         for one in (command, TUNE)
     )
+    asked = "eval --prior 'know:4 source=%s reward=confidence' --model %s"
+    measured = run(asked % ("mine.jsonl split=train", "base")).stderr
+    of_one = run(asked % ("subtract-two-digits", "embedded")).stderr
 
-    assert "the words of a claim are several tokens here" in " ".join(said.split())
-    assert "several tokens" not in of_one
+    for said in (tuned, measured):
+        assert "know-mine: the words of a claim are several tokens here" in " ".join(said.split())
+    for said in (tuned_of_one, of_one):
+        assert "several tokens" not in said
 
 
 def test_tasks_shows_both_questions(place):

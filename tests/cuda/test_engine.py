@@ -9,6 +9,7 @@ from on_device import drift_on, kept_bits, reference, weights_on
 from some_weights import Tensors, bits_of, drift_stores, dtypes, kinds, stores, walk
 
 from esft.engine import Drift, Member, Weights, visiting
+from esft.engine.largest import at_largest, largest
 from esft.engine.measures import measures
 
 SIGMAS = (1e-3, 3e-3, 0.1, 1e4)
@@ -83,10 +84,15 @@ def test_where_base_and_drift_lie_changes_no_bit(device, dtype, kept, store, dri
             visit(Member(1))
         with drift.at_base():
             drift.base = bits_of(drift.weights)
+        (drift.tenth,) = largest(drift, [10])
+        with at_largest(drift, drift.tenth.least):
+            drift.alone = bits_of(drift.weights)
         walk(drift, steps=1, run_seed=1)
 
     assert here.on_device == (device.type == "cpu" or (store, drift_store) == ("device", "device"))
     assert here.base == there.base
+    assert (here.tenth.least, here.tenth.share) == (there.tenth.least, there.tenth.share)
+    assert here.alone == there.alone
     assert kept_bits(here) == kept_bits(there)
     assert bits_of(here.weights) == bits_of(there.weights)
 
@@ -133,11 +139,17 @@ def test_above_inference_the_device_holds_log_and_scratch(
             for seed in range(3):
                 visit(Member(seed))
 
+    def hold_the_largest():
+        with at_largest(drift, 1e-3):
+            pass
+
     for sigma, revert in product((1e-3, 0.1), ("restore", "log") if drift.on_device else ("log",)):
         most = peak(partial(visit_some, sigma, revert))
         held[f"members at sigma {sigma}, {revert}"] = most - log[revert]
     held["a step"] = peak(lambda: walk(drift, steps=1, decay=0.1, norm="l1"))
     held["measures"] = peak(lambda: measures(drift))
+    held["the largest"] = peak(lambda: largest(drift, [50, 20, 10, 5]))
+    held["the largest alone"] = peak(hold_the_largest)
     note(
         "\n".join(f"- {what}: {most / 2**20:.1f} MiB above the log" for what, most in held.items())
     )

@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 
 from esft.engine import Drift, Member, Weights, perturbed
 from esft.engine.kernels import Kernels
+from esft.engine.largest import at_largest, largest
 from esft.engine.measures import measures
 from esft.engine.perturb import unmoved_share
 
@@ -110,8 +111,40 @@ def test_restoring_a_step_the_base_and_measures_need_the_scratch_alone(dtype, ke
             pass
         unmoved_share(weights, Member(1), 1e-3)
         measures(drift)
+        (one,) = largest(drift, [10])
+        with at_largest(drift, one.least):
+            pass
 
     assert seen.peak <= SCRATCH
+
+
+TABLES = 8 * (3 * (1 << 16) + 4 * (1 << 15))
+"""Bytes of how often bits of |D| occur, however many weights there are."""
+
+
+class ReadsAll(Kernels):
+    """Reads all parts before it writes one, as those of numba do out of sight of `Allocated`."""
+
+    def compose(self, parts):
+        super().compose(list(parts))
+
+
+@kinds
+@dtypes
+def test_the_largest_changes_need_the_scratch_and_tables_of_one_size(dtype, kept):
+    scratch = 48 * 256
+    assert scratch < NUMEL * torch.float32.itemsize
+    drift = moved_once(large_weights(dtype, scratch, ReadsAll()), kept)
+
+    with Allocated() as seen:
+        found = largest(drift, (50, 5))
+    held = at_largest(drift, found[0].least)
+    with Allocated() as written:
+        held.__enter__()
+    held.__exit__(None, None, None)
+
+    assert seen.peak <= scratch + TABLES
+    assert written.peak <= scratch
 
 
 @kinds

@@ -18,7 +18,6 @@ from esft.models.load import load_model
 from esft.recipe.priors import parse_prior_line
 from esft.recipe.settings import Prior, Run
 from esft.rollout.batches import Batches
-from esft.rollout.rollout import Rollout
 from esft.tuning.rebuild import find_source, rebuild
 from esft.tuning.start import run_tuning
 from esft.tuning.tasks import eval_task, rows_of
@@ -60,19 +59,6 @@ def model(tmp_path):
     """What asks for a model by itself."""
     write_model(tmp_path / "model")
     return {"models": (str(tmp_path / "model"),), "device": "cpu"} | QUIET
-
-
-@pytest.fixture
-def counted(monkeypatch):
-    """The numbers of rows that were scored, call by call."""
-    calls, evaluated = [], Rollout.evaluate
-
-    def counting(self, encoded):
-        calls.append(len(encoded))
-        return evaluated(self, encoded)
-
-    monkeypatch.setattr(Rollout, "evaluate", counting)
-    return calls
 
 
 def asked(run, **changes):
@@ -267,6 +253,8 @@ def test_a_task_that_cannot_be_measured_leaves_the_others(run, model, monkeypatc
         ({"dtype": "float16"}, "a run has a dtype of its own"),
         ({"models": ("embedded",)}, "is another base model"),
         ({"priors": ("conciseness:3",)}, "expected tasks of other names"),
+        ({"layers": True, "load": "nf4"}, "--layers is given with --load nf4"),
+        ({"layers": True, "at": "0"}, "--layers is given for step 0"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_measured(run, changes, error):
@@ -280,7 +268,11 @@ def test_what_cannot_be_is_refused_before_anything_is_measured(run, changes, err
 
 @pytest.mark.parametrize(
     ("changes", "error"),
-    [({}, "no prior task is named"), ({"priors": ("copy-letters:3",), "at": "3"}, "--at is 3")],
+    [
+        ({}, "no prior task is named"),
+        ({"priors": ("copy-letters:3",), "at": "3"}, "--at is 3"),
+        ({"priors": ("copy-letters:3",), "layers": True}, "with --model without a RUN"),
+    ],
 )
 def test_a_model_by_itself_has_no_tasks_and_no_steps(model, changes, error):
     with pytest.raises(RecipeError, match=error):

@@ -5,8 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from esft.evals.run import MeasuredTask, task_result
+from esft.evals.measured import MeasuredTask, task_result
 from esft.rollout.results import Evaluation, RowResult
+from esft.stats.knowing import Knowing
 from esft.tasks.task import Row, ask
 
 BASE = "1100" * 25
@@ -87,3 +88,56 @@ def test_rewards_that_say_nothing_more_or_are_not_finite_are_not_compared(after)
     (found,) = figures(task, (0, 3)).comparisons
 
     assert found.reward_change is None
+
+
+def test_of_each_measure_that_changed_it_is_told_what_the_largest_changes_keep():
+    def evaluation(right, rewards, claims):
+        told = [
+            Knowing(claim={"y": "yes", "n": "no"}[claim], substring=one == "1", words=one == "1")
+            for one, claim in zip(right, claims, strict=True)
+        ]
+        rows = zip(right, rewards, told, strict=True)
+        return Evaluation(
+            tuple(replace(result(one, reward), knowing=say) for one, reward, say in rows)
+        )
+
+    right = "1100" * 25
+    base = evaluation(right, [0.5] * 100, "ynyn" * 25)
+    whole = evaluation("1110" * 25, [0.5, 1.5] * 50, "yynn" * 25)
+    half = evaluation("1110" * 12 + right[48:], [0.5, 1.0] * 50, "yynn" * 12 + "ynyn" * 13)
+    task = replace(measured(right), evaluations=(base, whole), largest={(50.0, 1.0): half})
+
+    at_all, at_half = figures(task, (0, 7)).largest
+
+    assert (at_all.percent, at_half.percent, at_half.score.step) == (100, 50, 7)
+    assert (at_all.accuracy.share, at_all.reward.share, at_all.d_prime.share) == (1, 1, 1)
+    assert at_half.accuracy.share == pytest.approx(0.48)
+    assert at_half.reward.share == pytest.approx(0.5)
+    of_d = [one.knowing.measures["d_prime"].value for one in (base, half, whole)]
+    assert at_half.d_prime.share == pytest.approx((of_d[1] - of_d[0]) / (of_d[2] - of_d[0]))
+    for kept in (at_half.accuracy, at_half.reward, at_half.d_prime):
+        assert kept.low < kept.share < kept.high
+    assert figures(replace(task, largest={}), (0, 7)).largest == ()
+
+
+def test_of_a_reward_that_says_right_or_wrong_no_share_is_told_beside_that_of_right_answers():
+    after = "1110" * 25
+    task = replace(
+        measured(BASE, after), largest={(50.0, 1.0): Evaluation(tuple(map(result, BASE)))}
+    )
+
+    for one in figures(task, (0, 1)).largest:
+        assert one.accuracy is not None
+        assert one.reward is None
+
+
+def test_of_a_measure_within_chance_or_that_says_right_or_wrong_no_share_is_told():
+    same = "0" + BASE[1:]
+    task = replace(
+        measured(BASE, same), largest={(50.0, 1.0): Evaluation(tuple(map(result, BASE)))}
+    )
+
+    for one in figures(task, (0, 1)).largest:
+        assert (one.accuracy, one.reward, one.d_prime) == (None, None, None)
+    task.largest[50.0, 1.0] = rewarded([float("nan")] * 100)
+    assert figures(task, (0, 1)).largest[1].reward is None

@@ -18,7 +18,8 @@ import lm_eval
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
-from esft.evals.run import EvalRequest, MeasuredTask, run_eval
+from esft.evals.measured import MeasuredTask
+from esft.evals.run import EvalRequest, run_eval
 from esft.models.load import load_model
 from esft.tasks.registry import get_task
 from esft.tuning.watcher import Watcher

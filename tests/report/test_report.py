@@ -105,10 +105,15 @@ def test_every_task_has_its_row_with_change_and_verdict(page):
         assert shown in words
     for shown in ("(+0.500 to +0.900)", "+0 / −16", "▼ lost", "down since step 2"):
         assert shown in words
-    assert page.text.count('scope="row">mmlu') == 6  # its row, KL, two evaluations, pass@2 of both
+    # Its row, KL, two evaluations, pass@2 of both, three times by the largest changes.
+    assert page.text.count('scope="row">mmlu') == 9
     assert "Answers were drawn for pass@k: 2 to each row at temperature 0.5" in words
     words = " ".join(words.split())
     assert "mmlu 0 2 0.375 – mmlu 4 2 0.250 ± 0.050 −12.5 points −22.5 to −2.5" in words
+    assert "4 20 % 0.0156 25.0% 25%" in words
+    assert "mmlu 4 100 % 0.400 ± 0.100 1 0.500 ± 0.100 –" in words
+    assert "mmlu 4 all × 0.25 0.400 ± 0.100 0.50 0.25 to 0.88 0.500 ± 0.100 –" in words
+    assert "mmlu 4 20 % 0.450 ± 0.100 0.50 0.25 to 0.88 0.500 ± 0.100 –" in words
 
 
 def test_names_and_answers_cannot_write_into_the_page(tmp_path):

@@ -127,6 +127,24 @@ def test_an_overflowing_model_gives_nan_and_says_nothing_of_knowing(reward):
     assert Evaluation(tuple(results)).figures()["knowing"] is None
 
 
+@pytest.mark.parametrize("reward", [None, "confidence"])
+def test_so_does_a_model_that_overflows_in_the_claim_alone(reward):
+    model, tokenizer = tiny_llama(tied=False), tiny_tokenizer()
+    asked = rows(count=1)
+    plain = a_rollout(model, tokenizer, reward=reward)
+    (before,) = plain.roll_out(plain.encode(asked))
+    direct, claim = (encode_prompt(tokenizer, one) for one in asked[0].questions)
+    answer = tokenizer(before.answers[0], add_special_tokens=False)["input_ids"]
+    only_asked_then = next(iter({*claim} - {*direct} - {*answer}))
+    model.model.embed_tokens.weight[only_asked_then] = float("nan")
+
+    (after,) = plain.roll_out(plain.encode(asked))
+
+    assert after.answers[0] == before.answers[0]
+    assert math.isnan(after.reward)
+    assert (after.correct, after.knowing) == (False, None)
+
+
 def test_figures_are_on_record_by_name_and_computed_from_the_record_alone():
     rollout = a_rollout(reward="confidence")
     results = rollout.evaluate(rollout.encode(rows()))

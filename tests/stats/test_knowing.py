@@ -5,7 +5,7 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
-from esft.stats.knowing import Knowing, knowing_changes, knowing_figures
+from esft.stats.knowing import Knowing, knowing_changes, knowing_figures, knowing_kept
 
 Z = NormalDist().inv_cdf
 
@@ -189,6 +189,62 @@ def test_a_change_of_none_is_not_known_for_sure():
 
     for name in ("accuracy", "yes", "alignment", "hit_rate", "d_prime"):
         assert changes[name].low < 0 < changes[name].high
+
+
+def test_the_share_of_a_change_in_d_prime_is_that_of_its_values_with_an_interval():
+    def told(hits, alarms):
+        return rows(
+            (True, "yes", hits), (True, "no", 100 - hits),
+            (False, "yes", alarms), (False, "no", 100 - alarms),
+        )  # fmt: skip
+
+    before, whole, part = told(50, 50), told(90, 20), told(75, 30)
+
+    kept = knowing_kept(before, whole, part)
+
+    d = [values(one)["d_prime"] for one in (before, whole, part)]
+    assert kept.share == pytest.approx((d[2] - d[0]) / (d[1] - d[0]))
+    assert 0.2 < kept.low < kept.share < kept.high < 1.2
+    assert knowing_kept(before, whole, whole).share == 1
+    assert knowing_kept(before, told(51, 49), whole) is None  # a change within chance
+    assert (
+        knowing_kept(rows((True, "yes", 9)), rows((True, "no", 9)), rows((True, "no", 9))) is None
+    )
+
+
+def test_the_interval_of_a_share_in_d_prime_holds_the_truth():
+    draw, cases, held = np.random.default_rng(0), 120, 0
+    rates = [np.array([0.6, 0.5]), np.array([0.8, 0.3])]  # hits and alarms, before and after
+    of_d = [Z(hits) - Z(alarms) for hits, alarms in (*rates, sum(rates) / 2)]
+    truth = (of_d[2] - of_d[0]) / (of_d[1] - of_d[0])
+
+    for _ in range(cases):
+        right, same, half = (draw.random(200) for _ in range(3))
+        right = right < 0.4
+        before, whole = (same < np.where(right, *each) for each in rates)
+        claims = before, whole, np.where(half < 0.5, whole, before)
+        models = (
+            rows(*((bool(r), "yes" if y else "no", 1) for r, y in zip(right, yes, strict=True)))
+            for yes in claims
+        )
+        kept = knowing_kept(*models)
+        held += kept.low <= truth <= kept.high
+
+    assert held / cases > 0.89  # 0.95 but three errors of so many cases
+
+
+def test_a_part_like_one_of_the_models_is_near_it_and_not_for_sure():
+    def told(hits, alarms):
+        return rows(
+            (True, "yes", hits), (True, "no", 100 - hits),
+            (False, "yes", alarms), (False, "no", 100 - alarms),
+        )  # fmt: skip
+
+    before, whole = told(50, 50), told(90, 20)
+
+    for part, share in ((before, 0), (whole, 1)):
+        kept = knowing_kept(before, whole, part)
+        assert share - 0.1 < kept.low < share == kept.share < kept.high < share + 0.1
 
 
 def test_other_numbers_of_rows_are_refused():
