@@ -36,7 +36,7 @@ def differences(runs: Sequence[Mapping[str, object]]) -> list[str]:
         texts = _decays(runs) if key == "anchor.awd" else _texts(key, runs)
         if len(set(texts)) > 1:
             labels = [(*label, text) for label, text in zip(labels, texts, strict=True)]
-    return [", ".join(label) for label in labels]
+    return [", ".join(filter(None, label)) for label in labels]
 
 
 def short_name(name: str) -> str:
@@ -70,6 +70,8 @@ def _text(key: str, value: object, *, short: bool) -> str:
         return short_name(str(value)) if short else str(value)
     if key == "prior.tasks":
         return f"{len(value or ())} prior tasks" if short else f"prior tasks {value}"
+    if value is None and key == "anchor.tau":
+        return ""  # the anchor does not move, which its setting says
     if value is None:
         return f"default {_COUNTED.get(key, name)}"
     if key in _COUNTED:

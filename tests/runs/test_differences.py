@@ -3,6 +3,7 @@ import pytest
 from esft.runs.differences import differences
 
 BASE = {"model.id": "embedded", "task.name": "arc", "anchor.awd": 0.01, "anchor.norm": "l1"}
+BASE |= {"anchor.move": "none", "anchor.tau": None}
 BASE |= {"search.alpha": 0.07, "search.steps": 500, "search.seed": 1, "task.rows_per_step": None}
 
 
@@ -27,6 +28,7 @@ def told(*changes):
         ({"task.name": "rows/my.csv"}, ["arc", "my"]),
         ({"task.name": "rows/arc.jsonl"}, ["arc", "rows/arc.jsonl"]),
         ({"prior.tasks": ["gsm8k", "mmlu"]}, ["0 prior tasks", "2 prior tasks"]),
+        ({"anchor.move": "ema", "anchor.tau": 0.1}, ["move none", "move ema, tau 0.1"]),
         ({"model.include": ["*.mlp.*"]}, ["default include", "include *.mlp.*"]),
     ],
 )
