@@ -60,10 +60,9 @@ def _value(score: StepScore, measure: str) -> str:
         if score.knowing is None:  # these changes alone make the model overflow
             return "not finite"
         return shown(score.knowing.measures["d_prime"])
-    value, error = {
-        "accuracy": (score.accuracy, score.se),
-        "reward": (score.reward, score.reward_se),
-    }[measure]
+    value, error = score.accuracy, score.se
+    if measure == "reward":
+        value, error = score.reward, score.reward_se
     if value is None:
         return "not finite"
     return f"{value:.3f}" if error is None else f"{value:.3f} +- {error:.3f}"

@@ -8,7 +8,7 @@ from functools import partial
 from torch import Tensor
 
 from esft.engine.anchor import anchor_of
-from esft.engine.drift_state import DriftState, require_kind, require_like, tensors_of
+from esft.engine.drift_state import DriftState, put_back, require_like, tensors_of
 from esft.engine.kept import KeptDrift, zeros
 from esft.engine.kernels.reference import Part, Update, read
 from esft.engine.members import Member
@@ -16,7 +16,7 @@ from esft.engine.moving_anchor import MovingAnchor
 from esft.engine.noise import derived_seed
 from esft.engine.stream import Parts, Stream, Tally, length
 from esft.engine.undo import finish
-from esft.engine.update import update_of, update_weights
+from esft.engine.update import overflow, update_of, update_weights
 from esft.engine.weights import Piece, Weights
 from esft.errors import AnchorError
 
@@ -276,15 +276,11 @@ class Drift:
         Raises:
             AnchorError: if the state is one of other tensors or kept otherwise; nothing changes.
         """
-        require_kind(state, self._kind)
         every = self._every_kept()
-        require_like(state, every)
+        require_like(state, every, self._kind)
         with self.weights.held("load"):
             self._torn = True
-            for name, tensor in tensors_of(every).items():
-                tensor.copy_(state.tensors[name])
-            for name, kept in every.items():
-                kept.figures = state.figures[name]
+            put_back(state, every)
             self.steps, self._sum_of_squares = state.steps, state.sum_of_squares
             if self.anchor is not None:
                 self.anchor.sum_of_squares = state.anchor_squares
@@ -322,13 +318,7 @@ class Drift:
         parts_of = self._parts_of if anchor is None else self._parts_of_both
         made = update_weights(self.weights, self._kept, self._stream, parts_of, update, anchor)
         if made.overflowed is not None:
-            dtype = self.weights.flat(made.overflowed).dtype
-            raise AnchorError(
-                f"step {self.steps + 1} makes {made.overflowed} infinite in {dtype}, expected "
-                "finite weights: the update is too large",
-                hint="start a new run with a smaller --alpha; the model of the step before: "
-                f"esft replay --at {self.steps} --out DIR",
-            )
+            raise overflow(self.weights, made.overflowed, self.steps + 1)
         self._sum_of_squares, self.changed = made.sum_of_squares, made.changed
 
     @property

@@ -48,8 +48,10 @@ def tensors_of(kept: Mapping[str, KeptDrift]) -> dict[str, Tensor]:
     }
 
 
-def require_like(state: DriftState, kept: Mapping[str, KeptDrift]) -> None:
-    """Raise AnchorError if a state has not the very names, sizes and figures of what is kept."""
+def require_like(state: DriftState, kept: Mapping[str, KeptDrift], kind: str) -> None:
+    """Raise AnchorError if a state is kept otherwise, or has not the very names, sizes and figures
+    of what is kept."""
+    require_kind(state, kind)
     figures = {name: one.figures for name, one in kept.items()}
     has, needs = _described(state.tensors, state.figures), _described(tensors_of(kept), figures)
     for name in needs | has:
@@ -60,6 +62,14 @@ def require_like(state: DriftState, kept: Mapping[str, KeptDrift]) -> None:
                 hint="take the model, include, exclude and [anchor] move that the drift was saved "
                 "with",
             )
+
+
+def put_back(state: DriftState, kept: Mapping[str, KeptDrift]) -> None:
+    """Make what is kept that of a state like it."""
+    for name, tensor in tensors_of(kept).items():
+        tensor.copy_(state.tensors[name])
+    for name, one in kept.items():
+        one.figures = state.figures[name]
 
 
 def _described(tensors: Mapping[str, Tensor], figures: Figures) -> dict[str, str]:

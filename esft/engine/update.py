@@ -24,6 +24,7 @@ from esft.engine.moving_anchor import MovingAnchor
 from esft.engine.noise import MAX_NOISE
 from esft.engine.stream import Parts, Stream, Tally, length
 from esft.engine.weights import Piece, Weights
+from esft.errors import AnchorError
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,16 @@ def update_of(
         rounding=rounding,
         pairs=pair_coefficients(members, coefficients) if whole_steps else (),
         sigma=sigma,
+    )
+
+
+def overflow(weights: Weights, name: str, step: int) -> AnchorError:
+    """Return the error of a step that makes the parameter `name` infinite."""
+    return AnchorError(
+        f"step {step} makes {name} infinite in {weights.flat(name).dtype}, expected finite "
+        "weights: the update is too large",
+        hint="start a new run with a smaller --alpha; the model of the step before: "
+        f"esft replay --at {step - 1} --out DIR",
     )
 
 

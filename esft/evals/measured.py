@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-import numpy as np
-
 from esft.evals.results import (
     Comparison,
     KlPair,
@@ -90,8 +88,7 @@ def _accuracy_kept(*models: Sequence[RowResult]) -> Kept | None:
 
 
 def _reward_kept(*models: Sequence[RowResult]) -> Kept | None:
-    rewards = [[row.reward for row in rows] for rows in models]
-    return kept_of_rows(*rewards) if np.isfinite(rewards).all() else None
+    return kept_of_rows(*([row.reward for row in rows] for rows in models))
 
 
 _KEPT = {"accuracy": _accuracy_kept, "reward": _reward_kept, "d_prime": d_prime_kept}

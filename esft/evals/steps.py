@@ -52,8 +52,8 @@ class Steps:
 
     def drift(self, step: int, percents: Sequence[float] = ()) -> StepDrift:
         """Return how far the weights of a step after the base are from it, and of a run which of
-        its changes are the largest so many percent."""
-        raise NotImplementedError
+        its changes are the largest so many percent; ValueError where `has_drift` says no."""
+        raise ValueError(f"step {step} has no drift: there is no run")
 
     def has_drift(self, step: int) -> bool:
         """Return whether `drift` can measure a step."""

@@ -23,7 +23,7 @@ def kept_of_rows(
     before: Sequence[float], whole: Sequence[float], part: Sequence[float]
 ) -> Kept | None:
     """Return what share of the mean change from `before` to `whole` that to `part` is, of the same
-    rows in one order; None where the change to `whole` is within chance at 95 %.
+    rows in one order; None where the change to `whole` is within chance at 95 %, or a value is NaN.
 
     Two rows are added to the errors: one that `whole` alone has gained and one that `part` alone
     has, by the largest change seen (lost, where `whole` has lost). Without them a part that agrees

@@ -99,6 +99,7 @@ def test_of_a_run_that_kept_its_peak_its_changes_are_told_and_later_steps_are_ri
     assert steps == {"conciseness": [0, 1, 2, 3], "reverse-letters": [0, 2]}
     assert [(one.step, len(one.largest)) for one in record.drift] == [(2, 4)]
     assert {score.score.step for task in record.tasks for score in task.largest} == {2}
+    assert [task.largest[0].score for task in record.tasks] == [task.after for task in record.tasks]
     assert record.tasks[0].evaluations == before.tasks[0].evaluations
 
 

@@ -131,6 +131,15 @@ def test_of_a_reward_that_says_right_or_wrong_no_share_is_told_beside_that_of_ri
         assert one.reward is None
 
 
+def test_of_a_change_whose_interval_ends_at_nothing_no_share_is_told():
+    after = BASE.replace("0", "1", 5)
+    part = {(50.0, 1.0): Evaluation(tuple(map(result, after)))}
+    task = figures(replace(measured(BASE, after), largest=part), (0, 1))
+
+    assert (task.change.low, task.change.gained) == (0, 5)
+    assert [one.accuracy for one in task.largest] == [None, None]
+
+
 def test_of_a_measure_within_chance_or_that_says_right_or_wrong_no_share_is_told():
     same = "0" + BASE[1:]
     task = replace(

@@ -255,6 +255,7 @@ def test_what_the_first_steps_said_of_their_signal_is_on_the_page(tmp_path):
         line["signal"] = {"silent": 0.5, "reliability": -0.3, "chance": 0.2, "cut": 0.25 * number}
         line["signal"]["solved"] = None
     lines[2]["verdict"] = "none seen yet: more rows"
+    lines[3]["verdict"] = "yes: of a later stage of a chain"
     (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
     text = " ".join(" ".join(page_of(path, shown=["rewards"]).words).split())

@@ -49,6 +49,7 @@ def test_of_a_change_within_chance_there_is_no_share():
 
     assert kept_of_rows(nothing, changed, [1.0, *nothing[1:]]) is None
     assert kept_of_rows(nothing, nothing, nothing) is None
+    assert kept_of_rows(nothing, [1.0] * 40, [float("nan")] * 40) is None
     assert kept_of_rows(nothing, [1.0] * 20 + nothing[20:], nothing).share == 0
     lost = kept_of_rows(nothing, [-1.0] * 20 + nothing[20:], nothing)
     assert f"{lost.share:.2f}" == "0.00"

@@ -26,6 +26,7 @@ from esft.report.read import read_run, recorded_forgetting
 from esft.report.write import write_report
 from esft.runs.records import scores
 from esft.tuning.base import open_base
+from esft.tuning.clock import Clock
 from esft.tuning.costs import check_run, costs_of, plan_run
 from esft.tuning.rebuild import RebuildOptions, find_source, rebuild
 from esft.tuning.run_info import with_recorded_paths
@@ -442,9 +443,17 @@ def test_where_base_weights_lie_is_chosen_for_the_batches_of_all_stages(whole, m
     assert len({session.batches[0] for session in sessions}) > 1
 
 
-def test_the_outcome_of_a_chain_counts_the_times_of_all_stages(tmp_path):
+def test_the_outcome_and_the_time_left_count_all_stages(tmp_path, monkeypatch):
+    later = []
+
+    def clock(recipe, a_noise, stages):
+        later.append([stage.task.name for stage in stages])
+        return Clock(recipe, a_noise, stages)
+
+    monkeypatch.setattr("esft.tuning.loop.Clock", clock)
     outcome = run_tuning(a_chain(tmp_path), Notes(), never)
 
+    assert later == [["subtract-two-digits", "add-two-digits"], ["add-two-digits"], []]
     times = [line["times"] for line in jsonl(tmp_path / "run" / "metrics.jsonl")]
     assert outcome.times.rollout == pytest.approx(sum(one["rollout"] for one in times))
     assert outcome.seconds >= sum(line["seconds"] for line in jsonl(tmp_path / "run/metrics.jsonl"))
